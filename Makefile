@@ -1,0 +1,76 @@
+# Every target does the set-up it needs by itself.
+.DEFAULT_GOAL := help
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+
+VENV := .venv
+CORES ?= $(shell getconf _NPROCESSORS_ONLN)
+PINS := envs/uv.txt envs/pipeline.txt envs/dev.txt
+NEEDS_GB := 12
+SNAKEMAKE := $(VENV)/bin/snakemake --cores $(CORES) --workflow-profile profiles/local
+export PYTHONNOUSERSITE := 1
+
+.PHONY: help env lint format test demo real pins clean
+
+help:  ## what there is to make
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## (.*)/  make \1 \t\2/' | expand -t 16
+
+env: $(VENV)/.ready  ## the software, pinned with hashes, in .venv
+
+$(VENV)/.ready: $(PINS)
+	@start=$$SECONDS
+	python=$$(command -v python3.11 || command -v python3)
+	$$python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || {
+	    echo "make env: python: found $$($$python --version 2>&1); install Python 3.11 and put it on the PATH" >&2; exit 1; }
+	free=$$(df -Pk . | awk 'NR == 2 {print int($$4 / 1048576)}')
+	[ "$$free" -ge $(NEEDS_GB) ] || {
+	    echo "make env: disk: found $$free GB free here; free $(NEEDS_GB) GB (the environment takes 8)" >&2; exit 1; }
+	echo "installing the pinned software into $(VENV) ..." >&2
+	rm -rf $(VENV)
+	$$python -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement envs/uv.txt
+	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --require-hashes --requirement envs/pipeline.txt --requirement envs/dev.txt
+	touch $@
+	echo "installed in $$((SECONDS - start)) s (not part of what follows)" >&2
+
+.ONESHELL:
+
+lint: env  ## ruff, snakefmt, snakemake --lint
+	export PATH=$$PWD/$(VENV)/bin:$$PATH
+	ruff check .
+	ruff format --check .
+	snakefmt --check Snakefile workflow
+	snakemake --lint
+	bash -n .ci/run
+
+format: env  ## let ruff and snakefmt rewrite the code
+	export PATH=$$PWD/$(VENV)/bin:$$PATH
+	ruff check --fix .
+	ruff format .
+	snakefmt Snakefile workflow
+
+test: env  ## units, the tiny pipeline, the shape of the repository (10 minutes)
+	$(VENV)/bin/python -m pytest --numprocesses $(CORES) --dist worksteal
+
+demo: env  ## the whole way on simulated tissue (10 minutes): results/demo/report.html
+	@start=$$SECONDS
+	$(SNAKEMAKE) --configfile config/demo.yaml
+	echo "demo: $$((SECONDS - start)) s; open results/demo/report.html" >&2
+
+real: env  ## real H&E and counts from ../shared/data: results/real/report.html
+	@start=$$SECONDS
+	$(SNAKEMAKE) --configfile tests/real/config.yaml
+	$(VENV)/bin/python tests/real/check_results.py
+	echo "real: $$((SECONDS - start)) s; open results/real/report.html" >&2
+
+pins: env  ## resolve envs/*.in anew into envs/*.txt
+	cd envs
+	for file in pipeline dev uv; do
+	    ../$(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	        --no-emit-index-url --no-header $$file.in --output-file $$file.txt
+	done
+	sed -i "s/^# pins: .*/# pins: $$(sha256sum pipeline.txt | cut -c1-64)/" pipeline.post-deploy.sh
+
+clean:  ## delete the environment and the demo's results; bundles, weights and other results stay
+	rm -rf $(VENV) results/demo
