@@ -1,0 +1,34 @@
+"""Pairscape: from raw Xenium bundles to the tables of a cross-modal benchmark.
+
+The stages stand below in running order; each file of workflow/ is one of them.
+A configuration is complete in itself: `--configfile` takes the place of config/config.yaml.
+"""
+
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+if not workflow.overwrite_configfiles:
+
+    configfile: "config/config.yaml"
+
+
+include: "workflow/common.smk"
+include: "workflow/acquire.smk"
+include: "workflow/spots.smk"
+include: "workflow/dataset.smk"
+include: "workflow/pretrain.smk"
+include: "workflow/evaluate.smk"
+include: "workflow/report.smk"
+
+
+localrules:
+    all,
+
+
+rule all:
+    default_target: True
+    input:
+        f"{RESULTS}/datasets/README.md",
+        f"{RESULTS}/report.html",
+        pooled_also,

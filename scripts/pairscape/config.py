@@ -1,0 +1,296 @@
+"""Read a configuration: fill its defaults, refuse what is unknown, check what crosses files.
+
+Light on imports: the workflow calls it while Snakemake parses.
+"""
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import yaml
+from jsonschema import Draft202012Validator
+
+from pairscape import encoders, splits
+from pairscape.errors import InputError
+from pairscape.files import read_tsv
+
+SCHEMAS = Path(__file__).parents[2] / "workflow" / "schemas"
+NO_FILE = {"none"}
+ALIGNMENT_WORDS = {"identity", "microns"}
+
+
+def resolve_config(config: Mapping, source) -> dict:
+    """Return the configuration with all defaults filled in.
+
+    Parameters
+    ----------
+    config
+        The parsed configuration file.
+    source
+        Its path, for messages.
+
+    Raises
+    ------
+    InputError
+        A key is unknown, missing, misspelt or has a value that the schema doesn't allow.
+    """
+    schema = read_schema("config")
+    resolved = _with_defaults(dict(config), schema, schema)
+    _refuse_invalid(resolved, schema, source, "")
+    return resolved
+
+
+def read_schema(name: str) -> dict:
+    """One of the JSON schemas of ``workflow/schemas``, by its name."""
+    return yaml.safe_load((SCHEMAS / f"{name}.schema.yaml").read_text())
+
+
+def read_samples(path) -> dict[str, dict[str, str]]:
+    """Read the sample table: rows by sample name, every column of the schema present.
+
+    Raises
+    ------
+    InputError
+        A column is unknown or missing, a value isn't allowed, or a sample stands twice.
+    """
+    schema = read_schema("samples")
+    samples = {}
+    for number, row in enumerate(read_tsv(path, schema["required"]), start=2):
+        _refuse_invalid(row, schema, path, f"line {number}")
+        if row["sample"] in samples:
+            raise InputError(
+                path,
+                f"line {number}, column sample",
+                f"{row['sample']} for the second time",
+                "give each sample one row and one name",
+            )
+        samples[row["sample"]] = {column: row.get(column, "") for column in schema["properties"]}
+    return samples
+
+
+def check_config(config: Mapping, source, samples: Mapping[str, Mapping]) -> None:
+    """Check what a schema can't: names that point elsewhere, and rules between files.
+
+    Raises
+    ------
+    InputError
+        The first fault, with the path of the key and what is allowed.
+    """
+    for name, sample in samples.items():
+        if sample["source"] == "simulated":
+            _known(
+                sample["simulation"],
+                config["simulations"],
+                config["samples"],
+                f"sample {name}, column simulation",
+                "simulations of the configuration",
+            )
+    for i, item in enumerate(config["pool_also"]):
+        _known(item["sample"], samples, source, f"pool_also[{i}].sample", "samples of the table")
+        _known(item["spots"], config["spots"], source, f"pool_also[{i}].spots", "spot presets")
+    for name, preset in config["spots"].items():
+        _check_spots(name, preset, source)
+    for name, dataset in config["datasets"].items():
+        _check_dataset(f"datasets.{name}", dataset, config, source, samples)
+    for name, experiment in config["experiments"].items():
+        place = f"experiments.{name}"
+        for i, dataset in enumerate(experiment["datasets"]):
+            _known(dataset, config["datasets"], source, f"{place}.datasets[{i}]", "datasets")
+        for kind in ("image", "gene"):
+            allowed = encoders.list_encoders(config["encoders"], kind)
+            for i, encoder in enumerate(experiment[f"{kind}_encoders"]):
+                _known(
+                    encoder, allowed, source, f"{place}.{kind}_encoders[{i}]", f"{kind} encoders"
+                )
+
+
+def read_encoders(root) -> dict[str, dict[str, dict]]:
+    """All declared encoders, checked: ``{"image": {name: spec}, "gene": {name: spec}}``.
+
+    Citations and notes are left out: they change nothing that is computed.
+
+    Raises
+    ------
+    InputError
+        A file doesn't follow the schema.
+    """
+    schema = read_schema("encoder")
+    found = {}
+    for kind in encoders.KINDS:
+        found[kind] = {}
+        for name in encoders.list_encoders(root, kind):
+            spec = encoders.read_encoder(root, kind, name)
+            _refuse_invalid(spec, schema, encoders.encoder_file(root, kind, name), "")
+            found[kind][name] = {
+                key: value for key, value in spec.items() if key not in ("citation", "notes")
+            }
+    return found
+
+
+def dataset_samples(config: Mapping, samples: Mapping[str, Mapping], name: str) -> list[str]:
+    """The samples of a dataset, sorted: those it lists, or else those its split or panel implies."""
+    dataset = config["datasets"][name]
+    split = dataset["split"]
+    if dataset.get("samples"):
+        chosen = dataset["samples"]
+    elif split["method"] == "listed":
+        chosen = {*split["train"], *split["val"], *split["test"]}
+    elif split["method"] == "published":
+        chosen = {row["sample"] for row in published_rows(config, dataset["panel"])}
+    else:
+        chosen = {key for key, row in samples.items() if row["panel"] == dataset["panel"]}
+    return sorted(chosen)
+
+
+def published_rows(config: Mapping, panel: str) -> list[dict[str, str]]:
+    """The published train, val and test samples of a panel, as rows of ``sample`` and ``split``."""
+    rows = read_tsv(config["published_splits"], ["panel", "sample", "split"])
+    return [
+        {"sample": row["sample"], "split": row["split"]}
+        for row in rows
+        if row["panel"] == panel and row["split"] in ("train", "val", "test")
+    ]
+
+
+def _check_spots(name: str, preset: Mapping, source) -> None:
+    if preset["shape"] == "circle" and not preset["centres"]:
+        raise InputError(
+            source, f"spots.{name}.centres", "none for circles", "name the table of their centres"
+        )
+    if preset["shape"] == "square" and preset["centres"]:
+        raise InputError(
+            source, f"spots.{name}.centres", "centres for squares", "use shape: circle or drop them"
+        )
+
+
+def _check_dataset(place: str, dataset: Mapping, config: Mapping, source, samples) -> None:
+    name = place.split(".", 1)[1]
+    _known(dataset["spots"], config["spots"], source, f"{place}.spots", "spot presets")
+    _known(dataset["patches"], config["patches"], source, f"{place}.patches", "patch presets")
+    panels = sorted(path.stem for path in Path(config["panels"]).glob("*.tsv"))
+    _known(dataset["panel"], panels, source, f"{place}.panel", f"gene lists in {config['panels']}")
+    chosen = dataset_samples(config, samples, name)
+    for sample in chosen:
+        _known(sample, samples, source, f"{place}.samples", f"samples of {config['samples']}")
+        if samples[sample]["he_image"] in NO_FILE:
+            raise InputError(
+                config["samples"],
+                f"sample {sample}, column he_image",
+                f"`none`, but {place} of {source} wants image-gene pairs of it",
+                "give its H&E image or take it out of that dataset",
+            )
+        if samples[sample]["panel"] != dataset["panel"]:
+            raise InputError(
+                source,
+                f"{place}.samples",
+                f"{sample}, measured with panel {samples[sample]['panel']}",
+                f"list only samples of panel {dataset['panel']}",
+            )
+    if not chosen:
+        raise InputError(
+            source,
+            f"{place}.panel",
+            f"no sample of panel {dataset['panel']}",
+            f"add rows to {config['samples']} or list samples",
+        )
+    splits.make_splits(
+        [samples[sample] for sample in chosen],
+        {**dataset["split"], "seed": config["seed"]},
+        published_rows(config, dataset["panel"])
+        if dataset["split"]["method"] == "published"
+        else [],
+        place=f"{place}.split",
+        source=str(source),
+    )
+
+
+def _known(name: str, allowed: Iterable[str], source, place: str, what: str) -> None:
+    allowed = list(allowed)
+    if name in allowed:
+        return
+    close = difflib.get_close_matches(name, allowed, n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    raise InputError(
+        source, place, f"{name!r}", f"{hint}allowed ({what}): {', '.join(allowed) or 'none'}"
+    )
+
+
+def _with_defaults(value, schema: Mapping, root: Mapping):
+    """A copy of ``value`` in which every missing key has its schema's default."""
+    schema = _follow(schema, root)
+    for option in schema.get("oneOf", []):
+        if option.get("type") == "object" and isinstance(value, Mapping):
+            schema = option
+    if isinstance(value, Mapping):
+        known = schema.get("properties", {})
+        filled = {}
+        for key, part in known.items():
+            part = {**_follow(part, root), **{k: v for k, v in part.items() if k != "$ref"}}
+            if key in value:
+                filled[key] = _with_defaults(value[key], part, root)
+            elif "default" in part:
+                filled[key] = _with_defaults(part["default"], part, root)
+        others = schema.get("additionalProperties")
+        for key in value:
+            if key not in known:
+                filled[key] = (
+                    _with_defaults(value[key], others, root)
+                    if isinstance(others, Mapping)
+                    else value[key]
+                )
+        return filled
+    if isinstance(value, list) and "items" in schema:
+        return [_with_defaults(item, schema["items"], root) for item in value]
+    return value
+
+
+def _follow(schema: Mapping, root: Mapping) -> Mapping:
+    while "$ref" in schema:
+        target = root
+        for part in schema["$ref"].removeprefix("#/").split("/"):
+            target = target[part]
+        rest = {key: value for key, value in schema.items() if key != "$ref"}
+        schema = {**target, **rest}
+    return schema
+
+
+def _refuse_invalid(value, schema: Mapping, source, place: str) -> None:
+    errors = sorted(Draft202012Validator(schema).iter_errors(value), key=lambda e: list(e.path))
+    if not errors:
+        return
+    error = errors[0]
+    while error.context:  # inside an anyOf/oneOf: the branch that fits best
+        error = max(error.context, key=lambda e: (len(e.path), e.validator != "type"))
+    field = ".".join([place] if place else []) + _dotted(error.absolute_path, bool(place))
+    described = error.schema.get("description", "")
+    if error.validator == "additionalProperties":
+        allowed = sorted(error.schema.get("properties", {}))
+        extra = next(key for key in error.instance if key not in allowed)
+        close = difflib.get_close_matches(str(extra), allowed, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise InputError(
+            source,
+            field or "top level",
+            f"the unknown key {extra!r}",
+            f"{hint}allowed: {', '.join(allowed)}",
+        )
+    if error.validator == "required":
+        missing = re.match(r"'(.*?)' is a required", error.message).group(1)
+        raise InputError(source, field or "top level", f"no key {missing!r}", f"add {missing}")
+    if error.validator == "enum":
+        allowed = ", ".join(str(item) for item in error.schema["enum"] if item != "")
+        raise InputError(source, field, repr(error.instance), f"allowed: {allowed}")
+    raise InputError(
+        source,
+        field or "top level",
+        f"{error.instance!r} ({error.message})",
+        f"give what the schema asks for: {described or error.validator}",
+    )
+
+
+def _dotted(path, after: bool) -> str:
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f"{'.' if text or after else ''}{part}"
+    return text

@@ -1,0 +1,168 @@
+"""The plan: what Snakemake would run, without any bundle on disk."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT
+
+SNAKEMAKE = [sys.executable, "-m", "snakemake", "--cores", "2", "--directory"]
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A folder with the workflow and nothing else: no bundles, weights or results."""
+    for name in ("Snakefile", "workflow", "scripts", "config", "envs", "tests"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    return tmp_path
+
+
+def plan(checkout, *arguments, ok=True):
+    done = subprocess.run(
+        [*SNAKEMAKE, str(checkout), "--snakefile", str(checkout / "Snakefile"), "-n", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=checkout,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+    )
+    said = done.stdout + done.stderr
+    assert (done.returncode == 0) == ok, said[-3000:]
+    counts = {
+        rule: int(number) for rule, number in re.findall(r"^(\w+) +(\d+)$", said, re.MULTILINE)
+    }
+    return counts, said
+
+
+def test_the_full_benchmark_is_planned_without_a_bundle(checkout):
+    counts, _ = plan(checkout)
+    assert counts["pretrain"] == 6 * 5 * 4 * 3
+    assert counts["describe_dataset"] == 6
+    assert counts["export_pairs"] == counts["pool_spots"] == 57
+    assert counts["fetch_bundle"] + counts["fetch_bundle_registered"] == 57
+    assert "simulate_bundle" not in counts
+
+
+def test_one_panel_is_planned_by_naming_its_card(checkout):
+    counts, _ = plan(checkout, "results/datasets/human-breast-panel/README.md")
+    assert counts["export_pairs"] == 5
+    assert counts["describe_dataset"] == 1
+    assert "pretrain" not in counts
+
+
+def test_the_demo_plans_no_published_experiment(checkout):
+    counts, said = plan(checkout, "--configfile", "config/demo.yaml")
+    assert counts["pretrain"] == 2
+    assert counts["simulate_bundle"] == 7
+    assert "fetch_bundle" not in counts
+    assert "benchmark" not in said
+
+
+def test_tiny_plans_at_most_15_jobs_and_leaves_no_rule_of_the_demo_out(checkout):
+    tiny, _ = plan(checkout, "--configfile", "tests/tiny.yaml")
+    demo, _ = plan(checkout, "--configfile", "config/demo.yaml")
+    assert tiny["total"] <= 15
+    assert set(tiny) == set(demo)
+
+
+def test_a_misspelt_encoder_is_refused_by_name(checkout):
+    config = yaml.safe_load((ROOT / "config/config.yaml").read_text())
+    config["experiments"]["benchmark"]["image_encoders"][0] = "ctranspth"
+    (checkout / "mine.yaml").write_text(yaml.safe_dump(config))
+    _, said = plan(checkout, "--configfile", "mine.yaml", ok=False)
+    line = next(line for line in said.splitlines() if "ctranspth" in line)
+    assert "mine.yaml: experiments.benchmark.image_encoders[0]: found 'ctranspth'" in line
+    assert "did you mean ctranspath?" in line
+    assert "Traceback" not in said
+
+
+def test_editing_one_encoder_file_plans_only_its_runs(checkout, tmp_path):
+    """The options of a run hold its own encoders' files and no other's."""
+    _, full = plan(checkout, "--printshellcmds")
+    commands = [line for line in full.splitlines() if "scripts/pretrain.py" in line]
+    assert len(commands) == 360
+    uni = [line for line in commands if "/uni-" in line]
+    assert len(uni) == 72
+    assert all('"image_name": "uni"' in line for line in uni)
+    others = [line for line in commands if "/uni-" not in line]
+    assert not any("MahmoodLab/uni" in line for line in others)
+
+
+def test_every_rule_runs_the_program_of_its_name_with_log_environment_and_options():
+    programs = {path.stem for path in (ROOT / "scripts").glob("*.py")}
+    rules = {}
+    for path in sorted((ROOT / "workflow").glob("*.smk")):
+        for block in re.split(r"^rule ", path.read_text(), flags=re.MULTILINE)[1:]:
+            name, body = block.split(":", 1)
+            rules[name] = body
+            assert f'script("{name}")' in body, f"rule {name} doesn't run its program"
+            assert f'"{name}",' in body or f'options("{name}"' in body, name
+            for part in ("log:", "threads:", "mem_mb", "runtime", '"../envs/pipeline.yaml"'):
+                assert part in body, f"rule {name} has no {part}"
+            assert "{log:q}" in body, f"rule {name} leaves its log empty"
+    assert programs == set(rules)
+
+
+def test_programs_state_a_result_version_and_never_import_snakemake():
+    for path in (ROOT / "scripts").rglob("*.py"):
+        text = path.read_text()
+        assert not re.search(r"^\s*(import|from) snakemake", text, re.MULTILINE), path
+        if path.parent.name == "scripts":
+            assert re.search(r"^RESULT_VERSION = \d+$", text, re.MULTILINE), path
+            assert re.fullmatch(r"[a-z]+_[a-z]+|pretrain", path.stem), path
+
+
+def test_rule_files_open_with_what_comes_in_and_goes_out():
+    for path in sorted((ROOT / "workflow").glob("*.smk")):
+        text = path.read_text()
+        assert text.startswith('"""'), path
+        if path.stem != "common":
+            assert "\nIN " in text, path
+            assert "\nOUT " in text, path
+            assert f'include: "workflow/{path.name}"' in (ROOT / "Snakefile").read_text()
+
+
+def tracked_files():
+    if not shutil.which("git") or not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    names = subprocess.check_output(["git", "ls-files", "-z"], cwd=ROOT, text=True).split("\0")
+    return [ROOT / name for name in names if name and (ROOT / name).exists()]
+
+
+def test_no_tracked_file_names_a_machine_or_a_package_host_or_is_large():
+    hosts = "|".join(("pypi" + r"\.org", "python" + r"hosted\.org", "deb" + r"\.debian\.org"))
+    bad = re.compile(rf"(^|[^\w.])/(work|root|farm)/[A-Za-z]|{hosts}", re.MULTILINE)
+    for path in tracked_files():
+        assert path.stat().st_size < 1_000_000, f"{path} is large: make it, don't keep it"
+        if path.suffix not in {".png"} and path.name != "LICENSE":
+            assert not bad.search(path.read_text()), path
+
+
+def test_the_readme_names_every_stage_program_and_built_encoder():
+    readme = (ROOT / "README.md").read_text()
+    for path in (ROOT / "scripts").glob("*.py"):
+        assert f"`{path.stem}`" in readme, f"README.md doesn't name {path.stem}"
+    for kind in ("image", "gene"):
+        for path in (ROOT / "config" / "encoders" / kind).glob("*.yaml"):
+            if yaml.safe_load(path.read_text())["built"]:
+                assert f"`{path.stem}`" in readme, f"README.md doesn't name encoder {path.stem}"
+
+
+def test_the_conda_environment_follows_the_pins():
+    import hashlib
+
+    pins = hashlib.sha256((ROOT / "envs/pipeline.txt").read_bytes()).hexdigest()
+    assert pins in (ROOT / "envs/pipeline.post-deploy.sh").read_text(), "run make pins"
+    for path in (ROOT / "envs").glob("*.txt"):
+        for line in path.read_text().splitlines():
+            if re.match(r"[a-z]", line):
+                assert "==" in line and line.endswith("\\"), f"{path}: {line} has no hash"
+
+
+def test_results_are_not_tracked():
+    kept = [path for path in tracked_files() if Path("results") in path.relative_to(ROOT).parents]
+    assert [path.name for path in kept] == ["README.md"]

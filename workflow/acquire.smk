@@ -1,0 +1,129 @@
+"""Acquire: raw bundles, encoder weights, and a check of each bundle before anything long starts.
+
+IN   the sample table, the encoder files
+OUT  <bundles>/<sample>/, <weights>/<kind>/<encoder>/, <results>/samples/<sample>/check.json
+"""
+
+SIMULATED = [name for name, row in SAMPLES.items() if row["source"] == "simulated"]
+FETCHED = [
+    name for name, row in SAMPLES.items() if row["source"] in ("10x", "geo") and not row["bundle"]
+]
+
+
+rule simulate_bundle:
+    input:
+        panel=lambda w: f"{config['panels']}/{SAMPLES[w.sample]['panel']}.tsv",
+    output:
+        experiment=f"{BUNDLES}/{{sample}}/experiment.xenium",
+        transcripts=f"{BUNDLES}/{{sample}}/transcripts.parquet",
+        he_image=f"{BUNDLES}/{{sample}}/{{sample}}_he_image.ome.tif",
+        he_alignment=f"{BUNDLES}/{{sample}}/{{sample}}_he_imagealignment.csv",
+    log:
+        f"{RESULTS}/logs/simulate_bundle/{{sample}}.log",
+    wildcard_constraints:
+        sample=one_of(SIMULATED),
+    conda:
+        "../envs/pipeline.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        program=script("simulate_bundle"),
+        bundle=lambda w: bundle_folder(w.sample),
+        options=lambda w: options(
+            "simulate_bundle",
+            sample=facts(w.sample, "donor", "panel", "organ"),
+            seed=config["seed"],
+            simulation=config["simulations"][SAMPLES[w.sample]["simulation"]],
+        ),
+    shell:
+        "python {params.program:q} --panel {input.panel:q} --bundle {params.bundle:q}"
+        " --options {params.options:q} --log {log:q}"
+
+
+rule fetch_bundle:
+    output:
+        experiment=f"{BUNDLES}/{{sample}}/experiment.xenium",
+        transcripts=f"{BUNDLES}/{{sample}}/transcripts.parquet",
+        he_image=f"{BUNDLES}/{{sample}}/{{sample}}_he_image.ome.tif",
+        he_alignment=f"{BUNDLES}/{{sample}}/{{sample}}_he_imagealignment.csv",
+    log:
+        f"{RESULTS}/logs/fetch_bundle/{{sample}}.log",
+    wildcard_constraints:
+        sample=one_of(name for name in FETCHED if "he_alignment" in he_files(name)),
+    conda:
+        "../envs/pipeline.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=480,
+    params:
+        program=script("fetch_bundle"),
+        bundle=lambda w: bundle_folder(w.sample),
+        options=lambda w: options("fetch_bundle", sample=source_facts(w.sample)),
+    shell:
+        "python {params.program:q} --bundle {params.bundle:q} --options {params.options:q}"
+        " --log {log:q}"
+
+
+# Samples whose H&E lies on a known grid have no alignment file to fetch.
+use rule fetch_bundle as fetch_bundle_registered with:
+    output:
+        experiment=f"{BUNDLES}/{{sample}}/experiment.xenium",
+        transcripts=f"{BUNDLES}/{{sample}}/transcripts.parquet",
+        he_image=f"{BUNDLES}/{{sample}}/{{sample}}_he_image.ome.tif",
+    wildcard_constraints:
+        sample=one_of(name for name in FETCHED if "he_alignment" not in he_files(name)),
+
+
+rule fetch_weights:
+    output:
+        f"{WEIGHTS}/{{kind}}/{{name}}/{{file}}",
+    log:
+        f"{RESULTS}/logs/fetch_weights/{{kind}}_{{name}}_{{file}}.log",
+    wildcard_constraints:
+        name="[a-z0-9_]+",
+        file="[^/]+",
+    conda:
+        "../envs/pipeline.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=240,
+    params:
+        program=script("fetch_weights"),
+        options=lambda w: options(
+            "fetch_weights", kind=w.kind, name=w.name, encoder=ENCODERS[w.kind][w.name]
+        ),
+    shell:
+        "python {params.program:q} --weights {output:q} --options {params.options:q} --log {log:q}"
+
+
+rule check_bundle:
+    input:
+        unpack(lambda w: bundle_files(w.sample)),
+    output:
+        f"{RESULTS}/samples/{{sample}}/check.json",
+    log:
+        f"{RESULTS}/logs/check_bundle/{{sample}}.log",
+    conda:
+        "../envs/pipeline.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        program=script("check_bundle"),
+        bundle=lambda w: bundle_folder(w.sample),
+        he=lambda w: flags(he_files(w.sample), "he_image", "he_alignment"),
+        panel=lambda w: flags(
+            {"panel": f"{config['panels']}/{SAMPLES[w.sample]['panel']}.tsv"}, "panel"
+        ),
+        options=lambda w: options(
+            "check_bundle",
+            sample=facts(w.sample, "panel", "he_image", "he_alignment", "he_um_per_px"),
+        ),
+    shell:
+        "python {params.program:q} --bundle {params.bundle:q} {params.he} {params.panel}"
+        " --report {output:q} --options {params.options:q} --log {log:q}"

@@ -1,0 +1,90 @@
+"""Report: tables, figures and one HTML page.
+
+IN   <results>/scores/, and what the stages before say of themselves
+OUT  <results>/tables/, <results>/figures/, <results>/report.html
+"""
+
+
+rule tabulate_retrieval:
+    input:
+        scores=lambda w: scores_of(w.experiment),
+    output:
+        tables=multiext(f"{RESULTS}/tables/retrieval_{{experiment}}", ".tsv", ".md", ".tex"),
+    log:
+        f"{RESULTS}/logs/tabulate_retrieval/{{experiment}}.log",
+    conda:
+        "../envs/pipeline.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        program=script("tabulate_retrieval"),
+        options=lambda w: options(
+            "tabulate_retrieval",
+            experiment=w.experiment,
+            **{
+                key: EXPERIMENTS[w.experiment][key]
+                for key in ("datasets", "image_encoders", "gene_encoders", "seeds")
+            },
+        ),
+    shell:
+        "python {params.program:q} --scores {input.scores:q} --table {output.tables[0]:q}"
+        " --options {params.options:q} --log {log:q}"
+
+
+rule plot_retrieval:
+    input:
+        scores=lambda w: scores_of(w.experiment),
+    output:
+        figures=multiext(f"{RESULTS}/figures/retrieval_{{experiment}}", ".png", ".svg"),
+    log:
+        f"{RESULTS}/logs/plot_retrieval/{{experiment}}.log",
+    conda:
+        "../envs/pipeline.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        program=script("plot_retrieval"),
+        options=lambda w: options("plot_retrieval", experiment=w.experiment),
+    shell:
+        "python {params.program:q} --scores {input.scores:q} --figure {output.figures[0]:q}"
+        " --options {params.options:q} --log {log:q}"
+
+
+rule write_report:
+    input:
+        tables=[f"{RESULTS}/tables/retrieval_{experiment}.tsv" for experiment in EXPERIMENTS],
+        figures=[f"{RESULTS}/figures/retrieval_{experiment}.png" for experiment in EXPERIMENTS],
+        curves=all_runs("curve.png"),
+        run_options=all_runs("options.json"),
+        checks=[f"{RESULTS}/samples/{sample}/check.json" for sample in dict(used_samples())],
+        audits=[
+            f"{RESULTS}/samples/{sample}/{spots}/audit.json" for sample, spots in used_samples()
+        ],
+        spot_figures=[
+            f"{RESULTS}/samples/{sample}/{spots}/qc.png" for sample, spots in used_samples()
+        ],
+        splits=[f"{RESULTS}/datasets/{dataset}/splits.tsv" for dataset in DATASETS],
+        leakage=[f"{RESULTS}/datasets/{dataset}/leakage.tsv" for dataset in DATASETS],
+    output:
+        report=f"{RESULTS}/report.html",
+    log:
+        f"{RESULTS}/logs/write_report.log",
+    conda:
+        "../envs/pipeline.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=20,
+    params:
+        program=script("write_report"),
+        options=options("write_report", title=config["title"], experiments=list(EXPERIMENTS)),
+    shell:
+        "python {params.program:q} --tables {input.tables:q} --figures {input.figures:q}"
+        " --curves {input.curves:q} --run-options {input.run_options:q} --checks {input.checks:q}"
+        " --audits {input.audits:q} --spot-figures {input.spot_figures:q}"
+        " --splits {input.splits:q} --leakage {input.leakage:q} --report {output.report:q}"
+        " --options {params.options:q} --log {log:q}"
