@@ -117,9 +117,7 @@ rule check_bundle:
         program=script("check_bundle"),
         bundle=lambda w: bundle_folder(w.sample),
         he=lambda w: flags(he_files(w.sample), "he_image", "he_alignment"),
-        panel=lambda w: flags(
-            {"panel": f"{config['panels']}/{SAMPLES[w.sample]['panel']}.tsv"}, "panel"
-        ),
+        panel=lambda w: flags(panel_file(w.sample), "panel"),
         options=lambda w: options(
             "check_bundle",
             sample=facts(w.sample, "panel", "he_image", "he_alignment", "he_um_per_px"),

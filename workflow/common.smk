@@ -14,6 +14,7 @@ from pairscape.config import (
     NO_FILE,
     check_config,
     dataset_samples,
+    panel_genes,
     published_rows,
     read_encoders,
     read_samples,
@@ -118,6 +119,19 @@ def bundle_files(sample: str) -> dict[str, str]:
     }
 
 
+def panel_file(sample: str) -> dict[str, str]:
+    """The gene list of a sample's panel; panels of samples in no dataset need none."""
+    file = f"{config['panels']}/{SAMPLES[sample]['panel']}.tsv"
+    return {"panel": file} if Path(file).exists() else {}
+
+
+def overlay_gene(sample: str) -> str | None:
+    """The gene of the QC figure, where the sample's panel holds it."""
+    gene, panel = config["overlay_gene"], SAMPLES[sample]["panel"]
+    known = gene and panel_file(sample) and gene in panel_genes(config, panel)
+    return gene if known else None
+
+
 def flags(files: dict[str, str], *names: str) -> str:
     """Command-line flags for those of the named files that there are."""
     return " ".join(
@@ -162,6 +176,18 @@ def runs(experiment: str, dataset: str) -> list[str]:
     plan = EXPERIMENTS[experiment]
     return [
         f"{RESULTS}/runs/{experiment}/{dataset}/{image}-{gene}/seed{seed}"
+        for image in plan["image_encoders"]
+        for gene in plan["gene_encoders"]
+        for seed in plan["seeds"]
+    ]
+
+
+def expected_runs(experiment: str) -> list[dict]:
+    """Every run of an experiment, so that a table can say which is missing."""
+    plan = EXPERIMENTS[experiment]
+    return [
+        {"dataset": dataset, "image_encoder": image, "gene_encoder": gene, "seed": seed}
+        for dataset in plan["datasets"]
         for image in plan["image_encoders"]
         for gene in plan["gene_encoders"]
         for seed in plan["seeds"]

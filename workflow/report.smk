@@ -9,7 +9,9 @@ rule tabulate_retrieval:
     input:
         scores=lambda w: scores_of(w.experiment),
     output:
-        tables=multiext(f"{RESULTS}/tables/retrieval_{{experiment}}", ".tsv", ".md", ".tex"),
+        table=f"{RESULTS}/tables/retrieval_{{experiment}}.tsv",
+        markdown=f"{RESULTS}/tables/retrieval_{{experiment}}.md",
+        latex=f"{RESULTS}/tables/retrieval_{{experiment}}.tex",
     log:
         f"{RESULTS}/logs/tabulate_retrieval/{{experiment}}.log",
     conda:
@@ -23,13 +25,11 @@ rule tabulate_retrieval:
         options=lambda w: options(
             "tabulate_retrieval",
             experiment=w.experiment,
-            **{
-                key: EXPERIMENTS[w.experiment][key]
-                for key in ("datasets", "image_encoders", "gene_encoders", "seeds")
-            },
+            expected=expected_runs(w.experiment),
         ),
     shell:
-        "python {params.program:q} --scores {input.scores:q} --table {output.tables[0]:q}"
+        "python {params.program:q} --scores {input.scores:q} --table {output.table:q}"
+        " --markdown {output.markdown:q} --latex {output.latex:q}"
         " --options {params.options:q} --log {log:q}"
 
 
@@ -37,7 +37,8 @@ rule plot_retrieval:
     input:
         scores=lambda w: scores_of(w.experiment),
     output:
-        figures=multiext(f"{RESULTS}/figures/retrieval_{{experiment}}", ".png", ".svg"),
+        png=f"{RESULTS}/figures/retrieval_{{experiment}}.png",
+        svg=f"{RESULTS}/figures/retrieval_{{experiment}}.svg",
     log:
         f"{RESULTS}/logs/plot_retrieval/{{experiment}}.log",
     conda:
@@ -48,9 +49,11 @@ rule plot_retrieval:
         runtime=10,
     params:
         program=script("plot_retrieval"),
-        options=lambda w: options("plot_retrieval", experiment=w.experiment),
+        options=lambda w: options(
+            "plot_retrieval", experiment=w.experiment, expected=expected_runs(w.experiment)
+        ),
     shell:
-        "python {params.program:q} --scores {input.scores:q} --figure {output.figures[0]:q}"
+        "python {params.program:q} --scores {input.scores:q} --png {output.png:q} --svg {output.svg:q}"
         " --options {params.options:q} --log {log:q}"
 
 

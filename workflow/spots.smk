@@ -31,7 +31,7 @@ rule pool_spots:
             sample=facts(w.sample, "panel", "he_image", "he_alignment"),
             spots_name=w.spots,
             spots=preset_of(w),
-            overlay_gene=config["overlay_gene"],
+            overlay_gene=overlay_gene(w.sample),
         ),
     shell:
         "python {params.program:q} --bundle {params.bundle:q} {params.he} --spots {output.spots:q}"

@@ -93,6 +93,11 @@ def check_config(config: Mapping, source, samples: Mapping[str, Mapping]) -> Non
         _check_spots(name, preset, source)
     for name, dataset in config["datasets"].items():
         _check_dataset(f"datasets.{name}", dataset, config, source, samples)
+    gene, used = config["overlay_gene"], {d["panel"] for d in config["datasets"].values()}
+    if gene and not any(gene in panel_genes(config, panel) for panel in used):
+        raise InputError(
+            source, "overlay_gene", repr(gene), f"name a gene of {', '.join(sorted(used))}, or null"
+        )
     for name, experiment in config["experiments"].items():
         place = f"experiments.{name}"
         for i, dataset in enumerate(experiment["datasets"]):
@@ -151,6 +156,12 @@ def published_rows(config: Mapping, panel: str) -> list[dict[str, str]]:
         for row in rows
         if row["panel"] == panel and row["split"] in ("train", "val", "test")
     ]
+
+
+def panel_genes(config: Mapping, panel: str) -> list[str]:
+    """The gene symbols of a panel's list."""
+    rows = read_tsv(Path(config["panels"]) / f"{panel}.tsv", ["gene_symbol", "ensembl_id"])
+    return [row["gene_symbol"] for row in rows]
 
 
 def _check_spots(name: str, preset: Mapping, source) -> None:
