@@ -1,0 +1,237 @@
+"""The Hugging Face data set: what load_dataset returns is what the shards hold now."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import yaml
+from small_pairs import GENES, PATCHES, export_sample, sample_row, tissue_image
+
+import describe_dataset
+import index_datasets
+from pairscape import hf_card, pairs
+from pairscape.errors import InputError
+from pairscape.splits import find_leaks, make_splits, write_leaks, write_splits
+
+PLACES = {"S1": "train", "S2": "val", "S3": "test"}
+
+
+def describe(folder, name="tiny", split=None, donors=None, samples=tuple(PLACES)):
+    """Write splits, leaks and both cards for the shards in ``folder``; return the folder above."""
+    rows = [
+        sample_row(sample, donor=(donors or {}).get(sample, f"D_{sample}")) for sample in samples
+    ]
+    split = split or {of: [s for s in samples if PLACES[s] == of] for of in PLACES.values()}
+    spots = {sample: 10 for sample in samples}
+    made = make_splits(rows, {"method": "listed", **split}, spots=spots)
+    write_splits(folder / "splits.tsv", made)
+    write_leaks(folder / "leakage.tsv", find_leaks(made))
+    options = {"dataset": name, "config_name": name, "samples": rows}
+    describe_dataset.main(
+        [
+            "--shards",
+            *(str(folder / "shards" / f"{sample}.arrow") for sample in samples),
+            "--genes",
+            str(folder / "genes.tsv"),
+            "--splits",
+            str(folder / "splits.tsv"),
+            "--leakage",
+            str(folder / "leakage.tsv"),
+            "--card",
+            str(folder / "README.md"),
+            "--options",
+            json.dumps(options),
+        ]
+    )
+    return index(folder.parent)
+
+
+def index(folder):
+    cards = [str(card) for card in sorted(folder.glob("*/README.md"))]
+    index_datasets.main(
+        ["--cards", *cards, "--card", str(folder / "README.md"), "--options", '{"title": "Test"}']
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("datasets") / "tiny"
+    for k, sample in enumerate(PLACES):
+        counts = np.full((9, 4), k, np.int32) + np.arange(9)[:, None] % 2
+        export_sample(folder, sample, counts=counts)
+    return folder
+
+
+@pytest.fixture
+def folder(exported, tmp_path):
+    return shutil.copytree(exported, tmp_path / "datasets" / "tiny")
+
+
+def load(datasets_folder, cache, **options):
+    from datasets import load_dataset
+
+    return load_dataset(str(datasets_folder), cache_dir=str(cache), **options)
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_each_split_holds_its_samples_pairs(folder, tmp_path, split):
+    datasets_folder = describe(folder)
+    loaded = load(datasets_folder, tmp_path / "cache", name="tiny", split=split)
+    (sample,) = [sample for sample, of in PLACES.items() if of == split]
+    own = pairs.open_shard(folder / "shards" / f"{sample}.arrow")
+    assert loaded.features == own.features
+    assert len(loaded) == 9
+    assert set(loaded["sample"]) == {sample}
+    assert {loaded.features["name"].int2str(code) for code in loaded["name"]} == {sample}
+    assert loaded[4]["gexp"] == own[4]["gexp"]
+    assert np.array_equal(np.asarray(loaded[4]["image"]), np.asarray(own[4]["image"]))
+
+
+def test_a_split_can_be_streamed(folder, tmp_path):
+    datasets_folder = describe(folder)
+    rows = load(datasets_folder, tmp_path / "cache", name="tiny", split="test", streaming=True)
+    rows = list(rows)
+    assert [row["sample"] for row in rows] == ["S3"] * 9
+    assert rows[0]["image"].size == (PATCHES["patch_px"],) * 2
+    assert rows[3]["gexp"] == pairs.open_shard(folder / "shards" / "S3.arrow")[3]["gexp"]
+
+
+def test_the_folder_of_one_dataset_loads_by_itself(folder, tmp_path):
+    describe(folder)
+    assert len(load(folder, tmp_path / "cache", split="train")) == 9
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_reexported_shard_is_what_load_dataset_then_returns(folder, tmp_path, streaming):
+    def rows():
+        loaded = load(
+            describe(folder), tmp_path / "cache", name="tiny", split="test", streaming=streaming
+        )
+        return [(np.asarray(row["image"]).mean(), row["gexp"]) for row in loaded]
+
+    before = rows()
+    assert rows() == before
+    (folder / "S3" / "he.ome.tif").unlink()
+    shutil.rmtree(folder / "S3" / "spots.zarr")
+    counts = np.full((9, 4), 77, np.int32)
+    export_sample(folder, "S3", counts=counts, image=255 - tissue_image())
+    after = rows()
+    assert [gexp for _, gexp in after] == [[[77] * 4]] * 9
+    assert all(abs(old + new - 255) < 2 for (old, _), (new, _) in zip(before, after, strict=True))
+
+
+def test_the_version_follows_shards_and_splits():
+    shards = [("train", "S1", "aa"), ("test", "S2", "bb")]
+    version = hf_card.dataset_version(1, shards)
+    assert version == hf_card.dataset_version(1, shards[::-1])
+    others = [
+        hf_card.dataset_version(1, [("train", "S1", "aa"), ("test", "S2", "bc")]),
+        hf_card.dataset_version(1, [("val", "S1", "aa"), ("test", "S2", "bb")]),
+    ]
+    assert len({version, *others}) == 3
+    assert version.split(".")[0] == "1"
+
+
+def test_several_datasets_are_configs_of_one(folder, tmp_path):
+    other = shutil.copytree(folder, folder.parent / "other")
+    split = {"train": ["S1", "S3"], "val": [], "test": ["S2"]}
+    describe(other, "other", split)
+    datasets_folder = describe(folder)
+    assert set(load(datasets_folder, tmp_path / "c", name="other", split="train")["sample"]) == {
+        "S1",
+        "S3",
+    }
+    assert set(load(datasets_folder, tmp_path / "c", name="tiny", split="train")["sample"]) == {
+        "S1"
+    }
+
+
+def test_a_split_without_samples_is_not_in_the_card(folder):
+    describe(folder, split={"train": ["S1", "S2"], "test": ["S3"]})
+    (config,) = hf_card.read_front_matter(folder / "README.md")["configs"]
+    assert [files["split"] for files in config["data_files"]] == ["train", "test"]
+    assert config["data_files"][0]["path"] == ["shards/S1.arrow", "shards/S2.arrow"]
+
+
+def test_the_card_tells_people_what_it_holds(folder):
+    describe(folder)
+    text = (folder / "README.md").read_text()
+    assert "27 pairs" in text
+    assert f"{len(GENES)} genes" in text
+    assert "| test | S3 | D_S3 | breast | Cancer | 10 | 9 |" in text
+    assert "64 x 64 pixels at 0.5 µm per pixel (32 µm field of view)" in text
+    assert "CC BY 4.0" in text
+    assert "No donor stands in two splits." in text
+
+
+def test_the_card_tells_a_shared_donor_in_bold(folder):
+    split = {"train": ["S1"], "val": ["S2"], "test": ["S3"], "shared_donors": "one tumour"}
+    describe(folder, split=split, donors={"S1": "A", "S3": "A"})
+    text = (folder / "README.md").read_text()
+    (bold,) = [line for line in text.splitlines() if line.startswith("**")]
+    assert bold.startswith("**Not donor-disjoint: donor A (S1 in train, S3 in test)")
+    assert "1 of 1 test sample(s) (100% of its spots) share a donor with train" in bold
+    assert bold.endswith("one tumour.**")
+
+
+def test_the_same_inputs_make_the_same_card(folder):
+    describe(folder)
+    first = (folder / "README.md").read_bytes()
+    describe(folder)
+    assert (folder / "README.md").read_bytes() == first
+
+
+def test_shards_of_other_labels_are_refused(folder, monkeypatch):
+    import small_pairs
+
+    monkeypatch.setitem(small_pairs.LABELS, "name", ["S3", "S2", "S1"])
+    export_sample(folder, "S2")
+    with pytest.raises(InputError, match=r"S2\.arrow: labels: found others than in .*S1\.arrow"):
+        describe(folder)
+
+
+def test_shards_of_other_patches_are_refused(folder):
+    export_sample(folder, "S2", patches={**PATCHES, "um_per_px": 0.4})
+    with pytest.raises(InputError, match=r"S2\.arrow: patches"):
+        describe(folder)
+
+
+def test_shards_of_other_genes_than_the_list_are_refused(folder):
+    (folder / "genes.tsv").write_text(
+        "gene_symbol\tgene_id\n" + "".join(f"{g}\t\n" for g in GENES[::-1])
+    )
+    with pytest.raises(InputError, match=r"S1\.arrow: genes: found others than in genes\.tsv"):
+        describe(folder)
+
+
+def test_swapped_shards_are_refused(folder):
+    shards = folder / "shards"
+    (shards / "S1.arrow").rename(shards / "S0.arrow")
+    (shards / "S2.arrow").rename(shards / "S1.arrow")
+    (shards / "S0.arrow").rename(shards / "S2.arrow")
+    with pytest.raises(InputError, match=r"sample: found S2 where S1 should stand"):
+        describe(folder)
+
+
+def test_a_card_without_a_head_is_refused(folder):
+    describe(folder)
+    (folder / "README.md").write_text("# Notes\n")
+    with pytest.raises(InputError, match="front matter: found none; delete it"):
+        index(folder.parent)
+
+
+def test_two_configs_of_one_name_are_refused(folder):
+    describe(folder)
+    shutil.copytree(folder, folder.parent / "twin")
+    with pytest.raises(InputError, match="config_name: found tiny, as in"):
+        index(folder.parent)
+
+
+def test_the_front_matter_is_plain_yaml(folder):
+    describe(folder)
+    _, head, _ = (folder.parent / "README.md").read_text().split("---\n", 2)
+    head = yaml.safe_load(head)
+    assert head["license_name"] == "CC BY 4.0"
+    assert head["configs"][0]["data_files"][2]["path"] == ["tiny/shards/S3.arrow"]

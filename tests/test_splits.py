@@ -1,0 +1,246 @@
+"""Splits: each sample in its place, no donor in two splits unless somebody says so in words."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import split_donors
+from pairscape.errors import InputError
+from pairscape.files import read_tsv, write_json
+from pairscape.splits import describe_leaks, find_leaks, make_splits, read_leaks, read_splits
+
+ROOT = Path(__file__).parents[1]
+FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
+DONOR = {"method": "donor", "seed": 1, "fractions": FRACTIONS}
+
+
+def samples_of(**donors):
+    return [{"sample": sample, "donor": donor} for sample, donor in donors.items()]
+
+
+def published(panel, facts):
+    samples = [row for row in read_tsv(facts) if row["panel"] == panel]
+    rows = read_tsv(ROOT / "config" / "published" / "splits.tsv", ["panel", "sample", "split"])
+    chosen = [row for row in rows if row["panel"] == panel and row["split"] != "paired_w_addon"]
+    names = {row["sample"] for row in chosen}
+    return [row for row in samples if row["sample"] in names], chosen
+
+
+def test_the_published_lung_split_leaks_exactly_the_known_donors(shared):
+    samples, rows = published("human-lung-healthy-panel", shared / "facts" / "samples.tsv")
+    made = make_splits(samples, {"method": "published", "shared_donors": "as published"}, rows)
+    leaks = find_leaks(made)
+    assert {(leak["donor"], leak["other_split"], leak["split"]) for leak in leaks} == {
+        ("VUILD78", "train", "test"),
+        ("VUILD96", "train", "test"),
+        ("TILD117", "val", "test"),
+        ("VUILD91", "train", "val"),
+    }
+    assert {leak["finding"] for leak in leaks} == {"same_donor"}
+
+
+@pytest.mark.parametrize(("other", "share"), [("train", 0.52), ("val", 0.25)])
+def test_the_leaks_touch_the_known_shares_of_the_lung_test_spots(shared, other, share):
+    samples, rows = published("human-lung-healthy-panel", shared / "facts" / "samples.tsv")
+    spots = {row["sample"]: int(row["hest_spots"]) for row in samples}
+    made = make_splits(samples, {"method": "published", "shared_donors": "yes"}, rows, spots)
+    of_test = sum(row["spots"] for row in made if row["split"] == "test")
+    touched = sum(
+        leak["spots"]
+        for leak in find_leaks(made)
+        if (leak["split"], leak["other_split"]) == ("test", other)
+    )
+    assert touched / of_test == pytest.approx(share, abs=0.005)
+
+
+def test_the_published_lung_split_is_refused_without_words(shared):
+    samples, rows = published("human-lung-healthy-panel", shared / "facts" / "samples.tsv")
+    with pytest.raises(InputError, match=r"VUILD78.*VUILD96.*shared_donors"):
+        make_splits(samples, {"method": "published"}, rows)
+
+
+def test_the_published_skin_sample_in_two_splits_is_found(shared):
+    samples, rows = published("human-skin-panel", shared / "facts" / "samples.tsv")
+    made = make_splits(samples, {"method": "published", "shared_donors": "yes"}, rows)
+    (leak,) = find_leaks(made)
+    assert (leak["finding"], leak["sample"]) == ("same_sample", "TENX117")
+    assert (leak["split"], leak["other_split"]) == ("test", "val")
+
+
+@pytest.mark.parametrize("panel", ["5k", "breast", "colon", "immuno-oncology", "multi-tissue"])
+def test_the_other_published_panels_have_no_known_leak(shared, panel):
+    samples, rows = published(f"human-{panel}-panel", shared / "facts" / "samples.tsv")
+    assert not find_leaks(make_splits(samples, {"method": "published"}, rows))
+
+
+def test_a_donor_planted_in_two_splits_is_refused_in_one_line():
+    samples = samples_of(A1="A", A2="A", B1="B", C1="C")
+    split = {"method": "listed", "train": ["A1", "B1"], "val": ["C1"], "test": ["A2"]}
+    with pytest.raises(InputError) as refusal:
+        make_splits(samples, split, place="datasets.x.split", source="config.yaml")
+    message = str(refusal.value)
+    assert message.startswith("config.yaml: datasets.x.split: found donor A (A1 in train, A2 in")
+    assert 'shared_donors: "<reason>"' in message
+    assert "\n" not in message
+    assert "donor B" not in message
+
+
+@pytest.mark.parametrize("words", ["", "  ", None])
+def test_empty_words_acknowledge_nothing(words):
+    split = {"method": "listed", "train": ["A1"], "test": ["A2"], "shared_donors": words}
+    with pytest.raises(InputError, match="more than one split"):
+        make_splits(samples_of(A1="A", A2="A"), split)
+
+
+def test_an_acknowledged_leak_is_told_on_the_rows_it_touches_only():
+    split = {
+        "method": "listed",
+        "train": ["A1", "B1"],
+        "test": ["A2"],
+        "shared_donors": "one tumour",
+    }
+    rows = make_splits(samples_of(A1="A", A2="A", B1="B"), split)
+    assert {row["sample"]: row["shared_donors"] for row in rows} == {
+        "A1": "one tumour",
+        "A2": "one tumour",
+        "B1": "",
+    }
+    assert [leak["acknowledged"] for leak in find_leaks(rows)] == ["one tumour"]
+    assert describe_leaks(find_leaks(rows)) == ["donor A (A1 in train, A2 in test)"]
+
+
+def test_a_sample_in_two_splits_is_refused():
+    split = {"method": "listed", "train": ["A1"], "val": ["B1"], "test": ["B1"]}
+    with pytest.raises(InputError, match=r"donor B \(B1 in val, B1 in test\)"):
+        make_splits(samples_of(A1="A", B1="B"), split)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_donors_are_dealt_whole_and_about_as_asked(seed):
+    samples = samples_of(**{f"S{i}": f"D{i // 2}" for i in range(24)})
+    spots = {f"S{i}": 100 + 37 * (i * 7 % 11) for i in range(24)}
+    rows = make_splits(samples, {**DONOR, "seed": seed}, spots=spots)
+    splits = {}
+    for row in rows:
+        splits.setdefault(row["donor"], set()).add(row["split"])
+    assert all(len(of) == 1 for of in splits.values())
+    assert len(rows) == 24
+    largest = max(spots[f"S{2 * i}"] + spots[f"S{2 * i + 1}"] for i in range(12))
+    for name, share in FRACTIONS.items():
+        found = sum(row["spots"] for row in rows if row["split"] == name)
+        assert abs(found - share * sum(spots.values())) <= largest
+
+
+def test_the_seed_alone_decides_the_deal():
+    samples = samples_of(**{f"S{i}": f"D{i}" for i in range(12)})
+    deals = [
+        tuple((row["sample"], row["split"]) for row in make_splits(given, {**DONOR, "seed": seed}))
+        for seed in (1, 2, 3, 4)
+        for given in (samples, samples[::-1])
+    ]
+    assert deals[0::2] == deals[1::2]
+    assert len(set(deals)) > 1
+
+
+def test_one_huge_donor_leaves_no_split_empty():
+    samples = samples_of(A="A", B="B", C="C")
+    for seed in range(10):
+        rows = make_splits(samples, {**DONOR, "seed": seed}, spots={"A": 10**6, "B": 1, "C": 0})
+        assert [row["split"] for row in rows] == ["train", "val", "test"]
+
+
+def test_too_few_donors_are_refused():
+    with pytest.raises(InputError, match=r"2 donor\(s\) \(A, B\) for 3 splits; add samples"):
+        make_splits(samples_of(A1="A", A2="A", B1="B"), DONOR)
+
+
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [
+        ({**DONOR, "fractions": {"train": 0.9, "val": 0.2, "test": 0.1}}, "add up to 1"),
+        ({"method": "listed", "train": ["A1", "X"], "test": ["B1"]}, "'X', which isn't a sample"),
+        ({"method": "listed", "train": ["A1"]}, "no split for B1, C1"),
+        ({"method": "published"}, "no split for A1, B1, C1"),
+        ({"method": "leave-one-out"}, "allowed: published, donor, listed"),
+    ],
+)
+def test_a_wrong_split_is_refused(split, message):
+    with pytest.raises(InputError, match=message):
+        make_splits(samples_of(A1="A", B1="B", C1="C"), split)
+
+
+def test_a_sample_without_a_donor_is_refused():
+    with pytest.raises(InputError, match="sample B1, donor: found nothing"):
+        make_splits(samples_of(A1="A", B1=""), {"method": "listed", "train": ["A1", "B1"]})
+
+
+def test_planning_a_split_imports_nothing_heavy():
+    program = (
+        "import sys, pairscape.splits; "
+        "sys.exit(any(m in sys.modules for m in ('numpy', 'pandas', 'pyarrow', 'datasets')))"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT / "scripts")
+
+
+def run_program(tmp_path, split, samples, audits=None):
+    for row in samples:
+        write_json(tmp_path / f"{row['sample']}.json", {"sample": row["sample"], "spots": 10})
+    for name, audit in (audits or {}).items():
+        write_json(tmp_path / f"{name}.json", audit)
+    options = {"dataset": "x", "split": split, "samples": samples}
+    split_donors.main(
+        [
+            "--spots",
+            *(str(tmp_path / f"{row['sample']}.json") for row in samples),
+            "--splits",
+            str(tmp_path / "splits.tsv"),
+            "--leakage",
+            str(tmp_path / "leakage.tsv"),
+            "--options",
+            json.dumps(options),
+        ]
+    )
+    return read_splits(tmp_path / "splits.tsv"), read_leaks(tmp_path / "leakage.tsv")
+
+
+def test_the_tables_name_the_leak_and_its_reason(tmp_path):
+    samples = samples_of(A1="A", A2="A")
+    split = {"method": "listed", "train": ["A1"], "test": ["A2"], "shared_donors": "one tumour"}
+    splits, leaks = run_program(tmp_path, split, samples)
+    assert [(row["sample"], row["split"], row["spots"]) for row in splits] == [
+        ("A1", "train", 10),
+        ("A2", "test", 10),
+    ]
+    assert {row["shared_donors"] for row in splits} == {"one tumour"}
+    assert leaks == [
+        {
+            "finding": "same_donor",
+            "donor": "A",
+            "sample": "A2",
+            "split": "test",
+            "other_sample": "A1",
+            "other_split": "train",
+            "spots": 10,
+            "acknowledged": "one tumour",
+        }
+    ]
+
+
+def test_a_refused_split_writes_nothing(tmp_path):
+    split = {"method": "listed", "train": ["A1"], "test": ["A2"]}
+    with pytest.raises(InputError, match=r"datasets\.x\.split: found donor A"):
+        run_program(tmp_path, split, samples_of(A1="A", A2="A"))
+    assert not (tmp_path / "splits.tsv").exists()
+
+
+@pytest.mark.parametrize(
+    ("audit", "message"),
+    [({"sample": "B1", "spots": 3}, "give the audit of A1"), ({"sample": "A1"}, "isn't its audit")],
+)
+def test_a_wrong_audit_is_refused(tmp_path, audit, message):
+    split = {"method": "listed", "train": ["A1"], "test": ["B1"]}
+    with pytest.raises(InputError, match=message):
+        run_program(tmp_path, split, samples_of(A1="A", B1="B"), {"A1": audit})
