@@ -11,7 +11,7 @@ NEEDS_GB := 12
 SNAKEMAKE := $(VENV)/bin/snakemake --cores $(CORES) --workflow-profile profiles/local
 export PYTHONNOUSERSITE := 1
 
-.PHONY: help env lint format test demo real pins clean
+.PHONY: help env lint format test demo real bench pins clean
 
 help:  ## what there is to make
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## (.*)/  make \1 \t\2/' | expand -t 16
@@ -63,6 +63,12 @@ real: env  ## real H&E and counts from ../shared/data: results/real/report.html
 	$(SNAKEMAKE) --configfile tests/real/config.yaml
 	$(VENV)/bin/python tests/real/check_results.py
 	echo "real: $$((SECONDS - start)) s; open results/real/report.html" >&2
+
+bench: env  ## CPU time and memory against the obvious tools (10 minutes, 4 GB of disk): results/bench/
+	for what in pooling patches shards; do
+	    $(VENV)/bin/python benchmarks/bench_$$what.py > /dev/null
+	done
+	$(VENV)/bin/python benchmarks/measure.py results/bench
 
 pins: env  ## resolve envs/*.in anew into envs/*.txt
 	cd envs

@@ -24,6 +24,7 @@ include: "workflow/report.smk"
 
 localrules:
     all,
+    push_to_hub,
 
 
 rule all:
@@ -32,3 +33,8 @@ rule all:
         f"{RESULTS}/datasets/README.md",
         f"{RESULTS}/report.html",
         pooled_also,
+
+
+rule push_to_hub:  # never part of all
+    input:
+        f"{RESULTS}/datasets/pushed.json",

@@ -10,7 +10,7 @@ from pathlib import Path
 from pairscape import bundle_checks, files, program
 from pairscape.errors import InputError
 
-RESULT_VERSION = 1
+RESULT_VERSION = 2
 
 
 def main(argv=None):

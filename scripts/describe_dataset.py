@@ -1,18 +1,26 @@
 """Check the shards of a dataset against each other and write its Hugging Face card.
 
 IN   shards (in the order of options.samples), genes.tsv, splits.tsv, leakage.tsv
-OUT  README.md of the dataset, with one config
+OUT  README.md of the dataset, with a config of its splits and one in the layout of the published
+     data set; the split files that go with the latter; patch_leakage.tsv: near-identical patches of
+     two splits, in the columns of leakage.tsv
 
-Options: dataset, config_name, samples (rows of the sample table).
+Options: dataset, config_name, samples (rows of the sample table), shared_donors (words).
+
+A gate as well: two samples of two splits that show the same tissue stop here, unless shared_donors
+says why they may.
 """
 
-from pairscape import hf_card, pairs, program
+import os
+from pathlib import Path
+
+from pairscape import hf_card, leakage, pairs, patch_hashes, program
 from pairscape.errors import InputError
 from pairscape.files import atomic_path, sha256_file
 from pairscape.program import log
-from pairscape.splits import SPLITS, read_leaks, read_splits
+from pairscape.splits import SPLITS, read_splits
 
-RESULT_VERSION = 1
+RESULT_VERSION = 2
 
 
 def main(argv=None):
@@ -24,12 +32,14 @@ def main(argv=None):
         genes="genes.tsv of the dataset",
         splits="splits.tsv of the dataset",
         leakage="leakage.tsv of the dataset",
+        patch_leakage="patch_leakage.tsv to write",
+        layout=program.Many("train.csv, val.csv and test.csv to write, in one folder"),
         card="README.md to write",
     )
     options = args.options
     samples = {row["sample"]: row for row in options["samples"]}
     genes = pairs.read_genes(args.genes)
-    splits, leaks = read_splits(args.splits), read_leaks(args.leakage)
+    splits, leaks = read_splits(args.splits), leakage.read_leaks(args.leakage)
     paths = _check_shards(args.shards, list(samples), [gene["gene_symbol"] for gene in genes])
     for row in splits:
         if row["sample"] not in paths:
@@ -39,6 +49,14 @@ def main(argv=None):
     for sample in paths.keys() - {row["sample"] for row in splits}:
         raise InputError(args.splits, f"sample {sample}", "no split", "run split_donors again")
 
+    words = options.get("shared_donors") or ""
+    patch_leaks, hashed = patch_hashes.patch_leaks(
+        paths,
+        splits,
+        words,
+        lambda items: program.progress(items, "patch hashes", len(paths), "shard"),
+    )
+    leakage.refuse_leaks(patch_leaks, f"datasets.{options['dataset']}.split", "--options")
     shards = {
         sample: {
             "sha256": sha256_file(path),
@@ -61,18 +79,31 @@ def main(argv=None):
         args.card,
         pairs.open_shard(next(iter(paths.values()))).features,
     )
+    # The first config is what the folder of this dataset loads as when none is named.
+    entry["config"]["default"] = True
+    name = options.get("config_name", options["dataset"]) + hf_card.LAYOUT_SUFFIX
+    layout = hf_card.dataset_config(
+        name,
+        version,
+        hf_card.layout_files(splits, paths),
+        args.card,
+        pairs.open_shard(next(iter(paths.values()))).features,
+    )
     head = hf_card.front_matter(
-        options["dataset"], [row.get("license", "") for row in samples.values()], [entry]
+        options["dataset"], [row.get("license", "") for row in samples.values()], [entry, layout]
     )
     text = hf_card.dataset_text(
         dataset=options["dataset"],
         version=version,
         genes=genes,
+        genes_path=Path(os.path.relpath(args.genes, Path(args.card).parent)).as_posix(),
         shards=shards,
         splits=splits,
-        leaks=leaks,
+        leaks=leaks + patch_leaks,
         samples=samples,
     )
+    leakage.write_leaks(args.patch_leakage, patch_leaks)
+    hf_card.write_layout(Path(args.layout[0]).parent, splits, samples)
     with atomic_path(args.card) as temporary:
         temporary.write_text(head + "\n" + text)
     log.info(
@@ -81,6 +112,13 @@ def main(argv=None):
         sum(shard["pairs"] for shard in shards.values()),
         len(shards),
         version,
+    )
+    log.info(
+        "%s: %d of %d patches that aren't blank nearly equal one of an earlier split; %d are blank",
+        options["dataset"],
+        sum(leak["spots"] for leak in patch_leaks),
+        hashed["patches"] - hashed["blank"],
+        hashed["blank"],
     )
 
 
@@ -102,7 +140,7 @@ def _check_shards(files, samples, genes) -> dict:
             "genes": metadata["genes"],
             "columns": schema.remove_metadata(),
             "labels": schema.metadata[b"huggingface"],
-            "patches": {k: v for k, v in metadata["patches"].items() if k != "side_px"},
+            "patches": _preset(metadata["patches"]),
         }
         first = first or {**found, "path": path}
         expected = {**first, "sample": sample, "genes": genes}
@@ -119,6 +157,14 @@ def _check_shards(files, samples, genes) -> dict:
                     "delete it and run export_pairs again",
                 )
     return paths
+
+
+def _preset(patches) -> dict:
+    """What of a shard's patches must be that of all: their scale too, unless they are native."""
+    own = {"side_px"} | ({"um_per_px"} if patches.get("native_px") else set())
+    if patches["encoding"] == "published":  # sizes as they came
+        own |= {"native_px", "patch_px"}
+    return {key: value for key, value in patches.items() if key not in own}
 
 
 if __name__ == "__main__":

@@ -4,11 +4,12 @@ IN   spots.zarr, the H&E image, its alignment (or `identity` or `microns` in the
      genes.tsv
 OUT  one Arrow shard; its rows stand in the order of the spots
 
-Options: sample (its row of the sample table), dataset, patches (um_per_px, patch_px, encoding,
-quality), labels (all class names of name, source, tissue).
+Options: sample (its row of the sample table), dataset, patches (um_per_px and patch_px, or
+native_px; encoding, quality), labels (all class names of name, source, tissue).
 
-A patch's centre goes through the alignment; its axes are those of the H&E. Spots whose patch
-doesn't lie wholly within the H&E are left out, counted and said.
+A patch's centre goes through the alignment; its axes are those of the H&E. With native_px a patch is
+a square of the slide's own pixels, not resampled, the one whose middle is nearest the spot. Spots
+whose patch doesn't lie wholly within the H&E are left out, counted and said.
 """
 
 from pathlib import Path
@@ -16,12 +17,12 @@ from pathlib import Path
 import numpy as np
 
 from pairscape import pairs, program
-from pairscape.alignment import decompose, read_alignment, um_to_he_px
+from pairscape.alignment import decompose, resolve_alignment, um_to_he_px
 from pairscape.errors import InputError
 from pairscape.files import sha256_json
 from pairscape.program import log
 
-RESULT_VERSION = 1
+RESULT_VERSION = 2
 SCALE_TOLERANCE = 0.02  # between the alignment's µm per pixel and what the image says of itself
 
 
@@ -32,7 +33,7 @@ def main(argv=None):
         RESULT_VERSION,
         spots="spots.zarr of the sample",
         he_image="optional: the H&E image",
-        he_alignment="optional: matrix of H&E pixels to morphology pixels (CSV)",
+        he_alignment="optional: alignment file of H&E pixels to morphology pixels",
         genes="genes.tsv of the dataset",
         shard="Arrow shard to write",
     )
@@ -66,12 +67,19 @@ def main(argv=None):
         )
 
     with Slide(args.he_image) as slide:
-        matrix = _he_matrix(args.he_alignment, sample, pixel_size_um, slide)
+        aligned = resolve_alignment(args.he_alignment, sample, pixel_size_um, slide.um_per_px)
+        matrix = aligned.matrix
         placed = decompose(matrix, pixel_size_um)
         _warn_of_scale(args.he_image, placed["um_per_px"], slide.um_per_px)
-        side_px = patches["patch_px"] * patches["um_per_px"] / placed["um_per_px"]
         centres_px = um_to_he_px(matrix, pixel_size_um, spots.obs[["x_um", "y_um"]].to_numpy())
-        inside = patches_inside(slide, centres_px, side_px)
+        if native_px := patches.get("native_px"):
+            patches = {**patches, "patch_px": native_px, "um_per_px": placed["um_per_px"]}
+            side_px = native_px
+            middles_px = np.floor(centres_px - side_px / 2 + 0.5) + side_px / 2
+        else:
+            side_px = patches["patch_px"] * patches["um_per_px"] / placed["um_per_px"]
+            middles_px = centres_px
+        inside = patches_inside(slide, middles_px, side_px)
         if not inside.any():
             raise InputError(
                 args.he_alignment or args.he_image,
@@ -88,7 +96,12 @@ def main(argv=None):
             "patches": {**patches, "side_px": side_px},
             "spots": made_by,
             "spots_left_out": int((~inside).sum()),
-            "alignment": {"matrix": matrix.tolist(), **placed},
+            "alignment": {
+                "how": aligned.how,
+                "matrix": matrix.tolist(),
+                "keypoint_residual_um": aligned.residual_um,
+                **placed,
+            },
             "labels_sha256": sha256_json(args.options["labels"]),
             "result_version": RESULT_VERSION,
         }
@@ -99,6 +112,7 @@ def main(argv=None):
             spots[inside],
             positions,
             centres_px[inside],
+            middles_px[inside],
             patches,
             side_px,
             pairs.sample_columns(sample),
@@ -120,32 +134,6 @@ def main(argv=None):
             (~inside).sum(),
             len(inside),
         )
-
-
-def _he_matrix(path, sample, pixel_size_um: float, slide) -> np.ndarray:
-    """The alignment of the file, or of the word that stands in the sample table for one."""
-    if path:
-        return read_alignment(path)
-    word = sample.get("he_alignment", "")
-    if word == "identity":  # the H&E lies on the pixel grid of the morphology image
-        return np.eye(3)
-    if word == "microns":  # the H&E begins where the Xenium micrometres do, without a turn
-        um_per_px = float(sample.get("he_um_per_px") or 0) or slide.um_per_px
-        if um_per_px:
-            return np.diag([um_per_px / pixel_size_um, um_per_px / pixel_size_um, 1.0])
-        raise InputError(
-            "sample table",
-            f"sample {sample['sample']}, he_um_per_px",
-            "nothing, and the image doesn't say its pixel size",
-            "give the µm per pixel of the H&E",
-        )
-    raise InputError(
-        "sample table",
-        f"sample {sample['sample']}, he_alignment",
-        repr(word) + " and no file",
-        "give the alignment file, or `identity` or `microns` where the H&E lies so: a missing "
-        "alignment is never taken for the identity",
-    )
 
 
 def _warn_of_scale(path, aligned: float, stated: float | None) -> None:

@@ -1,7 +1,11 @@
 """Fetch the published bundle of a sample, its H&E image and its alignment.
 
-IN   the sample's row of the sample table (addresses in --options)
+IN   the sample's row of the sample table (addresses, sizes and checksums in --options)
 OUT  the bundle's folder with <sample>_he_image.ome.tif and <sample>_he_imagealignment.csv in it
+
+What lies in the folder --downloads under its own name is linked or unpacked instead of fetched:
+the bundle as <bundle_name>_outs.zip or as folder, the H&E and the alignment as the last part of
+their address. An H&E in strips too large to be read one by one is retiled.
 
 The folder appears when all of it is there, with fetched.json, which says what came from where.
 What has come so far is kept beside it in <bundle>.download, and the next run goes on from it.
@@ -11,6 +15,7 @@ A folder with files of the user's own is left as it is.
 import fnmatch
 import gzip
 import hashlib
+import json
 import os
 import shutil
 from pathlib import Path
@@ -20,7 +25,7 @@ from pairscape.errors import InputError
 
 RESULT_VERSION = 1
 RECEIPT = "fetched.json"
-ADDRESSES = ("bundle_url", "he_image_url", "he_alignment_url")
+PARTS = ("bundle", "he_image", "he_alignment")
 
 # The image stack and the viewer's files are most of an archive, and no stage reads them.
 WANTED = (
@@ -42,43 +47,130 @@ WANTED = (
 
 
 def main(argv=None):
-    args = program.parse(argv, __doc__, RESULT_VERSION, bundle="folder to make")
+    args = program.parse(
+        argv,
+        __doc__,
+        RESULT_VERSION,
+        bundle="folder to make",
+        archive="optional: published zip on this disk, unpacked in place of a fetched one",
+        downloads="optional: folder of files that the user has downloaded",
+        mirrors="optional: JSON of beginnings of addresses that stand for each other",
+    )
     sample = args.options.get("sample", {})
     name = sample.get("sample") or Path(args.bundle).name
     target = Path(args.bundle)
-    by_hand = _by_hand(sample, name, target)
-    if not sample.get("bundle_url"):
-        raise InputError("--options", f"sample {name}, bundle_url", "no known address", by_hand)
-
+    if args.archive:
+        return _unpack(Path(args.archive), name, target)
+    given = {part: _find(args.downloads, part, sample) for part in PARTS}
+    _refuse_unknown(given, sample, name, target, args.downloads)
     _refuse_foreign_files(target)
     waiting = target.with_name(target.name + ".download")
+    mirrors = json.loads(args.mirrors or "{}")
 
-    def fetch(column: str, file: str) -> Path | None:
-        url = sample.get(column)
-        if not url:
-            return None
+    def get(part: str, file: str) -> Path | None:
+        url = sample.get(f"{part}_url")
+        if given[part] or not url or (part != "bundle" and sample.get("he_image") == "none"):
+            return given[part]
         # Another address is another file, though it waits in the same folder.
-        mark = hashlib.sha256(url.encode()).hexdigest()[:8]
-        return downloads.download(url, waiting / f"{mark}-{file}", by_hand=by_hand)
+        mark = hashlib.sha256(downloads.without_query(url).encode()).hexdigest()[:8]
+        size = sample.get(f"{part}_bytes")
+        return downloads.download(
+            url,
+            waiting / f"{mark}-{file}",
+            by_hand=_by_hand(sample, name, target, args.downloads),
+            mirrors=mirrors,
+            size=int(size) if size else None,
+            checksum=sample.get(f"{part}_checksum", ""),
+        )
 
-    archive = fetch("bundle_url", "bundle.zip")
-    he_url = sample.get("he_image_url", "")
-    he_image = fetch("he_image_url", "he_image.tif" + (".gz" if he_url.endswith(".gz") else ""))
-    he_alignment = fetch("he_alignment_url", "he_imagealignment.csv")
+    bundle = get("bundle", "bundle.zip")
+    packed = downloads.file_name(sample.get("he_image_url", "")).endswith(".gz")
+    he_image = get("he_image", "he_image.tif" + (".gz" if packed else ""))
+    he_alignment = get("he_alignment", "he_imagealignment.csv")
+    retiled = False
+    with files.atomic_path(target) as folder:
+        if bundle.is_dir():
+            made = _link_folder(bundle, folder)
+        else:
+            made = downloads.extract_bundle(bundle, folder, _is_wanted)
+        if he_image:
+            placed = folder / f"{name}_he_image.ome.tif"
+            _place(he_image, placed, kept=bool(given["he_image"]))
+            retiled = _retile(placed)
+        if he_alignment:
+            placed = folder / f"{name}_he_imagealignment.csv"
+            _place(he_alignment, placed, kept=bool(given["he_alignment"]))
+        on_disk = {part: str(path.resolve()) for part, path in given.items() if path}
+        receipt = {"sample": name, "on_disk": on_disk, "he_image_retiled": retiled}
+        for part in PARTS:
+            url = "" if part in on_disk else sample.get(f"{part}_url", "")
+            receipt[f"{part}_url"] = downloads.without_query(url)
+        files.write_json(folder / RECEIPT, {**receipt, "files": _files_of(folder)})
+    files.remove(waiting)
+    parts = [f"{len(made)} files of the bundle"]
+    parts += ["H&E image" + " (retiled)" * retiled] if he_image else ["no H&E image"]
+    parts += ["alignment"] if he_alignment else ["no alignment"]
+    how = f"; from {args.downloads}: {', '.join(on_disk)}" if on_disk else ""
+    program.log.info("%s: fetched to %s (%s%s)", name, target, ", ".join(parts), how)
+
+
+def _find(folder, part: str, sample: dict) -> Path | None:
+    """The part of a sample that the user has downloaded, under one of the names it may have."""
+    if not folder:
+        return None
+    folder, name = Path(folder), sample.get("sample", "")
+    published = downloads.file_name(sample.get(f"{part}_url") or "")
+    bundle_name = sample.get("bundle_name") or name
+    if part == "bundle":
+        stems = [published.removesuffix(".zip"), f"{bundle_name}_outs", bundle_name, name]
+        places = [folder / stem / inner for stem in stems if stem for inner in ("", "outs")]
+        found = [place for place in places if (place / "experiment.xenium").is_file()]
+        found += [folder / f"{stem}.zip" for stem in stems if stem]
+    else:
+        ending = {"he_image": "_he_image.ome.tif", "he_alignment": "_he_imagealignment.csv"}[part]
+        names = [published.removesuffix(".gz"), published]
+        names += [stem + ending for stem in (bundle_name, name) if stem]
+        found = [folder / file for file in names if file]
+    return next((path for path in found if path.exists()), None)
+
+
+def _refuse_unknown(given: dict, sample: dict, name: str, target: Path, folder) -> None:
+    """Before anything long is fetched: what has neither an address nor lies on the disk."""
+    wanted = ["bundle"]
+    if sample.get("he_image") == "":
+        wanted += ["he_image"]
+        wanted += ["he_alignment"] if sample.get("he_alignment") == "" else []
+    for part in PARTS:
+        url = sample.get(f"{part}_url")
+        if given[part]:
+            continue
+        if url:
+            downloads.check_address(url)
+        elif part in wanted:
+            raise InputError(
+                "--options",
+                f"sample {name}, {part}_url",
+                "no known address" + (f" and nothing of it in {folder}" if folder else ""),
+                _by_hand(sample, name, target, folder, part),
+            )
+
+
+def _unpack(archive: Path, name: str, target: Path) -> None:
+    """Make the folder from a zip that the user has; its H&E and alignment stay where they are."""
+    if not archive.is_file():
+        raise InputError(
+            archive,
+            f"sample {name}, bundle",
+            "nothing",
+            "put the published zip there or correct column bundle of the sample table",
+        )
+    _refuse_foreign_files(target)
     with files.atomic_path(target) as folder:
         unpacked = downloads.extract_bundle(archive, folder, _is_wanted)
-        if he_image:
-            _place(he_image, folder / f"{name}_he_image.ome.tif")
-        if he_alignment:
-            _place(he_alignment, folder / f"{name}_he_imagealignment.csv")
-        addresses = {key: sample.get(key, "") for key in ADDRESSES}
-        made = _files_of(folder)
-        files.write_json(folder / RECEIPT, {"sample": name, **addresses, "files": made})
-    files.remove(waiting)
-    parts = [f"{len(unpacked)} files of the bundle"]
-    parts += ["H&E image"] if he_image else ["no H&E image"]
-    parts += ["alignment"] if he_alignment else ["no alignment"]
-    program.log.info("%s: fetched to %s (%s)", name, target, ", ".join(parts))
+        files.write_json(
+            folder / RECEIPT, {"sample": name, "archive": str(archive), "files": unpacked}
+        )
+    program.log.info("%s: %d files unpacked to %s", name, len(unpacked), target)
 
 
 def _files_of(folder: Path) -> list[str]:
@@ -103,28 +195,81 @@ def _is_wanted(path: str) -> bool:
     return any(fnmatch.fnmatchcase(path, pattern) for pattern in WANTED)
 
 
-def _by_hand(sample: dict, name: str, target: Path) -> str:
-    page = sample.get("landing_page") or sample.get("geo_accession") or "its publisher"
-    what = sample.get("bundle_name") or sample.get("title") or "the bundle"
+def _by_hand(sample: dict, name: str, target: Path, folder, part: str = "bundle") -> str:
+    """What to download from where, and where to put it."""
+    page = (sample.get("landing_page") or "").strip()
+    page = " or ".join(filter(None, [page, sample.get("geo_accession")])) or "its publisher"
+    bundle = sample.get("bundle_name") or name
+    where = f"{folder} (key downloads)" if folder else "the folder that key downloads names"
+    standard = target / f"{name}_he_image"
+    if part == "he_image":
+        file = f"{bundle}_he_image.ome.tif"
+        return f"download the H&E of sample {name} from {page} into {where} as {file}"
+    if part == "he_alignment":
+        return (
+            f"get the alignment of sample {name} from {page}, or save it in Xenium Explorer, and "
+            f"put it into {where} as {bundle}_he_imagealignment.csv; or name the file or word in "
+            "column he_alignment"
+        )
     return (
-        f"download {what} of sample {name} from {page} and unpack it as {target} "
-        f"(with {name}_he_image.ome.tif and {name}_he_imagealignment.csv in it)"
+        f"download {bundle} of sample {name} from {page} and put it into {where} as "
+        f"{bundle}_outs.zip or as the folder {bundle}, or unpack it as {target} (with "
+        f"{standard.name}.ome.tif and {standard.name}alignment.csv in it)"
     )
 
 
-def _place(source: Path, target: Path) -> None:
-    """A second name for a fetched file (a copy across disks); a gzip is unpacked."""
-    if source.suffix == ".gz":
-        try:
-            with gzip.open(source) as packed, open(target, "xb") as handle:
-                shutil.copyfileobj(packed, handle, downloads.CHUNK)
-        except (EOFError, gzip.BadGzipFile, gzip.zlib.error) as error:
-            raise InputError(source, "gzip", str(error), "delete it and fetch it again") from None
-        return
+def _link(source: Path, target: Path, kept: bool = True) -> None:
+    """A second name for a file; across disks a symbolic link, or a copy of what isn't kept."""
+    source = source.resolve()
     try:
         os.link(source, target)
     except OSError:
-        shutil.copyfile(source, target)
+        if kept:
+            os.symlink(source, target)
+        else:
+            shutil.copyfile(source, target)
+
+
+def _link_folder(source: Path, folder: Path) -> list[str]:
+    made = []
+    for path in sorted(source.rglob("*")):
+        name = path.relative_to(source).as_posix()
+        if path.is_file() and _is_wanted(name):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            _link(path, folder / name)
+            made.append(name)
+    return made
+
+
+def _retile(path: Path) -> bool:
+    """Retile an image that can't be read as it is; what else is wrong is left to check_bundle."""
+    from pairscape.slide import Slide, retile
+
+    try:
+        with Slide(path, any_layout=True) as slide:
+            needed = slide.needs_retiling
+    except InputError:
+        return False
+    if needed:
+        program.log.info("%s: its strips are too large to be read one by one: retiling", path.name)
+        retile(path, path)
+    return needed
+
+
+def _place(source: Path, target: Path, kept: bool) -> None:
+    """A second name for a file; a gzip is unpacked, as far as it is in proportion."""
+    if source.suffix != ".gz":
+        return _link(source, target, kept)
+    most = downloads.MAX_EXPANSION * source.stat().st_size + downloads.CHUNK
+    try:
+        with gzip.open(source) as packed, open(target, "xb") as handle:
+            while chunk := packed.read(downloads.CHUNK):
+                handle.write(chunk)
+                if handle.tell() > most:
+                    remedy = "don't trust it: get it elsewhere"
+                    raise InputError(source, "size", f"over {most} bytes unpacked", remedy)
+    except (EOFError, gzip.BadGzipFile, gzip.zlib.error) as error:
+        raise InputError(source, "gzip", str(error), "delete it and fetch it again") from None
 
 
 if __name__ == "__main__":

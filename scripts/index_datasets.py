@@ -14,7 +14,7 @@ from pairscape.errors import InputError
 from pairscape.files import atomic_path
 from pairscape.program import log
 
-RESULT_VERSION = 1
+RESULT_VERSION = 2
 
 
 def main(argv=None):

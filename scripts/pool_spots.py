@@ -1,7 +1,8 @@
 """Pool the transcripts of a bundle to pseudo-spots, with an account of every row that is dropped.
 
 IN   a Xenium bundle that check_bundle has passed; its H&E and alignment where it has them
-OUT  the spots (SpatialData Zarr, see pairscape.spots), the audit (JSON) and a figure (PNG)
+OUT  the spots (SpatialData Zarr, see pairscape.spots), the audit (JSON), and quality numbers as
+     table (TSV, see pairscape.spot_qc) and figure (PNG)
 
 The rules of pooling stand in pairscape.pooling.
 """
@@ -11,18 +12,30 @@ from pathlib import Path
 
 import numpy as np
 
-from pairscape import alignment, files, pooling, program, spots
+from pairscape import alignment, files, pooling, program, spot_qc, spots
 from pairscape import bundle as xenium
 from pairscape.errors import InputError
 
-RESULT_VERSION = 1
+RESULT_VERSION = 2
 PRESET = {
     "shape": "square",
     "size_um": 55.0,
     "pitch_um": None,  # the size
+    "lattice": None,  # that of the shape
+    "frame": "xenium_um",
+    "origin": "zero",
     "centres": None,
+    "assigned": "all",
     "min_qv": 20,
     "min_transcripts": 1,
+    "min_tissue": None,  # no mask
+}
+WORDS = {
+    "shape": tuple(pooling.LATTICES),
+    "lattice": (None, "square", "hexagonal"),
+    "frame": ("xenium_um", "he_pixels"),
+    "origin": ("zero", "min_transcript"),
+    "assigned": pooling.ASSIGNED,
 }
 
 
@@ -32,10 +45,11 @@ def main(argv=None):
         __doc__,
         RESULT_VERSION,
         bundle="folder of the bundle",
-        he_image="optional: H&E image, for the figure",
+        he_image="optional: H&E image, for the tissue mask and the figure",
         he_alignment="optional: matrix of H&E pixels to morphology pixels",
         spots="spots.zarr to write",
         audit="audit.json to write",
+        table="qc.tsv to write",
         figure="qc.png to write",
     )
     sample = args.options.get("sample", {})
@@ -44,19 +58,23 @@ def main(argv=None):
     pixel_size_um = xenium.pixel_size_um(experiment)
     panel = sorted(xenium.read_panel(args.bundle), key=lambda gene: gene["gene_symbol"])
     genes = [gene["gene_symbol"] for gene in panel]
-    he_matrix = alignment.read_alignment(args.he_alignment) if args.he_alignment else None
+    he_matrix = _he_matrix(args, sample, preset, pixel_size_um)
     gene = args.options.get("overlay_gene")
     if gene and gene not in genes:
         remedy = f"name a gene of the panel, such as {genes[0]}, or none"
         raise InputError("--options", "overlay_gene", gene, remedy)
-    inputs = [Path(args.bundle) / name for name in ("experiment.xenium", "gene_panel.json")]
-    inputs += [Path(args.bundle) / "transcripts.parquet"]
+    inputs = [Path(args.bundle) / "experiment.xenium", xenium.find_panel(args.bundle)]
+    inputs += [xenium.find_transcripts(args.bundle)]
     inputs += [Path(args.he_alignment)] if args.he_alignment else []
-    layout = _lay_out(args.bundle, preset, sample, inputs)
+    cells = None
+    if preset["assigned"] == "cells_within":
+        cells = _read_centroids(args.bundle, inputs)
+    layout = _lay_out(args.bundle, preset, sample, he_matrix, pixel_size_um, cells, inputs)
+    picture, mask = _look_at_he(args, preset, he_matrix, pixel_size_um)
+    tissue_of = _tissue_of(mask, layout, he_matrix, pixel_size_um) if mask else None
 
-    pooled = _pool(args.bundle, layout, genes, preset)
+    pooled = _pool(args.bundle, layout, genes, preset, cells, tissue_of)
     per_spot = np.asarray(pooled.counts.sum(axis=1, dtype=np.int64)).ravel()
-    genes_per_spot = np.diff(pooled.counts.indptr)
     audit = {
         "sample": sample.get("sample", ""),
         "spots_name": args.options.get("spots_name", ""),
@@ -68,20 +86,26 @@ def main(argv=None):
         "dropped": pooled.dropped,
         "spots": len(per_spot),
         "spots_dropped": pooled.spots_dropped,
+        "spots_without_tissue": pooled.spots_without_tissue,
         "spots_without_transcripts": int((per_spot == 0).sum()),
         "genes": len(genes),
         "genes_detected": len(np.unique(pooled.counts.indices)),
         "transcripts_per_spot": _distribution(per_spot),
-        "genes_per_spot": _distribution(genes_per_spot),
+        "genes_per_spot": _distribution(np.diff(pooled.counts.indptr)),
+        "lattice": _describe_lattice(layout),
+        "tissue": {"threshold": mask.threshold, "he_px_per_px": mask.scale} if mask else None,
         "overlay_gene": gene or _figure().choose_gene(pooled.counts, genes),
         "inputs": {path.name: files.sha256_file(path) for path in inputs},
     }
-    attrs = {key: audit[key] for key in ("sample", "spots_name", "preset", "result_version")}
+    attrs = {
+        key: audit[key] for key in ("sample", "spots_name", "preset", "result_version", "lattice")
+    }
     attrs |= {
         "pixel_size_um": pixel_size_um,
         "he_matrix": he_matrix.tolist() if he_matrix is not None else None,
         "audit_sha256": files.sha256_json(audit),
     }
+    cell_sums = _cell_sums(args.bundle, genes)
     spots.write_spots(
         args.spots,
         pooled.counts,
@@ -92,8 +116,11 @@ def main(argv=None):
         pixel_size_um=pixel_size_um,
         he_matrix=he_matrix,
         attrs=attrs,
+        corners_um=pooling.outline_um(layout),
     )
-    _draw(args, audit, pooled, genes, he_matrix, pixel_size_um)
+    rows = spot_qc.summarise(audit, pooled.counts, cell_sums)
+    files.write_tsv(args.table, rows, spot_qc.COLUMNS)
+    _draw(args, audit, pooled, layout, genes, rows, cell_sums, picture, he_matrix, pixel_size_um)
     files.write_json(args.audit, audit)
     program.log.info(
         "%s: %d of %d rows pooled in %d spots (%s; median %g transcripts and %g genes a spot)",
@@ -115,7 +142,12 @@ def _read_preset(given: dict) -> dict:
     preset = PRESET | given
     if preset["pitch_um"] is None:
         preset["pitch_um"] = preset["size_um"]
-    for key in ("size_um", "pitch_um", "min_qv", "min_transcripts"):
+    for key, allowed in WORDS.items():
+        if preset[key] not in allowed:
+            words = ", ".join(word for word in allowed if word)
+            raise InputError("--options", f"spots.{key}", preset[key], f"use one of {words}")
+    numbers = ["size_um", "pitch_um", "min_qv", "min_transcripts"]
+    for key in numbers + (["min_tissue"] if preset["min_tissue"] is not None else []):
         value = preset[key]
         if (
             isinstance(value, bool)
@@ -123,15 +155,84 @@ def _read_preset(given: dict) -> dict:
             or not math.isfinite(value)
         ):
             raise InputError("--options", f"spots.{key}", repr(value), "give a number")
+    if preset["centres"]:
+        for key in ("lattice", "frame", "origin", "min_tissue"):
+            if preset[key] != PRESET[key]:
+                raise InputError(
+                    "--options",
+                    f"spots.{key}",
+                    f"{preset[key]} beside given centres",
+                    "drop it: given centres are all kept, where they are",
+                )
+    elif preset["lattice"] is None:
+        preset["lattice"] = pooling.LATTICES[preset["shape"]][0]
     return preset
 
 
-def _lay_out(bundle, preset: dict, sample: dict, inputs: list[Path]) -> pooling.Layout:
+def _he_matrix(args, sample: dict, preset: dict, pixel_size_um: float) -> np.ndarray | None:
+    """The alignment of the H&E; None where there is no H&E and nothing asks for it."""
+    name = sample.get("sample", "")
+    if preset["min_tissue"] is not None and not args.he_image:
+        raise InputError(
+            "--options",
+            "spots.min_tissue",
+            f"{preset['min_tissue']:g}, but sample {name} has no H&E",
+            "make it null, or give the H&E of that sample",
+        )
+    if not (args.he_image or args.he_alignment):
+        if preset["frame"] == "he_pixels":
+            raise InputError(
+                "--options",
+                "spots.frame",
+                f"he_pixels, but sample {name} has no H&E",
+                "make it xenium_um, or give the H&E and its alignment",
+            )
+        return None
+    stated = None
+    if sample.get("he_alignment") == "microns" and args.he_image:
+        from pairscape.slide import um_per_px
+
+        stated = um_per_px(args.he_image)
+    return alignment.resolve_alignment(args.he_alignment, sample, pixel_size_um, stated).matrix
+
+
+def _read_centroids(bundle, inputs: list[Path]):
+    """Ids and centroids (C, 2) µm of the cells; their file joins ``inputs``."""
+    cells = xenium.read_cells(bundle)
+    path = Path(bundle) / "cells.parquet"
+    inputs.append(path if path.is_file() else Path(bundle) / "cells.csv.gz")
+    centroids_um = cells[["x_centroid", "y_centroid"]].to_numpy(np.float64)
+    wrong = np.flatnonzero(~np.isfinite(centroids_um).all(axis=1))
+    if len(wrong):
+        field = f"cell {cells['cell_id'].iloc[wrong[0]]}, x_centroid, y_centroid"
+        raise InputError(inputs[-1], field, "no finite number", xenium.DAMAGED)
+    return cells["cell_id"].tolist(), centroids_um
+
+
+def _lay_out(
+    bundle, preset: dict, sample: dict, he_matrix, pixel_size_um: float, cells, inputs: list[Path]
+) -> pooling.Layout:
     """The layout of the preset; a file of centres joins ``inputs``."""
     centres = preset["centres"]
     if centres is None:
-        bounds = pooling.transcript_bounds(bundle)
-        return pooling.lattice(preset["shape"], preset["size_um"], preset["pitch_um"], bounds)
+        frame = pooling.xenium_frame()
+        if preset["frame"] == "he_pixels":
+            frame = pooling.he_frame(he_matrix, pixel_size_um)
+        bounds = pooling.transcript_bounds(bundle, frame)
+        if preset["origin"] == "min_transcript":
+            # Of all rows: the published data were pooled before controls were taken out.
+            frame = frame._replace(origin=np.array(bounds[:2]))
+            bounds = (0.0, 0.0, bounds[2] - bounds[0], bounds[3] - bounds[1])
+        if cells is not None:
+            bounds = pooling.widen_bounds(bounds, cells[1], frame)
+        return pooling.lattice(
+            preset["shape"],
+            preset["size_um"],
+            preset["pitch_um"],
+            bounds,
+            preset["lattice"],
+            frame,
+        )
     if preset["shape"] != "circle":
         remedy = "make it circle: only circles are pooled around given centres"
         raise InputError("--options", "spots.shape", preset["shape"], remedy)
@@ -152,19 +253,69 @@ def _lay_out(bundle, preset: dict, sample: dict, inputs: list[Path]) -> pooling.
     return pooling.circles(xy_um, names, preset["size_um"])
 
 
-def _pool(bundle, layout: pooling.Layout, genes: list[str], preset: dict) -> pooling.Pooled:
-    with xenium.open_transcripts(bundle) as file:
-        rows, names = file.metadata.num_rows, file.schema_arrow.names
-    columns = ["feature_name", "x_location", "y_location", "qv", xenium.gene_column(names)]
-    batches = xenium.iter_transcripts(bundle, list(dict.fromkeys(columns)))
+def _look_at_he(args, preset: dict, he_matrix, pixel_size_um: float):
+    """A picture of the H&E for the figure, with its scale, and the tissue mask; None for none."""
+    if not args.he_image or he_matrix is None:
+        return None, None
+    from pairscape.slide import Slide, thumbnail
+
+    if preset["min_tissue"] is None:
+        return thumbnail(args.he_image, _figure().THUMBNAIL_PX), None
+    from PIL import Image
+
+    from pairscape import tissue
+
+    um_per_px = alignment.decompose(he_matrix, pixel_size_um)["um_per_px"]
+    with Slide(args.he_image) as slide:
+        side_px = tissue.mask_side_px(slide.width, slide.height, um_per_px)
+    picture, scale = thumbnail(args.he_image, side_px)
+    mask = tissue.tissue_mask(picture, scale)
+    reduction = math.ceil(max(picture.shape[:2]) / _figure().THUMBNAIL_PX)
+    return (np.asarray(Image.fromarray(picture).reduce(reduction)), scale * reduction), mask
+
+
+def _tissue_of(mask, layout: pooling.Layout, he_matrix: np.ndarray, pixel_size_um: float):
+    """The function that gives the share of tissue of spots by their centres, (N, 2) µm."""
+    from pairscape import tissue
+
+    linear = alignment.um_to_he_matrix(he_matrix, pixel_size_um)[:2, :2]
+    offsets_px = pooling.inner_points_um(layout) @ linear.T
+    return lambda xy_um: tissue.tissue_fraction(
+        mask, alignment.um_to_he_px(he_matrix, pixel_size_um, xy_um), offsets_px
+    )
+
+
+def _pool(bundle, layout: pooling.Layout, genes: list[str], preset: dict, cells, tissue_of):
+    columns = pooling.columns_needed(xenium.transcript_columns(bundle), preset["assigned"])
+    batches = xenium.iter_transcripts(bundle, columns)
+    rows = xenium.transcript_rows(bundle)
+    total = -(-rows // xenium.BATCH_ROWS) if rows else None
     return pooling.pool(
-        program.progress(batches, "pooling", -(-rows // xenium.BATCH_ROWS), "batch"),
+        program.progress(batches, "pooling", total, "batch"),
         layout,
         genes,
         min_qv=preset["min_qv"],
         min_transcripts=preset["min_transcripts"],
-        file=Path(bundle) / "transcripts.parquet",
+        assigned=preset["assigned"],
+        cells=cells,
+        tissue_of=tissue_of,
+        min_tissue=preset["min_tissue"] or 0,
+        file=xenium.find_transcripts(bundle),
     )
+
+
+def _describe_lattice(layout: pooling.Layout) -> dict | None:
+    """What places the lattice: units are ``to_units @ (x_um, y_um, 1) - origin``."""
+    if layout.names:
+        return None
+    frame = layout.frame
+    return {
+        "arrangement": layout.lattice,
+        "to_units": frame.to_units.tolist(),
+        "origin": np.asarray(frame.origin, float).tolist(),
+        "um_per_unit": frame.unit_um,
+        "pitch": layout.grid.pitch,
+    }
 
 
 def _distribution(values: np.ndarray) -> dict:
@@ -185,14 +336,20 @@ def _figure():
     return spot_figure
 
 
-def _draw(args, audit: dict, pooled, genes: list[str], he_matrix, pixel_size_um: float) -> None:
+def _draw(
+    args,
+    audit: dict,
+    pooled,
+    layout: pooling.Layout,
+    genes: list[str],
+    rows: list[dict],
+    cell_sums,
+    picture,
+    he_matrix,
+    pixel_size_um: float,
+) -> None:
     gene = audit["overlay_gene"]
     cell_xy_um, cell_counts = _cells(args.bundle, gene)
-    he = None
-    if args.he_image and he_matrix is not None:
-        from pairscape.slide import thumbnail
-
-        he = thumbnail(args.he_image, _figure().THUMBNAIL_PX)
     per_spot = audit["transcripts_per_spot"]
     with files.atomic_path(args.figure) as temporary:
         _figure().draw_spots(
@@ -202,13 +359,20 @@ def _draw(args, audit: dict, pooled, genes: list[str], he_matrix, pixel_size_um:
             gene=gene,
             spot_xy_um=np.column_stack([pooled.layout["x_um"], pooled.layout["y_um"]]),
             spot_counts=pooled.counts[:, [genes.index(gene)]].toarray().ravel(),
-            shape=audit["preset"]["shape"],
-            size_um=audit["preset"]["size_um"],
+            shape=layout.shape,
+            size_um=layout.size_um,
+            corners_um=pooling.outline_um(layout),
             transcripts=np.asarray(pooled.counts.sum(axis=1)).ravel(),
             genes=np.diff(pooled.counts.indptr),
+            cell_sums=cell_sums,
+            distances={
+                row["measure"]: float(row["value"])
+                for row in rows
+                if row["of"] == "spots_vs_cells" and row["value"] is not None
+            },
             cell_xy_um=cell_xy_um,
             cell_counts=cell_counts,
-            he=he,
+            he=picture,
             he_matrix=he_matrix,
             pixel_size_um=pixel_size_um,
         )
@@ -226,6 +390,15 @@ def _cells(bundle, gene: str):
         cells[["x_centroid", "y_centroid"]].to_numpy(float),
         counts.reindex(cells["cell_id"]).fillna(0).to_numpy(),
     )
+
+
+def _cell_sums(bundle, genes: list[str]):
+    """The sums of the cells; None where the bundle has no usable cell matrix."""
+    try:
+        return spot_qc.read_cell_sums(bundle, genes)
+    except InputError as error:
+        program.log.info("spots aren't compared with cells (%s)", error)
+        return None
 
 
 if __name__ == "__main__":

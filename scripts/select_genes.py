@@ -1,17 +1,21 @@
-"""Choose the genes of a dataset: those that all its samples measured, sorted by symbol.
+"""Choose the genes of a dataset: those of its panel that all its samples measured, by symbol.
 
-IN   spots.zarr of each sample (in the order of options.samples)
+IN   spots.zarr of each sample (in the order of options.samples), the panel's list
 OUT  genes.tsv (gene_symbol, gene_id)
 
-Options: dataset, panel, samples.
+Options: dataset, panel, samples, min_panel_share.
+
+Genes that were added to a sample's panel and controls are out. Without spots (pairs that are
+imported from the published data set) the genes are the panel's list. A sample of another panel stops
+the run; nothing is dropped by itself.
 """
 
 from pairscape import program
 from pairscape.errors import InputError
-from pairscape.pairs import select_genes, write_genes
+from pairscape.pairs import read_panel_list, select_genes, write_genes
 from pairscape.program import log
 
-RESULT_VERSION = 1
+RESULT_VERSION = 2
 
 
 def main(argv=None):
@@ -19,12 +23,20 @@ def main(argv=None):
         argv,
         __doc__,
         RESULT_VERSION,
-        spots=program.Many("spots.zarr of each sample"),
+        spots=program.Many("optional: spots.zarr of each sample"),
+        panel="optional: the panel's list (gene_symbol, ensembl_id)",
         genes="genes.tsv to write",
     )
+    dataset, samples = args.options["dataset"], args.options["samples"]
+    panel = read_panel_list(args.panel) if args.panel else None
+    if args.spots is None:
+        if panel is None:
+            raise InputError("--spots", "files", "none, and no --panel", "give one of them")
+        write_genes(args.genes, sorted(panel.items()))
+        log.info("%s: %d genes of the list %s", dataset, len(panel), args.panel)
+        return
     from pairscape.spots import read_spots
 
-    dataset, samples = args.options["dataset"], args.options["samples"]
     if len(args.spots) != len(samples):
         raise InputError(
             "--spots",
@@ -36,20 +48,27 @@ def main(argv=None):
     for sample, path in zip(samples, args.spots, strict=True):
         var = read_spots(path).var
         genes_of[sample] = dict(zip(var.index, var["gene_id"].astype(str), strict=True))
-    genes = select_genes(genes_of, place=f"datasets.{dataset}.samples")
+    place = f"datasets.{dataset}.samples"
+    min_share = args.options.get("min_panel_share", 0.9)
+    genes = select_genes(genes_of, panel, min_share, place=place)
     if not genes:
-        raise InputError(
-            "--options", f"datasets.{dataset}.samples", "no gene that all measured", "list others"
-        )
+        raise InputError("--options", place, "no gene that all measured", "list others")
     write_genes(args.genes, genes)
-    left_out = len(set().union(*genes_of.values())) - len(genes)
-    log.info(
-        "%s: %d genes that all %d samples measured; %d measured by some only are left out",
-        dataset,
-        len(genes),
-        len(samples),
-        left_out,
-    )
+    chosen = {symbol for symbol, _ in genes}
+    for sample, measured in genes_of.items():
+        if added := len(measured.keys() - (panel or chosen)):
+            log.info("%s: %d genes of %s are not of the panel and left out", dataset, added, sample)
+        if lacks := sorted((panel or {}).keys() - measured.keys()):
+            log.warning(
+                "%s: %s lacks %d of the panel's %d genes, so the dataset does: %s%s",
+                dataset,
+                sample,
+                len(lacks),
+                len(panel),
+                ", ".join(lacks[:5]),
+                " ..." if len(lacks) > 5 else "",
+            )
+    log.info("%s: %d genes that all %d samples measured", dataset, len(genes), len(samples))
 
 
 if __name__ == "__main__":

@@ -1,25 +1,24 @@
-"""Put the samples of a dataset into train, val and test, and find what stands in two of them.
+"""Put the samples of a dataset into train, val and test, and find what one split has seen of another.
 
-IN   audit.json of each sample's pseudo-spots (in the order of options.samples; for the spot counts)
-OUT  splits.tsv (one row per sample and split), leakage.tsv (one row per shared donor or sample)
+IN   audit.json of each sample's pseudo-spots, or the shards where those were imported (in the order
+     of options.samples; for the spot counts); experiment.xenium of the bundles, for their slides
+OUT  splits.tsv (one row per sample and split), leakage.tsv (one row per finding)
 
-Options: dataset, split (method, seed, fractions or lists, shared_donors), samples, published.
+Options: dataset, split (method, seed, fractions, fold or lists, shared_donors), samples, published
+(the rows of a split that is given by a table).
+
+A gate as well: a donor or sample in two splits stops here, unless shared_donors says why it may.
 """
 
-from pairscape import program
+from pathlib import Path
+
+from pairscape import leakage, program
 from pairscape.errors import InputError
 from pairscape.files import read_json
 from pairscape.program import log
-from pairscape.splits import (
-    SPLITS,
-    describe_leaks,
-    find_leaks,
-    make_splits,
-    write_leaks,
-    write_splits,
-)
+from pairscape.splits import SPLITS, make_splits, write_splits
 
-RESULT_VERSION = 1
+RESULT_VERSION = 2
 
 
 def main(argv=None):
@@ -27,7 +26,8 @@ def main(argv=None):
         argv,
         __doc__,
         RESULT_VERSION,
-        spots=program.Many("audit.json of each sample's spots"),
+        spots=program.Many("audit.json of each sample's spots, or its shard"),
+        experiments=program.Many("optional: experiment.xenium of each bundle"),
         splits="splits.tsv to write",
         leakage="leakage.tsv to write",
     )
@@ -40,22 +40,30 @@ def main(argv=None):
             f"{len(args.spots)} for {len(samples)} samples",
             "give one audit.json per sample, in the order of options.samples",
         )
+    if args.experiments and len(args.experiments) != len(samples):
+        raise InputError(
+            "--experiments",
+            "files",
+            f"{len(args.experiments)} for {len(samples)} samples",
+            "give one experiment.xenium per sample, in the order of options.samples, or none",
+        )
     spots = {
         row["sample"]: _spot_count(path, row["sample"])
         for path, row in zip(args.spots, samples, strict=True)
     }
-    rows = make_splits(
-        samples,
-        options["split"],
-        options.get("published", ()),
-        spots,
-        place=f"datasets.{dataset}.split",
-    )
-    leaks = find_leaks(rows)
+    place = f"datasets.{dataset}.split"
+    rows = make_splits(samples, options["split"], options.get("published", ()), spots, place=place)
+    facts = {row["sample"]: row for row in samples}
+    experiments = map(read_json, args.experiments or [])
+    slides = {row["sample"]: leakage.slide_of(row, next(experiments, None)) for row in samples}
+    leaks = leakage.find_leaks(rows, facts, slides)
+    leakage.refuse_leaks(leaks, place, "--options")
     write_splits(args.splits, rows)
-    write_leaks(args.leakage, leaks)
-    for told in describe_leaks(leaks):
-        log.warning("%s: %s; acknowledged: %s", dataset, told, leaks[0]["acknowledged"])
+    leakage.write_leaks(args.leakage, leaks)
+    for told in leakage.describe_leaks(leaks):
+        log.warning("%s: %s; acknowledged: %s", dataset, told, options["split"]["shared_donors"])
+    for summary in leakage.summarise_leaks(dataset, rows, leaks, "pooled"):
+        log.warning("%s: %s", dataset, leakage.summary_text(summary))
     counts = {name: [row for row in rows if row["split"] == name] for name in SPLITS}
     log.info(
         "%s: %s",
@@ -70,12 +78,15 @@ def main(argv=None):
 
 
 def _spot_count(path, sample: str) -> int:
-    audit = read_json(path)
-    if audit.get("sample", sample) != sample:
-        raise InputError(
-            path, "sample", audit["sample"], f"give the audit of {sample} in this place"
-        )
-    count = audit.get("spots")
+    if Path(path).suffix == ".arrow":
+        from pairscape import pairs
+
+        found, count = pairs.shard_metadata(path)["sample"], pairs.read_shard_table(path).num_rows
+    else:
+        audit = read_json(path)
+        found, count = audit.get("sample", sample), audit.get("spots")
+    if found != sample:
+        raise InputError(path, "sample", found, f"give the audit of {sample} in this place")
     if not isinstance(count, int) or count < 0:
         raise InputError(path, "spots", repr(count), "pool the sample again: this isn't its audit")
     return count

@@ -117,7 +117,9 @@ def export_sample(
         he_px = [[x, y] for y in (150.2, 350.0, 520.9) for x in (140.0, 400.7, 660.0)]
     if not (place / "spots.zarr").exists():
         write_small_spots(place / "spots.zarr", xenium_um(matrix, he_px), counts, sample=name)
-    write_slide(place / "he.ome.tif", tissue_image() if image is None else image)
+    # Each sample has tissue of its own: the audit knows copies. That of S1 is tissue_image().
+    own = int(name[-1]) - 1 if name[-1].isdigit() else 0
+    write_slide(place / "he.ome.tif", tissue_image(seed=own) if image is None else image)
     np.savetxt(place / "alignment.csv", matrix, delimiter=",")
     genes = folder / "genes.tsv"
     genes.write_text("gene_symbol\tgene_id\n" + "".join(f"{g}\tENSG{g}\n" for g in GENES))

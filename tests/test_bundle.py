@@ -1,10 +1,13 @@
+import gzip
 import json
+import shutil
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tiny_bundle
+from bundle_layouts import LAYOUTS, change_layout, write_bundle_with_cells
 
 from pairscape import bundle as xenium
 from pairscape.errors import InputError
@@ -101,6 +104,112 @@ def test_the_software_that_wrote_last_gives_the_version(bundle):
     assert xenium.software_version(ranger) == "xenium-4.0.1.0"
 
 
+@pytest.fixture(scope="module")
+def with_cells(tmp_path_factory):
+    return write_bundle_with_cells(tmp_path_factory.mktemp("cells") / "bundle")
+
+
+def tell(bundle):
+    """What all layouts of one bundle have in common."""
+    columns = xenium.transcript_columns(bundle)
+    wanted = ["feature_name", "x_location", "y_location", "qv", "cell_id", "overlaps_nucleus"]
+    wanted += [xenium.gene_column(columns)]
+    rows = []
+    for batch in xenium.iter_transcripts(bundle, wanted, batch_rows=4_000):
+        assert len(batch) <= 4_000
+        assert batch.schema.names == list(dict.fromkeys(wanted))
+        x, y, qv = (batch.column(i).to_numpy(zero_copy_only=False) for i in (1, 2, 3))
+        rows += zip(
+            batch.column("feature_name").to_pylist(),
+            x.tolist(),
+            y.tolist(),
+            qv.tolist(),
+            xenium.gene_rows(batch).tolist(),
+            xenium.cell_rows(batch).tolist(),
+            batch.column("overlaps_nucleus").to_pylist(),
+            strict=True,
+        )
+    panel = [(gene["gene_symbol"], gene["gene_id"]) for gene in xenium.read_panel(bundle)]
+    cells = xenium.read_cells(bundle)
+    counts = xenium.read_cell_counts(bundle, "ALPHA").reindex(cells["cell_id"])
+    return rows, panel, cells["x_centroid"].tolist(), counts.tolist()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_of_a_bundle_tells_the_same(with_cells, tmp_path, layout):
+    copy = tmp_path / "bundle"
+    shutil.copytree(with_cells, copy)
+    change_layout(copy, layout)
+    (rows, *others), (expected, *rest) = tell(copy), tell(with_cells)
+    assert rows == expected
+    assert others == rest
+    experiment = xenium.read_experiment(copy)
+    assert xenium.format_version(experiment) == tuple(
+        int(part) for part in layout.split()[0].split(".")
+    )
+    paths = xenium.morphology_files(copy, experiment)
+    assert len(paths) == LAYOUTS[layout].get("stains", 1)
+    assert not any(name in paths[0].name for name in ("0001", "0002", "0003"))
+    assert xenium.find_morphology(copy, experiment) == paths[0]
+
+
+def test_the_sample_of_cells_isnt_empty(with_cells):
+    rows, _, _, counts = tell(with_cells)
+    assert 500 < sum(row[5] for row in rows) < len(rows) / 2
+    assert sum(row[6] for row in rows) > 50
+    assert min(counts) > 0
+
+
+@pytest.mark.parametrize(
+    ("version", "told"),
+    [
+        ("xenium-3.0.0.15", (3, 0)),
+        ("Xenium-1.0.2", (1, 0)),
+        ("xenium-4.0.0.0-rc1", (4, 0)),
+        ("2.0.1", (2, 0)),
+    ],
+)
+def test_a_version_is_read_in_every_spelling(version, told):
+    assert xenium.format_version({"analysis_sw_version": version}) == told
+
+
+def test_a_version_that_says_nothing_is_refused():
+    with pytest.raises(InputError, match=r"analysis_sw_version: found 'R&D'; give the version"):
+        xenium.format_version({"analysis_sw_version": "R&D"})
+    ranger = {"analysis_sw_version": "xenium-1.6.0.7", "xenium_ranger": {"version": "mine"}}
+    with pytest.raises(InputError, match=r"xenium_ranger\.version: found 'mine'"):
+        xenium.format_version(ranger)
+
+
+def test_the_text_table_is_read_only_where_there_is_no_other(bundle):
+    (bundle / "transcripts.csv.gz").write_bytes(b"nonsense")
+    assert xenium.find_transcripts(bundle).name == "transcripts.parquet"
+    assert xenium.transcript_rows(bundle) == 20_000
+
+
+def test_the_text_table_streams_in_bounded_memory(tmp_path):
+    """A table of 60 MB of text is never more than a few blocks in memory."""
+    bundle = tiny_bundle.write_bundle(tmp_path / "bundle")
+    table = tiny_bundle.make_transcripts(1000).to_csv(index=False)
+    head, body = table.split("\n", 1)
+    with gzip.open(bundle / "transcripts.csv.gz", "wt", compresslevel=1) as handle:
+        handle.write(head + "\n")
+        for _ in range(500):
+            handle.write(body)
+    (bundle / "transcripts.parquet").unlink()
+    before, rows = pa.total_allocated_bytes(), 0
+    for batch in xenium.iter_transcripts(bundle, COLUMNS):
+        rows += len(batch)
+        assert pa.total_allocated_bytes() - before < 8 * xenium.CSV_BLOCK
+    assert rows == 500_000
+
+
+def to_csv(bundle, change=lambda table: table):
+    table = change(tiny_bundle.make_transcripts())
+    (bundle / "transcripts.parquet").unlink()
+    table.to_csv(bundle / "transcripts.csv.gz", index=False)
+
+
 def change(bundle, name, **values):
     path = bundle / name
     content = json.loads(path.read_text()) | values
@@ -167,6 +276,47 @@ def test_a_broken_file_is_named(bundle, spoil, read, message):
         read(bundle)
     assert message in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda b: (to_csv(b), cut(b, "transcripts.csv.gz")), "transcripts.csv.gz: rows"),
+        (
+            lambda b: (to_csv(b), (b / "transcripts.csv.gz").write_bytes(b"feature_name,qv")),
+            "transcripts.csv.gz: header",
+        ),
+        (lambda b: to_csv(b, lambda t: t.drop(columns="qv")), "csv.gz: column qv"),
+        (lambda b: to_csv(b, lambda t: t[:0]), "csv.gz: rows: found none"),
+        (lambda b: to_csv(b, lambda t: t.assign(x_location="here")), "csv.gz: rows"),
+    ],
+)
+def test_a_broken_text_table_is_named(bundle, spoil, message):
+    spoil(bundle)
+    with pytest.raises(InputError) as refusal:
+        read_all(bundle, COLUMNS)
+    assert message in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_column_of_the_wrong_kind_is_refused(bundle):
+    table = tiny_bundle.make_transcripts().assign(x_location="here")
+    tiny_bundle.write_transcripts(bundle, table)
+    with pytest.raises(InputError, match="column x_location: found string"):
+        xenium.open_transcripts(bundle)
+
+
+def test_a_bundle_without_any_list_of_genes_is_refused(bundle):
+    (bundle / "gene_panel.json").unlink()
+    (bundle / "cell_feature_matrix.h5").unlink()
+    with pytest.raises(InputError, match=r"gene_panel\.json: file: found nothing"):
+        xenium.read_panel(bundle)
+
+
+def test_the_real_panel_is_that_of_the_real_matrix(shared):
+    folder = shared / "data" / "xenium-mouse-ileum-tiny"
+    panel = {gene["gene_symbol"]: gene["gene_id"] for gene in xenium.read_panel(folder)}
+    assert xenium.feature_genes(xenium.read_features(folder)) == panel
 
 
 def test_a_damaged_page_is_refused_while_streaming(bundle):

@@ -3,8 +3,10 @@ import json
 import numpy as np
 import pytest
 import tiny_bundle
+from bundle_layouts import LAYOUTS, change_layout, write_bundle_with_cells
 
 import check_bundle
+from pairscape.bundle_checks import _Ids
 from pairscape.errors import InputError
 
 
@@ -42,6 +44,42 @@ def test_a_sound_bundle_passes_without_a_finding(inputs, tmp_path):
     assert facts["alignment"]["rotation_degrees"] == pytest.approx(90)
     assert facts["transcripts_outside_he"] == 0
     assert facts["cells"] == 4
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_sound_bundle_passes_in_every_layout(inputs, tmp_path, layout):
+    bundle = change_layout(write_bundle_with_cells(tmp_path / "cells"), layout)
+    report = check({**inputs, "bundle": bundle}, tmp_path / "check.json")
+    assert report["verdict"] == "ok"
+    assert {finding["level"] for finding in report["findings"]} <= {"note"}
+    version = [int(part) for part in layout.split()[0].split(".")]
+    facts = report["facts"]
+    assert facts["format_version"] == version
+    assert facts["transcripts"] == 20_000
+    assert facts["transcripts_from"].endswith("csv.gz" if "csv" in layout else "parquet")
+    assert 5 < facts["transcript_to_cell_um"] < 20
+    assert len(facts["morphology_files"]) == LAYOUTS[layout].get("stains", 1)
+
+
+def test_a_panel_without_a_list_is_noted(inputs, tmp_path):
+    del inputs["panel"]
+    report = check(inputs, tmp_path / "check.json", panel="tinny")
+    (finding,) = report["findings"]
+    assert (finding["level"], finding["field"]) == ("note", "panel of sample S1")
+
+
+def test_repeated_ids_are_found_in_bounded_memory(monkeypatch):
+    import pyarrow as pa
+
+    monkeypatch.setattr("pairscape.bundle_checks.IDS_KEPT", 1000)
+    ids = _Ids()
+    for start in range(0, 100_000, 1000):
+        ids.add(pa.array(np.arange(start, start + 1000, dtype=np.uint64)))
+        assert ids.size <= 1000
+    assert ids.repeated() == (0, 0)
+    for start in range(0, 100_000, 1000):
+        ids.add(pa.array(np.arange(start, start + 1000, dtype=np.uint64)))
+    assert ids.repeated()[1] == 0.5
 
 
 def test_a_bundle_without_he_gets_a_note(inputs, tmp_path):
@@ -106,6 +144,23 @@ def set_rows(column, value, rows=slice(5, 6)):
     return transcripts(change)
 
 
+def change_experiment(inputs, **values):
+    path = inputs["bundle"] / "experiment.xenium"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def lose_a_gene_of_the_matrix(inputs):
+    import h5py
+
+    with h5py.File(inputs["bundle"] / "cell_feature_matrix.h5", "a") as file:
+        file["matrix/features/name"][0] = b"OTHER"
+
+
+def state_totals(inputs):
+    path = inputs["bundle"] / "metrics_summary.csv"
+    path.write_text("total_high_quality_decoded_transcripts\n40000\n")
+
+
 def move_he(inputs):
     matrix = np.loadtxt(inputs["he_alignment"], delimiter=",")
     matrix[0, 2] += 5000
@@ -125,7 +180,13 @@ def spoil_he_tiles(inputs):
         (lambda i: (i["bundle"] / "transcripts.parquet").unlink(), "transcripts.parquet: file"),
         (lambda i: cut(i["bundle"] / "transcripts.parquet"), "transcripts.parquet: footer"),
         (lambda i: (i["bundle"] / "experiment.xenium").unlink(), "experiment.xenium: file"),
-        (lambda i: (i["bundle"] / "gene_panel.json").unlink(), "gene_panel.json: file"),
+        (
+            lambda i: [
+                (i["bundle"] / name).unlink()
+                for name in ("gene_panel.json", "cell_feature_matrix.h5")
+            ],
+            "gene_panel.json: file",
+        ),
         (lambda i: cut(i["bundle"] / "cells.parquet"), "cells.parquet: file"),
         (lambda i: cut(i["bundle"] / "cells.zarr.zip", 20), "cells.zarr.zip: file"),
         (lambda i: cut(i["bundle"] / "cell_feature_matrix.h5"), "cell_feature_matrix.h5: file"),
@@ -142,7 +203,7 @@ def spoil_he_tiles(inputs):
         (set_rows("qv", np.nan), "qv: found 1 rows outside"),
         (set_rows("x_location", 500, slice(0, 300)), "300 rows outside of the morphology image"),
         (lambda i: tiny_bundle.write_panel(i["bundle"], tiny_bundle.GENES[:4]), "(EPSILON)"),
-        (lambda i: i.update(he_alignment=None), "alignment: found none"),
+        (lambda i: i.update(he_alignment=None), "he_alignment: found '' and no file"),
         (lambda i: i["he_alignment"].write_text("1,0\n0,1\n"), "he.csv: matrix: found 2 + 2"),
         (lambda i: i["he_alignment"].write_text("1,1,0\n1,1,0\n0,0,1\n"), "a singular matrix"),
         (lambda i: i["he_image"].unlink(), "he.ome.tif: file: found nothing"),
@@ -175,6 +236,25 @@ def test_a_broken_input_is_refused_and_leaves_no_report(inputs, tmp_path, spoil,
         (set_rows("x_location", 500), "1 rows outside of the morphology image"),
         (lambda i: (i["bundle"] / "cells.parquet").unlink(), "cells.parquet: file: found nothing"),
         (lambda i: tiny_bundle.write_he(i["bundle"].parent, stated=0.52), "0.52 um as the image"),
+        (
+            lambda i: change_experiment(i, analysis_sw_version="R&D"),
+            "experiment.xenium: analysis_sw_version: found 'R&D'",
+        ),
+        (
+            lambda i: change_experiment(i, analysis_sw_version="xenium-5.0.0.1"),
+            "software version: found xenium-5.0.0.1, expected up to 4.x",
+        ),
+        (
+            lambda i: change_experiment(i, num_cells=5),
+            "cells.parquet: rows: found 4, expected 5",
+        ),
+        (lose_a_gene_of_the_matrix, "cell_feature_matrix.h5: matrix/features: found 5 genes"),
+        (state_totals, "expected 40000 as metrics_summary.csv says"),
+        (
+            transcripts(lambda t: t.assign(is_gene=t["is_gene"] & (t["feature_name"] != "BETA"))),
+            "1 genes of the panel only in rows of no gene (BETA)",
+        ),
+        (set_rows("transcript_id", 0, slice(0, 3)), "transcript_id: found 0.01% of the rows"),
         (
             lambda i: tiny_bundle.write_he(i["bundle"].parent, margin=-10),
             "% of the gene transcripts",

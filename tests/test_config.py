@@ -45,8 +45,8 @@ def test_defaults_fill_every_level_and_are_valid_themselves(path):
     assert resolved["retrieval"]["recall_at"] == [1, 5, 10]
     for experiment in resolved["experiments"].values():
         assert experiment["training"]["betas"] == [0.9, 0.95]
-    for preset in resolved["spots"].values():
-        assert preset["min_qv"] == 20
+    for name, preset in resolved["spots"].items():
+        assert preset["min_qv"] == (0 if name == "published55" else 20)
     assert resolve_config(resolved, path) == resolved
 
 
@@ -74,12 +74,26 @@ BREAST = ("datasets", "human-breast-panel")
         ),
         (("experiments", "benchmark", "datasets", 0), "human-5k", "did you mean human-5k-panel?"),
         (("experiments", "benchmark", "sedes"), [1], "unknown key 'sedes'; did you mean seeds?"),
-        ((*BREAST, "split", "method"), "donors", "allowed: published, donor, listed"),
+        ((*BREAST, "split", "method"), "donors", "allowed: published, donor, leave_one"),
         ((*BREAST, "spots"), "square5", f"{'.'.join(BREAST)}.spots: found 'square5'"),
         ((*BREAST, "panel"), "human-brest-panel", "did you mean human-breast-panel?"),
         ((*BREAST, "samples"), ["TENX94", "TENX9"], f"{'.'.join(BREAST)}.samples: found 'TENX9'"),
         (("spots", "square55", "size_um"), -1, "spots.square55.size_um: found -1"),
-        (("spots", "square55", "shape"), "circle", "spots.square55.centres: found none"),
+        (("spots", "square55", "shape"), "octagon", "allowed: square, hexagon, circle"),
+        (("spots", "square55", "pitch_um"), 50, "spots.square55.pitch_um: found 50, so that spots"),
+        (("spots", "square55", "lattice"), "hexagonal", "lattice: found hexagonal for squares"),
+        (("spots", "square55", "frame"), "he_px", "allowed: xenium_um, he_pixels"),
+        (("spots", "square55", "centres"), {"file": "a.tsv"}, "centres: found centres for squares"),
+        (
+            ("spots", "square55"),
+            {"shape": "circle", "size_um": 55, "pitch_um": 100, "centres": {"file": "a.tsv"}},
+            "spots.square55.pitch_um: found 100 beside given centres",
+        ),
+        (
+            ("spots", "square55"),
+            {"shape": "hexagon", "size_um": 55, "pitch_um": 100},
+            "spots.square55.pitch_um: found 100 for hexagons of 55",
+        ),
         (("patches", "field112", "patch_pxs"), 1, "did you mean patch_px?"),
         (("datasets", "a/b"), {}, "a/b"),
         (("overlay_gene",), "ERBB22", "config/config.yaml: overlay_gene: found 'ERBB22'"),
@@ -95,6 +109,13 @@ def test_a_wrong_key_name_or_value_is_told_with_its_path(path, value, told):
         check(change(path, value))
     assert told in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_sample_without_he_image_is_refused_for_spots_that_need_one():
+    config = load("tests/real/config.yaml")
+    config["spots"]["square55"]["min_tissue"] = 0.2
+    with pytest.raises(InputError, match=r"pool_also\[0\].spots: found square55, which needs an H"):
+        check(config, "tests/real/config.yaml")
 
 
 def test_a_missing_key_is_named():
@@ -129,6 +150,106 @@ def test_the_sample_table_refuses_unknown_columns_and_repeated_samples(tmp_path)
     table.write_text("sample\tpanel\tdonor\na\tp\td\n")
     with pytest.raises(InputError, match="column source"):
         read_samples(table)
+
+
+LUNG = "human-lung-healthy-panel"
+FOLD = {"method": "leave_one_donor_out", "fold": 2}
+
+
+def test_folds_and_other_splits_use_the_shards_of_a_dataset():
+    config = load("config/config.yaml")
+    config["datasets"]["fold2"] = {"shards_of": LUNG, "split": FOLD}
+    config["datasets"]["few"] = {
+        "shards_of": LUNG,
+        "split": {"method": "listed", "train": ["NCBI864"], "test": ["NCBI865"]},
+    }
+    resolved, samples = check(config)
+    assert resolved["datasets"]["fold2"]["panel"] == LUNG
+    assert resolved["datasets"]["fold2"]["spots"] == "square55"
+    assert dataset_samples(resolved, samples, "fold2") == dataset_samples(resolved, samples, LUNG)
+    assert dataset_samples(resolved, samples, "few") == ["NCBI864", "NCBI865"]
+    assert resolve_config(resolved, "x") == resolved
+
+
+def test_a_split_can_be_a_file(tmp_path):
+    table = tmp_path / "mine.tsv"
+    table.write_text("sample\tsplit\nNCBI864\ttrain\nNCBI865\ttest\n")
+    config = load("config/config.yaml")
+    split = {"method": "file", "file": str(table)}
+    config["datasets"]["mine"] = {"shards_of": LUNG, "split": split}
+    resolved, samples = check(config)
+    assert dataset_samples(resolved, samples, "mine") == ["NCBI864", "NCBI865"]
+    table.write_text("sample\tsplit\nNCBI864\ttraining\n")
+    with pytest.raises(InputError, match="column split: found 'training'; allowed: train, val"):
+        check(config)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "told"),
+    [
+        ({"shards_of": "human-lung", "split": FOLD}, "datasets.new.shards_of: found 'human-lung'"),
+        ({"shards_of": "new", "split": FOLD}, "datasets.new.shards_of: found 'new'"),
+        (
+            {"shards_of": LUNG, "panel": "human-5k-panel", "split": FOLD},
+            "datasets.new.panel: found 'human-5k-panel', where human-lung-healthy-panel has",
+        ),
+        (
+            {"shards_of": LUNG, "split": {"method": "listed", "train": ["TENX94"]}},
+            "TENX94",
+        ),
+        ({"shards_of": LUNG, "split": {**FOLD, "fold": 15}}, "fold: found 15; allowed: 0 to 14"),
+        ({"shards_of": LUNG, "split": {"method": "file"}}, "datasets.new.split: found no key 'f"),
+        (
+            {"panel": LUNG, "source": "published", "split": {"method": "donor"}},
+            "datasets.new: found no key 'published_data'",
+        ),
+        (
+            {
+                "panel": LUNG,
+                "source": "published",
+                "published_data": "x",
+                "spots": "square55",
+                "split": {"method": "donor"},
+            },
+            "datasets.new.spots: found a value, with source published; leave it out",
+        ),
+        (
+            {"panel": "human-skin-panel", "spots": "square55", "patches": "field112"}
+            | {"split": {"method": "donor"}},
+            "2 donor(s)",
+        ),
+    ],
+)
+def test_a_dataset_that_cannot_be_is_refused_by_the_path_of_its_key(dataset, told):
+    config = load("config/config.yaml")
+    config["datasets"]["new"] = dataset
+    with pytest.raises(InputError) as caught:
+        check(config)
+    assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "preset", [{}, {"patch_px": 224}, {"native_px": 512, "patch_px": 224, "um_per_px": 0.5}]
+)
+def test_patches_are_of_one_field_of_view_or_native(preset):
+    config = load("config/config.yaml")
+    config["patches"]["mine"] = preset
+    with pytest.raises(InputError, match=r"patches.mine: .* give um_per_px and patch_px, or nati"):
+        check(config)
+    config["patches"]["mine"] = {"native_px": 512}
+    check(config)
+
+
+def test_the_published_data_set_as_a_source_needs_no_bundle():
+    config = load("config/config.yaml")
+    config["datasets"]["hosted"] = {
+        "panel": LUNG,
+        "source": "published",
+        "published_data": "elsewhere",
+        "split": {"method": "donor"},
+    }
+    resolved, samples = check(config)
+    assert len(dataset_samples(resolved, samples, "hosted")) == 20
 
 
 def test_the_published_datasets_have_the_published_samples():

@@ -1,5 +1,6 @@
 """The Hugging Face data set: what load_dataset returns is what the shards hold now."""
 
+import csv
 import json
 import shutil
 
@@ -12,13 +13,18 @@ import describe_dataset
 import index_datasets
 from pairscape import hf_card, pairs
 from pairscape.errors import InputError
-from pairscape.splits import find_leaks, make_splits, write_leaks, write_splits
+from pairscape.leakage import find_leaks, write_leaks
+from pairscape.splits import make_splits, write_splits
 
 PLACES = {"S1": "train", "S2": "val", "S3": "test"}
 
 
-def describe(folder, name="tiny", split=None, donors=None, samples=tuple(PLACES)):
-    """Write splits, leaks and both cards for the shards in ``folder``; return the folder above."""
+def describe(folder, name="tiny", split=None, donors=None, samples=tuple(PLACES), home=None):
+    """Write splits, leaks and both cards for the shards in ``folder``; return the folder above.
+
+    ``home`` is the folder of the dataset whose shards this one uses.
+    """
+    home = home or folder
     rows = [
         sample_row(sample, donor=(donors or {}).get(sample, f"D_{sample}")) for sample in samples
     ]
@@ -28,16 +34,21 @@ def describe(folder, name="tiny", split=None, donors=None, samples=tuple(PLACES)
     write_splits(folder / "splits.tsv", made)
     write_leaks(folder / "leakage.tsv", find_leaks(made))
     options = {"dataset": name, "config_name": name, "samples": rows}
+    options["shared_donors"] = split.get("shared_donors")
     describe_dataset.main(
         [
             "--shards",
-            *(str(folder / "shards" / f"{sample}.arrow") for sample in samples),
+            *(str(home / "shards" / f"{sample}.arrow") for sample in samples),
             "--genes",
-            str(folder / "genes.tsv"),
+            str(home / "genes.tsv"),
             "--splits",
             str(folder / "splits.tsv"),
             "--leakage",
             str(folder / "leakage.tsv"),
+            "--patch-leakage",
+            str(folder / "patch_leakage.tsv"),
+            "--layout",
+            *(str(folder / "data" / name / f"{split}.csv") for split in ("train", "val", "test")),
             "--card",
             str(folder / "README.md"),
             "--options",
@@ -116,7 +127,7 @@ def test_a_reexported_shard_is_what_load_dataset_then_returns(folder, tmp_path, 
     (folder / "S3" / "he.ome.tif").unlink()
     shutil.rmtree(folder / "S3" / "spots.zarr")
     counts = np.full((9, 4), 77, np.int32)
-    export_sample(folder, "S3", counts=counts, image=255 - tissue_image())
+    export_sample(folder, "S3", counts=counts, image=255 - tissue_image(seed=2))
     after = rows()
     assert [gexp for _, gexp in after] == [[[77] * 4]] * 9
     assert all(abs(old + new - 255) < 2 for (old, _), (new, _) in zip(before, after, strict=True))
@@ -148,9 +159,57 @@ def test_several_datasets_are_configs_of_one(folder, tmp_path):
     }
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_fold_uses_the_shards_of_another_dataset(folder, tmp_path, streaming):
+    """By relative paths, in its own card and in the card over all."""
+    split = {"train": ["S3"], "val": ["S1"], "test": ["S2"]}
+    describe(folder.parent / "fold-1", "fold-1", split, home=folder)
+    datasets_folder = describe(folder)
+    assert not (folder.parent / "fold-1" / "shards").exists()
+    for place, name in ((datasets_folder, "fold-1"), (folder.parent / "fold-1", None)):
+        rows = load(place, tmp_path / "c", name=name, split="test", streaming=streaming)
+        assert [row["sample"] for row in rows] == ["S2"] * 9
+    versions = {
+        config["config_name"]: config["version"]
+        for config in hf_card.read_front_matter(datasets_folder / "README.md")["configs"]
+    }
+    assert versions["fold-1"] != versions["tiny"]
+
+
+def test_the_published_layout_holds_all_rows_as_train_and_csv_files_tell_the_splits(
+    folder, tmp_path
+):
+    """Read as code written for the published data set does: match `name` with the column `id`."""
+    split = {"train": ["S1"], "val": ["S2"], "test": ["S2", "S3"], "shared_donors": "as published"}
+    datasets_folder = describe(folder, split=split)
+    data = load(datasets_folder, tmp_path / "c", name="tiny-published-layout", split="train")
+    assert data.num_rows == 27  # S2, which stands in two splits, once
+    names = data.features["name"]
+    for name, expected in (("train", ["S1"]), ("val", ["S2"]), ("test", ["S2", "S3"])):
+        with open(folder / "data" / "tiny" / f"{name}.csv", newline="") as handle:
+            table = list(csv.DictReader(handle))
+        assert [row["id"] for row in table] == expected
+        codes = {names.str2int(row["id"]) for row in table}
+        rows = [i for i, code in enumerate(data["name"]) if code in codes]
+        assert set(data.select(rows)["sample"]) == set(expected)
+    assert data.features["source"].str2int("geo") == 0
+    assert np.asarray(data[0]["gexp"]).shape == (1, 4)
+    assert table[0]["organ"] == "breast"
+    assert table[0]["patient"] == "D_S2"
+
+
+def test_native_patches_of_several_scales_make_one_dataset(tmp_path):
+    folder = tmp_path / "datasets" / "tiny"
+    for sample in PLACES:
+        export_sample(folder, sample, patches={"native_px": 100, "encoding": "png"})
+    describe(folder)
+    text = (folder / "README.md").read_text()
+    assert "100 x 100 pixels of the H&E as scanned (column `um_per_px`: 0.34 µm" in text
+
+
 def test_a_split_without_samples_is_not_in_the_card(folder):
     describe(folder, split={"train": ["S1", "S2"], "test": ["S3"]})
-    (config,) = hf_card.read_front_matter(folder / "README.md")["configs"]
+    config, _ = hf_card.read_front_matter(folder / "README.md")["configs"]
     assert [files["split"] for files in config["data_files"]] == ["train", "test"]
     assert config["data_files"][0]["path"] == ["shards/S1.arrow", "shards/S2.arrow"]
 
@@ -172,7 +231,7 @@ def test_the_card_tells_a_shared_donor_in_bold(folder):
     text = (folder / "README.md").read_text()
     (bold,) = [line for line in text.splitlines() if line.startswith("**")]
     assert bold.startswith("**Not donor-disjoint: donor A (S1 in train, S3 in test)")
-    assert "1 of 1 test sample(s) (100% of its spots) share a donor with train" in bold
+    assert "1 of 1 test sample(s) (100% of its spots, pooled) share a donor with train" in bold
     assert bold.endswith("one tumour.**")
 
 

@@ -157,6 +157,20 @@ def test_rows_stand_in_the_order_of_the_spots_with_their_own_patch(folder):
     assert [row["array_row"] for row in table] == [0, 2, 3, 4]
 
 
+def test_native_patches_are_the_slides_own_pixels(folder):
+    shard = run(folder, patches={"native_px": 96, "encoding": "png"})
+    image, metadata = tissue_image(), pairs.shard_metadata(shard)
+    index = pairs.read_index(shard).to_pylist()
+    assert [row["spot"] for row in index] == list("acde")
+    for row, patch in zip(index, read_images(shard), strict=True):
+        corner = np.array(row["cell_coords"]) - 48
+        x, y = np.floor(corner + 0.5).astype(int)
+        assert np.abs(corner - (x, y)).max() <= 0.5
+        assert np.array_equal(patch, image[y : y + 96, x : x + 96])
+        assert row["um_per_px"] == pytest.approx(0.34, rel=1e-5)
+    assert metadata["patches"]["native_px"] == metadata["patches"]["patch_px"] == 96
+
+
 def test_the_same_inputs_make_the_same_bytes(folder):
     first = run(folder).read_bytes()
     assert run(folder).read_bytes() == first
@@ -187,9 +201,13 @@ def test_an_image_on_the_morphology_grid_needs_no_alignment_file(folder):
 def test_an_image_in_microns_is_placed_by_its_pixel_size(folder):
     spots = folder / "other.zarr"
     write_small_spots(spots, [[100.0, 120.0]])
-    sample = sample_row(he_alignment="microns", he_um_per_px="0.4")
+    sample = sample_row(he_alignment="microns", he_um_per_px="0.34")
     shard = run(folder, sample=sample, alignment=False, spots=spots)
-    assert np.allclose(pairs.read_index(shard)["cell_coords"].to_pylist(), [[250, 300]])
+    placed = [[100 / 0.34, 120 / 0.34]]
+    assert np.allclose(pairs.read_index(shard)["cell_coords"].to_pylist(), placed)
+    sample = sample_row(he_alignment="microns", he_um_per_px="0.4")
+    with pytest.raises(InputError, match=r"he_um_per_px: found 0.4 where the image says 0.34"):
+        run(folder, sample=sample, alignment=False, spots=spots)
 
 
 def test_a_missing_alignment_is_never_the_identity(folder):

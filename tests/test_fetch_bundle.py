@@ -8,6 +8,7 @@ import stat
 import threading
 import zipfile
 
+import numpy as np
 import pytest
 import tiny_bundle
 
@@ -25,20 +26,35 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.server.requests.append((self.path, self.headers.get("Range")))
         fault = self.server.faults.pop(0) if self.server.faults else None
         if isinstance(fault, int):
-            return self.answer(fault, b"no")
-        content = self.server.files.get(self.path)
+            return self.answer(fault, b"no", {"Retry-After": "7"} if fault == 429 else None)
+        content = self.server.files.get(self.path.removeprefix("/bucket").partition("?")[0])
         if content is None:
             return self.answer(404, b"")
         tag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
+        if self.server.new_tags:
+            tag = f'"{len(self.server.requests)}"'
         headers, status, start = {"ETag": tag, "Accept-Ranges": "bytes"}, 200, 0
         wanted = self.headers.get("Range")
-        if wanted and self.headers.get("If-Range") == tag and self.server.ranges:
+        unchanged = self.headers.get("If-Range", tag) == tag or self.server.careless
+        if wanted and unchanged and self.server.ranges:
             start = int(wanted.removeprefix("bytes=").removesuffix("-"))
             status = 206
             headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+            if start >= len(content):
+                return self.answer(416, b"")
         body = content[start:]
         cut = len(body) // 2 if fault == "drop" else len(body)
-        return self.answer(status, body, headers, cut)
+        if fault == "truncate":
+            body = body[: cut // 2]
+        if fault == "too long":
+            headers["Content-Length"] = str(len(body) + 10)
+            self.close_connection = True
+        if fault == "too short":
+            headers["Content-Length"] = str(len(body) - 10)
+            body = body[:-10]
+        if fault == "other bytes":
+            body = bytes(len(body))
+        return self.answer(status, body, headers, min(cut, len(body)))
 
     def answer(self, status, body, headers=None, cut=None):
         self.send_response(status)
@@ -58,6 +74,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 def server():
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.files, server.faults, server.requests, server.ranges = {}, [], [], True
+        server.new_tags = server.careless = False
         server.url = f"http://127.0.0.1:{server.server_address[1]}"
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
@@ -66,12 +83,27 @@ def server():
         thread.join()
 
 
+@pytest.fixture
+def mirror(server):
+    """Another host with the same files."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as other:
+        other.files, other.faults, other.requests, other.ranges = server.files, [], [], True
+        other.new_tags = other.careless = False
+        other.url = f"http://127.0.0.1:{other.server_address[1]}/bucket"
+        thread = threading.Thread(target=other.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        yield other
+        other.shutdown()
+        thread.join()
+
+
 @pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    """No waiting between tries, and no proxy before the local server."""
+def waits(monkeypatch):
+    """No waiting between tries (what would be waited is listed), no proxy before the server."""
     monkeypatch.setenv("no_proxy", "*")
-    patient = downloads.download
-    monkeypatch.setattr(downloads, "download", functools.partial(patient, sleep=lambda _: None))
+    patient, seconds = downloads.download, []
+    monkeypatch.setattr(downloads, "download", functools.partial(patient, sleep=seconds.append))
+    return seconds
 
 
 def zip_folder(folder, top="") -> bytes:
@@ -104,8 +136,9 @@ def published(server, tmp_path):
     }
 
 
-def fetch(sample, folder):
-    fetch_bundle.main([f"--bundle={folder}", "--options", json.dumps({"sample": sample})])
+def fetch(sample, folder, *flags):
+    options = json.dumps({"sample": sample})
+    fetch_bundle.main([f"--bundle={folder}", "--options", options, *flags])
     return folder
 
 
@@ -185,13 +218,242 @@ def test_a_refusal_says_what_to_do_by_hand(published, server, tmp_path, status):
     assert len(server.requests) == 1
 
 
-def test_a_sample_without_an_address_says_where_to_put_it(tmp_path):
-    sample = {"sample": "S9", "bundle_url": "", "landing_page": "https://example.org/GSE1"}
+def test_the_waits_between_tries_double_and_the_server_may_ask_for_more(
+    published, server, tmp_path, waits
+):
+    server.faults = [503, 503, 429, 503]
+    assert_whole(fetch(published, tmp_path / "S1"), tmp_path, server)
+    assert waits == [1, 2, 7, 8]
+
+
+def test_a_server_that_announces_more_than_it_sends_is_given_up(published, server, tmp_path):
+    server.faults = ["too long"] * 20
+    with pytest.raises(InputError, match=f"{downloads.TRIES} times"):
+        fetch(published, tmp_path / "S1")
+    assert len(server.requests) < 2 * downloads.TRIES
+
+
+@pytest.mark.parametrize(("careless", "ranges"), [(False, True), (True, True), (False, False)])
+def test_a_server_whose_marks_change_gives_whole_files_or_none(
+    published, server, tmp_path, careless, ranges
+):
+    server.new_tags, server.careless, server.ranges = True, careless, ranges
+    server.faults = ["drop"]
+    assert_whole(fetch(published, tmp_path / "S1"), tmp_path, server)
+
+
+def test_a_careless_server_that_has_another_file_now_isnt_spliced(published, server, tmp_path):
+    """It answers the range asked for, whatever the mark: its new mark and size give it away."""
+    server.careless, server.faults = True, ["drop"]
+    old = server.files["/S1_outs.zip"]
+    with pytest.raises(InputError):
+        downloads.download(published["bundle_url"], tmp_path / "y.zip", by_hand="", tries=1)
+    for changed in (b"x" * len(old), b"y" * (len(old) + 1)):
+        server.files["/S1_outs.zip"] = changed
+        downloads.download(published["bundle_url"], tmp_path / "y.zip", by_hand="")
+        assert (tmp_path / "y.zip").read_bytes() == changed
+        (tmp_path / "y.zip").rename(tmp_path / "y.zip.part")
+        mark = {"url": published["bundle_url"], "version": '"old"', "size": len(changed) + 5}
+        (tmp_path / "y.zip.part.json").write_text(json.dumps(mark))
+
+
+def known(server, sample, what="sha256"):
+    content = server.files["/S1_outs.zip"]
+    digest = hashlib.new(what, content).hexdigest()
+    return sample | {"bundle_bytes": str(len(content)), "bundle_checksum": f"{what}:{digest}"}
+
+
+@pytest.mark.parametrize("fault", ["truncate", "too short", "other bytes"])
+@pytest.mark.parametrize("what", ["sha256", "md5"])
+def test_a_wrong_file_is_noticed_where_size_and_checksum_are_known(
+    published, server, tmp_path, fault, what
+):
+    sample = known(server, published, what)
+    if fault == "other bytes":  # once may happen on the way
+        server.faults = [fault]
+        assert_whole(fetch(sample, tmp_path / "S1"), tmp_path, server)
+    server.faults = [fault] * 9
     with pytest.raises(InputError) as refusal:
-        fetch(sample, tmp_path / "S9")
-    for part in ("sample S9, bundle_url", "https://example.org/GSE1", str(tmp_path / "S9")):
+        fetch(sample, tmp_path / "S2")
+    size = sample["bundle_bytes"]
+    told = f"where {size} are expected" if fault != "other bytes" else f"a file with {what} "
+    assert told in str(refusal.value)
+    assert len(server.requests) <= 6
+    assert not (tmp_path / "S2").exists()
+
+
+def test_a_part_of_a_server_without_marks_is_continued_where_the_checksum_is_known(
+    published, server, tmp_path
+):
+    sample = known(server, published)
+    server.new_tags, server.faults = True, ["drop"] * 3
+    assert_whole(fetch(sample, tmp_path / "S1"), tmp_path, server)
+    starts = [asked for path, asked in server.requests if path == "/S1_outs.zip"]
+    assert starts[0] is None
+    assert all(starts[1:])
+
+
+@pytest.mark.parametrize("refusal", [403, 404, 503])
+@pytest.mark.parametrize("to_mirror", [True, False])
+def test_the_other_host_is_asked_where_one_fails(
+    published, server, mirror, tmp_path, refusal, to_mirror
+):
+    server.faults = [refusal] * (1 if refusal < 500 else downloads.TRIES)
+    pair = [server.url, mirror.url] if to_mirror else [mirror.url, server.url]
+    folder = fetch(published, tmp_path / "S1", "--mirrors", json.dumps(dict([pair])))
+    assert_whole(folder, tmp_path, server)
+    assert [path for path, _ in mirror.requests] == ["/bucket/S1_outs.zip"]
+
+
+def test_the_other_host_goes_on_with_a_part_of_the_same_version(
+    published, server, mirror, tmp_path
+):
+    server.faults = ["drop"] + [503] * downloads.TRIES
+    mirrors = json.dumps({server.url: mirror.url})
+    assert_whole(fetch(published, tmp_path / "S1", "--mirrors", mirrors), tmp_path, server)
+    half = len(server.files["/S1_outs.zip"]) // 2
+    assert mirror.requests == [("/bucket/S1_outs.zip", f"bytes={half}-")]
+
+
+def test_a_refusal_of_both_hosts_tells_both(published, server, mirror, tmp_path):
+    server.faults, mirror.faults = [403], [404]
+    with pytest.raises(InputError) as refusal:
+        fetch(published, tmp_path / "S1", "--mirrors", json.dumps({server.url: mirror.url}))
+    port = mirror.server_address[1]
+    assert f"status 403 Forbidden; at 127.0.0.1:{port} status 404" in str(refusal.value)
+
+
+def test_secrets_of_an_address_are_neither_logged_nor_kept(
+    published, server, tmp_path, monkeypatch, capfd
+):
+    monkeypatch.setenv("S1_TOKEN", "hush")
+    published["bundle_url"] += "?token=${S1_TOKEN}&sig=hash"
+    server.faults = [503, "drop"]
+    log = tmp_path / "fetch.log"
+    monkeypatch.setattr("sys.argv", ["fetch_bundle.py", "--options", json.dumps(published)])
+    folder = fetch(published, tmp_path / "S1", f"--log={log}")
+    assert_whole(folder, tmp_path, server)
+    assert server.requests[0][0] == "/S1_outs.zip?token=hush&sig=hash"
+    said = log.read_text() + capfd.readouterr().err + (folder / "fetched.json").read_text()
+    assert "/S1_outs.zip" in said
+    assert "trying again" in said
+    assert "hush" not in said
+    assert "sig=hash" not in said
+    server.faults = [403]
+    with pytest.raises(InputError) as refusal:
+        fetch(published, tmp_path / "S2")
+    assert "hush" not in str(refusal.value)
+    assert "sig=hash" not in str(refusal.value)
+
+
+def test_a_secret_that_isnt_set_and_a_password_are_refused(published, server, tmp_path):
+    for url, told in (
+        (published["bundle_url"] + "?token=${NO_SUCH}", "variable NO_SUCH: found nothing"),
+        ("https://me:hush@example.org/S1.zip", "a user or password in it; give a secret as"),
+    ):
+        with pytest.raises(InputError) as refusal:
+            fetch(published | {"bundle_url": url}, tmp_path / "S1")
+        assert told in str(refusal.value)
+        assert "hush" not in str(refusal.value)
+    assert not server.requests
+
+
+LUNG = {
+    "sample": "S9",
+    "bundle_name": "output-XETG00048__0003400__S9",
+    "bundle_url": "",
+    "he_image": "",
+    "he_alignment": "microns",
+    "landing_page": "https://example.org/GSE1",
+    "geo_accession": "GSM1",
+}
+
+
+@pytest.mark.parametrize("flags", [(), ("--downloads=mine",)])
+def test_a_sample_without_an_address_says_what_to_put_where(tmp_path, flags):
+    with pytest.raises(InputError) as refusal:
+        fetch(LUNG, tmp_path / "S9", *flags)
+    told = ["sample S9, bundle_url", "https://example.org/GSE1 or GSM1", str(tmp_path / "S9")]
+    told += [f"{LUNG['bundle_name']}_outs.zip", "S9_he_image.ome.tif", "key downloads"]
+    for part in told:
         assert part in str(refusal.value)
+    assert "\n" not in str(refusal.value)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("part", ["he_image", "he_alignment"])
+def test_what_has_no_address_is_told_before_anything_is_fetched(published, server, tmp_path, part):
+    sample = published | {"he_image": "", "he_alignment": "", f"{part}_url": ""}
+    with pytest.raises(InputError, match=f"sample S1, {part}_url: found no known address"):
+        fetch(sample, tmp_path / "S1")
+    assert not server.requests
+
+
+@pytest.mark.parametrize("form", ["folder", "outs", "zip"])
+def test_a_bundle_on_the_disk_is_linked_or_unpacked_and_the_rest_fetched(
+    published, server, tmp_path, form
+):
+    """The lung samples of GEO: the bundle has no address, the H&E has one."""
+    mine, name = tmp_path / "mine", LUNG["bundle_name"]
+    origin = tmp_path / "origin"
+    mine.mkdir()
+    if form == "zip":
+        (mine / f"{name}.zip").write_bytes(server.files["/S1_outs.zip"])
+    elif form == "outs":
+        (mine / name).mkdir()
+        (mine / name / "outs").symlink_to(origin)
+    else:
+        (mine / name).symlink_to(origin)
+    server.files["/GSM1_HE.tif.gz"] = gzip.compress(server.files["/S1_he_image.ome.tif"])
+    sample = LUNG | {"he_image_url": server.url + "/GSM1_HE.tif.gz"}
+    folder = fetch(sample, tmp_path / "S9", f"--downloads={mine}")
+    for path in ("transcripts.parquet", "morphology_focus/morphology_focus_0000.ome.tif"):
+        assert (folder / path).read_bytes() == (origin / path).read_bytes()
+        assert (folder / path).samefile(origin / path) == (form != "zip")
+    he_image = (folder / "S9_he_image.ome.tif").read_bytes()
+    assert he_image == server.files["/S1_he_image.ome.tif"]
+    assert [path for path, _ in server.requests] == ["/GSM1_HE.tif.gz"]
+    receipt = json.loads((folder / "fetched.json").read_text())
+    assert list(receipt["on_disk"]) == ["bundle"]
+    assert receipt["he_image_url"] == sample["he_image_url"]
+
+
+def test_an_image_and_an_alignment_on_the_disk_arent_fetched(published, server, tmp_path):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    for name in ("S1_outs.zip", "S1_he_image.ome.tif", "S1.csv"):
+        (mine / name).write_bytes(server.files[f"/{name}"])
+    folder = fetch(published, tmp_path / "S1", f"--downloads={mine}")
+    assert_whole(folder, tmp_path, server)
+    assert (folder / "S1_he_image.ome.tif").samefile(mine / "S1_he_image.ome.tif")
+    assert len(list(mine.iterdir())) == 3
+    assert not server.requests
+
+
+def test_an_image_of_one_huge_strip_is_retiled_on_arrival(published, server, tmp_path, monkeypatch):
+    import tifffile
+
+    from pairscape import slide
+
+    image = np.random.default_rng(0).integers(0, 255, (600, 700, 3), np.uint8)
+    options = {"photometric": "rgb", "compression": "deflate", "rowsperstrip": 600}
+    tifffile.imwrite(tmp_path / "huge.tif", image, **options)
+    server.files["/S1_he_image.ome.tif"] = (tmp_path / "huge.tif").read_bytes()
+    monkeypatch.setattr(slide, "MAX_TILE_BYTES", 1_000_000)
+    folder = fetch(published, tmp_path / "S1")
+    with slide.Slide(folder / "S1_he_image.ome.tif") as found:
+        assert found.is_tiled
+        assert np.array_equal(found.read_region(0, 0, 700, 600), image)
+    assert json.loads((folder / "fetched.json").read_text())["he_image_retiled"]
+    assert not list(folder.glob(".part-*"))
+
+
+def test_a_gzip_out_of_proportion_is_refused(published, server, tmp_path):
+    server.files["/S1_HE.tif.gz"] = gzip.compress(bytes(30_000_000))
+    published["he_image_url"] = server.url + "/S1_HE.tif.gz"
+    with pytest.raises(InputError, match="bytes unpacked; don't trust it"):
+        fetch(published, tmp_path / "S1")
+    assert not (tmp_path / "S1").exists()
 
 
 def test_files_of_the_user_are_never_replaced(published, server, tmp_path):

@@ -175,6 +175,7 @@ def test_bounds_are_the_same_with_and_without_statistics(tmp_path):
 def run(bundle, out, *, sample="S1", spots=None, he=None, **options):
     flags = [f"--bundle={bundle}", f"--spots={out / 'spots.zarr'}"]
     flags += [f"--audit={out / 'audit.json'}", f"--figure={out / 'qc.png'}"]
+    flags += [f"--table={out / 'qc.tsv'}"]
     if he:
         flags += [f"--he-image={he[0]}", f"--he-alignment={he[1]}"]
     values = {"sample": {"sample": sample}, "spots_name": "test", "spots": spots or {}, **options}
@@ -255,6 +256,160 @@ def test_a_bundle_without_he_or_cells_is_pooled_too(shared, tmp_path):
     assert (tmp_path / "out" / "qc.png").exists()
 
 
+def read_qc(folder):
+    rows = files.read_tsv(folder / "qc.tsv", ["sample", "spots", "of", "measure", "value"])
+    return {(row["of"], row["measure"]): row["value"] for row in rows}
+
+
+def test_the_published_preset_has_the_geometry_of_the_published_data(tmp_path):
+    """Against HEST's way: H&E pixels, grid from the least transcript on, no filter."""
+    import yaml
+    from conftest import ROOT
+
+    config = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())
+    transcripts = tiny_bundle.make_transcripts(4000)
+    # The least x and y of the H&E belong to a control and to a poor transcript.
+    transcripts.loc[0, ["feature_name", "is_gene"]] = ["NegControlProbe_00001", False]
+    transcripts.loc[0, ["x_location", "y_location"]] = [200, 2]
+    transcripts.loc[1, ["x_location", "y_location", "qv"]] = [424, 200, 1]
+    inside = transcripts.index >= 2
+    transcripts.loc[inside, "x_location"] = transcripts.loc[inside, "x_location"].clip(0, 420)
+    transcripts.loc[inside, "y_location"] = transcripts.loc[inside, "y_location"].clip(9, 425)
+    transcripts["x_location"] = transcripts["x_location"].astype(np.float32)
+    transcripts["y_location"] = transcripts["y_location"].astype(np.float32)
+    bundle = make(tmp_path, transcripts)
+    he = tiny_bundle.write_he(tmp_path)
+    table, audit = run(bundle, tmp_path / "out", spots=config["spots"]["published55"], he=he)
+
+    # The H&E is turned by 90 degrees: x_he = y_um + margin, y_he = side + margin - x_um.
+    he_x = (transcripts["y_location"].to_numpy(float) + 20) / 0.5
+    he_y = (tiny_bundle.SIDE_UM + 20 - transcripts["x_location"].to_numpy(float)) / 0.5
+    side_px = 55 / 0.5
+    col = np.floor((he_x - he_x.min()) / side_px + 1e-12).astype(int)
+    row = np.floor((he_y - he_y.min()) / side_px + 1e-12).astype(int)
+    genes = transcripts["is_gene"].to_numpy()
+    names = np.array([f"{r:03d}x{c:03d}" for r, c in zip(row, col, strict=True)])
+    truth = pd.crosstab(names[genes], transcripts["feature_name"][genes])
+    assert table.obs_names.tolist() == truth.index.tolist()
+    assert np.array_equal(table.X.toarray(), truth.reindex(columns=GENES, fill_value=0))
+    assert audit["dropped"]["low_quality"] == 0
+    np.testing.assert_allclose(audit["lattice"]["origin"], [he_x.min(), he_y.min()])
+    assert audit["lattice"]["um_per_unit"] == pytest.approx(0.5)
+    # A step of the grid is 55 um, along the axes of the H&E.
+    place = table.obs[["array_row", "array_col"]].to_numpy()
+    expected = [
+        tiny_bundle.SIDE_UM + 20 - 0.5 * he_y.min() - 55 * (place[:, 0] + 0.5),
+        0.5 * he_x.min() + 55 * (place[:, 1] + 0.5) - 20,
+    ]
+    np.testing.assert_allclose(table.obs[["x_um", "y_um"]], np.transpose(expected), atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", ["square", "hexagon", "circle"])
+def test_outlines_in_the_frame_of_the_he_hold_their_transcripts(tmp_path, shape):
+    import shapely
+    import spatialdata
+
+    transcripts = tiny_bundle.make_transcripts(600)
+    bundle = make(tmp_path, transcripts)
+    he = tiny_bundle.write_he(tmp_path)
+    matrix = np.loadtxt(he[1], delimiter=",")
+    turn = np.radians(25)
+    turned = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    matrix[:2, :2] = matrix[:2, :2] @ turned
+    np.savetxt(he[1], matrix, delimiter=",", fmt="%.17g")
+    preset = {"shape": shape, "size_um": 60, "frame": "he_pixels"}
+    table, _ = run(bundle, tmp_path / "out", spots=preset, he=he)
+    outlines = spatialdata.read_zarr(tmp_path / "out" / "spots.zarr").shapes["spots"].geometry
+    if shape == "circle":
+        outlines = outlines.buffer(30, quad_segs=256)
+    good = transcripts[transcripts["is_gene"] & (transcripts["qv"] >= 20)]
+    points = shapely.points(good["x_location"], good["y_location"])
+    within = [int(shapely.contains(outline, points).sum()) for outline in outlines]
+    assert within == table.obs["transcripts"].tolist()
+
+
+def test_spots_on_glass_are_dropped_and_their_rows_accounted_for(tmp_path):
+    import tifffile
+
+    bundle = make(tmp_path)
+    _, he_alignment = tiny_bundle.write_he(tmp_path)
+    # Stained where x_um < 220, in the turned H&E: y_he = (425 + 20 - x_um) / 0.5.
+    picture = np.full((930, 930, 3), 240, np.uint8)
+    picture[450:] = (190, 110, 170)
+    tifffile.imwrite(tmp_path / "stained.tif", picture, tile=(256, 256), photometric="rgb")
+    he = tmp_path / "stained.tif", he_alignment
+    everywhere, _ = run(bundle, tmp_path / "all", he=he)
+    table, audit = run(bundle, tmp_path / "some", spots={"min_tissue": 0.6}, he=he)
+    on_tissue = everywhere.obs["array_col"] < 4  # 4 x 55 = 220 um
+    assert table.obs_names.tolist() == everywhere.obs_names[on_tissue].tolist()
+    assert table.obs["tissue_fraction"].between(0.9, 1).all()
+    assert audit["dropped"]["no_tissue"] == everywhere.obs["transcripts"][~on_tissue].sum() > 0
+    assert audit["spots_without_tissue"] == (~on_tissue).sum()
+    assert audit["rows_read"] == audit["pooled"] + sum(audit["dropped"].values())
+    with pytest.raises(InputError, match=r"min_tissue: found 0\.6, but sample S1 has no H&E"):
+        run(bundle, tmp_path / "none", spots={"min_tissue": 0.6})
+    with pytest.raises(InputError, match="frame: found he_pixels, but sample S1 has no H&E"):
+        run(bundle, tmp_path / "none", spots={"frame": "he_pixels"})
+    assert not (tmp_path / "none").exists()
+
+
+def test_an_alignment_by_word_places_the_grid(tmp_path):
+    bundle = make(tmp_path)
+    image, _ = tiny_bundle.write_he(tmp_path)
+    values = {
+        "sample": {"sample": "S1", "he_alignment": "microns", "he_um_per_px": "0.5"},
+        "spots": {"frame": "he_pixels"},
+    }
+    out = tmp_path / "out"
+    flags = [f"--bundle={bundle}", f"--he-image={image}", f"--spots={out / 'spots.zarr'}"]
+    flags += [f"--audit={out / 'audit.json'}", f"--table={out / 'qc.tsv'}"]
+    flags += [f"--figure={out / 'qc.png'}", "--options", json.dumps(values)]
+    pool_spots.main(flags)
+    by_word = read_spots(out / "spots.zarr")
+    plain, _ = run(bundle, tmp_path / "plain")
+    assert (by_word.X != plain.X).nnz == 0
+    np.testing.assert_allclose(by_word.obs[["x_um", "y_um"]], plain.obs[["x_um", "y_um"]])
+
+
+def test_cells_pooled_whole_follow_their_centroids(tmp_path):
+    cells = [f"aaaaaaa{letter}-1" for letter in "abcd"]
+    transcripts = tiny_bundle.make_transcripts(2000)
+    transcripts["cell_id"] = np.random.default_rng(5).choice([*cells, "UNASSIGNED"], 2000)
+    bundle = make(tmp_path, transcripts)
+    table, audit = run(bundle, tmp_path / "out", spots={"assigned": "cells_within"})
+    good = transcripts[transcripts["is_gene"] & (transcripts["qv"] >= 20)]
+    truth = pd.crosstab(good["cell_id"], good["feature_name"]).reindex(columns=GENES)
+    assert table.obs_names.tolist() == ["001x000", "002x002", "004x004", "006x006"]  # 50, 150, ...
+    assert np.array_equal(table.X.toarray(), truth.loc[cells])
+    assert audit["dropped"]["unassigned"] == truth.loc["UNASSIGNED"].sum()
+    assert "cells.parquet" in audit["inputs"]
+
+
+def test_the_table_compares_spots_with_cells(tmp_path):
+    bundle = make(tmp_path)
+    tiny_bundle.write_matrix(bundle, [f"c{i}" for i in range(4)], np.array([[1, 2, 0, 40]] * 5))
+    table, audit = run(bundle, tmp_path / "out")
+    qc = read_qc(tmp_path / "out")
+    assert qc["rows", "read"] == "20000"
+    assert int(qc["rows", "pooled"]) == audit["pooled"]
+    assert sum(int(qc["rows", reason]) for reason in pooling.REASONS) == 20_000 - audit["pooled"]
+    median = float(np.median(table.obs["transcripts"]))
+    assert float(qc["spots", "transcripts_median"]) == median
+    assert float(qc["cells", "transcripts_median"]) == 10  # of 5, 10 and 200
+    assert (qc["cells", "number"], qc["cells", "empty"]) == ("4", "1")
+    logs = np.log2(1 + table.obs["transcripts"].to_numpy())
+    shift = np.log2(1 + np.array([5, 10, 200]))
+    # Wasserstein in one dimension: the mean distance of equal quantiles.
+    steps = (np.arange(30_000) + 0.5) / 30_000
+    quantiles = [np.quantile(v, steps, method="inverted_cdf") for v in (logs, shift)]
+    expected = np.abs(quantiles[0] - quantiles[1]).mean()
+    found = float(qc["spots_vs_cells", "transcripts_wasserstein_log2"])
+    assert found == pytest.approx(expected, rel=1e-3)
+    below = [[(v <= at).mean() for at in (*logs, *shift)] for v in (logs, shift)]
+    expected = np.abs(np.subtract(*below)).max()
+    assert float(qc["spots_vs_cells", "transcripts_ks"]) == pytest.approx(expected, rel=1e-4)
+
+
 def centres_file(tmp_path, text):
     (tmp_path / "centres.tsv").write_text(text)
     return {
@@ -267,13 +422,18 @@ def centres_file(tmp_path, text):
 @pytest.mark.parametrize(
     ("spots", "message"),
     [
-        ({"shape": "hexagon"}, "spots.shape: found hexagon"),
+        ({"shape": "octagon"}, "spots.shape: found octagon"),
         ({"size_um": -1}, "spots.size_um: found -1"),
         ({"size_um": "55"}, "spots.size_um: found '55'"),
         ({"size_um": 60, "pitch_um": 55}, "spots overlap"),
         ({"min_qv": 41}, "no spot with 1 or more of quality 41"),
         ({"min_transcripts": 0}, "spots.min_transcripts"),
         ({"min_quality": 20}, "spots.min_quality: found an unknown key"),
+        ({"shape": "hexagon", "pitch_um": 60}, "hexagons have no gaps: give 55"),
+        ({"shape": "square", "lattice": "hexagonal"}, "found hexagonal for shape square"),
+        ({"frame": "pixels"}, "spots.frame: found pixels; use one of xenium_um, he_pixels"),
+        ({"assigned": "tissue"}, "spots.assigned: found tissue"),
+        ({"min_tissue": "half"}, "spots.min_tissue: found 'half'"),
         ("spot\tx\ty\n", "no finite number"),
         ("spot\tx\nA\t1\n", "column y: found only spot, x"),
         ("spot\tx\ty\nA\t1\tnorth\n", "could not convert string to float"),

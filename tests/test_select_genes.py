@@ -3,11 +3,28 @@
 import json
 
 import pytest
+from conftest import ROOT
 from small_pairs import write_small_spots
 
 import select_genes
 from pairscape.errors import InputError
 from pairscape.files import read_tsv
+from pairscape.pairs import read_panel_list
+from pairscape.pairs import select_genes as choose
+
+SIZES = {
+    "5k": 5001,
+    "breast": 280,
+    "colon": 322,
+    "immuno-oncology": 380,
+    "lung-healthy": 343,
+    "multi-tissue": 377,
+    "skin": 260,
+}
+
+
+def panel_list(panel):
+    return read_panel_list(ROOT / "config" / "published" / "panels" / f"human-{panel}-panel.tsv")
 
 
 def run(tmp_path, **genes_of):
@@ -68,3 +85,65 @@ def test_a_damaged_spots_folder_is_refused(tmp_path):
                 json.dumps(options),
             ]
         )
+
+
+@pytest.mark.parametrize("panel", SIZES)
+def test_each_published_panel_keeps_its_published_size(panel):
+    """Of samples with the panel alone, with genes added to it, and with controls."""
+    genes = panel_list(panel)
+    measured = {
+        "plain": genes,
+        "added": genes | {f"ADDED{i}": "" for i in range(100)},
+        "controls": genes | {"NegControlProbe_00042": "", "BLANK_0007": "", "antisense_A": ""},
+    }
+    chosen = choose(measured, genes, place="datasets.x.samples")
+    assert len(chosen) == SIZES[panel]
+    assert [symbol for symbol, _ in chosen] == sorted(genes)
+
+
+def test_the_breast_panels_of_280_288_313_and_380_genes_share_280():
+    genes = panel_list("breast")
+    antisense = {f"antisense_{name}": "" for name in list(genes)[:8]}
+    measured = {
+        "TENX94": genes,
+        "NCBI785": genes | {f"OTHER{i}": "" for i in range(33)},
+        "NCBI783": genes | antisense,
+        "TENX97": genes | {f"CUSTOM{i}": "" for i in range(100)},
+    }
+    assert [len(of) for of in measured.values()] == [280, 313, 288, 380]
+    for panel in (genes, None):  # with the list, and by what the samples share alone
+        assert len(choose(measured, panel, place="p")) == 280
+
+
+def test_genes_that_all_samples_had_added_are_out_by_the_list():
+    genes = panel_list("colon")
+    both = genes | {"ADDED1": ""}
+    assert len(choose({"A": both, "B": both}, genes, place="p")) == 322
+    assert len(choose({"A": both, "B": both}, place="p")) == 323
+
+
+def test_a_sample_that_lacks_genes_of_the_list_stops_with_the_line_that_drops_it():
+    genes = panel_list("breast")
+    other = dict(list(genes.items())[:200])
+    with pytest.raises(InputError) as refusal:
+        choose({"A": genes, "B": other, "C": genes}, genes, place="datasets.x.samples")
+    assert "B, whose panel of 200 genes holds 200 of the panel's 280, below 90%" in str(
+        refusal.value
+    )
+    assert "`datasets.x.samples: [A, C]`" in str(refusal.value)
+    assert len(choose({"A": genes, "B": other}, genes, 0.7, place="p")) == 200
+
+
+def test_without_spots_the_genes_are_the_panels(tmp_path):
+    panel = tmp_path / "panel.tsv"
+    panel.write_text("gene_symbol\tensembl_id\nB\tE2\nA\tE1\n")
+    options = json.dumps({"dataset": "x", "panel": "p", "samples": ["S1"]})
+    genes = ["--genes", str(tmp_path / "genes.tsv"), "--options", options]
+    select_genes.main(["--panel", str(panel), *genes])
+    rows = read_tsv(tmp_path / "genes.tsv")
+    assert [tuple(row.values()) for row in rows] == [("A", "E1"), ("B", "E2")]
+    with pytest.raises(InputError, match="--spots: files: found none, and no --panel"):
+        select_genes.main(genes)
+    panel.write_text("gene_symbol\tensembl_id\nA\t\nA\t\n")
+    with pytest.raises(InputError, match="gene_symbol: found a symbol twice"):
+        select_genes.main(["--panel", str(panel), *genes])

@@ -1,5 +1,7 @@
 """Slides: what is read is what the file holds, where it holds it."""
 
+import os
+
 import numpy as np
 import pytest
 import tifffile
@@ -7,7 +9,7 @@ from small_pairs import tissue_image, write_slide
 
 from pairscape import slide as slides
 from pairscape.errors import InputError
-from pairscape.slide import Slide, iter_patches, patches_inside, thumbnail, um_per_px
+from pairscape.slide import Slide, iter_patches, patches_inside, retile, thumbnail, um_per_px
 
 LAYOUTS = {
     "tiles, deflate": {},
@@ -157,18 +159,34 @@ def test_a_file_that_is_no_tiff_is_refused(tmp_path):
         Slide(tmp_path / "he.ome.tif")
 
 
-@pytest.mark.parametrize("kind", ["grey", "16 bit", "planes"])
-def test_an_image_that_is_not_interleaved_rgb_is_refused(tmp_path, image, kind):
-    path = tmp_path / "he.tif"
-    if kind == "grey":
-        tifffile.imwrite(path, image[..., 0])
-    elif kind == "16 bit":
-        tifffile.imwrite(path, image.astype(np.uint16), photometric="rgb")
-    else:
-        planes = np.moveaxis(image, -1, 0)
-        tifffile.imwrite(path, planes, photometric="rgb", planarconfig="separate")
-    with pytest.raises(InputError, match="8-bit RGB"):
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        ("grey", "no RGB page"),
+        ("16 bit", "uint16 samples"),
+        ("16 bit planes", "uint16 samples"),
+        ("depth", "no RGB page"),
+        ("two channels", "no RGB page"),
+        ("fluorescence", "DAPI, a, b; give the H&E image"),
+    ],
+)
+def test_an_image_that_is_not_8_bit_rgb_is_refused_in_one_line(tmp_path, image, kind, told):
+    path, planes = tmp_path / "he.ome.tif", np.moveaxis(image, -1, 0).copy()
+    write = {
+        "grey": lambda: tifffile.imwrite(path, image[..., 0]),
+        "16 bit": lambda: tifffile.imwrite(path, image.astype(np.uint16), photometric="rgb"),
+        "16 bit planes": lambda: write_planes(path, planes.astype(np.uint16)),
+        "depth": lambda: tifffile.imwrite(
+            path, planes, photometric="minisblack", metadata={"axes": "ZYX"}, ome=True
+        ),
+        "two channels": lambda: write_planes(path, planes[:2]),
+        "fluorescence": lambda: write_planes(path, planes, Channel={"Name": ["DAPI", "a", "b"]}),
+    }
+    write[kind]()
+    with pytest.raises(InputError) as refusal:
         Slide(path)
+    assert told in str(refusal.value)
+    assert "\n" not in str(refusal.value)
 
 
 @pytest.mark.parametrize("compression", ["deflate", "jpeg"])
@@ -186,8 +204,313 @@ def test_a_damaged_tile_is_named(tmp_path, image, compression):
             slide.read_region(0, 0, 410, 300)
 
 
+def write_planes(path, planes, **metadata):
+    """The channels as pages of their own, as in the breast samples of 10x."""
+    options = {"photometric": "minisblack", "tile": (128, 128), "compression": "deflate"}
+    tifffile.imwrite(path, planes, metadata={"axes": "CYX", **metadata}, ome=True, **options)
+
+
+def write_reordered(path, image):
+    names = ["Blue", "Red", "Green"]
+    write_planes(path, np.moveaxis(image, -1, 0)[[2, 0, 1]].copy(), Channel={"Name": names})
+
+
+def write_three_images(path, image):
+    with tifffile.TiffWriter(path, ome=True) as tiff:
+        for channel in np.moveaxis(image, -1, 0):
+            tiff.write(channel.copy(), photometric="minisblack", tile=(64, 64), compression="lzw")
+
+
+def write_rgba(path, image):
+    alpha = np.random.default_rng(0).integers(0, 255, (*image.shape[:2], 1), np.uint8)
+    pixels = np.concatenate([image, alpha], -1)
+    tifffile.imwrite(path, pixels, photometric="rgb", extrasamples=["unassalpha"], tile=(128, 128))
+
+
+def write_aperio(path, image, compression: int):
+    """JPEG-2000 as Aperio writes it: 33003 holds YCbCr without saying so, 33005 holds RGB."""
+    import imagecodecs
+    from PIL import Image
+
+    if compression == 33003:
+        image = np.asarray(Image.fromarray(image).convert("YCbCr"))
+
+    def encoded():
+        padded = np.pad(image, ((0, -len(image) % 64), (0, -image.shape[1] % 64), (0, 0)))
+        for top in range(0, len(padded), 64):
+            for left in range(0, padded.shape[1], 64):
+                tile = np.ascontiguousarray(padded[top : top + 64, left : left + 64])
+                yield imagecodecs.jpeg2k_encode(
+                    tile, mct=compression == 33005, codecformat="j2k", reversible=True
+                )
+
+    tifffile.imwrite(
+        path,
+        encoded(),
+        shape=image.shape,
+        dtype=np.uint8,
+        tile=(64, 64),
+        photometric="rgb",
+        compression=compression,
+        description="Aperio Image Library v11|AppMag = 40|MPP = 0.2520",
+        metadata=None,
+    )
+
+
+def write_with_pillow(path, image, **options):
+    from PIL import Image
+
+    Image.fromarray(image).save(path, format="TIFF", **options)
+
+
+WRITERS = {
+    "three pages": lambda path, image: write_planes(path, np.moveaxis(image, -1, 0).copy()),
+    "three pages in another order": write_reordered,
+    "three images": write_three_images,
+    "three pages that are no OME": lambda path, image: tifffile.imwrite(
+        path, np.moveaxis(image, -1, 0).copy(), photometric="minisblack", rowsperstrip=50
+    ),
+    "planes in one page": lambda path, image: tifffile.imwrite(
+        path,
+        np.moveaxis(image, -1, 0).copy(),
+        photometric="rgb",
+        planarconfig="separate",
+        tile=(128, 128),
+        compression="deflate",
+        predictor=True,
+    ),
+    "planes in strips": lambda path, image: tifffile.imwrite(
+        path,
+        np.moveaxis(image, -1, 0).copy(),
+        photometric="rgb",
+        planarconfig="separate",
+        rowsperstrip=37,
+        compression="lzw",
+    ),
+    "planes, uncompressed": lambda path, image: tifffile.imwrite(
+        path, np.moveaxis(image, -1, 0).copy(), photometric="rgb", planarconfig="separate"
+    ),
+    "with alpha": write_rgba,
+    "lzw with predictor": lambda path, image: write_slide(
+        path, image, compression="lzw", predictor=True
+    ),
+    "jpeg 2000": lambda path, image: write_slide(
+        path, image, compression="jpeg2000", compressionargs={"reversible": True}
+    ),
+    "aperio jpeg 2000 in RGB": lambda path, image: write_aperio(path, image, 33005),
+    "big-endian bigtiff": lambda path, image: tifffile.imwrite(
+        path, image, photometric="rgb", bigtiff=True, byteorder=">", rowsperstrip=19
+    ),
+    "packbits strips of libtiff": lambda path, image: write_with_pillow(
+        path, image, compression="packbits"
+    ),
+    "deflated strips of libtiff": lambda path, image: write_with_pillow(
+        path, image, compression="tiff_adobe_deflate"
+    ),
+}
+LOSSY = {
+    "aperio jpeg 2000 in YCbCr": lambda path, image: write_aperio(path, image, 33003),
+    "jpeg of libtiff, with shared tables": lambda path, image: write_with_pillow(
+        path, image, compression="jpeg", quality=95
+    ),
+    "jpeg of YCbCr, subsampled": lambda path, image: write_slide(
+        path, image, compression="jpeg", compressionargs={"level": 95, "subsampling": "420"}
+    ),
+    "jpeg of RGB": lambda path, image: write_slide(
+        path, image, compression="jpeg", compressionargs={"level": 95, "outcolorspace": "rgb"}
+    ),
+}
+
+
+@pytest.fixture
+def smooth():
+    """An image that lossy codecs keep well, colours far apart."""
+    y, x = np.mgrid[:300, :410]
+    channels = (np.sin(x / 40) * 100 + 128, np.cos(y / 30) * 100 + 128, (x + y) / 3.2)
+    return np.stack(channels, -1).astype(np.uint8)
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_each_kind_of_file_gives_the_pixels_that_were_saved(tmp_path, image, kind):
+    WRITERS[kind](tmp_path / "he.ome.tif", image)
+    with Slide(tmp_path / "he.ome.tif") as slide:
+        assert np.array_equal(slide.read_region(0, 0, 410, 300), image)
+        assert np.array_equal(slide.read_region(90, 110, 200, 150), image[110:260, 90:290])
+
+
+@pytest.mark.parametrize("kind", LOSSY)
+def test_each_lossy_kind_of_file_gives_the_colours_that_were_saved(tmp_path, smooth, kind):
+    LOSSY[kind](tmp_path / "he.ome.tif", smooth)
+    if "tables" in kind:
+        assert 347 in tifffile.TiffFile(tmp_path / "he.ome.tif").pages[0].tags
+    with Slide(tmp_path / "he.ome.tif") as slide:
+        off = np.abs(slide.read_region(0, 0, 410, 300).astype(int) - smooth)
+    assert off.mean() < 2
+    assert np.quantile(off, 0.99) <= 8
+
+
+def test_the_pixel_size_of_an_aperio_scan_is_its_mpp(tmp_path, image):
+    write_aperio(tmp_path / "he.svs", image, 33005)
+    assert um_per_px(tmp_path / "he.svs") == 0.252
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"resolution": (40_000, 40_000), "resolutionunit": "centimeter"}, 0.25),
+        ({"resolution": (72, 72), "resolutionunit": "inch"}, None),
+    ],
+)
+def test_the_pixel_size_of_a_generic_file_is_a_scanners_or_none(tmp_path, image, options, expected):
+    tifffile.imwrite(tmp_path / "he.tif", image, photometric="rgb", metadata=None, **options)
+    assert um_per_px(tmp_path / "he.tif") == (expected and pytest.approx(expected))
+
+
+def test_the_slide_is_read_and_not_its_label_or_overview(tmp_path, image):
+    with tifffile.TiffWriter(tmp_path / "he.tif") as tiff:
+        for page in (image[:60, :70], image, image[:90, :200]):
+            tiff.write(page, photometric="rgb", tile=(64, 64))
+    with Slide(tmp_path / "he.tif") as slide:
+        assert np.array_equal(slide.read_region(0, 0, 410, 300), image)
+
+
+def test_a_pyramid_of_separate_pages_serves_thumbnails(tmp_path):
+    image = tissue_image(1200, 1640)
+    with tifffile.TiffWriter(tmp_path / "he.tif") as tiff:
+        for step in (1, 2, 4):
+            tiff.write(image[::step, ::step], photometric="rgb", tile=(64, 64), metadata=None)
+        tiff.write(image[:111, :222], photometric="rgb", tile=(64, 64), metadata=None)
+    with Slide(tmp_path / "he.tif") as slide:
+        assert [level.width for level in slide._levels] == [1640, 820, 410]
+    small, scale = thumbnail(tmp_path / "he.tif", 410)
+    assert scale == 4
+    assert np.array_equal(small, image[::4, ::4])
+
+
+def test_a_turned_page_is_read_as_stored_and_said(tmp_path, image, caplog):
+    tifffile.imwrite(
+        tmp_path / "he.tif", image, photometric="rgb", extratags=[(274, "H", 1, 6, True)]
+    )
+    slides.log.propagate = True
+    with Slide(tmp_path / "he.tif") as slide:
+        assert np.array_equal(slide.read_region(0, 0, 410, 300), image)
+    assert "orientation 6" in caplog.text
+
+
+def test_an_uncompressed_page_of_one_strip_is_read_piece_by_piece(tmp_path, image, monkeypatch):
+    write_slide(tmp_path / "he.ome.tif", image, tile=None, compression=None)
+    monkeypatch.setattr(slides, "MAX_TILE_BYTES", 100_000)
+    monkeypatch.setattr(slides, "ROWS_BYTES", 20_000)
+    with Slide(tmp_path / "he.ome.tif") as slide:
+        assert slide.tile_height < 20
+        assert np.array_equal(slide.read_region(13, 11, 300, 270), image[11:281, 13:313])
+
+
 def test_a_slide_of_one_huge_strip_is_refused(tmp_path, image, monkeypatch):
     write_slide(tmp_path / "he.ome.tif", image, tile=None, rowsperstrip=300)
     monkeypatch.setattr(slides, "MAX_TILE_BYTES", 100_000)
-    with pytest.raises(InputError, match="save the H&E as a tiled TIFF"):
+    with pytest.raises(InputError, match="write `untiled` in its column he_layout"):
         Slide(tmp_path / "he.ome.tif")
+    with Slide(tmp_path / "he.ome.tif", any_layout=True) as slide:
+        assert slide.needs_retiling
+        assert slide.um_per_px == 0.34
+
+
+HUGE = {
+    "deflate": {"compression": "deflate"},
+    "deflate with predictor": {"compression": "deflate", "predictor": True},
+    "lzw": {"compression": "lzw"},
+    "two strips": {"compression": "deflate", "rowsperstrip": 900},
+    "uncompressed": {"compression": None},
+    "uncompressed, two strips": {"compression": None, "rowsperstrip": 900},
+    "planes": {"compression": "deflate", "planarconfig": "separate"},
+    "tiles": {"compression": "deflate", "tile": (256, 256), "rowsperstrip": None},
+}
+
+
+@pytest.mark.parametrize("kind", HUGE)
+def test_retiling_keeps_every_pixel_and_makes_a_pyramid(tmp_path, monkeypatch, kind):
+    image = tissue_image(1301, 2205)
+    options = {"photometric": "rgb", "rowsperstrip": 1301, **HUGE[kind]}
+    pixels = np.moveaxis(image, -1, 0).copy() if kind == "planes" else image
+    metadata = {"axes": "CYX" if kind == "planes" else "YXS", "PhysicalSizeX": 0.2738}
+    tifffile.imwrite(tmp_path / "he.ome.tif", pixels, metadata=metadata, ome=True, **options)
+    monkeypatch.setattr(slides, "MAX_TILE_BYTES", 1_000_000)
+    monkeypatch.setattr(slides, "ROWS_BYTES", 10_000)
+    retile(tmp_path / "he.ome.tif", tmp_path / "tiled.ome.tif")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["he.ome.tif", "tiled.ome.tif"]
+    with tifffile.TiffFile(tmp_path / "tiled.ome.tif") as tiff:
+        assert tiff.is_bigtiff
+        assert tiff.pages[0].tile == (512, 512)
+        assert [level.shape for level in tiff.series[0].levels] == [
+            (1301, 2205, 3),
+            (651, 1103, 3),
+            (326, 552, 3),
+        ]
+    with Slide(tmp_path / "tiled.ome.tif") as slide:
+        assert np.array_equal(slide.read_region(0, 0, 2205, 1301), image)
+        assert slide.um_per_px == pytest.approx(0.2738)
+        half = slide._read(1, 0, 0, 1102, 650).astype(float)
+    means = image[:1300, :2204].reshape(650, 2, 1102, 2, 3).mean((1, 3))
+    assert np.abs(half - means).max() <= 1
+
+
+def test_retiling_as_jpeg_keeps_the_look(tmp_path, smooth):
+    write_slide(tmp_path / "he.ome.tif", smooth, tile=None, rowsperstrip=300)
+    retile(tmp_path / "he.ome.tif", tmp_path / "tiled.ome.tif", compression="jpeg")
+    with Slide(tmp_path / "tiled.ome.tif") as slide:
+        off = np.abs(slide.read_region(0, 0, 410, 300).astype(int) - smooth)
+    assert np.quantile(off, 0.99) <= 8
+
+
+def test_retiling_takes_little_memory(tmp_path):
+    """A deflated strip of 90 MB goes through without ever standing in memory."""
+    import subprocess
+    import sys
+
+    def bands():
+        band = np.tile(tissue_image(50, 1000).reshape(50, -1), (10, 5))
+        for _ in range(12):
+            yield band.tobytes()
+
+    import zlib
+
+    packer = zlib.compressobj(1)
+    data = b"".join(packer.compress(band) for band in bands()) + packer.flush()
+    shape = {"shape": (6000, 5000, 3), "dtype": np.uint8, "rowsperstrip": 6000}
+    tifffile.imwrite(
+        tmp_path / "he.tif", iter([data]), photometric="rgb", compression="zlib", **shape
+    )
+    code = (
+        "import sys, resource\n"
+        "from pairscape import slide\n"
+        "import tifffile, imagecodecs, PIL.Image\n"
+        "slide.MAX_TILE_BYTES = 40 << 20\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "slide.retile(sys.argv[1], sys.argv[2])\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "he.tif", tmp_path / "tiled.ome.tif"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    # The next level's file (22 MB) is mapped, and its pages count.
+    assert int(done.stdout) < 75_000
+    with Slide(tmp_path / "tiled.ome.tif") as slide:
+        assert (slide.width, slide.height) == (5000, 6000)
+
+
+def test_a_huge_strip_that_is_cut_off_is_refused_and_leaves_nothing(tmp_path, image, monkeypatch):
+    write_slide(tmp_path / "he.ome.tif", image, tile=None, rowsperstrip=300)
+    monkeypatch.setattr(slides, "MAX_TILE_BYTES", 100_000)
+    with tifffile.TiffFile(tmp_path / "he.ome.tif") as tiff:
+        offset = tiff.pages[0].dataoffsets[0]
+    data = bytearray((tmp_path / "he.ome.tif").read_bytes())
+    data[offset + 5000 : offset + 6000] = bytes(1000)
+    (tmp_path / "he.ome.tif").write_bytes(data)
+    with pytest.raises(InputError, match="strip 0: found bytes that don't decode"):
+        retile(tmp_path / "he.ome.tif", tmp_path / "tiled.ome.tif")
+    assert [path.name for path in tmp_path.iterdir()] == ["he.ome.tif"]

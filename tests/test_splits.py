@@ -10,7 +10,8 @@ import pytest
 import split_donors
 from pairscape.errors import InputError
 from pairscape.files import read_tsv, write_json
-from pairscape.splits import describe_leaks, find_leaks, make_splits, read_leaks, read_splits
+from pairscape.leakage import describe_leaks, find_leaks, read_leaks
+from pairscape.splits import donor_folds, make_splits, read_splits
 
 ROOT = Path(__file__).parents[1]
 FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
@@ -145,6 +146,77 @@ def test_the_seed_alone_decides_the_deal():
     assert len(set(deals)) > 1
 
 
+def test_a_donor_split_spreads_each_disease_over_the_splits():
+    samples = [
+        {"sample": f"S{i:02d}", "donor": f"D{i:02d}", "organ": "Lung", "disease_state": state}
+        for i, state in enumerate(["Healthy"] * 10 + ["Cancer"] * 10)
+    ]
+    fractions = {"train": 0.6, "val": 0.2, "test": 0.2}
+    for seed in range(5):
+        rows = make_splits(samples, {**DONOR, "seed": seed, "fractions": fractions})
+        for name, donors in (("train", 6), ("val", 2), ("test", 2)):
+            states = [row["disease_state"] for row in rows if row["split"] == name]
+            assert states.count("Healthy") == states.count("Cancer") == donors
+
+
+def test_samples_of_one_title_stay_together_where_a_donor_is_not_known():
+    samples = [
+        {"sample": f"S{i}", "donor": f"D{i}", "donor_known": known, "title": title}
+        for i, (known, title) in enumerate(
+            [("True", "a"), ("False", "a"), ("True", "b"), ("True", "b"), ("False", "")]
+        )
+    ]
+    assert donor_folds(samples) == ["D0", "D2", "D3", "D4"]
+    for seed in range(10):
+        place = {r["sample"]: r["split"] for r in make_splits(samples, {**DONOR, "seed": seed})}
+        assert place["S0"] == place["S1"]
+    with pytest.raises(InputError, match=r"D1 may be one of them: same title, donor not known"):
+        make_splits(samples[:3], DONOR)
+
+
+def test_over_all_folds_each_donor_tests_once_and_validates_once():
+    samples = samples_of(A1="A", A2="A", B1="B", C1="C", D1="D")
+    places = []
+    for fold in range(4):
+        split = {"method": "leave_one_donor_out", "fold": fold, "seed": 3}
+        rows = make_splits(samples, split)
+        assert not find_leaks(rows)
+        places.append({row["donor"]: row["split"] for row in rows})
+        assert places[-1]["ABCD"[fold]] == "test"
+    for donor in "ABCD":
+        assert sorted(of[donor] for of in places) == ["test", "train", "train", "val"]
+
+
+def test_a_split_of_a_file_places_its_samples_and_refuses_others():
+    split = {"method": "file", "file": "mine.tsv"}
+    rows = [{"sample": "A1", "split": "train"}, {"sample": "B1", "split": "test"}]
+    made = make_splits(samples_of(A1="A", B1="B"), split, rows)
+    assert {row["sample"]: row["split"] for row in made} == {"A1": "train", "B1": "test"}
+    with pytest.raises(InputError, match=r"mine\.tsv: column split: found 'tests'; allowed: train"):
+        make_splits(samples_of(A1="A"), split, [{"sample": "A1", "split": "tests"}])
+    with pytest.raises(InputError, match=r"mine\.tsv: column sample: found 'B1'"):
+        make_splits(samples_of(A1="A"), split, rows)
+    with pytest.raises(InputError, match="no split for C1"):
+        make_splits(samples_of(A1="A", B1="B", C1="C"), split, rows)
+
+
+@pytest.mark.parametrize(
+    ("panel", "donors"),
+    [("5k", 7), ("breast", 5), ("colon", 4), ("immuno-oncology", 5), ("lung-healthy", 15)],
+)
+def test_each_published_panel_with_enough_donors_has_a_donor_split(panel, donors):
+    samples = [
+        row
+        for row in read_tsv(ROOT / "config" / "samples.tsv")
+        if row["panel"] == f"human-{panel}-panel"
+    ]
+    assert len(donor_folds(samples)) == donors
+    rows = make_splits(samples, DONOR)
+    assert {row["split"] for row in rows} == {"train", "val", "test"}
+    facts = {row["sample"]: row for row in samples}
+    assert {leak["finding"] for leak in find_leaks(rows, facts)} <= {"same_slide"}
+
+
 def test_one_huge_donor_leaves_no_split_empty():
     samples = samples_of(A="A", B="B", C="C")
     for seed in range(10):
@@ -164,7 +236,8 @@ def test_too_few_donors_are_refused():
         ({"method": "listed", "train": ["A1", "X"], "test": ["B1"]}, "'X', which isn't a sample"),
         ({"method": "listed", "train": ["A1"]}, "no split for B1, C1"),
         ({"method": "published"}, "no split for A1, B1, C1"),
-        ({"method": "leave-one-out"}, "allowed: published, donor, listed"),
+        ({"method": "leave-one-out"}, "allowed: published, donor, leave_one_donor_out, listed"),
+        ({"method": "leave_one_donor_out", "fold": 3}, "fold: found 3; allowed: 0 to 2"),
     ],
 )
 def test_a_wrong_split_is_refused(split, message):
@@ -218,13 +291,17 @@ def test_the_tables_name_the_leak_and_its_reason(tmp_path):
     assert leaks == [
         {
             "finding": "same_donor",
+            "level": "acknowledged",
             "donor": "A",
             "sample": "A2",
             "split": "test",
             "other_sample": "A1",
             "other_split": "train",
+            "encoder": "",
             "spots": 10,
+            "share_of_split": "1.0000",
             "acknowledged": "one tumour",
+            "detail": "",
         }
     ]
 

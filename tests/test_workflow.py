@@ -80,6 +80,29 @@ def test_a_misspelt_encoder_is_refused_by_name(checkout):
     assert "Traceback" not in said
 
 
+def test_an_untiled_image_is_retiled_once_before_patches_are_cut(checkout):
+    rows = (ROOT / "config/samples.tsv").read_text().splitlines()
+    rows = [row + "\the_layout" * (i == 0) for i, row in enumerate(rows)]
+    rows = [
+        row + ("\tuntiled" if row.startswith("NCBI785\t") else "\t" * (i > 0))
+        for i, row in enumerate(rows)
+    ]
+    (checkout / "mine.tsv").write_text("\n".join(rows) + "\n")
+    config = yaml.safe_load((ROOT / "config/config.yaml").read_text()) | {"samples": "mine.tsv"}
+    (checkout / "mine.yaml").write_text(yaml.safe_dump(config))
+    card = "results/datasets/human-breast-panel/README.md"
+    counts, said = plan(checkout, card, "--configfile", "mine.yaml", "--printshellcmds")
+    assert counts["retile_image"] == 1
+    tiled = "results/samples/NCBI785/he_tiled.ome.tif"
+    readers = {
+        match[1]
+        for line in said.splitlines()
+        if f"--he-image '{tiled}'" in line and (match := re.search(r"scripts/(\w+)\.py", line))
+    }
+    assert {"export_pairs", "pool_spots"} <= readers
+    assert "check_bundle" not in readers
+
+
 def test_editing_one_encoder_file_plans_only_its_runs(checkout, tmp_path):
     """The options of a run hold its own encoders' files and no other's."""
     _, full = plan(checkout, "--printshellcmds")

@@ -115,7 +115,12 @@ def write_matrix(bundle, cells, counts: np.ndarray) -> None:
         columns = [np.flatnonzero(column) for column in counts.T]
         matrix = file.create_group("matrix")
         matrix["barcodes"] = [cell.encode() for cell in cells]
-        matrix["features/name"] = [gene.encode() for gene in GENES]
+        features = [*((gene, f"ENSG{i:011d}") for i, gene in enumerate(GENES))]
+        features += [(name, name) for name in CONTROLS]
+        kinds = ["Gene Expression"] * len(GENES) + ["Negative Control Probe"] * len(CONTROLS)
+        matrix["features/name"] = [name.encode() for name, _ in features]
+        matrix["features/id"] = [identity.encode() for _, identity in features]
+        matrix["features/feature_type"] = [kind.encode() for kind in kinds]
         matrix["indices"] = np.concatenate(columns)
         matrix["indptr"] = np.concatenate([[0], np.cumsum([len(c) for c in columns])])
         values = zip(counts.T, columns, strict=True)

@@ -8,6 +8,10 @@ SIMULATED = [name for name, row in SAMPLES.items() if row["source"] == "simulate
 FETCHED = [
     name for name, row in SAMPLES.items() if row["source"] in ("10x", "geo") and not row["bundle"]
 ]
+# Not among the parameters: where a bundle comes from changes nothing in it, so it isn't fetched anew.
+FETCHING = f"--mirrors {shlex.quote(json.dumps(config['mirrors']))}"
+if config["downloads"]:
+    FETCHING += f" --downloads {shlex.quote(config['downloads'])}"
 
 
 rule simulate_bundle:
@@ -56,15 +60,25 @@ rule fetch_bundle:
         "../envs/pipeline.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=6000,
         runtime=480,
     params:
         program=script("fetch_bundle"),
         bundle=lambda w: bundle_folder(w.sample),
+        archive=lambda w: flags(archive_file(w.sample), "archive"),
         options=lambda w: options("fetch_bundle", sample=source_facts(w.sample)),
     shell:
-        "python {params.program:q} --bundle {params.bundle:q} --options {params.options:q}"
-        " --log {log:q}"
+        "python {params.program:q} --bundle {params.bundle:q} {params.archive}"
+        " --options {params.options:q} {FETCHING} --log {log:q}"
+
+
+# Samples without H&E.
+use rule fetch_bundle as fetch_bundle_alone with:
+    output:
+        experiment=f"{BUNDLES}/{{sample}}/experiment.xenium",
+        transcripts=f"{BUNDLES}/{{sample}}/transcripts.parquet",
+    wildcard_constraints:
+        sample=one_of(name for name in FETCHED if "he_image" not in he_files(name)),
 
 
 # Samples whose H&E lies on a known grid have no alignment file to fetch.
@@ -74,7 +88,43 @@ use rule fetch_bundle as fetch_bundle_registered with:
         transcripts=f"{BUNDLES}/{{sample}}/transcripts.parquet",
         he_image=f"{BUNDLES}/{{sample}}/{{sample}}_he_image.ome.tif",
     wildcard_constraints:
-        sample=one_of(name for name in FETCHED if "he_alignment" not in he_files(name)),
+        sample=one_of(name for name in FETCHED if list(he_files(name)) == ["he_image"]),
+
+
+# A published zip that the user has is unpacked; what it lacks is told by check_bundle.
+use rule fetch_bundle as fetch_bundle_unpacked with:
+    input:
+        unpack(lambda w: on_disk(w.sample, archive_file(w.sample))),
+    output:
+        experiment=f"{BUNDLES}/{{sample}}/experiment.xenium",
+    wildcard_constraints:
+        sample=one_of(name for name in SAMPLES if is_packed(name)),
+
+
+# An H&E that can't be read piece by piece is written anew, once.
+rule retile_image:
+    input:
+        unpack(lambda w: on_disk(w.sample, {"he_image": he_as_given(w.sample)["he_image"]})),
+        check=f"{RESULTS}/samples/{{sample}}/check.json",
+    output:
+        f"{RESULTS}/samples/{{sample}}/he_tiled.ome.tif",
+    log:
+        f"{RESULTS}/logs/retile_image/{{sample}}.log",
+    wildcard_constraints:
+        sample=one_of(name for name in SAMPLES if is_untiled(name)),
+    conda:
+        "../envs/pipeline.yaml"
+    threads: 1
+    resources:
+        mem_mb=6000,
+        runtime=120,
+    params:
+        program=script("retile_image"),
+        he=lambda w: flags(he_as_given(w.sample), "he_image"),
+        options=options("retile_image"),
+    shell:
+        "python {params.program:q} {params.he} --tiled {output:q}"
+        " --options {params.options:q} --log {log:q}"
 
 
 rule fetch_weights:
@@ -102,7 +152,7 @@ rule fetch_weights:
 
 rule check_bundle:
     input:
-        unpack(lambda w: bundle_files(w.sample)),
+        unpack(lambda w: on_disk(w.sample, bundle_files(w.sample) | he_as_given(w.sample))),
     output:
         f"{RESULTS}/samples/{{sample}}/check.json",
     log:
@@ -116,11 +166,13 @@ rule check_bundle:
     params:
         program=script("check_bundle"),
         bundle=lambda w: bundle_folder(w.sample),
-        he=lambda w: flags(he_files(w.sample), "he_image", "he_alignment"),
+        he=lambda w: flags(he_as_given(w.sample), "he_image", "he_alignment"),
         panel=lambda w: flags(panel_file(w.sample), "panel"),
         options=lambda w: options(
             "check_bundle",
-            sample=facts(w.sample, "panel", "he_image", "he_alignment", "he_um_per_px"),
+            sample=facts(
+                w.sample, "panel", "he_image", "he_alignment", "he_um_per_px", "he_layout"
+            ),
         ),
     shell:
         "python {params.program:q} --bundle {params.bundle:q} {params.he} {params.panel}"

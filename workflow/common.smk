@@ -5,6 +5,7 @@ Nothing in it touches data, so the plan needs no bundle.
 
 import json
 import re
+import shlex
 import sys
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
@@ -15,15 +16,18 @@ from pairscape.config import (
     check_config,
     dataset_samples,
     panel_genes,
-    published_rows,
     read_encoders,
     read_samples,
     resolve_config,
+    split_rows,
 )
 from pairscape.errors import InputError
+from pairscape.files import read_tsv
+from pairscape.leakage import FACTS as LEAK_FACTS
 
 SOURCE = (workflow.overwrite_configfiles or ["config/config.yaml"])[-1]
 SPLITS = ("train", "val", "test")
+TRANSCRIPTS = ("transcripts.parquet", "transcripts.csv.gz")  # the first one there is read
 
 try:
     config = resolve_config(config, SOURCE)
@@ -38,6 +42,8 @@ DATASETS, EXPERIMENTS = config["datasets"], config["experiments"]
 RUN = f"{RESULTS}/runs/{{experiment}}/{{dataset}}/{{image}}-{{gene}}/seed{{seed}}"
 FEATURES = f"{RESULTS}/datasets/{{dataset}}/embeddings/images/{{image}}"
 DATASET_SAMPLES = {name: dataset_samples(config, SAMPLES, name) for name in DATASETS}
+PUBLISHED = read_tsv(config["published_splits"], ["panel", "sample", "split"])
+PUBLISHED_SAMPLES = {row["sample"] for row in PUBLISHED}
 
 # Jobs run the Python of this Snakemake, unless conda or a container brings its own.
 if not workflow.deployment_settings.deployment_method:
@@ -87,36 +93,78 @@ def facts(sample: str, *columns: str) -> dict[str, str]:
     return {column: SAMPLES[sample][column] for column in ("sample", *columns)}
 
 
+def is_packed(sample: str) -> bool:
+    """Whether the user gave the published zip in place of the bundle's folder."""
+    return SAMPLES[sample]["bundle"].lower().endswith(".zip")
+
+
+def place(path: str) -> str:
+    """A path of the sample table: from <bundles>, unless it is absolute."""
+    return path.rstrip("/") if path.startswith("/") else f"{BUNDLES}/{path.rstrip('/')}"
+
+
 def bundle_folder(sample: str) -> str:
+    """Where the bundle lies; a zip of the user's is unpacked to where a fetched one goes."""
     given = SAMPLES[sample]["bundle"]
-    return f"{BUNDLES}/{given or sample}"
+    return place(given) if given and not is_packed(sample) else f"{BUNDLES}/{sample}"
+
+
+def is_untiled(sample: str) -> bool:
+    """Whether a sample's H&E has to be retiled; a fetched one is as it comes."""
+    return SAMPLES[sample]["he_layout"] == "untiled"
 
 
 def he_files(sample: str) -> dict[str, str]:
-    """The H&E image and its alignment matrix, where the sample has them."""
+    """The H&E image, tiled, and its alignment matrix, where the sample has them."""
+    files = he_as_given(sample)
+    if "he_image" in files and is_untiled(sample):
+        files["he_image"] = f"{RESULTS}/samples/{sample}/he_tiled.ome.tif"
+    return files
+
+
+def he_as_given(sample: str) -> dict[str, str]:
+    """The H&E image and its alignment matrix as the sample table names them."""
     row = SAMPLES[sample]
     files = {}
     if row["he_image"] in NO_FILE:
         return files
-    standard = f"{bundle_folder(sample)}/{sample}_he_image"
-    files["he_image"] = f"{BUNDLES}/{row['he_image']}" if row["he_image"] else f"{standard}.ome.tif"
+    # What belongs to a zip lies beside it: the folder it is unpacked to is made anew.
+    folder = Path(place(row["bundle"])).parent if is_packed(sample) else bundle_folder(sample)
+    standard = f"{folder}/{sample}_he_image"
+    files["he_image"] = place(row["he_image"]) if row["he_image"] else f"{standard}.ome.tif"
     if row["he_alignment"] not in ALIGNMENT_WORDS:
         files["he_alignment"] = (
-            f"{BUNDLES}/{row['he_alignment']}"
-            if row["he_alignment"]
-            else f"{standard}alignment.csv"
+            place(row["he_alignment"]) if row["he_alignment"] else f"{standard}alignment.csv"
         )
     return files
+
+
+def archive_file(sample: str) -> dict[str, str]:
+    """The zip that the user gave for the bundle, if it is one."""
+    return {"archive": place(SAMPLES[sample]["bundle"])} if is_packed(sample) else {}
 
 
 def bundle_files(sample: str) -> dict[str, str]:
     """The files of a sample that make its steps run again when they change."""
     folder = bundle_folder(sample)
-    return {
-        "experiment": f"{folder}/experiment.xenium",
-        "transcripts": f"{folder}/transcripts.parquet",
-        **he_files(sample),
-    }
+    files = {"experiment": f"{folder}/experiment.xenium", **he_files(sample)}
+    if is_packed(sample):
+        return files  # which transcripts a zip holds is known when it is unpacked
+    names = [name for name in TRANSCRIPTS if Path(folder, name).is_file()]
+    return files | {"transcripts": f"{folder}/{(names or TRANSCRIPTS)[0]}"}
+
+
+def on_disk(sample: str, files: dict[str, str]) -> dict[str, str]:
+    """Of the files of a sample that no rule makes, those that are there.
+
+    What a user's own sample lacks is told by check_bundle, which names the row of the table and
+    what to do; Snakemake would only name the file.
+    """
+    if sample in SIMULATED or sample in FETCHED:
+        return files
+    made = [f"{bundle_folder(sample)}/experiment.xenium"] if is_packed(sample) else []
+    made += [f"{RESULTS}/samples/{sample}/he_tiled.ome.tif"]
+    return {name: file for name, file in files.items() if file in made or Path(file).is_file()}
 
 
 def panel_file(sample: str) -> dict[str, str]:
@@ -153,10 +201,64 @@ def of_samples(dataset: str, pattern: str) -> list[str]:
     ]
 
 
+def is_imported(dataset: str) -> bool:
+    """Whether a dataset's pairs come from a copy of the published data set, not from bundles."""
+    return DATASETS[dataset]["source"] == "published"
+
+
+def shards_home(dataset: str) -> str:
+    """The dataset whose genes and shards this one uses: itself, or its `shards_of`."""
+    return DATASETS[dataset]["shards_of"] or dataset
+
+
+def shards_of(dataset: str) -> list[str]:
+    folder = f"{RESULTS}/datasets/{shards_home(dataset)}/shards"
+    return [f"{folder}/{sample}.arrow" for sample in DATASET_SAMPLES[dataset]]
+
+
+def genes_of(dataset: str) -> str:
+    return f"{RESULTS}/datasets/{shards_home(dataset)}/genes.tsv"
+
+
+def published_files(dataset: str) -> list[str]:
+    """The files of a copy of the published data set; import_pairs says what is missing."""
+    folder = Path(DATASETS[dataset]["published_data"])
+    return sorted(map(str, [*folder.rglob("*.arrow"), *folder.rglob("*.parquet")]))
+
+
+def spots_of(dataset: str) -> list[str]:
+    return [] if is_imported(dataset) else of_samples(dataset, "{spots}/spots.zarr")
+
+
+def counts_of(dataset: str) -> list[str]:
+    """What tells how many spots each sample of a dataset has."""
+    return shards_of(dataset) if is_imported(dataset) else of_samples(dataset, "{spots}/audit.json")
+
+
+def experiments_of(dataset: str) -> list[str]:
+    """The `experiment.xenium` of each sample, if all have one: it tells the slide."""
+    if is_imported(dataset):
+        return []
+    files = [on_disk(name, bundle_files(name)) for name in DATASET_SAMPLES[dataset]]
+    return [of["experiment"] for of in files] if all("experiment" in of for of in files) else []
+
+
+def many(flag: str, files: list[str]) -> str:
+    """A command-line flag with its files, or nothing where there are none."""
+    return " ".join([flag, *map(shlex.quote, files)]) if files else ""
+
+
+def label_source(sample: str) -> str:
+    """The `source` of a pair: that of the published data set for the samples it holds."""
+    return "hest" if sample in PUBLISHED_SAMPLES else SAMPLES[sample]["source"]
+
+
 def split_options(dataset: str) -> dict:
     split = DATASETS[dataset]["split"]
     kept = ["method", "shared_donors"]
-    kept += {"listed": SPLITS, "donor": ["fractions"], "published": []}[split["method"]]
+    kept += {"listed": SPLITS, "donor": ["fractions"], "leave_one_donor_out": ["fold"]}.get(
+        split["method"], []
+    )
     return {**{key: split[key] for key in kept}, "seed": config["seed"]}
 
 
@@ -165,8 +267,8 @@ def splits_of(dataset: str) -> list[str]:
     split = DATASETS[dataset]["split"]
     if split["method"] == "listed":
         return [name for name in SPLITS if split[name]]
-    if split["method"] == "published":
-        used = {row["split"] for row in published_rows(config, DATASETS[dataset]["panel"])}
+    if split["method"] in ("published", "file"):
+        used = {row["split"] for row in split_rows(config, dataset)}
         return [name for name in SPLITS if name in used]
     return list(SPLITS)
 
@@ -199,6 +301,7 @@ def used_samples() -> list[tuple[str, str]]:
     pairs = {
         (sample, DATASETS[dataset]["spots"])
         for dataset in DATASETS
+        if not is_imported(dataset)
         for sample in DATASET_SAMPLES[dataset]
     }
     return sorted(pairs | {(item["sample"], item["spots"]) for item in config["pool_also"]})
@@ -217,9 +320,17 @@ def source_facts(sample: str) -> dict[str, str]:
         "source",
         "he_alignment",
         "landing_page",
+        "bundle_name",
         "bundle_url",
+        "bundle_bytes",
+        "bundle_checksum",
+        "he_image",
         "he_image_url",
+        "he_image_bytes",
+        "he_image_checksum",
         "he_alignment_url",
+        "he_alignment_bytes",
+        "he_alignment_checksum",
         "geo_accession",
     )
 
@@ -249,7 +360,11 @@ def frozen_features(wildcards) -> dict[str, str]:
     """A frozen image trunk runs once per dataset; a tuned one runs in the pretraining."""
     if EXPERIMENTS[wildcards.experiment]["training"]["image_tuning"] != "frozen":
         return {}
-    folder = FEATURES.format(**wildcards)
+    # Folds and other splits of the same samples share the features as they share the shards.
+    home = shards_home(wildcards.dataset)
+    if DATASET_SAMPLES[home] != DATASET_SAMPLES[wildcards.dataset]:
+        home = wildcards.dataset
+    folder = FEATURES.format(dataset=home, image=wildcards.image)
     return {"features": f"{folder}/features.npy", "features_index": f"{folder}/features.json"}
 
 
@@ -267,3 +382,40 @@ def all_runs(file: str) -> list[str]:
         for dataset in plan["datasets"]
         for run in runs(experiment, dataset)
     ]
+
+
+def audited_splits() -> list[dict]:
+    """Every split that audit_splits looks at: the datasets', and the published ones beside them."""
+    found = [
+        {
+            "name": dataset,
+            "panel": DATASETS[dataset]["panel"],
+            "split": split_options(dataset),
+            "samples": DATASET_SAMPLES[dataset],
+            "rows": split_rows(config, dataset),
+        }
+        for dataset in DATASETS
+    ]
+    own = {of["panel"] for of in found if of["split"]["method"] == "published"}
+    for panel in dict.fromkeys(row["panel"] for row in PUBLISHED):
+        rows = [row for row in PUBLISHED if row["panel"] == panel]
+        extra = sorted({row["split"] for row in rows} - set(SPLITS))
+        wanted = [] if panel in own else [(panel, SPLITS)]
+        wanted += [(f"{panel}-{split}", (*SPLITS, split)) for split in extra]
+        for name, kept in wanted:
+            kept_rows = [
+                {"sample": row["sample"], "split": row["split"]}
+                for row in rows
+                if row["split"] in kept
+            ]
+            if name not in DATASETS and all(row["sample"] in SAMPLES for row in kept_rows):
+                found.append(
+                    {
+                        "name": name,
+                        "panel": panel,
+                        "split": {"method": "published", "shared_donors": None},
+                        "samples": sorted({row["sample"] for row in kept_rows}),
+                        "rows": kept_rows,
+                    }
+                )
+    return found

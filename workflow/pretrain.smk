@@ -8,7 +8,7 @@ OUT  <results>/datasets/<dataset>/embeddings/images/<encoder>/,
 
 rule embed_images:
     input:
-        shards=lambda w: of_samples(w.dataset, "{results}/datasets/{dataset}/shards/{sample}.arrow"),
+        shards=lambda w: shards_of(w.dataset),
         weights=lambda w: weights_of("image", w.image),
     output:
         features=f"{FEATURES}/features.npy",
@@ -39,9 +39,9 @@ rule embed_images:
 rule pretrain:
     input:
         unpack(frozen_features),
-        shards=lambda w: of_samples(w.dataset, "{results}/datasets/{dataset}/shards/{sample}.arrow"),
+        shards=lambda w: shards_of(w.dataset),
         splits=f"{RESULTS}/datasets/{{dataset}}/splits.tsv",
-        genes=f"{RESULTS}/datasets/{{dataset}}/genes.tsv",
+        genes=lambda w: genes_of(w.dataset),
         weights=lambda w: weights_of("image", w.image) + weights_of("gene", w.gene),
     output:
         model=f"{RUN}/model.ckpt",

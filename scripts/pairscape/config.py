@@ -38,6 +38,8 @@ def resolve_config(config: Mapping, source) -> dict:
     schema = read_schema("config")
     resolved = _with_defaults(dict(config), schema, schema)
     _refuse_invalid(resolved, schema, source, "")
+    for name in resolved["datasets"]:
+        _inherit(name, resolved["datasets"], source)
     return resolved
 
 
@@ -86,11 +88,25 @@ def check_config(config: Mapping, source, samples: Mapping[str, Mapping]) -> Non
                 f"sample {name}, column simulation",
                 "simulations of the configuration",
             )
+        _check_bundle_place(name, sample, config)
     for i, item in enumerate(config["pool_also"]):
         _known(item["sample"], samples, source, f"pool_also[{i}].sample", "samples of the table")
         _known(item["spots"], config["spots"], source, f"pool_also[{i}].spots", "spot presets")
+        preset = config["spots"][item["spots"]]
+        needs = preset["frame"] == "he_pixels" or preset["min_tissue"] is not None
+        if needs and samples[item["sample"]]["he_image"] in NO_FILE:
+            raise InputError(
+                source,
+                f"pool_also[{i}].spots",
+                f"{item['spots']}, which needs an H&E, for {item['sample']}, which has none",
+                "name a preset with frame: xenium_um and min_tissue: null",
+            )
+    for i, name in enumerate(config["alignment"]["trusted"]):
+        _known(name, samples, source, f"alignment.trusted[{i}]", "samples of the table")
     for name, preset in config["spots"].items():
         _check_spots(name, preset, source)
+    for name, preset in config["patches"].items():
+        _check_patches(name, preset, source)
     for name, dataset in config["datasets"].items():
         _check_dataset(f"datasets.{name}", dataset, config, source, samples)
     gene, used = config["overlay_gene"], {d["panel"] for d in config["datasets"].values()}
@@ -136,16 +152,32 @@ def read_encoders(root) -> dict[str, dict[str, dict]]:
 def dataset_samples(config: Mapping, samples: Mapping[str, Mapping], name: str) -> list[str]:
     """The samples of a dataset, sorted: those it lists, or else those its split or panel implies."""
     dataset = config["datasets"][name]
-    split = dataset["split"]
+    method = dataset["split"]["method"]
     if dataset.get("samples"):
         chosen = dataset["samples"]
-    elif split["method"] == "listed":
-        chosen = {*split["train"], *split["val"], *split["test"]}
-    elif split["method"] == "published":
+    elif method == "listed":
+        chosen = {sample for split in splits.SPLITS for sample in dataset["split"][split]}
+    elif method in ("published", "file"):
+        chosen = {row["sample"] for row in split_rows(config, name)}
+    elif dataset["shards_of"]:
+        return dataset_samples(config, samples, dataset["shards_of"])
+    elif dataset["source"] == "published":
         chosen = {row["sample"] for row in published_rows(config, dataset["panel"])}
     else:
         chosen = {key for key, row in samples.items() if row["panel"] == dataset["panel"]}
     return sorted(chosen)
+
+
+def split_rows(config: Mapping, name: str) -> list[dict[str, str]]:
+    """The rows of ``sample`` and ``split`` that a dataset's split is given by, if it is by a table."""
+    dataset = config["datasets"][name]
+    split = dataset["split"]
+    if split["method"] == "published":
+        return published_rows(config, dataset["panel"])
+    if split["method"] == "file":
+        rows = read_tsv(split["file"], ["sample", "split"])
+        return [{"sample": row["sample"], "split": row["split"]} for row in rows]
+    return []
 
 
 def published_rows(config: Mapping, panel: str) -> list[dict[str, str]]:
@@ -164,32 +196,138 @@ def panel_genes(config: Mapping, panel: str) -> list[str]:
     return [row["gene_symbol"] for row in rows]
 
 
+def _check_bundle_place(name: str, sample: Mapping, config: Mapping) -> None:
+    """A zip is unpacked to <bundles>/<sample>, so it can neither lie there nor be simulated."""
+    given = sample["bundle"]
+    field = f"sample {name}, column bundle"
+    if given.lower().endswith(".zip"):
+        folder = Path(config["bundles"], name)
+        if Path(config["bundles"], given).is_relative_to(folder):
+            remedy = f"move it out of {folder}, where it is unpacked to, e.g. to {folder}.zip"
+            raise InputError(config["samples"], field, repr(given), remedy)
+    if given and sample["source"] == "simulated":
+        raise InputError(
+            config["samples"], field, repr(given), "leave it empty: the bundle is simulated"
+        )
+
+
 def _check_spots(name: str, preset: Mapping, source) -> None:
-    if preset["shape"] == "circle" and not preset["centres"]:
+    place, shape = f"spots.{name}", preset["shape"]
+    if preset["centres"]:
+        if shape != "circle":
+            raise InputError(
+                source,
+                f"{place}.centres",
+                f"centres for {shape}s",
+                "use shape: circle or drop them",
+            )
+        for key, neutral in (
+            ("pitch_um", None),
+            ("lattice", None),
+            ("frame", "xenium_um"),
+            ("origin", "zero"),
+            ("min_tissue", None),
+        ):
+            if preset[key] != neutral:
+                raise InputError(
+                    source,
+                    f"{place}.{key}",
+                    f"{preset[key]} beside given centres",
+                    "drop it: given centres are all kept, where they are",
+                )
+    pitch_um = preset["pitch_um"] or preset["size_um"]
+    if pitch_um < preset["size_um"]:
         raise InputError(
-            source, f"spots.{name}.centres", "none for circles", "name the table of their centres"
+            source,
+            f"{place}.pitch_um",
+            f"{pitch_um:g}, so that spots overlap",
+            f"give at least size_um, {preset['size_um']:g}",
         )
-    if preset["shape"] == "square" and preset["centres"]:
+    if shape == "hexagon" and pitch_um != preset["size_um"]:
         raise InputError(
-            source, f"spots.{name}.centres", "centres for squares", "use shape: circle or drop them"
+            source,
+            f"{place}.pitch_um",
+            f"{pitch_um:g} for hexagons of {preset['size_um']:g}",
+            "drop it: hexagons lie side by side",
         )
+    wrong = {"square": "hexagonal", "hexagon": "square"}.get(shape)
+    if preset["lattice"] is not None and preset["lattice"] == wrong:
+        raise InputError(
+            source,
+            f"{place}.lattice",
+            f"{wrong} for {shape}s",
+            "drop it: only circles may choose",
+        )
+
+
+def _check_patches(name: str, preset: Mapping, source) -> None:
+    given = [key for key in ("um_per_px", "patch_px", "native_px") if key in preset]
+    if given not in (["um_per_px", "patch_px"], ["native_px"]):
+        raise InputError(
+            source,
+            f"patches.{name}",
+            f"only {given[0]}" if len(given) == 1 else ", ".join(given) or "no size",
+            "give um_per_px and patch_px, or native_px alone",
+        )
+
+
+def _inherit(name: str, datasets: Mapping, source) -> None:
+    """Give a dataset what it takes from ``shards_of``, and refuse what is missing or too much."""
+    place, dataset = f"datasets.{name}", datasets[name]
+    taken = ("panel", "spots", "patches", "source", "published_data", "min_panel_share")
+    if dataset["shards_of"]:
+        base = dataset["shards_of"]
+        own = [other for other in datasets if not datasets[other]["shards_of"]]
+        _known(base, own, source, f"{place}.shards_of", "datasets with shards of their own")
+        for key in taken:
+            value = datasets[base].get(key)
+            if key in taken[:3] and dataset.get(key, value) != value:
+                raise InputError(
+                    source,
+                    f"{place}.{key}",
+                    f"{dataset[key]!r}, where {base} has {value!r}",
+                    "leave it out, or drop shards_of: its shards are those of that dataset",
+                )
+            if value is not None or key in dataset:
+                dataset[key] = value
+        return
+    needed = ("panel", "published_data") if dataset["source"] == "published" else taken[:3]
+    for key in needed:
+        if not dataset.get(key):
+            raise InputError(source, place, f"no key {key!r}", f"add {key}")
+    for key in ("spots", "patches", "published_data"):
+        if key not in needed and dataset.get(key):
+            raise InputError(
+                source, f"{place}.{key}", f"a value, with source {dataset['source']}", "leave it out"
+            )
 
 
 def _check_dataset(place: str, dataset: Mapping, config: Mapping, source, samples) -> None:
     name = place.split(".", 1)[1]
-    _known(dataset["spots"], config["spots"], source, f"{place}.spots", "spot presets")
-    _known(dataset["patches"], config["patches"], source, f"{place}.patches", "patch presets")
+    imported = dataset["source"] == "published"
+    if not imported:
+        _known(dataset["spots"], config["spots"], source, f"{place}.spots", "spot presets")
+        _known(dataset["patches"], config["patches"], source, f"{place}.patches", "patch presets")
     panels = sorted(path.stem for path in Path(config["panels"]).glob("*.tsv"))
     _known(dataset["panel"], panels, source, f"{place}.panel", f"gene lists in {config['panels']}")
+    if dataset["split"]["method"] == "file" and not dataset["split"]["file"]:
+        raise InputError(source, f"{place}.split", "no key 'file'", "name the table of the split")
     chosen = dataset_samples(config, samples, name)
     for sample in chosen:
         _known(sample, samples, source, f"{place}.samples", f"samples of {config['samples']}")
-        if samples[sample]["he_image"] in NO_FILE:
+        if samples[sample]["he_image"] in NO_FILE and not imported:
             raise InputError(
                 config["samples"],
                 f"sample {sample}, column he_image",
                 f"`none`, but {place} of {source} wants image-gene pairs of it",
                 "give its H&E image or take it out of that dataset",
+            )
+        if imported and not float(samples[sample]["he_um_per_px"] or 0):
+            raise InputError(
+                config["samples"],
+                f"sample {sample}, column he_um_per_px",
+                f"nothing, but {place} of {source} imports its pairs, which don't tell their scale",
+                "give the µm per pixel of its H&E",
             )
         if samples[sample]["panel"] != dataset["panel"]:
             raise InputError(
@@ -205,12 +343,16 @@ def _check_dataset(place: str, dataset: Mapping, config: Mapping, source, sample
             f"no sample of panel {dataset['panel']}",
             f"add rows to {config['samples']} or list samples",
         )
+    if dataset["shards_of"]:
+        known = dataset_samples(config, samples, dataset["shards_of"])
+        for sample in chosen:
+            _known(
+                sample, known, source, f"{place}.samples", f"samples of {dataset['shards_of']}"
+            )
     splits.make_splits(
         [samples[sample] for sample in chosen],
         {**dataset["split"], "seed": config["seed"]},
-        published_rows(config, dataset["panel"])
-        if dataset["split"]["method"] == "published"
-        else [],
+        split_rows(config, name),
         place=f"{place}.split",
         source=str(source),
     )

@@ -6,6 +6,7 @@ user's cache serves stale rows after a shard changes unless the config's ``versi
 is derived from the shards' checksums.
 """
 
+import csv
 import hashlib
 import json
 import os
@@ -15,9 +16,30 @@ from pathlib import Path
 import yaml
 
 from pairscape.errors import InputError
-from pairscape.splits import SPLITS, describe_leaks
+from pairscape.files import atomic_path
+from pairscape.leakage import (
+    HARD,
+    SPLITS,
+    describe_leaks,
+    is_placeholder,
+    summarise_leaks,
+    summary_text,
+)
 
 FENCE = "---\n"
+LAYOUT_SUFFIX = "-published-layout"
+# Of the split files that stand beside the published data set.
+LAYOUT_COLUMNS = (
+    "dataset_title",
+    "gene_panel",
+    "id",
+    "organ",
+    "disease_state",
+    "patient",
+    "preservation_method",
+    "pixel_size_um_estimated",
+    "magnification",
+)
 
 
 def dataset_version(major: int, shards: Iterable[tuple[str, str, str]]) -> str:
@@ -78,6 +100,47 @@ def dataset_config(
     }
 
 
+def layout_files(splits: Sequence[Mapping], paths: Mapping) -> dict[str, list]:
+    """The files of a config in the layout of the published data set: every shard once, as train."""
+    samples = dict.fromkeys(row["sample"] for row in splits)
+    return {"train": [paths[sample] for sample in sorted(samples)]}
+
+
+def write_layout(folder, splits: Sequence[Mapping], samples: Mapping[str, Mapping]) -> None:
+    """Write train.csv, val.csv and test.csv as they stand beside the published data set.
+
+    Column ``id`` is what the rows' ``name`` is matched with. A split without samples gets a header.
+
+    Parameters
+    ----------
+    samples
+        Rows of the sample table by sample.
+    """
+    for split in SPLITS:
+        with (
+            atomic_path(Path(folder) / f"{split}.csv") as temporary,
+            open(temporary, "w", newline="") as handle,
+        ):
+            writer = csv.DictWriter(handle, LAYOUT_COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            for row in splits:
+                fact = samples[row["sample"]]
+                if row["split"] == split:
+                    writer.writerow(
+                        {
+                            "dataset_title": fact.get("title", ""),
+                            "gene_panel": fact.get("panel", ""),
+                            "id": row["sample"],
+                            "organ": fact.get("organ", ""),
+                            "disease_state": fact.get("disease_state", ""),
+                            "patient": row["donor"] if row["donor_known"] != "False" else "",
+                            "preservation_method": fact.get("preservation", ""),
+                            "pixel_size_um_estimated": fact.get("he_um_per_px", ""),
+                            "magnification": "",
+                        }
+                    )
+
+
 def front_matter(title: str, licences: Iterable[str], entries: Iterable[Mapping]) -> str:
     """The YAML head of a card. ``entries`` come from ``dataset_config``."""
     entries = list(entries)
@@ -126,7 +189,7 @@ def move_configs(head: Mapping, card, target) -> list[dict[str, dict]]:
     return [
         {
             "config": {
-                **config,
+                **{key: value for key, value in config.items() if key != "default"},
                 "data_files": [
                     {
                         **files,
@@ -149,6 +212,7 @@ def dataset_text(
     dataset: str,
     version: str,
     genes: Sequence[Mapping],
+    genes_path: str,
     shards: Mapping[str, Mapping],
     splits: Sequence[Mapping],
     leaks: Sequence[Mapping],
@@ -158,17 +222,17 @@ def dataset_text(
 
     Parameters
     ----------
+    genes, genes_path
+        Rows of genes.tsv, and its path from the card.
     shards
         For each sample ``pairs`` (rows), ``sha256`` and ``metadata`` (see ``pairs``).
     splits, leaks
-        See ``splits``.
+        See ``splits`` and ``leakage``.
     samples
         Rows of the sample table by sample.
     """
     any_shard = next(iter(shards.values()))["metadata"]
-    patches = any_shard["patches"]
-    field_um = patches["patch_px"] * patches["um_per_px"]
-    quality = f" (quality {patches['quality']})" if patches["encoding"] == "jpeg" else ""
+    imported = any_shard["patches"]["encoding"] == "published"
     pairs = sum(shards[row["sample"]]["pairs"] for row in splits)
     left_out = sum(shard["metadata"].get("spots_left_out", 0) for shard in shards.values())
     parts = [
@@ -178,15 +242,28 @@ def dataset_text(
         f"pseudo-spot, and the raw counts of {len(genes)} genes in the spot. {pairs:,} pairs; "
         f"version {version}. Built by Pairscape.",
     ]
-    if leaks:
-        told = "; ".join(describe_leaks(leaks))
-        words = "; ".join(sorted({leak["acknowledged"] for leak in leaks if leak["acknowledged"]}))
+    hard = [leak for leak in leaks if leak["finding"] in HARD]
+    if hard:
+        told = "; ".join(describe_leaks(hard))
+        words = "; ".join(sorted({leak["acknowledged"] for leak in hard if leak["acknowledged"]}))
         parts.append(
-            f"**Not donor-disjoint: {told}. {_touched(splits, leaks)}. "
+            f"**Not donor-disjoint: {told}. {'; '.join(_touched(dataset, splits, hard))}. "
             f"Stated reason: {words or 'none'}.**"
         )
     else:
-        parts.append("No donor stands in two splits.")
+        unknown = {row["sample"] for row in splits if is_placeholder(row)}
+        parts.append(
+            f"No donor is known to stand in two splits; of {len(unknown)} of {len(shards)} samples no "
+            "source names the donor."
+            if unknown
+            else "No donor stands in two splits."
+        )
+    soft = [leak for leak in leaks if leak["finding"] not in HARD]
+    if soft:
+        parts.append(
+            "Also found between splits (`leakage.tsv`, `patch_leakage.tsv`):\n\n"
+            + "\n".join(f"- {told}" for told in _touched(dataset, splits, soft))
+        )
     parts += [
         "```python\nfrom datasets import load_dataset\n\n"
         f'load_dataset("<results>/datasets", "{dataset}", split="{splits[0]["split"]}")\n```',
@@ -197,7 +274,7 @@ def dataset_text(
                 [
                     row["split"],
                     row["sample"],
-                    row["donor"] + ("" if row["donor_known"] == "True" else " (placeholder)"),
+                    row["donor"] + (" (placeholder)" if is_placeholder(row) else ""),
                     row["organ"],
                     row["disease_state"],
                     "" if row["spots"] is None else row["spots"],
@@ -208,12 +285,14 @@ def dataset_text(
         ),
         f"A placeholder donor is one that no source names. {left_out} spot(s) have no pair: their "
         "patch reaches beyond the H&E.",
+        f"Config `{dataset}{LAYOUT_SUFFIX}` lists the same rows as one split `train`, as the "
+        "published data set does; the CSV files under `data/` say which `name` is in which split.",
         "## What a pair holds",
-        f"- `image`: {patches['patch_px']} x {patches['patch_px']} pixels at "
-        f"{patches['um_per_px']:g} µm per pixel ({field_um:g} µm field of view), "
-        f"{patches['encoding'].upper()}{quality}, centred on the spot, axes of the H&E\n"
-        f"- `gexp`: (1, {len(genes)}) raw counts, in the order of `genes.tsv` (by symbol)\n"
-        "- `cell_coords`: centre in full-resolution H&E pixels; `x_um`, `y_um`: in Xenium µm\n"
+        f"- `image`: {_patches([shard['metadata']['patches'] for shard in shards.values()])}, "
+        "centred on the spot, axes of the H&E\n"
+        f"- `gexp`: (1, {len(genes)}) raw counts, in the order of `{genes_path}` (by symbol)\n"
+        "- `cell_coords`: centre in full-resolution H&E pixels; `x_um`, `y_um`: in "
+        f"{'µm of the H&E' if imported else 'Xenium µm'}\n"
         "- `name`, `source`, `tissue`: labels\n"
         "- `sample`, `donor`, `spot`, `array_row`, `array_col`: whose pair it is\n"
         "- `tissue_fraction`: share of the patch's pixels with a luma below 80 % of white\n"
@@ -225,7 +304,7 @@ def dataset_text(
             [
                 [
                     name,
-                    samples[name].get("title", ""),
+                    _linked(samples[name].get("title", ""), samples[name].get("landing_page", "")),
                     samples[name].get("source", ""),
                     samples[name].get("license", "") or "not stated",
                     f"`{shard['sha256'][:16]}`",
@@ -269,26 +348,34 @@ def index_text(title: str, datasets: Iterable[Mapping]) -> str:
     )
 
 
-def _touched(splits: Sequence[Mapping], leaks: Sequence[Mapping]) -> str:
-    """How much of each later split shares a donor with an earlier one."""
-    told = []
-    for later in ("test", "val"):
-        of_split = [row for row in splits if row["split"] == later]
-        for earlier in SPLITS[: SPLITS.index(later)]:
-            names = {
-                leak["sample"]
-                for leak in leaks
-                if leak["split"] == later and leak["other_split"] == earlier
-            }
-            if not names:
-                continue
-            text = f"{len(names)} of {len(of_split)} {later} sample(s)"
-            spots = [row["spots"] for row in of_split]
-            if None not in spots and sum(spots):
-                share = sum(row["spots"] for row in of_split if row["sample"] in names) / sum(spots)
-                text += f" ({share:.0%} of its spots)"
-            told.append(f"{text} share a donor with {earlier}")
-    return ", ".join(told)
+def _touched(dataset: str, splits: Sequence[Mapping], leaks: Sequence[Mapping]) -> list[str]:
+    """How much of each later split the findings touch, a sentence each."""
+    rows = [{**row, "spots": "" if row["spots"] is None else row["spots"]} for row in splits]
+    return [summary_text(row) for row in summarise_leaks(dataset, rows, leaks, "pooled")]
+
+
+def _patches(patches: Sequence[Mapping]) -> str:
+    """The size, scale and encoding of the patches of a dataset's shards."""
+    one = patches[0]
+    encoded = one["encoding"].upper() if one["encoding"] in ("jpeg", "png") else "as published"
+    if one["encoding"] == "jpeg":
+        encoded += f" (quality {one['quality']})" if "quality" in one else ""
+    if not one.get("native_px"):
+        field_um = one["patch_px"] * one["um_per_px"]
+        return (
+            f"{one['patch_px']} x {one['patch_px']} pixels at {one['um_per_px']:g} µm per pixel "
+            f"({field_um:g} µm field of view), {encoded}"
+        )
+    scales = sorted({round(patch["um_per_px"], 4) for patch in patches})
+    told = f"{scales[0]:g}" if len(scales) == 1 else f"{scales[0]:g} to {scales[-1]:g}"
+    return (
+        f"{one['patch_px']} x {one['patch_px']} pixels of the H&E as scanned (column `um_per_px`: "
+        f"{told} µm per pixel), {encoded}"
+    )
+
+
+def _linked(title: str, address: str) -> str:
+    return f"[{title or 'page'}]({address.strip()})" if address.strip() else title
 
 
 def _preset(made_by: Mapping) -> str:

@@ -104,7 +104,7 @@ def sample_columns(sample: Mapping[str, str]) -> dict:
     return {
         "name": sample["sample"],
         "source": sample["source"],
-        "tissue": sample["organ"],
+        "tissue": sample["organ"].lower(),  # as in the published data set
         **{column: known.get(column, "") for column in PUBLISHED_TEXT},
         "cancer": state == "cancer",
         "sample": sample["sample"],
@@ -270,23 +270,96 @@ def read_genes(path) -> list[dict[str, str]]:
 
 
 def select_genes(
-    genes_of: Mapping[str, Mapping[str, str]], *, place: str, source: str = "--options"
+    genes_of: Mapping[str, Mapping[str, str]],
+    panel: Mapping[str, str] | None = None,
+    min_share: float = 0.9,
+    *,
+    place: str,
+    source: str = "--options",
 ) -> list[tuple[str, str]]:
-    """The genes that all samples measured, as (symbol, id), sorted by symbol.
+    """The genes of a panel that all samples measured, as (symbol, id), sorted by symbol.
+
+    Genes added to a sample's panel and controls are out: the panel's list doesn't hold them.
 
     Parameters
     ----------
     genes_of
         For each sample its genes, symbol to id.
+    panel
+        The panel's list, symbol to id. Without it a panel is what the samples share, controls and
+        genes of some samples only out.
+    min_share
+        The share of the panel's genes that a sample must have measured.
     place, source
         Where the dataset's samples are chosen, for messages.
 
     Raises
     ------
     InputError
-        A sample shares fewer than half of its genes with the others (the median of them); it was
-        measured with another panel.
+        A sample was measured with another panel: it lacks more of the list than ``min_share``
+        allows or, without a list, it shares fewer than half of its genes with the others (the
+        median of them). The message holds the line of configuration that drops it.
     """
+    from pairscape.bundle import NON_GENE_PREFIXES
+
+    genes_of = {
+        sample: {
+            symbol: gene_id
+            for symbol, gene_id in genes.items()
+            if not symbol.startswith(NON_GENE_PREFIXES)
+        }
+        for sample, genes in genes_of.items()
+    }
+    misfit = _misfit_of_list(genes_of, panel, min_share) if panel else _misfit(genes_of)
+    if misfit:
+        worst, told = misfit
+        kept = ", ".join(sample for sample in genes_of if sample != worst)
+        raise InputError(
+            source,
+            place,
+            f"{worst}, whose panel of {len(genes_of[worst])} genes {told}",
+            f"drop it with `{place}: [{kept}]`",
+        )
+    shared = set.intersection(*(set(genes) for genes in genes_of.values()))
+    if panel:
+        shared &= set(panel)
+    ids = {
+        symbol: next(
+            (found for genes in (*genes_of.values(), panel or {}) if (found := genes.get(symbol))),
+            "",
+        )
+        for symbol in shared
+    }
+    return sorted(ids.items())
+
+
+def read_panel_list(path) -> dict[str, str]:
+    """A panel's list (gene_symbol, ensembl_id), symbol to id.
+
+    Raises
+    ------
+    InputError
+        It is missing, has no genes, or names one twice.
+    """
+    rows = read_tsv(path, ["gene_symbol", "ensembl_id"])
+    panel = {row["gene_symbol"]: row["ensembl_id"] for row in rows}
+    if not panel or len(panel) < len(rows):
+        found = "a symbol twice" if panel else "no genes"
+        raise InputError(path, "gene_symbol", found, "give each gene of the panel one line")
+    return panel
+
+
+def _misfit_of_list(genes_of: Mapping, panel: Mapping, min_share: float):
+    """The sample that lacks most of the panel's list, and what to say of it, or None."""
+    held = {sample: len(genes.keys() & panel.keys()) for sample, genes in genes_of.items()}
+    worst = min(reversed(list(held)), key=held.get)
+    if held[worst] >= min_share * len(panel):
+        return None
+    return worst, f"holds {held[worst]} of the panel's {len(panel)}, below {min_share:.0%}"
+
+
+def _misfit(genes_of: Mapping):
+    """The sample that shares fewest genes with the others, and what to say of it, or None."""
     import statistics
 
     def overlap(one: str, other: str) -> float:
@@ -299,21 +372,9 @@ def select_genes(
         for one in genes_of
     }
     worst = min(reversed(list(fit)), key=fit.get)
-    if fit[worst] < 0.5:
-        kept = ", ".join(sample for sample in genes_of if sample != worst)
-        raise InputError(
-            source,
-            place,
-            f"{worst}, whose panel of {len(genes_of[worst])} genes shares only {fit[worst]:.0%} "
-            "with the other samples",
-            f"drop it with `{place}: [{kept}]`",
-        )
-    shared = set.intersection(*(set(genes) for genes in genes_of.values()))
-    ids = {
-        symbol: next((genes[symbol] for genes in genes_of.values() if genes[symbol]), "")
-        for symbol in shared
-    }
-    return sorted(ids.items())
+    if fit[worst] >= 0.5:
+        return None
+    return worst, f"shares only {fit[worst]:.0%} with the other samples"
 
 
 def iter_pairs(
@@ -321,6 +382,7 @@ def iter_pairs(
     spots,
     gene_positions: Sequence[int],
     centres_px: np.ndarray,
+    middles_px: np.ndarray,
     patches: Mapping,
     side_px: float,
     constant: Mapping,
@@ -341,6 +403,8 @@ def iter_pairs(
         (G,) which columns of ``spots`` make ``gexp``, in order.
     centres_px
         (N, 2) spot centres in H&E pixels.
+    middles_px
+        (N, 2) middles of the patches: the same, or less than a pixel away (native pixels).
     patches
         ``um_per_px``, ``patch_px``, ``encoding``, ``quality``.
     side_px
@@ -357,7 +421,7 @@ def iter_pairs(
     extent = np.zeros((count, 2), np.int64)  # offset and size of each encoded patch
     tissue = np.zeros(count, np.float32)
     with tempfile.TemporaryFile(dir=folder) as spool:
-        cut = iter_patches(slide, centres_px, side_px, patches["patch_px"])
+        cut = iter_patches(slide, middles_px, side_px, patches["patch_px"])
         end = 0
         for index, patch in program.progress(cut, "patches", count, "patch"):
             encoded = encode_patch(patch, patches["encoding"], patches.get("quality", 95))

@@ -5,6 +5,7 @@ import faulthandler
 import json
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Iterable
@@ -137,7 +138,9 @@ def _start_log(path) -> None:
         to_file = logging.FileHandler(path, mode="w")
         to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         log.addHandler(to_file)
-        log.debug("command: %s", " ".join(sys.argv))
+        # The query of an address may hold a token or a signature.
+        command = re.sub(r"(https?://[^\s\"'?]*)\?[^\s\"']*", r"\1", " ".join(sys.argv))
+        log.debug("command: %s", command)
         faulthandler.enable(to_file.stream)
     logging.captureWarnings(True)
     warnings_log = logging.getLogger("py.warnings")

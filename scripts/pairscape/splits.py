@@ -1,4 +1,4 @@
-"""Which sample stands in which split, and which donors and samples stand in two.
+"""Which sample stands in which split.
 
 Imports nothing heavy: the workflow calls it while Snakemake parses.
 """
@@ -9,8 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from pairscape.errors import InputError
 from pairscape.files import read_tsv, write_tsv
+from pairscape.leakage import SPLITS, donor_group, find_leaks, read_count, refuse_leaks
 
-SPLITS = ("train", "val", "test")
+METHODS = ("published", "donor", "leave_one_donor_out", "listed", "file")
 SPLIT_COLUMNS = (
     "sample",
     "donor",
@@ -21,17 +22,8 @@ SPLIT_COLUMNS = (
     "spots",
     "shared_donors",
 )
-LEAK_COLUMNS = (
-    "finding",
-    "donor",
-    "sample",
-    "split",
-    "other_sample",
-    "other_split",
-    "spots",
-    "acknowledged",
-)
 ORDERS = 8  # seeded orders of donors that are tried
+SWAPS_UP_TO = 60  # donors; with more of them single moves balance well enough
 
 
 def make_splits(
@@ -50,11 +42,15 @@ def make_splits(
     samples
         Rows of the sample table: ``sample``, ``donor``, and what else stands in ``SPLIT_COLUMNS``.
     split
-        ``method``: ``published`` (the given rows), ``listed`` (the lists ``train``, ``val`` and
-        ``test``) or ``donor`` (donors dealt by ``seed`` so that the splits hold about ``fractions``
-        of the spots). ``shared_donors``: None, or in words why a donor may stand in two splits.
+        ``method``: ``published`` or ``file`` (the given rows), ``listed`` (the lists ``train``,
+        ``val`` and ``test``), ``donor`` (donors dealt by ``seed`` so that the splits hold about
+        ``fractions`` of the spots and of each disease and organ) or ``leave_one_donor_out``
+        (``fold`` k tests the k-th donor by name, a donor drawn by ``seed`` validates).
+        ``shared_donors``: None, or in words why a donor may stand in two splits. Both donor methods
+        keep donors together that may be one (see ``leakage.donor_group``).
     published
-        Rows of ``sample`` and ``split``; those of other samples are passed over.
+        Rows of ``sample`` and ``split``, for ``published`` and ``file``; those of other samples are
+        passed over in the former and refused in the latter.
     spots
         Number of spots of each sample. Without it each counts as one, and the column is empty.
     place, source
@@ -81,12 +77,14 @@ def make_splits(
         pairs = _published(by_name, published, place, source)
     elif method == "listed":
         pairs = _listed(by_name, split, place, source)
+    elif method == "file":
+        pairs = _from_file(by_name, split, published, place, source)
     elif method == "donor":
         pairs = _by_donor(by_name, split, spots, place, source)
+    elif method == "leave_one_donor_out":
+        pairs = _leave_one_out(by_name, split, place, source)
     else:
-        raise InputError(
-            source, f"{place}.method", repr(method), "allowed: published, donor, listed"
-        )
+        raise InputError(source, f"{place}.method", repr(method), f"allowed: {', '.join(METHODS)}")
     rows = [
         {
             **{column: by_name[sample].get(column, "") for column in SPLIT_COLUMNS},
@@ -96,73 +94,27 @@ def make_splits(
         }
         for sample, name in sorted(pairs, key=lambda pair: (SPLITS.index(pair[1]), pair[0]))
     ]
-    leaks = find_leaks(rows)
-    if not words:
-        _refuse_leaks(leaks, place, source)
-    shared = {leak["donor"] for leak in leaks}
+    leaks = find_leaks(rows, by_name)
+    refuse_leaks(leaks, place, source)
+    shared = {
+        sample
+        for leak in leaks
+        if leak["level"] == "acknowledged"
+        for sample in (leak["sample"], leak["other_sample"])
+    }
+    donors = {row["donor"] for row in rows if row["sample"] in shared}
     for row in rows:
-        if row["donor"] not in shared:
+        if row["donor"] not in donors:
             row["shared_donors"] = ""
     return rows
 
 
-def find_leaks(rows: Sequence[Mapping]) -> list[dict]:
-    """Find donors and samples that stand in two splits.
+def donor_folds(samples: Sequence[Mapping]) -> list[str]:
+    """The donors of a dataset in the order of its leave-one-donor-out folds.
 
-    Parameters
-    ----------
-    rows
-        Rows of ``make_splits`` or ``read_splits``.
-
-    Returns
-    -------
-    One row per pair of samples, with ``LEAK_COLUMNS``. ``sample`` is the one of the later split
-    (test after val after train), whose ``spots`` are the ones touched; ``other_sample`` stands in
-    the earlier split. ``finding`` is ``same_sample`` or ``same_donor``; ``acknowledged`` holds the
-    words of ``shared_donors``.
+    Donors that may be one (see ``leakage.donor_group``) are one, under the first of their names.
     """
-    leaks = []
-    for first, second in itertools.combinations(rows, 2):
-        if first["split"] == second["split"] or first["donor"] != second["donor"]:
-            continue
-        earlier, later = sorted((first, second), key=lambda row: SPLITS.index(row["split"]))
-        leaks.append(
-            {
-                "finding": f"same_{'sample' if first['sample'] == second['sample'] else 'donor'}",
-                "donor": later["donor"],
-                "sample": later["sample"],
-                "split": later["split"],
-                "other_sample": earlier["sample"],
-                "other_split": earlier["split"],
-                "spots": later["spots"],
-                "acknowledged": later["shared_donors"],
-            }
-        )
-    order = {name: -i for i, name in enumerate(SPLITS)}
-    return sorted(
-        leaks,
-        key=lambda leak: (
-            order[leak["split"]],
-            order[leak["other_split"]],
-            leak["donor"],
-            leak["sample"],
-            leak["other_sample"],
-        ),
-    )
-
-
-def describe_leaks(leaks: Iterable[Mapping]) -> list[str]:
-    """Say for each donor in two splits where it stands: ``donor A (S1 in train, S2 in test)``."""
-    places: dict[str, set] = {}
-    for leak in leaks:
-        places.setdefault(leak["donor"], set()).update(
-            {(leak["split"], leak["sample"]), (leak["other_split"], leak["other_sample"])}
-        )
-    told = []
-    for donor, found in places.items():
-        ordered = sorted(found, key=lambda place: (SPLITS.index(place[0]), place[1]))
-        told.append(f"donor {donor} ({', '.join(f'{s} in {split}' for split, s in ordered)})")
-    return told
+    return sorted(set(donor_group(samples).values()))
 
 
 def write_splits(path, rows: Iterable[Mapping]) -> None:
@@ -184,29 +136,8 @@ def read_splits(path) -> list[dict]:
             raise InputError(
                 path, f"line {number}, split", repr(row["split"]), f"allowed: {', '.join(SPLITS)}"
             )
-        row["spots"] = _count(path, number, row["spots"])
+        row["spots"] = read_count(path, number, row["spots"])
     return rows
-
-
-def write_leaks(path, leaks: Iterable[Mapping]) -> None:
-    """Write leakage.tsv."""
-    write_tsv(path, leaks, LEAK_COLUMNS)
-
-
-def read_leaks(path) -> list[dict]:
-    """Read leakage.tsv; ``spots`` as an integer (None where it is empty)."""
-    rows = read_tsv(path, LEAK_COLUMNS)
-    for number, row in enumerate(rows, start=2):
-        row["spots"] = _count(path, number, row["spots"])
-    return rows
-
-
-def _count(path, number: int, text: str) -> int | None:
-    if not text:
-        return None
-    if not text.isdigit():
-        raise InputError(path, f"line {number}, spots", repr(text), "give a whole number")
-    return int(text)
 
 
 def _published(by_name: Mapping, published: Iterable[Mapping], place: str, source: str):
@@ -233,6 +164,20 @@ def _listed(by_name: Mapping, split: Mapping, place: str, source: str):
     return pairs
 
 
+def _from_file(by_name: Mapping, split: Mapping, rows: Iterable[Mapping], place: str, source: str):
+    file = split.get("file") or f"{place}.file"
+    pairs = set()
+    for row in rows:
+        for column, allowed in (("sample", sorted(by_name)), ("split", SPLITS)):
+            if row[column] not in allowed:
+                raise InputError(
+                    file, f"column {column}", repr(row[column]), f"allowed: {', '.join(allowed)}"
+                )
+        pairs.add((row["sample"], row["split"]))
+    _refuse_unplaced(by_name, pairs, f"{place}.file", source)
+    return pairs
+
+
 def _refuse_unplaced(by_name: Mapping, pairs, place: str, source: str) -> None:
     unplaced = sorted(set(by_name) - {sample for sample, _ in pairs})
     if unplaced:
@@ -250,29 +195,65 @@ def _by_donor(by_name: Mapping, split: Mapping, spots: Mapping | None, place: st
         told = ", ".join(f"{name} {value:g}" for name, value in fractions.items())
         raise InputError(source, f"{place}.fractions", told, "give shares that add up to 1")
     wanted = {name: value for name, value in fractions.items() if value > 0}
-    sizes: dict[str, int] = {}
+    group = donor_group(by_name.values())
+    _refuse_few_donors(by_name, group, len(wanted), "donor", place, source)
+    # Spots of each donor in each stratum; a donor's diseases and organs may differ.
+    strata: dict[str, dict[tuple, int]] = {}
     for name, row in by_name.items():
-        sizes[row["donor"]] = sizes.get(row["donor"], 0) + (1 if spots is None else spots[name])
-    if len(sizes) < len(wanted):
-        raise InputError(
-            source,
-            f"{place}.method donor",
-            f"{len(sizes)} donor(s) ({', '.join(sorted(sizes))}) for {len(wanted)} splits",
-            "add samples of other donors, or use `method: listed` with `shared_donors: <reason>`",
-        )
+        stratum = (row.get("disease_state", ""), row.get("organ", ""))
+        of = strata.setdefault(group[name], {})
+        of[stratum] = of.get(stratum, 0) + (1 if spots is None else spots[name])
     # One generator and sorted donors: the outcome depends on the seed and the donors alone.
     generator = random.Random(split.get("seed", 0))
     deals = []
     for _ in range(ORDERS):
-        donors = sorted(sizes)
+        donors = sorted(strata)
         generator.shuffle(donors)
-        deals.append(_deal(donors, sizes, wanted))
-    deal = min(deals, key=lambda deal: _imbalance(deal, sizes, wanted))
-    return {(name, deal[row["donor"]]) for name, row in by_name.items()}
+        deals.append(_improve(_deal(donors, strata, wanted), donors, strata, wanted))
+    deal = min(deals, key=lambda deal: _imbalance(deal, strata, wanted))
+    return {(name, deal[group[name]]) for name in by_name}
 
 
-def _deal(donors: Sequence[str], sizes: Mapping, wanted: Mapping) -> dict[str, str]:
+def _leave_one_out(by_name: Mapping, split: Mapping, place: str, source: str):
+    group = donor_group(by_name.values())
+    _refuse_few_donors(by_name, group, len(SPLITS), "leave_one_donor_out", place, source)
+    donors, fold = sorted(set(group.values())), split.get("fold", 0)
+    if not 0 <= fold < len(donors):
+        raise InputError(
+            source,
+            f"{place}.fold",
+            str(fold),
+            f"allowed: 0 to {len(donors) - 1}, one for each donor ({', '.join(donors)})",
+        )
+    # A ring in seeded order: over all folds each donor tests once and validates once.
+    ring = list(donors)
+    random.Random(split.get("seed", 0)).shuffle(ring)
+    place_of = {donors[fold]: "test"}
+    place_of[ring[(ring.index(donors[fold]) + 1) % len(ring)]] = "val"
+    return {(name, place_of.get(group[name], "train")) for name in by_name}
+
+
+def _refuse_few_donors(
+    by_name: Mapping, group: Mapping, needed: int, method: str, place: str, source: str
+) -> None:
+    donors = sorted(set(group.values()))
+    if len(donors) >= needed:
+        return
+    joined = sorted({row["donor"] for row in by_name.values()} - set(donors))
+    told = f"{len(donors)} donor(s) ({', '.join(donors)}) for {needed} splits"
+    if joined:
+        told += f"; {', '.join(joined)} may be one of them: same title, donor not known"
+    raise InputError(
+        source,
+        f"{place}.method {method}",
+        told,
+        "add samples of other donors, or use `method: listed` with `shared_donors: <reason>`",
+    )
+
+
+def _deal(donors: Sequence[str], strata: Mapping, wanted: Mapping) -> dict[str, str]:
     """Give each donor in turn to the split that lacks most; none may stay empty."""
+    sizes = {donor: sum(of.values()) for donor, of in strata.items()}
     lacking = {name: share * sum(sizes.values()) for name, share in wanted.items()}
     deal: dict[str, str] = {}
     for i, donor in enumerate(donors):
@@ -284,20 +265,45 @@ def _deal(donors: Sequence[str], sizes: Mapping, wanted: Mapping) -> dict[str, s
     return deal
 
 
-def _imbalance(deal: Mapping, sizes: Mapping, wanted: Mapping) -> float:
-    total = sum(sizes.values())
+def _improve(deal: dict, donors: Sequence[str], strata: Mapping, wanted: Mapping) -> dict[str, str]:
+    """Move and swap donors as long as that brings the splits nearer to what is wanted."""
+    best = _imbalance(deal, strata, wanted)
+    while True:
+        moves = [{donor: name} for donor in donors for name in wanted if name != deal[donor]]
+        if len(donors) <= SWAPS_UP_TO:
+            moves += [
+                {one: deal[other], other: deal[one]}
+                for one, other in itertools.combinations(donors, 2)
+                if deal[one] != deal[other]
+            ]
+        found = None
+        for move in moves:
+            changed = {**deal, **move}
+            if len(set(changed.values())) < len(wanted):
+                continue
+            imbalance = _imbalance(changed, strata, wanted)
+            if imbalance < best - 1e-9:
+                best, found = imbalance, changed
+        if found is None:
+            return deal
+        deal = found
+
+
+def _imbalance(deal: Mapping, strata: Mapping, wanted: Mapping) -> float:
+    """How far the splits are from the wanted shares: of all spots, and of those of each stratum.
+
+    The distance of all spots counts double. A donor of a stratum of its own can't be split, so what
+    it costs is the same wherever it goes but for the balance of all spots.
+    """
+    held: dict[tuple, float] = {}
+    total: dict = {}
+    for donor, of in strata.items():
+        for stratum, spots in of.items():
+            for key in (None, stratum):
+                total[key] = total.get(key, 0) + spots
+                held[deal[donor], key] = held.get((deal[donor], key), 0) + spots
     return sum(
-        abs(share * total - sum(sizes[donor] for donor in deal if deal[donor] == name))
+        (2 if key is None else 1) * abs(share * spots - held.get((name, key), 0))
+        for key, spots in total.items()
         for name, share in wanted.items()
-    )
-
-
-def _refuse_leaks(leaks: Sequence[Mapping], place: str, source: str) -> None:
-    if leaks:
-        raise InputError(
-            source,
-            place,
-            f"{'; '.join(describe_leaks(leaks))} in more than one split",
-            "move the samples so that each donor is in one split, or own up to it: write "
-            f'`shared_donors: "<reason>"` under {place}',
-        )
+    ) / (total.get(None, 0) or 1)

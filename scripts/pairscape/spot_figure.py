@@ -1,10 +1,11 @@
-"""The quality figure of a sample's spots: one gene per cell and per spot, and two histograms."""
+"""The quality figure of a sample's spots: a gene per cell and per spot, and the distributions."""
 
 import numpy as np
 
 from pairscape.alignment import he_px_to_um
 
 THUMBNAIL_PX = 1600
+BLOCK = 1 << 20
 INK = "#333333"
 BAR = "#4477aa"  # Tol's bright blue: told apart in every kind of colour vision
 LINE = "#aa3377"
@@ -12,10 +13,13 @@ LINE = "#aa3377"
 
 def choose_gene(counts, genes: list[str]) -> str:
     """The gene whose log counts vary most between spots: the one that shows most of the tissue."""
-    logs = counts.astype(np.float64)
-    logs.data = np.log1p(logs.data)
-    mean = np.asarray(logs.mean(axis=0)).ravel()
-    square = np.asarray(logs.multiply(logs).mean(axis=0)).ravel()
+    sums = np.zeros((2, len(genes)))
+    for start in range(0, counts.nnz, BLOCK):  # a copy of all counts would need more than pooling
+        part = slice(start, start + BLOCK)
+        logs = np.log1p(counts.data[part])
+        for i in range(2):
+            sums[i] += np.bincount(counts.indices[part], logs ** (i + 1), len(genes))
+    mean, square = sums / counts.shape[0]
     return genes[int(np.argmax(square - mean**2))]
 
 
@@ -30,6 +34,9 @@ def draw_spots(
     size_um: float,
     transcripts: np.ndarray,
     genes: np.ndarray,
+    corners_um: np.ndarray | None = None,
+    cell_sums: tuple | None = None,
+    distances: dict[str, float] | None = None,
     cell_xy_um: np.ndarray | None = None,
     cell_counts: np.ndarray | None = None,
     he: tuple[np.ndarray, float] | None = None,
@@ -44,6 +51,12 @@ def draw_spots(
         (S, 2) centres and (S,) counts of ``gene``.
     transcripts, genes
         (S,) transcripts and detected genes of each spot.
+    corners_um
+        (K, 2) corners of a spot from its centre; None for circles and upright squares.
+    cell_sums
+        Transcripts (C,) and genes (C,) of each cell first; None where the bundle has none.
+    distances
+        Between spots and cells, by the measures of ``spot_qc``.
     cell_xy_um, cell_counts
         (C, 2) and (C,), or None where the bundle has no cells.
     he
@@ -66,11 +79,11 @@ def draw_spots(
     width, height = high - low
     map_height = float(np.clip(5.4 * height / width, 2.2, 7.5))
     figure = Figure(
-        figsize=(13, map_height + 3.6), dpi=130, layout="constrained", facecolor="white"
+        figsize=(13, map_height + 3.9), dpi=130, layout="constrained", facecolor="white"
     )
     FigureCanvasAgg(figure)
-    maps, histograms = figure.subfigures(2, 1, height_ratios=[map_height + 0.5, 3.1])
-    maps.suptitle(title, fontsize=12, color=INK)
+    head, maps, histograms = figure.subfigures(3, 1, height_ratios=[0.3, map_height + 0.5, 3.1])
+    head.text(0.5, 0.4, title, fontsize=12, color=INK, ha="center", va="center")
 
     per_cell, per_spot = maps.subplots(1, 2, sharex=True, sharey=True)
     for axes in (per_cell, per_spot):
@@ -112,20 +125,22 @@ def draw_spots(
             sides, sides, zeros, units="xy", offsets=spot_xy_um, offset_transform=per_spot.transData
         )
     else:
-        corners = np.array([[-half, -half], [half, -half], [half, half], [-half, half]])
-        spots = PolyCollection(spot_xy_um[:, None] + corners)
+        if corners_um is None:
+            corners_um = np.array([[-half, -half], [half, -half], [half, half], [-half, half]])
+        spots = PolyCollection(spot_xy_um[:, None] + corners_um)
     spots.set(array=spot_counts, cmap=_colours(), clim=(0, _top(spot_counts)))
     spots.set(edgecolor="#77777755", linewidth=0.3)  # shows the spots without a transcript
     per_spot.add_collection(spots, autolim=False)
     _colour_bar(maps, spots, per_spot, "transcripts per spot", spot_counts)
-    form = "circles" if shape == "circle" else "squares"
     per_spot.set_title(
-        f"{gene} per pseudo-spot ({len(spot_counts):,} {form} of {size_um:g} µm)", fontsize=10
+        f"{gene} per pseudo-spot ({len(spot_counts):,} {shape}s of {size_um:g} µm)", fontsize=10
     )
 
-    left, right = histograms.subplots(1, 2)
-    _draw_histogram(left, transcripts, "transcripts per spot", "spots")
-    _draw_histogram(right, genes, "genes per spot", "spots")
+    for i, (axes, what, of_spots) in enumerate(
+        zip(histograms.subplots(1, 2), ("transcripts", "genes"), (transcripts, genes), strict=True)
+    ):
+        of_cells = None if cell_sums is None else cell_sums[i]
+        _draw_distributions(axes, what, of_spots, of_cells, distances or {})
     figure.savefig(path, format="png", metadata={"Software": None})
 
 
@@ -174,18 +189,39 @@ def _colour_bar(figure, mappable, axes, label: str, counts: np.ndarray) -> None:
     bar.outline.set_visible(False)
 
 
-def _draw_histogram(axes, values: np.ndarray, label: str, unit: str) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    values = np.asarray(values)
-    median = float(np.median(values))
-    step = max(
-        -(-int(values.max() + 1) // 40), 1
-    )  # whole numbers, so that no bar holds more of them
-    axes.hist(values, np.arange(0, values.max() + step + 1, step) - 0.5, color=BAR, linewidth=0)
-    axes.axvline(median, color=LINE, linewidth=1.5)
-    axes.set_title(f"median {median:g}", fontsize=10, color=LINE)
-    axes.set(xlabel=label, ylabel=unit, xlim=(-0.5, None))
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+def _draw_distributions(axes, what: str, per_spot, per_cell, distances: dict) -> None:
+    """Spots against cells on a logarithmic axis; what holds nothing can't stand there."""
+    groups = [("spot", np.asarray(per_spot), BAR, True)]
+    if per_cell is not None:
+        groups.append(("cell", np.asarray(per_cell), LINE, False))
+    groups = [(of, values[values > 0], *style) for of, values, *style in groups]
+    groups = [group for group in groups if len(group[1])]
+    top = max(int(values.max()) for _, values, *_ in groups)
+    # Edges between whole numbers, so that no bar holds more of them than its width tells.
+    edges = np.unique(np.round(2 ** np.arange(0, np.log2(top + 1) + 0.25, 0.25))) - 0.5
+    edges = np.append(edges, top + 0.5) if edges[-1] < top else edges
+    for of, values, colour, fill in groups:
+        share = np.histogram(values, edges)[0] / len(values) / np.diff(np.log2(edges))
+        median = float(np.median(values))
+        axes.stairs(
+            share,
+            edges,
+            fill=fill,
+            color=colour,
+            alpha=0.55 if fill else 1,
+            linewidth=1.5,
+            label=f"per {of}: median {median:,.4g}, n = {len(values):,}",
+        )
+        axes.axvline(median, color=colour, linewidth=1.2, linestyle="--")
+    ks, moved = (distances.get(f"{what}_{name}") for name in ("ks", "wasserstein_log2_centred"))
+    if ks is not None and moved is not None:
+        text = f"spots against cells: KS {ks:.2f}; {moved:.2f} doublings apart once centred"
+        axes.set_title(text, fontsize=9, color=INK)
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 1 else "")
+    axes.set(xlabel=f"{what} (of those with any)", ylabel="share per doubling", xlim=(0.5, None))
+    axes.legend(fontsize=8, frameon=False, loc="upper left")
+    axes.margins(y=0.35)
+    axes.set_ylim(0, None)
     axes.tick_params(labelsize=8, colors=INK)
     axes.spines[["top", "right"]].set_visible(False)

@@ -1,9 +1,9 @@
 """The format of pooled spots: a SpatialData Zarr, written and read here alone.
 
-``shapes/spots`` holds the outlines in Xenium micrometres (squares as polygons, circles as points
-with a radius), ``tables/counts`` the counts (an AnnData: int32 CSR, spots x genes). Coordinate
-systems: ``xenium_um``; ``global``, which is pixels of the morphology image, as in spatialdata-io;
-and ``he_px``, pixels of the full-resolution H&E, where an alignment is given.
+``shapes/spots`` holds the outlines in Xenium micrometres (squares and hexagons as polygons, circles
+as points with a radius), ``tables/counts`` the counts (an AnnData: int32 CSR, spots x genes).
+Coordinate systems: ``xenium_um``; ``global``, which is pixels of the morphology image, as in
+spatialdata-io; and ``he_px``, pixels of the full-resolution H&E, where an alignment is given.
 """
 
 import json
@@ -31,6 +31,7 @@ def write_spots(
     pixel_size_um: float,
     he_matrix: np.ndarray | None,
     attrs: dict,
+    corners_um: np.ndarray | None = None,
 ) -> None:
     """Write a ``spots.zarr``, atomically.
 
@@ -41,17 +42,20 @@ def write_spots(
     genes
         G dictionaries with ``gene_symbol`` and ``gene_id``.
     layout
-        Arrays (S,): ``spot`` (text), ``array_row``, ``array_col``, ``x_um``, ``y_um``.
+        Arrays (S,): ``spot`` (text), ``array_row``, ``array_col``, ``x_um``, ``y_um``; others
+        become columns of the table, too.
     shape
-        "square" or "circle".
+        "square", "hexagon" or "circle".
     size_um
-        Side or diameter.
+        Side, distance of opposite sides, or diameter.
     pixel_size_um
         Size of a morphology pixel.
     he_matrix
         The alignment matrix (see ``alignment``), or None where there is no H&E.
     attrs
         What else a reader must know; JSON values. Read back as ``adata.uns["pairscape"]``.
+    corners_um
+        (K, 2) corners of a spot from its centre; None for circles and upright squares.
     """
     import anndata
     import geopandas
@@ -75,6 +79,10 @@ def write_spots(
         outlines = geopandas.GeoDataFrame(
             {"radius": np.full(len(names), half)}, geometry=shapely.points(x_um, y_um), index=names
         )
+    elif corners_um is not None:
+        centres = np.column_stack([x_um, y_um])
+        rings = centres[:, None] + np.asarray(corners_um, float)
+        outlines = geopandas.GeoDataFrame(geometry=shapely.polygons(rings), index=names)
     else:
         boxes = shapely.box(x_um - half, y_um - half, x_um + half, y_um + half)
         outlines = geopandas.GeoDataFrame(geometry=boxes, index=names)
@@ -83,6 +91,9 @@ def write_spots(
     obs = pd.DataFrame({name: layout[name] for name in OBS[:4]}, index=names)
     obs["transcripts"] = np.asarray(counts.sum(axis=1, dtype=np.int64)).ravel()
     obs["genes"] = np.diff(counts.indptr).astype(np.int32)
+    for name in layout:
+        if name not in (*OBS, "spot"):
+            obs[name] = layout[name]
     obs["region"] = pd.Categorical(["spots"] * len(names))
     obs["spot_id"] = names.to_numpy()
     var = pd.DataFrame(

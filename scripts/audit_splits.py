@@ -1,0 +1,149 @@
+"""Audit the splits of the published panels and of every dataset, from tables alone.
+
+IN   the sample table, the table of the published splits, what published encoders were fitted on
+OUT  leakage.tsv of each dataset; leakage_summary.tsv, how much of each split a finding touches;
+     donor_splits.tsv, for each panel a split by donors or the word why there is none
+
+Options: datasets (name, panel, split, samples, rows and words of each), panels, seed, fractions.
+
+No bundle is needed, so spots are those that HEST counted (another pitch: good for shares). Nothing
+is refused here: what a run would refuse is told as an error.
+"""
+
+from pairscape import leakage, program
+from pairscape.config import read_samples
+from pairscape.errors import InputError
+from pairscape.files import read_tsv, write_tsv
+from pairscape.program import log
+from pairscape.splits import SPLITS, make_splits
+
+RESULT_VERSION = 1
+DONOR_COLUMNS = (
+    "panel",
+    "possible",
+    "samples",
+    "donors",
+    "donors_known",
+    *(f"{split}_{what}" for split in SPLITS for what in ("share", "donors", "samples")),
+    "shares_of",
+    "word",
+)
+
+
+def main(argv=None):
+    args = program.parse(
+        argv,
+        __doc__,
+        RESULT_VERSION,
+        samples="the sample table",
+        fitted_on="optional: what published encoders were fitted on (encoder, panel, sample)",
+        leakage=program.Many("leakage.tsv to write, in the order of options.datasets"),
+        summary="leakage_summary.tsv to write",
+        donor_splits="donor_splits.tsv to write",
+    )
+    options = args.options
+    samples = read_samples(args.samples)
+    fitted_on = []
+    if args.fitted_on:
+        fitted_on = read_tsv(args.fitted_on, ["encoder", "panel", "sample", "evidence"])
+    if len(args.leakage) != len(options["datasets"]):
+        raise InputError(
+            "--leakage",
+            "files",
+            f"{len(args.leakage)} for {len(options['datasets'])} datasets",
+            "give one for each, in the order of options.datasets",
+        )
+    summaries = []
+    for path, dataset in zip(args.leakage, options["datasets"], strict=True):
+        rows, facts = _rows(dataset, samples, args.samples)
+        slides = {name: leakage.slide_of(row) for name, row in facts.items()}
+        panel_fits = [row for row in fitted_on if row["panel"] == dataset["panel"]]
+        leaks = leakage.find_leaks(rows, facts, slides, panel_fits)
+        leakage.write_leaks(path, leaks)
+        summary = leakage.summarise_leaks(dataset["name"], rows, leaks, "counted by HEST")
+        summaries += summary
+        for row in summary:
+            if row["finding"] in leakage.HARD:
+                log.info("%s: %s", row["level"], f"{dataset['name']}: {leakage.summary_text(row)}")
+        if not any(row["finding"] in leakage.HARD for row in summary):
+            soft = "; ".join(map(leakage.summary_text, summary)) or "no finding"
+            log.info("%s: no donor is known to stand in two splits (%s)", dataset["name"], soft)
+    write_tsv(args.summary, summaries, leakage.SUMMARY_COLUMNS)
+    donor_splits = [_donor_split(panel, samples, options) for panel in options["panels"]]
+    write_tsv(args.donor_splits, donor_splits, DONOR_COLUMNS)
+    for row in donor_splits:
+        log.info("%s: donor split %s: %s", row["panel"], row["possible"], row["word"])
+
+
+def _rows(dataset: dict, samples: dict, table) -> tuple[list[dict], dict]:
+    """The rows of a dataset's splits (also such that a run would refuse), and its samples."""
+    for sample in dataset["samples"]:
+        if sample not in samples:
+            raise InputError(table, "column sample", f"no {sample}", f"add {sample} or drop it")
+    facts = {sample: samples[sample] for sample in dataset["samples"]}
+    split, spots = dataset["split"], _spots(facts)
+    if split["method"] in ("donor", "leave_one_donor_out"):
+        pairs = {
+            (row["sample"], row["split"])
+            for row in make_splits(list(facts.values()), split, (), spots)
+        }
+    elif split["method"] == "listed":
+        pairs = {(sample, name) for name in SPLITS for sample in split[name]}
+    else:
+        pairs = {(row["sample"], row["split"]) for row in dataset["rows"]}
+    words = split.get("shared_donors") or ""
+    return [
+        {
+            **facts[sample],
+            "split": name,
+            "spots": int(facts[sample]["hest_spots"] or 0) or None,
+            "shared_donors": words,
+        }
+        for sample, name in sorted(pairs, key=lambda pair: (leakage.split_order(pair[1]), pair[0]))
+    ], facts
+
+
+def _spots(facts: dict) -> dict[str, int] | None:
+    """HEST's spot counts, or None where one is missing."""
+    spots = {name: int(row["hest_spots"] or 0) for name, row in facts.items()}
+    return spots if all(spots.values()) else None
+
+
+def _donor_split(panel: str, samples: dict, options: dict) -> dict:
+    """One row of donor_splits.tsv."""
+    facts = {name: row for name, row in samples.items() if row["panel"] == panel}
+    spots = _spots(facts)
+    group = leakage.donor_group(facts.values())
+    donors = set(group.values())
+    unknown = sorted(name for name, row in facts.items() if leakage.is_placeholder(row))
+    row = {
+        "panel": panel,
+        "possible": "yes",
+        "samples": len(facts),
+        "donors": len(donors),
+        "donors_known": len({r["donor"] for r in facts.values() if not leakage.is_placeholder(r)}),
+        "shares_of": "spots counted by HEST" if spots else "samples (not all have HEST's count)",
+    }
+    split = {"method": "donor", "seed": options["seed"], "fractions": options["fractions"]}
+    try:
+        made = make_splits(list(facts.values()), split, (), spots)
+    except InputError as error:
+        return {**row, "possible": "no", "shares_of": "", "word": f"can't be: {error.found}"}
+    sizes = {name: (spots or dict.fromkeys(facts, 1))[name] for name in facts}
+    for name in SPLITS:
+        of = [r["sample"] for r in made if r["split"] == name]
+        row[f"{name}_share"] = f"{sum(sizes[s] for s in of) / sum(sizes.values()):.4f}"
+        row[f"{name}_donors"] = ", ".join(sorted({group[s] for s in of}))
+        row[f"{name}_samples"] = ", ".join(of)
+    word = "every donor is named by a source"
+    if unknown:
+        word = (
+            f"no source names the donor of {len(unknown)} of {len(facts)} samples "
+            f"({', '.join(unknown)}): those of one title are kept together, and nothing tells "
+            "whether others are of one donor"
+        )
+    return {**row, "word": word}
+
+
+if __name__ == "__main__":
+    program.run(main)

@@ -1,0 +1,189 @@
+"""Check that the alignment of a sample's H&E is the right one, before pairs are made with it.
+
+IN   a Xenium bundle, its H&E, its alignment (or `identity` or `microns` in the sample table)
+OUT  a report (JSON): what the matrix does to the H&E, its score and its rivals'; and a figure. Of an
+     alignment that is refused there is neither under that name, so that nothing goes on from it:
+     they are kept in <report>.failed.json and <overlay>.failed.png
+
+Options: sample (its row of the sample table), seed, trusted (somebody has looked at this alignment:
+a better rival is a warning).
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from pairscape import alignment, alignment_figure, files, program, registration
+from pairscape import bundle as xenium
+from pairscape.errors import InputError
+from pairscape.slide import Slide, thumbnail
+
+RESULT_VERSION = 1
+MAX_ANISOTROPY = 1.02
+MIN_INSIDE = 0.05  # share of the tissue that has to lie on the H&E; export_pairs counts the rest
+
+
+def main(argv=None):
+    args = program.parse(
+        argv,
+        __doc__,
+        RESULT_VERSION,
+        bundle="folder of the bundle",
+        he_image="H&E image",
+        he_alignment="optional: alignment file, H&E pixels to morphology pixels",
+        report="alignment.json to write",
+        overlay="overlay.png to write",
+    )
+    sample, trusted = args.options.get("sample", {}), args.options.get("trusted", False)
+    pixel_size_um = xenium.pixel_size_um(xenium.read_experiment(args.bundle))
+    with Slide(args.he_image) as slide:
+        size_px, stated_um = (slide.width, slide.height), slide.um_per_px
+    aligned = alignment.resolve_alignment(args.he_alignment, sample, pixel_size_um, stated_um)
+    source = args.he_alignment or "sample table"
+    field = "matrix" if args.he_alignment else f"sample {sample.get('sample', '')}, he_alignment"
+    for path in (args.report, args.overlay):
+        files.remove(path)
+        files.remove(_failed(path))
+
+    region = registration.read_region(args.bundle)
+    picture = registration.read_picture(
+        *thumbnail(args.he_image, registration.THUMBNAIL_PX), size_px
+    )
+    listed_um = float(sample.get("he_um_per_px") or 0) or None
+    verdict = registration.judge(
+        aligned.matrix,
+        picture,
+        region,
+        pixel_size_um,
+        stated_um or listed_um,
+        args.options.get("seed", 0),
+    )
+    inside = _share_inside(aligned.matrix, region, pixel_size_um, size_px)
+    placed = alignment.decompose(aligned.matrix, pixel_size_um)
+    warnings = _warnings(aligned, placed, verdict)
+    refusal = _refusal(verdict, inside)
+    if refusal and trusted:
+        warnings.append(f"{refusal}; accepted all the same, as it is listed in alignment.trusted")
+    refused = bool(refusal) and not trusted
+
+    report = {
+        "sample": sample.get("sample", ""),
+        "verdict": "error" if refused else "warning" if warnings else "ok",
+        "warnings": warnings,
+        "how": aligned.how,
+        "matrix": aligned.matrix.tolist(),
+        "keypoints": aligned.keypoints,
+        "keypoint_residual_um": aligned.residual_um,
+        **placed,
+        "he_um_per_px_stated": stated_um,
+        "tissue_on_the_he": inside,
+        "points": region.counts,
+        "evidence": _as_json(verdict),
+        "method": {
+            "pixel_um": registration.PIXEL_UM,
+            "smoothing_um": registration.SMOOTHING_UM,
+            "block_um": registration.BLOCK_UM,
+            "resamples": registration.RESAMPLES,
+            "confidence": registration.CONFIDENCE,
+            "margin": registration.MARGIN,
+            "same_within_um": registration.SPOT_UM,
+        },
+        "result_version": RESULT_VERSION,
+    }
+    overlay = _failed(args.overlay) if refused else args.overlay
+    _draw(overlay, args.he_image, report["sample"], aligned.matrix, region, pixel_size_um, verdict)
+    files.write_json(_failed(args.report) if refused else args.report, report)
+    if refused:
+        raise InputError(
+            source,
+            field,
+            refusal,
+            f"correct it (look at {overlay}), or, where it is right all the same, name the sample "
+            "in alignment.trusted of the configuration",
+        )
+    for warning in warnings:
+        program.log.warning("%s: %s", report["sample"] or source, warning)
+    program.log.info(
+        "%s: %s, %.4f µm a pixel, turned by %.1f degrees%s; %s",
+        report["sample"] or source,
+        aligned.how,
+        placed["um_per_px"],
+        placed["rotation_degrees"],
+        ", mirrored" if placed["mirrored"] else "",
+        _scores(verdict) or verdict["why"],
+    )
+
+
+def _failed(path) -> Path:
+    path = Path(path)
+    return path.with_suffix(".failed" + path.suffix)
+
+
+def _share_inside(matrix, region, pixel_size_um: float, size_px) -> float:
+    """Share of the tissue's pixels that an alignment puts on the H&E."""
+    here = region.centres_um[region.tissue.ravel()]
+    px = alignment.um_to_he_px(matrix, pixel_size_um, here)
+    return float(((px >= 0) & (px <= size_px)).all(axis=1).mean()) if len(px) else 0.0
+
+
+def _refusal(verdict: dict, inside: float) -> str | None:
+    if verdict["verdict"] == "refused":
+        return f"an alignment that another one beats: {_scores(verdict)}"
+    if inside < MIN_INSIDE:
+        return f"an alignment that puts {100 * inside:.0f} % of the tissue on the H&E"
+    return None
+
+
+def _scores(verdict: dict) -> str:
+    if "score" not in verdict:
+        return ""
+    rival, lead = verdict["rival"], verdict["lead"]
+    words = f"its score is {verdict['score']:.2f}, that of {rival['name']} {rival['score']:.2f}"
+    sure = f"{100 * registration.CONFIDENCE:.1f} % sure of {lead['low']:.2f}"
+    return words + (f" (lead {lead['value']:.2f}, {sure})" if lead["low"] > 0 else "")
+
+
+def _warnings(aligned, placed: dict, verdict: dict) -> list[str]:
+    warnings = []
+    if verdict["verdict"] == "undecided":
+        scores = f" ({_scores(verdict)})" if _scores(verdict) else ""
+        warnings.append(f"whether the alignment is right can't be told: {verdict['why']}{scores}")
+    if placed["anisotropy"] > MAX_ANISOTROPY:
+        warnings.append(f"it stretches the H&E by {placed['anisotropy']:.3f}")
+    if aligned.keypoints == 3:
+        warnings.append("three keypoints fit without a residual: set more to see how good they are")
+    if (aligned.residual_um or 0) > registration.SPOT_UM / 2:
+        warnings.append(
+            f"the keypoints lie {aligned.residual_um:.0f} µm off (root mean square), more than "
+            "half a spot"
+        )
+    return warnings
+
+
+def _as_json(verdict: dict) -> dict:
+    rival = verdict.get("rival")
+    return verdict | ({"rival": rival | {"matrix": rival["matrix"].tolist()}} if rival else {})
+
+
+def _draw(path, he_image, name: str, matrix: np.ndarray, region, pixel_size_um, verdict) -> None:
+    given = f": score {verdict['score']:.2f}" if "score" in verdict else ""
+    panels = [(f"As given{given}", matrix)]
+    if rival := verdict.get("rival"):
+        words = rival["name"][:1].upper() + rival["name"][1:]
+        panels.append((f"Best rival: score {rival['score']:.2f}\n{words}", rival["matrix"]))
+    picture, scale = thumbnail(he_image, alignment_figure.THUMBNAIL_PX)
+    with files.atomic_path(path) as temporary:
+        alignment_figure.draw_alignment(
+            temporary,
+            title=f"{name or Path(he_image).name}: nuclei of the bundle on the H&E "
+            f"({verdict['verdict']})",
+            thumbnail=picture,
+            scale=scale,
+            region=region,
+            pixel_size_um=pixel_size_um,
+            panels=panels,
+        )
+
+
+if __name__ == "__main__":
+    program.run(main)

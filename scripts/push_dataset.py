@@ -1,0 +1,116 @@
+"""Upload the folder of datasets to the Hugging Face Hub.
+
+IN   <results>/datasets/: the card over all datasets, and what it names
+OUT  pushed.json: repository, commit, and the configs with their versions
+
+Options: repo, private, samples (sample and license of each).
+
+The token comes from HF_TOKEN or the Hugging Face login, the Hub's address from HF_ENDPOINT; neither
+is an option, and neither is written anywhere. Only what load_dataset needs goes up: cards, tables and
+the shards that a config names.
+"""
+
+import os
+from pathlib import Path
+
+from pairscape import hf_card, program
+from pairscape.errors import InputError
+from pairscape.files import write_json
+from pairscape.program import log
+
+RESULT_VERSION = 1
+TABLES = ("*.md", "*/genes.tsv", "*/splits.tsv", "*/leakage.tsv", "*/patch_leakage.tsv")
+LAYOUT = ("*/data/*/train.csv", "*/data/*/val.csv", "*/data/*/test.csv")
+
+
+def main(argv=None):
+    args = program.parse(
+        argv,
+        __doc__,
+        RESULT_VERSION,
+        card="README.md over all datasets",
+        pushed="pushed.json to write",
+    )
+    repo, private = args.options.get("repo"), args.options.get("private", True)
+    if not repo:
+        raise InputError(
+            "configuration",
+            "hub.repo",
+            "nothing",
+            "name the repository, `hub: {repo: <owner>/<name>}`",
+        )
+    if not private:
+        for sample in args.options.get("samples", ()):
+            if not sample["license"]:
+                raise InputError(
+                    "sample table",
+                    f"sample {sample['sample']}, license",
+                    "nothing, and the repository is to be public",
+                    "state the licence under which it may be passed on, or set hub.private: true",
+                )
+    folder = Path(args.card).resolve().parent
+    configs = [
+        entry["config"]
+        for entry in hf_card.move_configs(
+            hf_card.read_front_matter(args.card), args.card, args.card
+        )
+    ]
+    shards = sorted(
+        {path for config in configs for files in config["data_files"] for path in files["path"]}
+    )
+    for path in shards:
+        if path.startswith("..") or not (folder / path).is_file():
+            raise InputError(args.card, f"data file {path}", "nothing there", "run index_datasets")
+    total = sum((folder / path).stat().st_size for path in shards)
+    log.info("%s: %d shards, %.1f MB", repo, len(shards), total / 1e6)
+    commit = _upload(folder, repo, private, [*TABLES, *LAYOUT, *shards])
+    write_json(
+        args.pushed,
+        {
+            "repo": repo,
+            "commit": commit,
+            "configs": {config["config_name"]: config["version"] for config in configs},
+        },
+    )
+    log.info("%s: uploaded as commit %s", repo, commit)
+
+
+def _upload(folder: Path, repo: str, private: bool, patterns: list[str]) -> str:
+    """Make the repository where there is none, and commit the files; returns the commit."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+
+    # Whichever library it talks through: an error of the Hub is one of that library's, too.
+    transport = [base for base in HfHubHTTPError.__bases__ if base is not OSError]
+    api = HfApi()
+    try:
+        api.create_repo(repo, repo_type="dataset", private=private, exist_ok=True)
+        commit = api.upload_folder(
+            repo_id=repo,
+            repo_type="dataset",
+            folder_path=folder,
+            allow_patterns=patterns,
+            commit_message="Image-gene pairs built by Pairscape",
+        )
+    except (HfHubHTTPError, LocalTokenNotFoundError, *transport) as error:
+        # The message of the Hub may hold the request; its first line says what is wrong.
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        raise InputError(
+            f"{api.endpoint}/datasets/{repo}",
+            "upload",
+            f"status {status}" if status else type(error).__name__,
+            {
+                401: "log in (`hf auth login`) or set HF_TOKEN",
+                403: "use a token that may write to this repository",
+                404: "check the repository's name and that your token may see it",
+            }.get(
+                status,
+                "check the connection and run it again: what is up there already isn't sent twice",
+            ),
+        ) from None
+    return commit.oid
+
+
+if __name__ == "__main__":
+    program.run(main)

@@ -1,0 +1,40 @@
+"""Print the broken inputs and what the programs say to them as a Markdown table.
+
+python tests/broken/list_messages.py
+"""
+
+import contextlib
+import io
+import logging
+import tempfile
+from pathlib import Path
+
+from broken_inputs import CASES
+from good_inputs import GOOD, run
+
+from pairscape.errors import InputError
+
+
+def main() -> None:
+    print("| program | what is wrong | message |\n|---|---|---|")
+    for case in CASES:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name) / "x"
+            folder.mkdir()
+            (folder / "out").mkdir()
+            call = GOOD[case.program](folder)
+            case.spoil(folder / "in", call)
+            logging.disable()
+            try:
+                with contextlib.redirect_stderr(io.StringIO()):
+                    run(case.program, call)
+                message = "ACCEPTED"
+            except InputError as error:
+                message = str(error)
+            for place in (folder / "in", folder / "out", folder):
+                message = message.replace(f"{place}/", "")
+            print(f"| `{case.program}` | {case.name} | {message.replace('|', '¦')} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

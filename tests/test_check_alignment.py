@@ -1,0 +1,262 @@
+"""Right alignments are accepted, wrong ones refused, and what can't be told is a warning."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from conftest import ROOT
+from tiny_bundle import write_bundle, write_he
+
+import check_alignment
+from pairscape import alignment, registration
+from pairscape.errors import InputError
+from pairscape.slide import Slide, thumbnail
+
+PIXEL_SIZE_UM = 0.2125
+SECTIONS = ("C2", "C3", "C4", "C5")
+
+
+def look_at(bundle, he_image):
+    """What ``judge`` needs of a sample: the picture, the region, and the pixel size."""
+    with Slide(he_image) as slide:
+        size_px, um_per_px = (slide.width, slide.height), slide.um_per_px
+    small, scale = thumbnail(he_image, registration.THUMBNAIL_PX)
+    return (
+        registration.read_picture(small, scale, size_px),
+        registration.read_region(bundle),
+        um_per_px,
+    )
+
+
+def judge(matrix, seen):
+    picture, region, um_per_px = seen
+    return registration.judge(matrix, picture, region, PIXEL_SIZE_UM, um_per_px, seed=0)
+
+
+def about(linear, centre):
+    matrix = np.eye(3)
+    matrix[:2, :2] = linear
+    matrix[:2, 2] = centre - np.array(linear) @ centre
+    return matrix
+
+
+def wrong_ones(matrix, size_px):
+    """Alignments that go wrong as files do."""
+    middle = np.array(size_px) / 2
+    shifted = matrix.copy()
+    shifted[:2, 2] += np.array([200, -224]) / PIXEL_SIZE_UM  # 300 µm
+    return {
+        "inverse": np.linalg.inv(matrix),
+        "identity": np.eye(3),
+        "mirrored in x": matrix @ about([[-1, 0], [0, 1]], middle),
+        "mirrored in y": matrix @ about([[1, 0], [0, -1]], middle),
+        "turned by 90": matrix @ about([[0, -1], [1, 0]], middle),
+        "turned by 180": matrix @ about([[-1, 0], [0, -1]], middle),
+        "shifted by 300 µm": shifted,
+        "of a smaller image": matrix @ np.diag([4, 4, 1.0]),
+    }
+
+
+def run(folder, bundle, he_image, he_alignment=None, sample=None, **options):
+    folder = Path(folder)
+    argv = ["--bundle", bundle, "--he-image", he_image]
+    argv += ["--he-alignment", he_alignment] if he_alignment else []
+    argv += ["--report", folder / "alignment.json", "--overlay", folder / "overlay.png"]
+    options = {"sample": {"sample": "S1"} | (sample or {}), "seed": 1} | options
+    check_alignment.main([*map(str, argv), "--options", json.dumps(options)])
+    return json.loads((folder / "alignment.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def real(shared):
+    """The four sections: what is seen of each, and its right alignment."""
+    folder = shared / "data" / "her2st-xenium"
+    return {
+        section: (
+            look_at(folder / section / "outs", folder / section / f"{section}_he_image.ome.tif"),
+            alignment.read_alignment(folder / section / f"{section}_he_imagealignment.csv"),
+        )
+        for section in SECTIONS
+    }
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_of_a_real_section_only_the_right_alignment_is_accepted(real, section):
+    seen, right = real[section]
+    verdict = judge(right, seen)
+    assert verdict["verdict"] == "accepted", verdict["why"]
+    assert verdict["lead"]["high"] < 0
+    other = SECTIONS[(SECTIONS.index(section) + 1) % 4]
+    wrong = wrong_ones(right, seen[0].size_px) | {f"of {other}": real[other][1]}
+    for name, matrix in wrong.items():
+        verdict = judge(matrix, seen)
+        assert verdict["verdict"] == "refused", f"{name}: {verdict['why']}"
+        # What it is beaten by is the truth, to within two spots.
+        far = registration.farthest_um(right, verdict["rival"]["matrix"], seen[1], PIXEL_SIZE_UM)
+        assert far < 2 * registration.SPOT_UM, name
+
+
+def test_a_few_micrometres_off_is_the_same_alignment(real):
+    seen, right = real["C2"]
+    near = right.copy()
+    near[0, 2] += 20 / PIXEL_SIZE_UM
+    assert registration.farthest_um(right, near, seen[1], PIXEL_SIZE_UM) == pytest.approx(20)
+    assert judge(near, seen)["verdict"] == "accepted"
+
+
+def test_a_real_section_gets_a_report_and_a_picture(shared, tmp_path):
+    folder = shared / "data" / "her2st-xenium" / "C4"
+    report = run(
+        tmp_path,
+        folder / "outs",
+        folder / "C4_he_image.ome.tif",
+        folder / "C4_he_imagealignment.csv",
+    )
+    assert (report["verdict"], report["warnings"]) == ("ok", [])
+    assert report["mirrored"]
+    assert report["um_per_px"] == pytest.approx(0.6875)
+    assert report["tissue_on_the_he"] == 1
+    assert report["evidence"]["score"] > report["evidence"]["rival"]["score"]
+    assert (tmp_path / "overlay.png").stat().st_size > 100_000
+
+
+def test_a_wrong_alignment_is_refused_in_one_line_with_both_scores_and_a_picture(shared, tmp_path):
+    folder = shared / "data" / "her2st-xenium" / "C3"
+    matrix = alignment.read_alignment(folder / "C3_he_imagealignment.csv")
+    wrong = tmp_path / "inverse.csv"
+    np.savetxt(wrong, np.linalg.inv(matrix), delimiter=",")
+    (tmp_path / "alignment.json").write_text("{}")
+    (tmp_path / "overlay.png").write_bytes(b"old")
+    files = folder / "outs", folder / "C3_he_image.ome.tif", wrong
+    with pytest.raises(InputError) as refusal:
+        run(tmp_path, *files)
+    said = str(refusal.value)
+    assert "\n" not in said
+    assert f"{wrong}: matrix: found an alignment that another one beats: its score is 0.0" in said
+    assert "that of the inverse of the matrix 0.5" in said
+    assert "overlay.failed.png" in said
+    assert "alignment.trusted" in said
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "inverse.csv",
+        "alignment.failed.json",
+        "overlay.failed.png",
+    }
+    report = run(tmp_path, *files, trusted=True)
+    assert report["verdict"] == "warning"
+    assert "listed in alignment.trusted" in report["warnings"][-1]
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"inverse.csv", "alignment.json", "overlay.png"}
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiny")
+    return write_bundle(folder / "outs"), *write_he(folder)
+
+
+def test_what_is_too_small_to_tell_is_a_warning(tiny, tmp_path):
+    report = run(tmp_path, *tiny)
+    assert report["verdict"] == "warning"
+    assert "can't be told" in report["warnings"][0]
+    assert (tmp_path / "overlay.png").exists()
+
+
+def test_an_alignment_that_puts_the_tissue_beside_the_he_is_refused(tiny, tmp_path):
+    bundle, he_image, he_alignment = tiny
+    matrix = alignment.read_alignment(he_alignment)
+    matrix[0, 2] += 1e5
+    np.savetxt(tmp_path / "far.csv", matrix, delimiter=",")
+    with pytest.raises(InputError, match=r"an alignment that puts 0 % of the tissue on the H&E"):
+        run(tmp_path, bundle, he_image, tmp_path / "far.csv")
+
+
+def test_words_and_their_lack_are_told(tiny, tmp_path):
+    bundle, he_image, _ = tiny
+    report = run(tmp_path, bundle, he_image, sample={"he_alignment": "microns"})
+    assert report["how"] == "microns"
+    assert report["um_per_px"] == pytest.approx(0.5)
+    with pytest.raises(InputError, match="never taken for the identity"):
+        run(tmp_path, bundle, he_image)
+
+
+def test_the_residual_of_keypoints_is_reported_and_a_large_one_said(tiny, tmp_path):
+    bundle, he_image, he_alignment = tiny
+    matrix = alignment.read_alignment(he_alignment)
+    he_px = np.array([[100.0, 100], [800, 100], [800, 800], [100, 800]])
+    fixed = he_px @ matrix[:2, :2].T + matrix[:2, 2]
+    fixed[:, 0] += np.array([40, -40, 40, -40]) / PIXEL_SIZE_UM
+    rows = np.hstack([fixed, he_px])
+    header = "fixedX,fixedY,alignmentX,alignmentY"
+    np.savetxt(tmp_path / "points.csv", rows, delimiter=",", header=header, comments="")
+    report = run(tmp_path, bundle, he_image, tmp_path / "points.csv")
+    assert (report["how"], report["keypoints"]) == ("keypoints", 4)
+    assert report["keypoint_residual_um"] == pytest.approx(40)
+    assert any("keypoints lie 40 µm off" in warning for warning in report["warnings"])
+
+
+def test_a_blank_he_or_a_missing_table_of_cells_is_no_failure(tiny, tmp_path, shared):
+    bundle, _, he_alignment = tiny
+    tifffile.imwrite(
+        tmp_path / "blank.tif",
+        np.full((930, 930, 3), 240, np.uint8),
+        tile=(256, 256),
+        photometric="rgb",
+    )
+    report = run(tmp_path, bundle, tmp_path / "blank.tif", he_alignment)
+    assert report["verdict"] == "warning"
+    seen = look_at(shared / "data" / "her2st-xenium" / "C2" / "outs", tmp_path / "blank.tif")
+    assert judge(np.eye(3), seen)["verdict"] == "undecided"
+    assert registration.read_region(bundle).counts["nuclei"] == 4
+    (bundle / "cells.parquet").rename(bundle / "gone.parquet")
+    region = registration.read_region(bundle)
+    (bundle / "gone.parquet").rename(bundle / "cells.parquet")
+    assert region.counts["nuclei"] == 0
+    assert list(region.maps) == ["transcripts"]
+
+
+@pytest.fixture(scope="module")
+def simulate(tmp_path_factory):
+    """Make a simulated sample of a millimetre; returns what is seen of it and its alignment."""
+    simulate_bundle = pytest.importorskip("simulate_bundle")
+    folder = tmp_path_factory.mktemp("simulated")
+    panel = ROOT / "config" / "published" / "panels" / "human-breast-panel.tsv"
+
+    def make(seed, **knobs):
+        bundle = folder / f"{seed}"
+        options = {
+            "sample": {"sample": "S", "donor": "D", "panel": "p", "organ": "Breast"},
+            "seed": seed,
+            "simulation": {
+                "width_um": 1000,
+                "height_um": 1000,
+                "transcripts_per_spot": 60,
+                **knobs,
+            },
+        }
+        argv = ["--panel", str(panel), "--bundle", str(bundle), "--options", json.dumps(options)]
+        simulate_bundle.main(argv)
+        matrix = alignment.read_alignment(bundle / "S_he_imagealignment.csv")
+        return look_at(bundle, bundle / "S_he_image.ome.tif"), matrix
+
+    return make
+
+
+@pytest.mark.parametrize(("seed", "mirrored"), [(1, False), (2, True)])
+def test_of_a_simulated_sample_only_the_right_alignment_is_accepted(simulate, seed, mirrored):
+    seen, right = simulate(seed, mirrored=mirrored)
+    verdict = judge(right, seen)
+    assert verdict["verdict"] == "accepted", verdict["why"]
+    for name, matrix in wrong_ones(right, seen[0].size_px).items():
+        verdict = judge(matrix, seen)
+        assert verdict["verdict"] == "refused", f"{name}: {verdict['why']}"
+
+
+@pytest.mark.parametrize("seed", [3, 4])
+def test_an_he_that_has_nothing_to_do_with_the_transcripts_is_left_undecided(simulate, seed):
+    """The search finds something in any picture; that alone must not fail a sample."""
+    seen, right = simulate(seed, morphology_signal=0)
+    verdict = judge(right, seen)
+    assert verdict["verdict"] == "undecided"
+    assert "doesn't follow" in verdict["why"]
