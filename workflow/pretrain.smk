@@ -29,7 +29,7 @@ rule embed_images:
             encoder_name=w.image,
             dataset=w.dataset,
             samples=DATASET_SAMPLES[w.dataset],
-            batch=64,
+            batch=16,
         ),
     shell:
         "python {params.program:q} --shards {input.shards:q} --features {output.features:q}"
