@@ -34,11 +34,8 @@ def main(argv=None):
             f"give one for each of {len(samples)} samples",
         )
 
-    import torch
-
     from pairscape import embeddings, files, image_encoders, pairs
 
-    torch.set_num_threads(args.threads)
     weights = image_encoders.find_weights(spec, args.weights)
     shards = []
     for sample, path in zip(samples, args.shards, strict=True):
@@ -58,6 +55,7 @@ def main(argv=None):
             spec,
             program.progress(patches, f"embed {options['encoder_name']}", total, "patch"),
             options.get("batch", image_encoders.BATCH),
+            args.threads,
         ),
         shards,
         spec["width"],

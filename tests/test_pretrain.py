@@ -16,6 +16,7 @@ from pairscape.errors import InputError
 
 MLP = encoders.read_encoder(Path(__file__).parents[1] / "config" / "encoders", "gene", "mlp")
 TRAINING = {
+    "image_tuning": "frozen",
     "batch_size": 16,
     "max_steps": 60,
     "warmup_steps": 5,
@@ -282,7 +283,9 @@ def test_the_loss_is_that_of_clip_and_of_siglip():
         torch.nn.functional.normalize(torch.randn(6, 16, generator=rng), dim=1) for _ in range(2)
     )
     for loss in ("clip", "siglip"):
-        module = pretraining.Pair(MLP, pretraining.resolve_training({"loss": loss}), 8, 12)
+        module = pretraining.Pair(
+            MLP, pretraining.resolve_training({"loss": loss, "image_tuning": "frozen"}), 8, 12
+        )
         module._trainer = type("T", (), {"world_size": 1, "global_rank": 0})()
         module.setup("fit")
         logits = images @ genes.T / 0.07
@@ -320,8 +323,14 @@ def test_too_many_processes_are_refused(dataset, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"image_tuning": "lora"}, "training.image_tuning: found 'lora'; allowed so far: frozen"),
-        ({"learning_rte": 1}, "training.learning_rte: found an unknown option"),
+        (
+            {"image_tuning": "lora"},
+            "training.image_tuning: found 'lora', which isn't built yet; built so far: frozen",
+        ),
+        (
+            {"learning_rte": 1},
+            "training: found the unknown key 'learning_rte'; did you mean learning_rate?",
+        ),
         ({"loss": "mse"}, "training.loss: found 'mse'; allowed: clip, siglip"),
         ({"warmup_steps": 60}, "training.warmup_steps: found 60"),
         ({"gene_projection": "identity"}, "identity for an encoder of width 128"),

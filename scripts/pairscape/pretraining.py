@@ -20,7 +20,7 @@ import torch
 from open_clip.loss import ClipLoss, SigLipLoss
 from torch import nn
 
-from pairscape import embeddings, files, gene_encoders, pairs
+from pairscape import config, embeddings, files, gene_encoders, pairs
 from pairscape.errors import InputError
 
 log = logging.getLogger("pairscape")
@@ -28,34 +28,8 @@ log = logging.getLogger("pairscape")
 FORMAT = 1
 MAX_LOGIT_SCALE = math.log(100)
 SIGLIP_BIAS = -10.0
-# The paper's settings. The published code differs in betas, warm-up and clamping.
-TRAINING = {
-    "embedding_dim": 128,
-    "image_projection": "mlp",
-    "gene_projection": "linear",
-    "image_tuning": "frozen",
-    "loss": "clip",
-    "temperature": 0.07,
-    "batch_size": 256,
-    "max_steps": 20000,
-    "warmup_steps": 780,
-    "learning_rate": 1e-5,
-    "weight_decay": 0.01,
-    "betas": [0.9, 0.95],
-    "gradient_clip": 5.0,
-    "projection_dropout": 0.2,
-    "precision": "auto",
-    "validate_every": 250,
-    "select": "best_val_loss",
-}
-CHOICES = {
-    "image_projection": ("linear", "mlp"),
-    "gene_projection": ("linear", "mlp", "identity"),
-    "image_tuning": ("frozen",),
-    "loss": ("clip", "siglip"),
-    "precision": ("auto", "32-true", "bf16-mixed"),
-    "select": ("best_val_loss", "last"),
-}
+# What is built so far of what the configuration's schema allows.
+BUILT = {"image_tuning": ("frozen",)}
 METRIC_COLUMNS = (
     "step",
     "split",
@@ -74,30 +48,16 @@ def resolve_training(training: Mapping) -> dict:
     Raises
     ------
     InputError
-        An option is unknown, isn't allowed, or doesn't go with another.
+        An option is unknown, isn't allowed, isn't built yet, or doesn't go with another.
     """
-    for key in training:
-        if key not in TRAINING:
+    resolved = config.resolve_part("training", training)
+    for key, built in BUILT.items():
+        if resolved[key] not in built:
             raise InputError(
                 "--options",
                 f"training.{key}",
-                "an unknown option",
-                f"allowed: {', '.join(TRAINING)}",
-            )
-    resolved = {**TRAINING, **training}
-    for key, allowed in CHOICES.items():
-        if resolved[key] not in allowed:
-            built = " so far" if key == "image_tuning" else ""
-            raise InputError(
-                "--options",
-                f"training.{key}",
-                repr(resolved[key]),
-                f"allowed{built}: {', '.join(allowed)}",
-            )
-    for key in ("embedding_dim", "batch_size", "max_steps", "validate_every"):
-        if not resolved[key] >= (2 if key == "batch_size" else 1):
-            raise InputError(
-                "--options", f"training.{key}", str(resolved[key]), "give a larger number"
+                f"{resolved[key]!r}, which isn't built yet",
+                f"built so far: {', '.join(built)}",
             )
     if resolved["warmup_steps"] >= resolved["max_steps"]:
         raise InputError(

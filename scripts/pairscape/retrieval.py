@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pairscape import files
+from pairscape import config, files
 from pairscape.errors import InputError
 
 COLUMNS = (
@@ -49,15 +49,6 @@ COLUMNS = (
 )
 NUMBERS = ("value", "chance", "ci_low", "ci_high", "p_value", "queries", "gallery_size")
 DIRECTIONS = ("i2g", "g2i")
-DEFAULTS = {
-    "split": "test",
-    "recall_at": [1, 5, 10],
-    "in_batch": 64,
-    "bootstrap": 1000,
-    "permutations": 999,
-    "block_um": 330.0,
-    "seed": 0,
-}
 _BLOCK_NUMBERS = 1 << 22  # similarities held at once (16 MB), large enough for BLAS to be at speed
 _MIN_OVERLAP = 0.4  # smallest share of queries that still have a partner after a shift
 _REACH_PITCHES = 1.1  # a hole in the grid takes its direct neighbour
@@ -481,7 +472,7 @@ def score_run(embedded: Mapping, options: Mapping) -> list[dict]:
     embedded
         ``images``, ``genes`` (N, D) and ``index`` with sample, donor, x_um and y_um, N > 0.
     options
-        As ``DEFAULTS``.
+        As ``check_options`` returns them.
 
     Returns
     -------
@@ -546,28 +537,20 @@ def score_run(embedded: Mapping, options: Mapping) -> list[dict]:
 
 
 def check_options(options: Mapping) -> dict:
-    """Fill in ``DEFAULTS`` and refuse what can't be scored.
+    """Fill in the defaults of the configuration's part ``retrieval``, and of split and seed.
 
     Raises
     ------
     InputError
         An option has a value outside its range.
     """
-    options = {**DEFAULTS, **options}
-    whole = {"in_batch": 1, "bootstrap": 0, "permutations": 0, "seed": 0}
-    for name, least in whole.items():
-        if not isinstance(options[name], int) or options[name] < least:
-            raise InputError(
-                "--options", name, repr(options[name]), f"give a whole number from {least}"
-            )
-    recall = options["recall_at"]
-    if not recall or not all(isinstance(k, int) and k > 0 for k in recall):
-        raise InputError("--options", "recall_at", repr(recall), "give whole numbers from 1")
-    if not options["block_um"] > 0:
-        raise InputError(
-            "--options", "block_um", repr(options["block_um"]), "give a length above 0"
-        )
-    return options
+    others = {"experiment", "dataset", "split", "seed"}
+    scoring = {key: value for key, value in options.items() if key not in others}
+    kept = {key: value for key, value in options.items() if key in others}
+    resolved = {"split": "test", "seed": 0, **kept, **config.resolve_part("retrieval", scoring)}
+    if not isinstance(resolved["seed"], int) or resolved["seed"] < 0:
+        raise InputError("--options", "seed", repr(resolved["seed"]), "give a whole number from 0")
+    return resolved
 
 
 # ------------------------------------------------------------------------------------------- format
