@@ -2,7 +2,7 @@
 
 IN   a gene panel: a table of gene_symbol, ensembl_id, mean_count_per_spot
      options: sample (its row of the sample table), seed, simulation (knobs; see
-     ``pairscape.simulation.knobs.DEFAULTS``)
+     the schema of the configuration)
 OUT  a bundle folder: the files of analysis software 3.0, <sample>_he_image.ome.tif,
      <sample>_he_imagealignment.csv, and truth/ with the exact counts of each 55 µm tile
 """

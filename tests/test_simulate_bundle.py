@@ -494,7 +494,7 @@ def test_region_has_the_size_asked_for(bundle):
 @pytest.mark.parametrize(
     ("simulation", "told"),
     [
-        ({"width": 300}, "simulation.width: found an unknown knob"),
+        ({"width": 300}, "simulation: found the unknown key 'width'; did you mean width_um?"),
         ({"width_um": 10}, "simulation.width_um: found 10"),
         ({"morphology_signal": 1.2}, "simulation.morphology_signal: found 1.2"),
         ({"morphology_signal": True}, "simulation.morphology_signal: found True"),

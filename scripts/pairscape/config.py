@@ -56,6 +56,8 @@ def resolve_part(part: str, values: Mapping, source="--options") -> dict:
     InputError
         As ``resolve_config``.
     """
+    if not isinstance(values, Mapping):
+        raise InputError(source, part, repr(values), "give an object of keys and values")
     root = read_schema("config")
     schema = {**root["$defs"][part], "$defs": root["$defs"]}
     resolved = _with_defaults(dict(values), schema, root)
