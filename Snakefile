@@ -32,6 +32,12 @@ rule all:
     input:
         f"{RESULTS}/datasets/README.md",
         f"{RESULTS}/report.html",
+        expand(
+            f"{RESULTS}/tables/retrieval_{{experiment}}.{{ext}}",
+            experiment=EXPERIMENTS,
+            ext=["md", "tex"],
+        ),
+        expand(f"{RESULTS}/figures/retrieval_{{experiment}}.svg", experiment=EXPERIMENTS),
         pooled_also,
 
 

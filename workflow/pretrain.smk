@@ -23,16 +23,18 @@ rule embed_images:
         runtime=240,
     params:
         program=script("embed_images"),
+        weights=lambda w: " ".join(f"--weights '{file}'" for file in weights_of("image", w.image)),
         options=lambda w: options(
             "embed_images",
             encoder=ENCODERS["image"][w.image],
             encoder_name=w.image,
             dataset=w.dataset,
             samples=DATASET_SAMPLES[w.dataset],
-            batch=64,
+            batch=16,
         ),
     shell:
-        "python {params.program:q} --shards {input.shards:q} --features {output.features:q}"
+        "python {params.program:q} --shards {input.shards:q} {params.weights}"
+        " --features {output.features:q}"
         " --index {output.index:q} --threads {threads} --options {params.options:q} --log {log:q}"
 
 

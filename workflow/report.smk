@@ -84,7 +84,18 @@ rule write_report:
         runtime=20,
     params:
         program=script("write_report"),
-        options=options("write_report", title=config["title"], experiments=list(EXPERIMENTS)),
+        options=options(
+            "write_report",
+            title=config["title"],
+            experiments=list(EXPERIMENTS),
+            samples=[
+                facts(
+                    sample, "source", "organ", "disease_state", "donor", "donor_known", "license"
+                )
+                for sample in dict(used_samples())
+            ],
+            planned=["batch effects", "expression prediction", "mutation prediction", "audit"],
+        ),
     shell:
         "python {params.program:q} --tables {input.tables:q} --figures {input.figures:q}"
         " --curves {input.curves:q} --run-options {input.run_options:q} --checks {input.checks:q}"

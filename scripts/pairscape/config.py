@@ -48,6 +48,25 @@ def read_schema(name: str) -> dict:
     return yaml.safe_load((SCHEMAS / f"{name}.schema.yaml").read_text())
 
 
+def resolve_part(part: str, values: Mapping, source="--options") -> dict:
+    """One part of the configuration (``training``, ``simulation``, ...) with its defaults, checked.
+
+    For programs that are run by hand: the schema is the only place of defaults and ranges.
+
+    Raises
+    ------
+    InputError
+        As ``resolve_config``.
+    """
+    if not isinstance(values, Mapping):
+        raise InputError(source, part, repr(values), "give an object of keys and values")
+    root = read_schema("config")
+    schema = {**root["$defs"][part], "$defs": root["$defs"]}
+    resolved = _with_defaults(dict(values), schema, root)
+    _refuse_invalid(resolved, schema, source, part)
+    return resolved
+
+
 def read_samples(path) -> dict[str, dict[str, str]]:
     """Read the sample table: rows by sample name, every column of the schema present.
 

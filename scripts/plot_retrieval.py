@@ -1,0 +1,43 @@
+"""Draw the recall of an experiment's encoder pairs, with chance, intervals and seeds.
+
+IN   retrieval.tsv of each dataset of the experiment
+OUT  the figure as PNG and SVG
+
+Options: experiment; expected, the planned runs, as for tabulate_retrieval.
+"""
+
+import matplotlib
+
+from pairscape import figures, program, retrieval, tables
+from pairscape.errors import InputError
+from pairscape.program import log
+
+RESULT_VERSION = 1
+
+
+def main(argv=None):
+    args = program.parse(
+        argv,
+        __doc__,
+        RESULT_VERSION,
+        scores=program.Many("retrieval.tsv of each dataset"),
+        png="PNG to write",
+        svg="SVG to write",
+    )
+    experiment = args.options["experiment"]
+    scores = retrieval.read_experiment_scores(args.scores, experiment)
+    if not scores:
+        raise InputError(args.scores[0], "rows", "no score", "score a run first")
+    table = tables.tabulate_retrieval(scores, args.options.get("expected", []))
+    with matplotlib.rc_context(figures.STYLE):
+        figure = figures.plot_recall(table, scores, f"Retrieval, experiment {experiment}")
+        figures.save_figure(figure, args.png, args.svg)
+    log.info(
+        "%s: %d encoder pairs drawn",
+        experiment,
+        len({tuple(r[k] for k in tables.KEYS) for r in table}),
+    )
+
+
+if __name__ == "__main__":
+    program.run(main)

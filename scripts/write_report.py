@@ -1,0 +1,122 @@
+"""Write the report: one HTML page with everything that was made, readable without a network.
+
+IN   tables, figures, training curves, checks, audits, spot figures, splits, leaks, runs' options;
+     any of them may be left out, and the page says so
+OUT  report.html
+
+Options: title; experiments (names); samples (rows of the sample table: sample, source, organ,
+disease_state, donor, donor_known, license ...); planned (names of what isn't run).
+"""
+
+from pathlib import Path
+
+from pairscape import files, program, report
+from pairscape.program import log
+
+RESULT_VERSION = 1
+
+
+def main(argv=None):
+    args = program.parse(
+        argv,
+        __doc__,
+        RESULT_VERSION,
+        tables=program.Many("optional: tables of scores (.tsv)"),
+        figures=program.Many("optional: figures of scores (PNG)"),
+        curves=program.Many("optional: curve.png of each run"),
+        checks=program.Many("optional: check.json of each sample"),
+        audits=program.Many("optional: audit.json of each sample's spots"),
+        spot_figures=program.Many("optional: qc.png of each sample's spots"),
+        splits=program.Many("optional: splits.tsv of each dataset"),
+        leakage=program.Many("optional: leakage.tsv of each dataset"),
+        run_options=program.Many("optional: options.json of each run"),
+        report="HTML page to write",
+    )
+    audits = report.read_audits(args.audits or [])
+    datasets = report.read_datasets(args.splits or [], args.leakage or [])
+    groups = {
+        "spot_figures": (args.spot_figures or [], _spot_caption(audits)),
+        "curves": (args.curves or [], _curve_caption),
+        "figures": (args.figures or [], _figure_caption),
+    }
+    uris = report.embed_images([path for paths, _ in groups.values() for path in paths])
+    page = report.render(
+        {
+            "title": args.options.get("title", "Pairscape report"),
+            "experiments": args.options.get("experiments", []),
+            "planned": args.options.get("planned", []),
+            "samples": args.options.get("samples") or _samples_of(datasets),
+            "datasets": datasets,
+            "checks": report.read_checks(args.checks or []),
+            "audits": audits,
+            "runs": report.read_runs(args.run_options or []),
+            "tables": report.read_tables(args.tables or []),
+            **{
+                name: [
+                    dict(zip(("alt", "caption"), caption(Path(path)), strict=True), uri=uris[path])
+                    for path in paths
+                ]
+                for name, (paths, caption) in groups.items()
+            },
+        }
+    )
+    with files.atomic_path(args.report) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    log.info("%s: %.1f MB, %d images", args.report, len(page.encode()) / 1e6, len(uris))
+
+
+def _samples_of(datasets) -> list[dict]:
+    """What the splits say of the samples, each once."""
+    columns = ("sample", "organ", "disease_state", "donor", "donor_known")
+    rows = (row for dataset in datasets for row in dataset["rows"])
+    return list({row["sample"]: {c: row.get(c, "") for c in columns} for row in rows}.values())
+
+
+def _folders(path: Path, count: int) -> list[str]:
+    """The innermost folders around a file, from the outside in: they say whose it is."""
+    names = [folder.name for folder in path.absolute().parents][:count]
+    return (names + [""] * count)[:count][::-1]
+
+
+def _spot_caption(audits):
+    genes = {
+        (audit["sample"], audit.get("spots_name", "")): audit.get("overlay_gene")
+        for audit in audits
+    }
+
+    def caption(path: Path) -> tuple[str, str]:
+        sample, spots = _folders(path, 2)
+        gene = genes.get((sample, spots)) or "one gene"
+        return (
+            f"Spots of sample {sample}",
+            f"Sample {sample}, pseudo-spots {spots}. Transcripts of {gene} per cell and per "
+            "pseudo-spot, over the H&E where the sample has one, axes in µm of the Xenium frame; "
+            "and how many transcripts and genes the pseudo-spots hold.",
+        )
+
+    return caption
+
+
+def _curve_caption(path: Path) -> tuple[str, str]:
+    experiment, dataset, pair, seed = _folders(path, 4)
+    seed = seed.removeprefix("seed")
+    return (
+        f"Training curve of {pair}, seed {seed}",
+        f"{pair} on {dataset}, seed {seed} (experiment {experiment}): loss over the steps of "
+        "training, on training and on validation pairs.",
+    )
+
+
+def _figure_caption(path: Path) -> tuple[str, str]:
+    name = report.name_in_words(path)
+    return (
+        name,
+        f"{name}: share of test queries whose partner is among the k most similar, for each "
+        "encoder pair and direction, in the whole test split and in batches. Bars: mean over "
+        "seeds; white dots: seeds; black lines: 95 % interval over spatial blocks of these donors; "
+        "red: chance.",
+    )
+
+
+if __name__ == "__main__":
+    program.run(main)

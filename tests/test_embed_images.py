@@ -1,0 +1,176 @@
+"""Embedding all patches of a dataset, and the format of stored features."""
+
+import json
+import socket
+
+import numpy as np
+import pytest
+import torch
+from tiny_pairs import SAMPLES, SPEC, write_dataset
+
+import embed_images
+from pairscape import embeddings, image_encoders
+from pairscape.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("dataset")
+    shards, patches, _, _ = write_dataset(folder)
+    torch.manual_seed(0)
+    tower = image_encoders.build(SPEC, None)
+    torch.save(tower.state_dict(), folder / "weights.pth")
+    return folder, shards, patches
+
+
+def run(dataset, out, shards=None, **changes):
+    folder, all_shards, _ = dataset
+    options = {
+        "encoder": SPEC,
+        "encoder_name": "stand_in",
+        "dataset": "tiny",
+        "samples": list(SAMPLES),
+        "batch": 16,
+    } | changes
+    embed_images.main(
+        [
+            *("--shards", *map(str, shards or all_shards)),
+            *("--weights", str(folder / "weights.pth")),
+            *("--features", str(out / "features.npy"), "--index", str(out / "features.json")),
+            *("--options", json.dumps(options)),
+        ]
+    )
+
+
+@pytest.fixture(scope="module")
+def embedded(dataset, tmp_path_factory):
+    out = tmp_path_factory.mktemp("features")
+    run(dataset, out)
+    return out / "features.npy", out / "features.json"
+
+
+def test_features_are_the_towers_in_the_order_of_the_shards(dataset, embedded):
+    folder, _, patches = dataset
+    features, index = embeddings.read_features(*embedded)
+    tower = image_encoders.build(SPEC, folder / "weights.pth")
+    with torch.inference_mode():
+        expected = tower(image_encoders.transform(SPEC)(list(patches)))
+    assert features.shape == (len(patches), 256)
+    distances = np.abs(features[:, None] - features[None]).max(2)[
+        ~np.eye(len(features), dtype=bool)
+    ]
+    assert np.abs(features - expected.numpy()).max() < 1e-2 * distances.min()
+    assert [shard["sample"] for shard in index["shards"]] == list(SAMPLES)
+    assert [shard["rows"] for shard in index["shards"]] == [n for _, _, n in SAMPLES.values()]
+
+
+def test_features_are_mapped_from_disk_and_the_same_again(dataset, embedded, tmp_path):
+    features, _ = embeddings.read_features(*embedded)
+    assert isinstance(features, np.memmap)
+    run(dataset, tmp_path)
+    for path in embedded:
+        assert path.read_bytes() == (tmp_path / path.name).read_bytes()
+
+
+def test_no_network_is_asked_for_anything(dataset, tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    run(dataset, tmp_path)
+    assert (tmp_path / "features.npy").is_file()
+
+
+def test_shards_in_another_order_are_refused(dataset, tmp_path):
+    with pytest.raises(InputError) as error:
+        run(dataset, tmp_path, shards=dataset[1][::-1])
+    assert "sample: found S3" in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_image_that_cant_be_decoded_is_named_and_nothing_is_left(dataset, tmp_path, monkeypatch):
+    real = image_encoders.decode
+
+    def damaged(encoded, path, row):
+        return real(b"\xff\xd8\xff junk" if row == 7 else encoded, path, row)
+
+    monkeypatch.setattr(image_encoders, "decode", damaged)
+    with pytest.raises(InputError) as error:
+        run(dataset, tmp_path)
+    assert "S1.arrow: image of row 7" in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_encoder_that_is_only_declared_is_refused(dataset, tmp_path):
+    with pytest.raises(InputError, match="not built yet"):
+        run(dataset, tmp_path, encoder={**SPEC, "built": False})
+
+
+def test_weights_that_arent_there_are_asked_for(dataset, tmp_path):
+    spec = {**SPEC, "weights": {**SPEC["weights"], "source": "package", "location": "no-such-one"}}
+    with pytest.raises(InputError, match="no-such-one: Python package"):
+        run(dataset, tmp_path, encoder=spec)
+
+
+def test_damaged_features_are_refused(embedded, tmp_path):
+    array, index = (path.read_bytes() for path in embedded)
+    copies = tmp_path / "features.npy", tmp_path / "features.json"
+    copies[1].write_bytes(index)
+    for damaged in (array[:-4], array[:-4] + b"\x00\x00\x80\x3f", b""):
+        copies[0].write_bytes(damaged)
+        with pytest.raises(InputError, match="sha256"):
+            embeddings.read_features(*copies)
+    copies[0].unlink()
+    with pytest.raises(InputError, match="found nothing"):
+        embeddings.read_features(*copies)
+
+
+def test_features_that_arent_finite_are_never_written(tmp_path):
+    blocks = iter([np.ones((2, 3), np.float32), np.full((2, 3), np.nan, np.float32)])
+    with pytest.raises(InputError, match="rows 2 to 4"):
+        embeddings.write_features(
+            tmp_path / "f.npy",
+            tmp_path / "f.json",
+            blocks,
+            [{"sample": "s", "rows": 4, "sha256": ""}],
+            3,
+            {},
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def unit(rows, width, seed):
+    array = np.random.default_rng(seed).standard_normal((rows, width)).astype(np.float32)
+    return array / np.linalg.norm(array, axis=1, keepdims=True)
+
+
+def test_run_embeddings_come_back_as_they_were_written(tmp_path):
+    images, genes = unit(5, 4, 0), unit(5, 4, 1)
+    index = [
+        {
+            "row": i,
+            "sample": "NA",  # a name, not a missing value
+            "donor": "",
+            "spot": f"{i:03d}x000",
+            "array_row": i,
+            "array_col": 0,
+            "x_um": 1 / 3 + i,
+            "y_um": 0.1,
+            "organ": "breast",
+            "disease_state": "cancer",
+        }
+        for i in range(5)
+    ]
+    embeddings.write_run_embeddings(tmp_path, "test", images, genes, index, {"logit_scale": 14.0})
+    read = embeddings.read_run_embeddings(tmp_path, "test")
+    assert np.array_equal(read["images"], images)
+    assert np.array_equal(read["genes"], genes)
+    assert read["index"].to_dict("records") == index
+    assert read["meta"]["logit_scale"] == 14.0
+
+    path = embeddings.run_files(tmp_path, "test")["genes"]
+    np.save(path, genes[::-1])
+    with pytest.raises(InputError, match=r"test_genes\.npy: sha256"):
+        embeddings.read_run_embeddings(tmp_path, "test")

@@ -1,0 +1,379 @@
+"""Pretraining: what is learned, kept, resumed and refused."""
+
+import csv
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_pairs import GENES, SAMPLES, SPEC, write_dataset
+
+import pretrain
+from pairscape import embeddings, encoders, files, image_encoders, pretraining
+from pairscape.errors import InputError
+
+MLP = encoders.read_encoder(Path(__file__).parents[1] / "config" / "encoders", "gene", "mlp")
+TRAINING = {
+    "image_tuning": "frozen",
+    "batch_size": 16,
+    "max_steps": 60,
+    "warmup_steps": 5,
+    "learning_rate": 3e-3,
+    "validate_every": 20,
+    "embedding_dim": 32,
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_commit():
+    """Somebody may commit while the tests compare two runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pretrain, "git_commit", lambda: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    """Shards, and features that are a noisy function of what also causes the counts."""
+    folder = tmp_path_factory.mktemp("dataset")
+    shards, _, counts, causes = write_dataset(folder, patch_px=8)
+    rng = np.random.default_rng(1)
+    features = causes @ rng.standard_normal((4, 24)) + 0.05 * rng.standard_normal((len(causes), 24))
+    write_features(folder, shards, features.astype(np.float32))
+    return folder, shards, features.astype(np.float32), counts
+
+
+def write_features(folder, shards, features, **meta):
+    embeddings.write_features(
+        folder / "features.npy",
+        folder / "features.json",
+        [features],
+        [
+            {"sample": sample, "rows": n, "sha256": files.sha256_file(path)}
+            for (sample, (_, _, n)), path in zip(SAMPLES.items(), shards, strict=True)
+        ],
+        features.shape[1],
+        {
+            "encoder_sha256": image_encoders.spec_sha256(SPEC),
+            "weights_sha256": "",
+            "fingerprint": [0.0],
+        }
+        | meta,
+    )
+
+
+def run(dataset, out, splits=None, features=None, options=None, **training):
+    folder, shards = dataset[:2]
+    resolved = {
+        "experiment": "e",
+        "dataset": "tiny",
+        "image_encoder": SPEC,
+        "gene_encoder": MLP,
+        "image_name": "stand_in",
+        "gene_name": "mlp",
+        "seed": 7,
+        "samples": list(SAMPLES),
+        "protocol": "corrected",
+        "training": TRAINING | training,
+    } | (options or {})
+    source = features or folder
+    pretrain.main(
+        [
+            *("--shards", *map(str, shards), "--splits", str(splits or folder / "splits.tsv")),
+            *("--genes", str(folder / "genes.tsv"), "--features", str(source / "features.npy")),
+            *("--features-index", str(source / "features.json")),
+            *("--model", str(out / "model.ckpt"), "--run-options", str(out / "options.json")),
+            *("--metrics", str(out / "metrics.csv"), "--curve", str(out / "curve.png")),
+            *("--options", json.dumps(resolved)),
+        ]
+    )
+    return out
+
+
+@pytest.fixture(scope="module")
+def trained(dataset, tmp_path_factory):
+    return run(dataset, tmp_path_factory.mktemp("run") / "seed7")
+
+
+def recall(run_dir, split, k=5):
+    read = embeddings.read_run_embeddings(run_dir, split)
+    similarity = read["images"] @ read["genes"].T
+    return ((similarity > similarity.diagonal()[:, None]).sum(1) < k).mean()
+
+
+def test_a_pair_learns_what_image_and_counts_share(trained):
+    assert recall(trained, "test") > 2 * 5 / SAMPLES["S3"][2]
+
+
+def test_the_run_folder_holds_what_is_declared_and_nothing_else(trained):
+    names = {str(p.relative_to(trained)) for p in trained.rglob("*") if p.is_file()}
+    assert names == {"model.ckpt", "options.json", "metrics.csv", "curve.png"} | {
+        f"embeddings/{split}{rest}"
+        for split in ("val", "test")
+        for rest in ("_images.npy", "_genes.npy", ".tsv", ".json")
+    }
+
+
+def test_embedded_pairs_are_indexed_by_their_own_spots(trained):
+    read = embeddings.read_run_embeddings(trained, "test")
+    assert read["images"].shape == (24, TRAINING["embedding_dim"])
+    assert set(read["index"]["sample"]) == {"S3"}
+    assert set(read["index"]["donor"]) == {"D3"}
+    assert set(read["index"]["organ"]) == {"breast"}
+    assert list(read["index"]["row"]) == list(range(68, 92))
+    assert read["index"].loc[9, "spot"] == "001x001"
+    assert read["index"].loc[9, "y_um"] == 55.0
+
+
+def test_the_stored_model_gives_the_stored_embeddings(dataset, trained):
+    module, meta = pretraining.load_pair(trained / "model.ckpt")
+    _, _, features, counts = dataset
+    data = pretraining.PairRows(features, counts)
+    images, genes = pretraining.embed_pairs(module, data, np.arange(68, 92))
+    read = embeddings.read_run_embeddings(trained, "test")
+    assert np.abs(images - read["images"]).max() < 1e-6
+    assert np.abs(genes - read["genes"]).max() < 1e-6
+    assert meta["genes"] == GENES
+
+
+def test_the_library_size_is_the_median_of_the_train_split_alone(dataset, trained):
+    sums = dataset[3][:48].sum(1)
+    module, _ = pretraining.load_pair(trained / "model.ckpt")
+    assert float(module.library_size) == np.median(sums[sums > 0])
+    assert np.median(sums[sums > 0]) != np.median(dataset[3].sum(1))
+
+
+def test_metrics_hold_both_splits_and_the_selected_step_is_the_best(trained):
+    rows = list(csv.DictReader((trained / "metrics.csv").open()))
+    assert list(rows[0]) == list(pretraining.METRIC_COLUMNS)
+    assert [int(r["step"]) for r in rows if r["split"] == "val"] == [20, 40, 60]
+    assert [int(r["step"]) for r in rows if r["split"] == "train"] == list(range(4, 61, 4))
+    best = min((r for r in rows if r["split"] == "val"), key=lambda r: float(r["loss"]))
+    assert json.loads((trained / "options.json").read_text())["selected_step"] == int(best["step"])
+
+
+def test_options_hold_what_the_run_was_made_of(dataset, trained):
+    options = json.loads((trained / "options.json").read_text())
+    assert options["options"]["training"]["betas"] == [0.9, 0.95]
+    assert options["pairs"] == {"train": 48, "val": 20, "test": 24}
+    assert [s["sha256"] for s in options["shards"]] == [files.sha256_file(p) for p in dataset[1]]
+    assert options["parameters"]["gene_encoder"] == 128 * len(GENES) + 50688
+    assert options["versions"]["torch"] == torch.__version__.split("+")[0]
+
+
+def outputs(folder):
+    return {
+        path.relative_to(folder): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_the_same_options_and_seed_give_the_same_files(dataset, trained, tmp_path):
+    assert outputs(run(dataset, tmp_path / "again")) == outputs(trained)
+    other = run(dataset, tmp_path / "other", options={"seed": 8})
+    assert outputs(other).keys() == outputs(trained).keys()
+    assert (other / "model.ckpt").read_bytes() != (trained / "model.ckpt").read_bytes()
+
+
+class Killed(BaseException):
+    pass
+
+
+def kill_after(monkeypatch, step):
+    real = pretraining.Record.on_train_batch_end
+
+    def hook(self, trainer, *args):
+        real(self, trainer, *args)
+        if trainer.global_step == step:
+            raise Killed
+
+    monkeypatch.setattr(pretraining.Record, "on_train_batch_end", hook)
+
+
+def test_a_killed_run_goes_on_to_the_same_files(dataset, trained, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        kill_after(patch, 47)  # in mid-epoch (3 steps each), 7 after the last save
+        with pytest.raises(Killed):
+            run(dataset, out)
+    assert [path.name for path in out.iterdir()] == ["last.ckpt"]
+    steps = []
+    real = pretraining.Pair.training_step
+    monkeypatch.setattr(
+        pretraining.Pair,
+        "training_step",
+        lambda self, *args: steps.append(self.global_step) or real(self, *args),
+    )
+    run(dataset, out)
+    assert steps == list(range(40, 60))
+    assert outputs(out) == outputs(trained)
+
+
+def test_a_leftover_of_other_options_is_set_aside(dataset, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        kill_after(patch, 25)
+        with pytest.raises(Killed):
+            run(dataset, out, learning_rate=1e-3)
+    fresh = run(dataset, tmp_path / "fresh", max_steps=20)
+    run(dataset, out, max_steps=20)
+    assert (out / "model.ckpt").read_bytes() == (fresh / "model.ckpt").read_bytes()
+    assert len(list(out.glob("last-set-aside-*.ckpt"))) == 1
+    (out / "last.ckpt").write_bytes(b"damaged")
+    assert pretraining.resumable(out, "any") is None
+    assert len(list(out.glob("last-set-aside-*.ckpt"))) == 2
+
+
+@pytest.mark.parametrize("loss", ["clip", "siglip"])
+@pytest.mark.parametrize("heads", [("linear", "identity"), ("mlp", "mlp")])
+def test_every_loss_and_head_trains_without_a_validation_split(dataset, tmp_path, loss, heads):
+    splits = tmp_path / "splits.tsv"
+    splits.write_text((dataset[0] / "splits.tsv").read_text().replace("val", "train"))
+    out = run(
+        dataset,
+        tmp_path / "run",
+        splits=splits,
+        select="last",
+        loss=loss,
+        image_projection=heads[0],
+        gene_projection=heads[1],
+        embedding_dim=128,
+        batch_size=100,  # more than there are pairs
+        max_steps=25,
+    )
+    module, meta = pretraining.load_pair(out / "model.ckpt")
+    assert meta["selected_step"] == 25
+    assert hasattr(module, "logit_bias") == (loss == "siglip")
+    assert not embeddings.run_files(out, "val")["images"].exists()
+    assert embeddings.read_run_embeddings(out, "test")["images"].shape == (24, 128)
+
+
+def test_the_last_step_is_validated_even_between_two_validations(dataset, tmp_path):
+    out = run(dataset, tmp_path / "run", max_steps=25, select="last")
+    rows = list(csv.DictReader((out / "metrics.csv").open()))
+    assert [int(r["step"]) for r in rows if r["split"] == "val"] == [20, 25]
+
+
+def test_shuffling_is_a_function_of_seed_and_step():
+    rows = np.arange(10, 33)
+    stream = pretraining.step_batches(rows, 4, 3, 0)
+    batches = [next(stream) for _ in range(15)]
+    later = pretraining.step_batches(rows, 4, 3, 8)
+    assert all(np.array_equal(next(later), batch) for batch in batches[8:])
+    epoch = np.concatenate(batches[:5])
+    assert len(set(epoch)) == 20
+    assert set(epoch) <= set(rows)
+    assert not np.array_equal(batches[0], batches[5])
+    validation = pretraining.validation_batches(rows, 10, 3)
+    assert sorted(np.concatenate(validation)) == list(rows)
+    assert [len(batch) for batch in validation] == [8, 8, 7]
+
+
+def test_the_learning_rate_warms_up_and_falls_as_a_cosine():
+    factors = [pretraining.learning_rate_factor(step, 10, 110) for step in (0, 5, 10, 60, 110)]
+    assert factors == pytest.approx([0, 0.5, 1, 0.5, 0])
+
+
+def test_the_loss_is_that_of_clip_and_of_siglip():
+    rng = torch.Generator().manual_seed(0)
+    images, genes = (
+        torch.nn.functional.normalize(torch.randn(6, 16, generator=rng), dim=1) for _ in range(2)
+    )
+    for loss in ("clip", "siglip"):
+        module = pretraining.Pair(
+            MLP, pretraining.resolve_training({"loss": loss, "image_tuning": "frozen"}), 8, 12
+        )
+        module._trainer = type("T", (), {"world_size": 1, "global_rank": 0})()
+        module.setup("fit")
+        logits = images @ genes.T / 0.07
+        if loss == "clip":
+            expected = -(
+                logits.log_softmax(1).diagonal().mean() + logits.log_softmax(0).diagonal().mean()
+            )
+            expected = expected / 2
+        else:
+            sign = 2 * torch.eye(6) - 1
+            expected = -torch.nn.functional.logsigmoid(sign * (logits - 10)).sum() / 6
+        assert float(module.pair_loss(images, genes)) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_the_temperature_stays_in_its_bounds(dataset, tmp_path):
+    out = run(dataset, tmp_path / "run", temperature=0.0101, learning_rate=0.5, max_steps=20)
+    module, _ = pretraining.load_pair(out / "model.ckpt")
+    assert 0 <= float(module.logit_scale) <= math.log(100) + 1e-6
+
+
+def test_unmatched_pairs_score_chance(dataset, tmp_path):
+    """The floor: what a pair scores when features and counts don't belong together."""
+    _, shards, features, _ = dataset
+    write_features(tmp_path, shards, np.random.default_rng(0).permutation(features))
+    out = run(dataset, tmp_path / "run", features=tmp_path, select="last")
+    assert recall(out, "test") < 2 * 5 / SAMPLES["S3"][2]
+
+
+def test_too_many_processes_are_refused(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(pretraining.L.Trainer, "world_size", property(lambda self: 2))
+    with pytest.raises(InputError, match="2 processes at work where 1 were asked for"):
+        run(dataset, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"image_tuning": "lora"},
+            "training.image_tuning: found 'lora', which isn't built yet; built so far: frozen",
+        ),
+        (
+            {"learning_rte": 1},
+            "training: found the unknown key 'learning_rte'; did you mean learning_rate?",
+        ),
+        ({"loss": "mse"}, "training.loss: found 'mse'; allowed: clip, siglip"),
+        ({"warmup_steps": 60}, "training.warmup_steps: found 60"),
+        ({"gene_projection": "identity"}, "identity for an encoder of width 128"),
+        ({"options": {"protocol": "published"}}, "protocol: found published"),
+        ({"options": {"gene_encoder": {**MLP, "built": False}}}, "not built yet"),
+        ({"options": {"samples": ["S1", "S2"]}}, "--shards: number: found 3"),
+        ({"options": {"samples": ["S1", "S3", "S2"]}}, "features that weren't made of"),
+        ({"options": {"image_encoder": {**SPEC, "width": 8}}}, "features of another encoder"),
+    ],
+)
+def test_wrong_options_stop_with_one_line(dataset, tmp_path, changes, said):
+    with pytest.raises(InputError) as error:
+        run(dataset, tmp_path / "run", **changes)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run" / "model.ckpt").exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("val", "train", "split val: found no pairs; set training.select to last"),
+        ("val", "dev", "line 3, split: found 'dev'"),
+        ("S2", "S9", "line 3, sample: found S9"),
+        ("train", "test", "split train: found 0 pairs"),
+    ],
+)
+def test_wrong_splits_stop_with_one_line(dataset, tmp_path, old, new, said):
+    splits = tmp_path / "splits.tsv"
+    splits.write_text((dataset[0] / "splits.tsv").read_text().replace(old, new))
+    with pytest.raises(InputError) as error:
+        run(dataset, tmp_path / "run", splits=splits)
+    assert said in str(error.value)
+
+
+def test_a_damaged_model_is_refused(trained, tmp_path):
+    path = tmp_path / "model.ckpt"
+    path.write_bytes((trained / "model.ckpt").read_bytes()[:1000])
+    with pytest.raises(InputError) as error:
+        pretraining.load_pair(path)
+    assert "pretrain again" in str(error.value)
+    stored = torch.load(trained / "model.ckpt", weights_only=True)
+    del stored["state"]["image_head.fc1.bias"]
+    torch.save(stored, path)
+    with pytest.raises(InputError):
+        pretraining.load_pair(path)

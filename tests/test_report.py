@@ -1,0 +1,236 @@
+"""The report page: complete, self-contained, escaped, and honest about what is missing."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_tables import expected, scores, written
+
+import write_report
+from pairscape import files, report
+from pairscape.errors import InputError
+
+VOID = {"meta", "img", "br", "link", "hr", "input"}
+SECTIONS = ("about", "data", "spots", "training", "retrieval", "missing", "provenance")
+NASTY = '<script>alert("x")</script> & "quoted"'
+
+
+class Page(HTMLParser):
+    """Collects what a browser would see, and refuses tags that don't close in order."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.ids, self.links, self.text, self.tags = [], [], [], [], []
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.tags.append(tag)
+        self.ids += [attrs["id"]] if "id" in attrs else []
+        self.links += [attrs[name] for name in ("src", "href") if name in attrs]
+        if tag == "img":
+            assert attrs["alt"]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if not self.open or self.open[-1] != "style":
+            self.text.append(data)
+
+
+def write_png(path, size=(60, 40), noise=False):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shape = (size[1], size[0], 3)
+    pixels = np.random.default_rng(0).integers(0, 256, shape) if noise else np.full(shape, 200)
+    Image.fromarray(pixels.astype(np.uint8)).save(path)
+    return path
+
+
+def make_inputs(root, leaked=False):
+    audit = {
+        "sample": "S1",
+        "spots_name": "square55",
+        "rows_read": 1000,
+        "pooled": 700,
+        "dropped": {"not_a_gene": 100, "low_quality": 200},
+        "spots": 36,
+        "transcripts_per_spot": {"median": 19.5},
+        "genes_per_spot": {"median": 11},
+        "overlay_gene": "EPCAM",
+        "inputs": {"transcripts.parquet": "f" * 64},
+    }
+    finding = {"level": "warning", "field": NASTY, "found": "1", "expected": "2", "remedy": "mend"}
+    check = {"sample": "S1", "verdict": "warning", "findings": [finding], "facts": {"cells": 12}}
+    spots = root / "samples/S1/square55"
+    spots.mkdir(parents=True)
+    files.write_json(spots / "audit.json", audit)
+    files.write_json(root / "samples/S1/check.json", check)
+    dataset = root / "datasets/demo"
+    words = "one patient, acknowledged" if leaked else ""
+    files.write_tsv(
+        dataset / "splits.tsv",
+        [
+            {"sample": s, "donor": "D1", "split": split, "spots": 36, "shared_donors": words}
+            for s, split in (("S1", "train"), ("S2", "test"))
+        ],
+        ["sample", "donor", "split", "spots", "shared_donors"],
+    )
+    leak = {"finding": "same_donor", "donor": "D1", "sample": "S2", "split": "test"}
+    files.write_tsv(dataset / "leakage.tsv", [leak] if leaked else [], list(leak))
+    run = root / "runs/e/demo/uni-mlp/seed24442"
+    files.write_json(
+        run / "options.json",
+        {
+            "experiment": "e",
+            "dataset": "demo",
+            "image_encoder": "uni",
+            "gene_encoder": "mlp",
+            "seed": 24442,
+            "pairs": {"train": 36, "test": 36},
+            "versions": {"torch": "2.15.0"},
+            "git_commit": "abc123",
+        },
+    )
+    written(root, scores(dataset="demo"), expected("demo", seeds=(1, 2)))
+    (root / "t.tsv").rename(root / "retrieval_e.tsv")
+    return {
+        "tables": root / "retrieval_e.tsv",
+        "figures": write_png(root / "figures/retrieval_e.png"),
+        "curves": write_png(run / "curve.png"),
+        "checks": root / "samples/S1/check.json",
+        "audits": spots / "audit.json",
+        "spot-figures": write_png(spots / "qc.png"),
+        "splits": dataset / "splits.tsv",
+        "leakage": dataset / "leakage.tsv",
+        "run-options": run / "options.json",
+    }
+
+
+def write(root, inputs, **options):
+    argv = ["--report", str(root / "report.html"), "--options", json.dumps(options)]
+    for flag, path in inputs.items():
+        argv += [f"--{flag}", *([str(path)] if not isinstance(path, list) else map(str, path))]
+    write_report.main(argv)
+    text = (root / "report.html").read_text()
+    return text, Page(text)
+
+
+def sample_row(**changes):
+    return {"sample": "S1", "source": "simulated", "donor": "D1", "donor_known": "True"} | changes
+
+
+def test_the_page_is_complete_and_self_contained(tmp_path):
+    text, page = write(tmp_path, make_inputs(tmp_path), title="A demo", samples=[sample_row()])
+    assert text.startswith("<!DOCTYPE html>")
+    assert [name for name in page.ids if name in SECTIONS] == list(SECTIONS)
+    anchors = {link[1:] for link in page.links if link.startswith("#")}
+    assert set(SECTIONS) <= anchors <= set(page.ids)
+    outside = [link for link in page.links if not link.startswith(("#", "data:image/"))]
+    assert outside == []
+    assert not re.search(r"url\(|@import|https?://", text)
+    assert "script" not in page.tags
+    assert page.tags.count("img") == 3
+    for words in ("A demo", "0.200 (0.100)", "700 (70.0%)", "EPCAM", "abc123", "torch 2.15.0"):
+        assert words in "".join(page.text)
+
+
+def test_texts_are_escaped(tmp_path):
+    inputs = make_inputs(tmp_path)
+    text, page = write(tmp_path, inputs, title=NASTY, samples=[sample_row(organ=NASTY)])
+    assert "<script" not in text
+    assert "".join(page.text).count(NASTY) >= 3
+
+
+@pytest.mark.parametrize(
+    ("sources", "words"),
+    [
+        (["simulated", "simulated"], "Simulated tissue."),
+        (["10x", "simulated"], "Partly simulated tissue."),
+        (["10x", "local"], "Measured tissue."),
+        ([""], "Origin of the tissue not stated."),
+    ],
+)
+def test_the_page_says_whether_the_tissue_is_simulated(tmp_path, sources, words):
+    samples = [sample_row(source=source) for source in sources]
+    _, page = write(tmp_path, {}, samples=samples)
+    assert words in "".join(page.text)
+
+
+def test_shared_donors_are_said(tmp_path):
+    _, page = write(tmp_path, make_inputs(tmp_path, leaked=True))
+    told = "".join(page.text)
+    assert "Its splits share donors." in told
+    assert "one patient, acknowledged" in told
+
+
+def test_disjoint_donors_are_said(tmp_path):
+    _, page = write(tmp_path, make_inputs(tmp_path))
+    assert "No donor stands in two of its splits." in "".join(page.text)
+
+
+def test_what_is_not_run_is_named(tmp_path):
+    _, page = write(tmp_path, make_inputs(tmp_path), planned=["Batch effects"])
+    told = "".join(page.text)
+    assert "Batch effects" in told
+    assert "Retrieval, experiment e: demo, uni with mlp, seed 1, 2" in told
+
+
+def test_a_page_of_nothing_is_still_a_page(tmp_path):
+    _, page = write(tmp_path, {})
+    assert set(SECTIONS) <= set(page.ids)
+    assert "Everything that was planned for this report is in it." in "".join(page.text)
+
+
+def test_large_images_are_scaled_to_fit_the_page(tmp_path):
+    paths = [write_png(tmp_path / f"{i}.png", (1700, 900), True) for i in range(2)]
+    uris = report.embed_images(paths, budget=300_000)
+    assert sum(len(uri) * 3 / 4 for uri in uris.values()) <= 300_100
+    assert all(uri.startswith("data:image/jpeg;base64,") for uri in uris.values())
+
+
+def test_a_small_image_stays_as_it_is(tmp_path):
+    path = write_png(tmp_path / "a.png", (300, 200))
+    uri = report.embed_images([path])[str(path)]
+    assert uri.startswith("data:image/png;base64,")
+
+
+def test_an_audit_that_does_not_add_up_is_refused(tmp_path):
+    inputs = make_inputs(tmp_path)
+    audit = files.read_json(inputs["audits"])
+    files.write_json(inputs["audits"], audit | {"rows_read": 1001})
+    with pytest.raises(InputError, match="must add up"):
+        write(tmp_path, inputs)
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_a_damaged_image_is_refused(tmp_path):
+    inputs = make_inputs(tmp_path)
+    inputs["curves"].write_bytes(b"no image")
+    with pytest.raises(InputError, match=r"curve\.png"):
+        write(tmp_path, inputs)
+
+
+def test_a_table_that_is_no_tsv_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"give the tables as \.tsv"):
+        write(tmp_path, {"tables": tmp_path / "t.md"})
+
+
+def test_another_table_stands_as_it_is(tmp_path):
+    files.write_tsv(tmp_path / "costs_x.tsv", [{"step": "<b>", "seconds": 3}], ["step", "seconds"])
+    _, page = write(tmp_path, {"tables": tmp_path / "costs_x.tsv"})
+    assert "Costs, experiment x" in "".join(page.text)
+    assert "<b>" in "".join(page.text)
+
+
+def test_options_without_a_needed_key_are_refused(tmp_path):
+    inputs = make_inputs(tmp_path)
+    files.write_json(inputs["run-options"], {"experiment": "e"})
+    with pytest.raises(InputError, match="dataset"):
+        write(tmp_path, inputs)

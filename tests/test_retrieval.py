@@ -1,0 +1,541 @@
+"""Ranks, recall, chance, intervals, the shift test, and the program that scores runs."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.ndimage import gaussian_filter
+from scipy.stats import rankdata
+
+import score_retrieval
+from pairscape import embeddings, files, retrieval
+from pairscape.errors import InputError
+
+RNG_SEED = 20
+
+
+def unit(array):
+    return (array / np.linalg.norm(array, axis=1, keepdims=True)).astype(np.float32)
+
+
+def pairs(count, noise=3.0, width=16, seed=RNG_SEED):
+    rng = np.random.default_rng(seed)
+    first = rng.standard_normal((count, width))
+    return unit(first), unit(first + noise * rng.standard_normal((count, width)))
+
+
+def grid(rows, columns, pitch_um=55.0):
+    y, x = np.mgrid[:rows, :columns]
+    return np.column_stack([x.ravel(), y.ravel()]) * pitch_um + pitch_um / 2
+
+
+def slow_ranks(queries, gallery, partner):
+    """The definition, one similarity at a time; small integers make every product exact."""
+    better, ties = [], []
+    for query, mate in zip(queries, partner, strict=True):
+        own = sum(a * b for a, b in zip(query, gallery[mate], strict=True))
+        others = [
+            sum(a * b for a, b in zip(query, entry, strict=True))
+            for place, entry in enumerate(gallery)
+            if place != mate
+        ]
+        better.append(sum(other > own for other in others))
+        ties.append(sum(other == own for other in others))
+    return better, ties
+
+
+# ------------------------------------------------------------------------------------------- ranks
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    queries=st.integers(1, 30),
+    gallery=st.integers(1, 30),
+    block=st.integers(1, 40),
+)
+def test_rank_counts_equal_the_slow_loop(seed, queries, gallery, block):
+    rng = np.random.default_rng(seed)
+    first = rng.integers(-2, 3, (queries, 3)).astype(np.float32)
+    second = rng.integers(-2, 3, (gallery, 3)).astype(np.float32)
+    partner = rng.integers(gallery, size=queries)
+    better, ties = retrieval.rank_counts(first, second, partner, block=block)
+    expected = slow_ranks(first.tolist(), second.tolist(), partner)
+    assert (better.tolist(), ties.tolist()) == expected
+
+
+@pytest.mark.parametrize("case", ["n64", "n1000", "n1000_weak"])
+@pytest.mark.parametrize("kind", ["raw", "normalised"])
+def test_ranks_equal_the_golden_reference(shared, case, kind):
+    golden = json.loads((shared / "golden" / "metrics.json").read_text())["retrieval"]
+    arrays = np.load(shared / "golden" / "metrics.npz")
+    count, seed, noise = {
+        "n64": (64, 7001, 4),
+        "n1000": (1000, 7002, 4),
+        "n1000_weak": (1000, 7003, 12),
+    }[case]
+    rng = np.random.Generator(np.random.PCG64(seed))
+    images = rng.standard_normal((count, 128))
+    genes = (images + noise * rng.standard_normal((count, 128))).astype(np.float32)
+    images = images.astype(np.float32)
+    if kind == "normalised":
+        images, genes = unit(images), unit(genes)
+    expected = golden[f"{case}_{kind}"]["get_clip_metrics"]
+    for name, first, second in (
+        ("image_to_gene", images, genes),
+        ("gene_to_image", genes, images),
+    ):
+        better, ties = retrieval.rank_counts(first, second, np.arange(count))
+        ranks = retrieval.Ranks(better, ties, np.full(count, count))
+        if name == "image_to_gene":
+            np.testing.assert_array_equal(better, arrays[f"{case}_{kind}_i2g_rank0"])
+        for k in (1, 5, 10):
+            hits = retrieval.recall_at(better, ties, k)
+            assert hits.mean() == pytest.approx(expected[f"test/{name}_R@{k}"], abs=1e-6)
+        rank = retrieval.mid_rank(ranks)
+        assert rank.mean() == pytest.approx(expected[f"test/{name}_mean_rank"], abs=1e-4)
+        # The reference takes the lower of the two middle ranks.
+        assert np.sort(rank)[(count - 1) // 2] == expected[f"test/{name}_median_rank"]
+
+
+def test_batches_equal_the_golden_reference(shared):
+    golden = json.loads((shared / "golden" / "metrics.json").read_text())["retrieval"]
+    expected = golden["n1000_raw_batches_of_256"]["size_weighted_mean"]
+    rng = np.random.Generator(np.random.PCG64(7002))
+    images = rng.standard_normal((1000, 128))
+    genes = (images + 4 * rng.standard_normal((1000, 128))).astype(np.float32)
+    ranks = retrieval.rank_in_batches(images.astype(np.float32), genes, 256)
+    assert np.bincount(ranks.size).nonzero()[0].tolist() == [232, 256]
+    for k in (1, 5, 10):
+        hits = retrieval.recall_at(ranks.better, ranks.ties, k)
+        assert hits.mean() == pytest.approx(expected[f"test/image_to_gene_R@{k}"], abs=1e-6)
+    assert retrieval.mid_rank(ranks).mean() == pytest.approx(
+        expected["test/image_to_gene_mean_rank"], abs=1e-4
+    )
+
+
+@pytest.mark.parametrize("alike", ["both", "gallery"])
+@pytest.mark.parametrize("count", [181, 1000, 1007])
+def test_equal_embeddings_score_exactly_chance(count, alike):
+    images, genes = pairs(count, width=128)
+    genes = np.repeat(genes[:1], count, axis=0)
+    if alike == "both":
+        images = np.repeat(images[:1], count, axis=0)
+    better, ties = retrieval.rank_counts(images, genes, np.arange(count))
+    assert better.max() == 0
+    assert set(ties.tolist()) == {count - 1}
+    ranks = retrieval.Ranks(better, ties, np.full(count, count))
+    for metric, values in retrieval.metrics(ranks, [1, 5, 10]).items():
+        expected = retrieval.chance(metric, ranks.size)
+        assert retrieval.summarise(metric, values) == pytest.approx(expected)
+
+
+def test_duplicates_in_the_gallery_are_ties_whatever_blas_rounds():
+    images, genes = pairs(1007, width=128)
+    kind = np.arange(1007) % 9
+    better, ties = retrieval.rank_counts(images, genes[kind], np.arange(1007))
+    copies = np.bincount(kind)
+    np.testing.assert_array_equal(ties, copies[kind] - 1)
+    similarity = images.astype(np.float64) @ genes[:9].T.astype(np.float64)
+    above = similarity > similarity[np.arange(1007), kind][:, None]
+    np.testing.assert_array_equal(better, above @ copies)
+
+
+def test_minus_zero_is_zero():
+    gallery = np.array([[0.0, 1.0], [-0.0, 1.0], [1.0, 0.0]], np.float32)
+    _, ties = retrieval.rank_counts(gallery[:1], gallery, [0])
+    assert ties.tolist() == [1]
+
+
+def test_the_block_size_changes_nothing():
+    images, genes = pairs(257)
+    whole = retrieval.rank_counts(images, genes, np.arange(257), block=257)
+    for block in (1, 32, 100):
+        np.testing.assert_array_equal(
+            retrieval.rank_counts(images, genes, np.arange(257), block=block), whole
+        )
+
+
+def test_embeddings_that_are_not_finite_are_never_ranked():
+    images, genes = pairs(20)
+    genes[3, 2] = np.nan
+    with pytest.raises(ValueError, match="finite"):
+        retrieval.rank_counts(images, genes, np.arange(20))
+
+
+# ------------------------------------------------------------------------------- metrics and chance
+
+
+def test_recall_is_the_expected_value_under_random_breaking():
+    better, ties = np.array([0, 3, 4, 9]), np.array([0, 4, 9, 3])
+    rng = np.random.default_rng(0)
+    drawn = better + rng.integers(0, ties + 1, (200_000, 4))
+    for k in (1, 5, 10):
+        np.testing.assert_allclose(
+            retrieval.recall_at(better, ties, k), (drawn < k).mean(axis=0), atol=0.005
+        )
+
+
+def test_batches_and_samples_are_ranked_among_themselves():
+    images, genes = pairs(150)
+    samples = np.array(["b", "a", "c"])[np.arange(150) % 3]
+    ranks = retrieval.rank_in_samples(images, genes, samples)
+    for name in "abc":
+        rows = samples == name
+        rank = rankdata(-(images[rows] @ genes[rows].T), axis=1).diagonal()
+        np.testing.assert_array_equal(1 + ranks.better[rows], rank)
+        assert set(ranks.size[rows].tolist()) == {50}
+    ranks = retrieval.rank_in_batches(images, genes, 64)
+    assert ranks.size.tolist() == [64] * 128 + [22] * 22
+    rank = rankdata(-(images[128:] @ genes[128:].T), axis=1).diagonal()
+    np.testing.assert_array_equal(1 + ranks.better[128:], rank)
+
+
+@pytest.mark.parametrize("sizes", [[64], [5], [64, 64, 16], [1], [3, 7, 100]])
+def test_chance_is_the_score_of_partners_anywhere(sizes):
+    size = np.repeat(sizes, sizes)
+    rng = np.random.default_rng(0)
+    better = rng.integers(0, np.tile(size, (4000, 1)))
+    assert retrieval.chance("recall@5", size) == pytest.approx((better < 5).mean(), abs=0.01)
+    assert retrieval.chance("mean_rank", size) == pytest.approx(1 + better.mean(), rel=0.01)
+    assert retrieval.chance("median_rank", size) == pytest.approx(
+        np.median(better + 1), rel=0.03, abs=0.6
+    )
+
+
+# ---------------------------------------------------------------------------------------- intervals
+
+
+def test_the_interval_covers_what_it_claims():
+    """Blocks are the independent units here, so the interval of a mean must cover at its level."""
+    xy = grid(24, 24, 55)
+    samples = np.repeat("s", len(xy))
+    rows = np.arange(len(xy))
+    covered = 0
+    for trial in range(150):
+        blocks = retrieval.draw_blocks(samples, xy, 220, 300, trial)
+        rng = np.random.default_rng(trial)
+        values = rng.standard_normal(blocks.of.max() + 1)[blocks.of] + 1.0
+        low, high = retrieval.interval("mean_rank", values, blocks, rows)
+        covered += low <= 1.0 <= high
+    assert 0.86 <= covered / 150 <= 0.99
+
+
+def test_spots_of_a_block_are_drawn_together():
+    xy = grid(12, 12, 55)
+    blocks = retrieval.draw_blocks(np.repeat("s", 144), xy, 330, 2000, 0)
+    assert blocks.counts == {"s": 4}
+    values = blocks.of.astype(float)
+    low, high = retrieval.interval("mean_rank", values, blocks, np.arange(144))
+    # Four equal blocks of values 0 to 3: the mean of four draws; single spots would give +- 0.2.
+    assert low == pytest.approx(0.5, abs=0.26)
+    assert high == pytest.approx(2.5, abs=0.26)
+
+
+def test_weighted_medians_equal_repeated_values():
+    rng = np.random.default_rng(3)
+    values, of = rng.integers(1, 9, 50).astype(float), rng.integers(0, 6, 50)
+    weights = rng.integers(0, 4, (40, 6)).astype(float)
+    weights[:, 0] += 1
+    of[0] = 0
+    expected = [np.median(np.repeat(values, weight[of].astype(int))) for weight in weights]
+    np.testing.assert_allclose(retrieval._weighted_medians(values, of, weights), expected)
+
+
+def test_blocks_are_resampled_within_each_sample():
+    xy = np.concatenate([grid(6, 6), grid(6, 6)])
+    samples = np.repeat(["a", "b"], 36)
+    blocks = retrieval.draw_blocks(samples, xy, 110, 200, 0)
+    assert (blocks.weights[:, :9].sum(axis=1) == 9).all()
+    assert (blocks.weights[:, 9:].sum(axis=1) == 9).all()
+    alone = retrieval.draw_blocks(samples[:36], xy[:36], 110, 200, 0)
+    np.testing.assert_array_equal(alone.weights, blocks.weights[:, :9])
+
+
+def test_one_block_has_no_interval_and_says_why():
+    xy = grid(5, 5)
+    blocks = retrieval.draw_blocks(np.repeat("s", 25), xy, 330, 100, 0)
+    assert retrieval.interval("recall@1", np.ones(25), blocks, np.arange(25)) is None
+    assert "no interval" in retrieval.interval_over(blocks, 330, ["s"], 1)
+
+
+# --------------------------------------------------------------------------------------- shift test
+
+
+def field(shape, width, smooth, rng):
+    margin = int(4 * smooth) + 1
+    noise = rng.standard_normal((shape[0] + 2 * margin, shape[1] + 2 * margin, width))
+    cut = gaussian_filter(noise, (smooth, smooth, 0))[margin:-margin, margin:-margin]
+    return (cut / cut.std()).reshape(-1, width)
+
+
+def smooth_pairs(shape, smooth, signal, seed, keep=None):
+    rng = np.random.default_rng([RNG_SEED, seed])
+    images = field(shape, 8, smooth, rng)
+    genes = signal * images + np.sqrt(1 - signal**2) * field(shape, 8, smooth, rng)
+    xy = grid(*shape)
+    rows = np.flatnonzero(keep(xy, rng)) if keep else np.arange(len(xy))
+    noisy = [unit(a + 0.5 * rng.standard_normal(a.shape))[rows] for a in (images, genes)]
+    return *noisy, xy[rows]
+
+
+def p_values(shape, smooth, signal, seeds, keep=None, turn=0.0):
+    angle = np.deg2rad(turn)
+    matrix = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    found = []
+    for seed in seeds:
+        images, genes, xy = smooth_pairs(shape, smooth, signal, seed, keep)
+        samples = np.repeat("s", len(xy))
+        result = retrieval.shift_p_values(images, genes, samples, xy @ matrix, 299, seed)
+        found.append(result["all"][0])
+    return np.array(found)
+
+
+def disc(xy, rng):
+    centre = xy.mean(axis=0)
+    return ((xy - centre) ** 2).sum(axis=1) < (xy.max() / 2) ** 2
+
+
+def holes(xy, rng):
+    return rng.random(len(xy)) < 0.75
+
+
+def test_the_shift_test_is_valid_for_independent_smooth_fields():
+    settings = [(0, None, 0), (1.5, None, 0), (3, None, 20), (2, disc, 88.5), (2, holes, 0)]
+    found = np.array(
+        [
+            p_values((15, 16), smooth, 0, range(80 * number, 80 * (number + 1)), *rest)
+            for number, (smooth, *rest) in enumerate(settings)
+        ]
+    )
+    assert (found <= 0.05).mean() <= 0.08
+    assert (found <= 0.01).mean() <= 0.025
+    assert ((found <= 0.05).mean(axis=1) <= 0.15).all()
+    assert ((np.median(found, axis=1) > 0.35) & (np.median(found, axis=1) < 0.65)).all()
+
+
+def test_permuting_single_spots_would_not_be_valid():
+    """What the shifts are for: free permutations call independent smooth fields alike."""
+    significant = 0
+    for seed in range(40):
+        images, genes, xy = smooth_pairs((15, 16), 3.0, 0.0, seed)
+        rng = np.random.default_rng(seed)
+        free = np.array([rng.permutation(len(xy)) for _ in range(199)], np.int32)
+        statistics = retrieval.shift_statistics(images, genes, free)
+        significant += retrieval._p_value(statistics[0], statistics[1:]) <= 0.05
+    assert significant / 40 > 0.3
+
+
+@pytest.mark.parametrize(("smooth", "keep", "turn"), [(1.5, None, 0.0), (2.0, disc, 88.5)])
+def test_the_shift_test_finds_weak_signal(smooth, keep, turn):
+    found = p_values((15, 16), smooth, 0.4, range(20), keep, turn)
+    assert (found <= 0.01).mean() >= 0.8
+
+
+def test_moves_never_hold_the_identity_and_are_drawn_once():
+    xy = grid(9, 11)
+    moves = retrieval.shifted_partners(xy, 10_000, [0])
+    still = (moves == np.arange(99)).sum(axis=1)
+    assert len(moves) < 2 * 99
+    assert len({move.tobytes() for move in moves}) == len(moves)
+    assert still.max() < 99
+    assert ((moves >= 0).mean(axis=1) >= 0.4).all()
+
+
+def test_moves_are_rigid_on_a_turned_grid():
+    angle = np.deg2rad(33.0)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    xy = grid(8, 9, 200.0) @ turn
+    tree_distance = np.linalg.norm(xy[:, None] - xy[None], axis=2)
+    for move in retrieval.shifted_partners(xy, 60, [1]):
+        kept = np.flatnonzero(move >= 0)
+        distance = tree_distance[np.ix_(kept, kept)]
+        moved = tree_distance[np.ix_(move[kept], move[kept])]
+        # A spot that falls just off the section takes a spot of its edge; all others keep place.
+        assert np.median(np.abs(distance - moved)) < 1e-6
+
+
+def test_moves_with_little_overlap_are_as_variable_as_those_with_much():
+    xy = grid(20, 20)
+    spread = {"little": [], "much": []}
+    for seed in range(6):
+        moves = retrieval.shifted_partners(xy, 1000, [seed])
+        overlap = (moves >= 0).mean(axis=1)
+        images, genes, _ = smooth_pairs((20, 20), 0.0, 0.0, seed)
+        statistics = retrieval.shift_statistics(images, genes, moves)[1:]
+        spread["little"].append(statistics[overlap < 0.5].std())
+        spread["much"].append(statistics[overlap > 0.75].std())
+    assert np.mean(spread["little"]) / np.mean(spread["much"]) == pytest.approx(1, abs=0.15)
+
+
+def test_equal_embeddings_are_no_evidence():
+    xy = grid(8, 8)
+    images = np.repeat(pairs(1)[0], 64, axis=0)
+    _, genes = pairs(64)
+    for first, second in ((images, genes), (genes, images), (images, images)):
+        result = retrieval.shift_p_values(first, second, np.repeat("s", 64), xy, 99, 0)
+        assert result["all"][0] == 1.0
+
+
+def test_several_sections_are_tested_together():
+    xy = np.concatenate([grid(10, 10), grid(9, 12)])
+    samples = np.repeat(["a", "b"], [100, 108])
+    images, genes = pairs(208, noise=6)
+    result = retrieval.shift_p_values(images, genes, samples, xy, 999, 0)
+    assert set(result) == {"a", "b", "all"}
+    assert result["all"][0] <= 0.002
+    assert "2 sections" in result["all"][1]
+
+
+# ---------------------------------------------------------------------------------------- programs
+
+OPTIONS = {"experiment": "e", "dataset": "d", "bootstrap": 50, "permutations": 49}
+
+
+def make_run(root, seed=1, shape=(9, 8), samples=("A", "B"), noise=3.0, experiment="e", words=""):
+    count = shape[0] * shape[1]
+    images, genes = pairs(count * len(samples), noise, seed=seed)
+    index = [
+        {
+            "row": number * count + place,
+            "sample": sample,
+            "donor": f"donor_{sample}",
+            "spot": f"{place:03d}",
+            "array_row": place // shape[1],
+            "array_col": place % shape[1],
+            "x_um": x,
+            "y_um": y,
+            "organ": "Breast",
+            "disease_state": "Cancer",
+        }
+        for number, sample in enumerate(samples)
+        for place, (x, y) in enumerate(grid(*shape))
+    ]
+    folder = root / f"runs/{experiment}/d/i-g/seed{seed}"
+    embeddings.write_run_embeddings(folder, "test", images, genes, index, {})
+    files.write_json(
+        folder / "options.json",
+        {
+            "experiment": experiment,
+            "dataset": "d",
+            "image_encoder": "i",
+            "gene_encoder": "g",
+            "seed": seed,
+            "options_sha256": "0" * 64,
+            "splits": [{"sample": s, "split": "test", "shared_donors": words} for s in samples],
+        },
+    )
+    return folder / "options.json"
+
+
+def score(runs, out, **options):
+    given = json.dumps({**OPTIONS, **options})
+    score_retrieval.main(["--runs", *map(str, runs), "--scores", str(out), "--options", given])
+    return pd.read_csv(out, sep="\t", keep_default_na=False)
+
+
+def test_scores_are_complete_and_tidy(tmp_path):
+    runs = [make_run(tmp_path, seed, words="one patient") for seed in (2, 1)]
+    table = score(runs, tmp_path / "retrieval.tsv")
+    assert tuple(table.columns) == retrieval.COLUMNS
+    # 2 runs, 2 directions, 3 galleries, all and 2 samples, 3 recalls and 2 ranks
+    assert len(table) == 2 * 2 * 3 * 3 * 5
+    keys = ["seed", "direction", "gallery", "group", "metric"]
+    assert not table.duplicated(keys).any()
+    assert set(table["gallery"]) == {"in_batch_64", "split", "sample"}
+    assert set(table["donors_shared"]) == {"one patient"}
+    whole = table[(table["gallery"] == "split") & (table["metric"] == "recall@10")]
+    assert (whole["value"] > 3 * whole["chance"]).all()
+    row = table[(table["gallery"] == "sample") & (table["group"] == "A")].iloc[0]
+    assert (row["queries"], row["gallery_size"]) == (72, 72)
+    assert float(row["p_value"]) <= 0.02
+    over = whole[whole["group"] == "all"]["ci_over"].iloc[0]
+    assert "spatial blocks of 330 um within 2 test donors" in over
+    assert (table["ci_low"].astype(float) <= table["value"]).all()
+    assert (table["ci_high"].astype(float) >= table["value"]).all()
+
+
+def test_scores_do_not_depend_on_order_or_run(tmp_path):
+    runs = [make_run(tmp_path, seed) for seed in (1, 2)]
+    score(runs, tmp_path / "a.tsv")
+    score(runs[::-1], tmp_path / "b.tsv")
+    assert (tmp_path / "a.tsv").read_bytes() == (tmp_path / "b.tsv").read_bytes()
+
+
+def test_one_query_scores_chance_without_interval_or_test(tmp_path):
+    table = score([make_run(tmp_path, shape=(1, 1), samples=("A",))], tmp_path / "out.tsv")
+    assert (table["value"] == table["chance"]).all()
+    assert set(table["ci_low"]) == set(table["p_value"]) == {""}
+    assert table["ci_over"].str.startswith("no interval").all()
+    assert table[table["gallery"] == "sample"]["p_test"].str.startswith("no test").all()
+
+
+def test_an_empty_split_is_refused(tmp_path):
+    run = make_run(tmp_path, shape=(0, 4), samples=("A",))
+    with pytest.raises(InputError, match="no pair to score"):
+        score([run], tmp_path / "out.tsv")
+    assert not (tmp_path / "out.tsv").exists()
+
+
+def test_a_missing_split_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"val\.json"):
+        score([make_run(tmp_path)], tmp_path / "out.tsv", split="val")
+
+
+@pytest.mark.parametrize("value", [np.nan, 0.0])
+def test_broken_embeddings_are_refused(tmp_path, value):
+    run = make_run(tmp_path)
+    paths = embeddings.run_files(run.parent, "test")
+    genes = np.load(paths["genes"])
+    genes[5] = value
+    np.save(paths["genes"], genes)
+    meta = files.read_json(paths["meta"])
+    meta["sha256"]["genes"] = files.sha256_file(paths["genes"])
+    files.write_json(paths["meta"], meta)
+    with pytest.raises(InputError, match=r"test_genes\.npy"):
+        score([run], tmp_path / "out.tsv")
+
+
+def test_runs_of_another_experiment_are_refused(tmp_path):
+    with pytest.raises(InputError, match="give only runs of experiment e"):
+        score([make_run(tmp_path, experiment="other")], tmp_path / "out.tsv")
+
+
+def test_a_run_given_twice_is_refused(tmp_path):
+    run = make_run(tmp_path)
+    with pytest.raises(InputError, match="give each run once"):
+        score([run, run], tmp_path / "out.tsv")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("recall_at", [0]), ("in_batch", 0), ("block_um", 0), ("bootstrap", -1)]
+)
+def test_options_out_of_range_are_refused(tmp_path, name, value):
+    with pytest.raises(InputError, match=name):
+        score([make_run(tmp_path)], tmp_path / "out.tsv", **{name: value})
+
+
+def test_a_damaged_score_is_refused(tmp_path):
+    path = tmp_path / "retrieval.tsv"
+    score([make_run(tmp_path)], path)
+    path.write_text(path.read_text().replace("\t72\t", "\tmany\t", 1))
+    with pytest.raises(InputError, match="many"):
+        retrieval.read_scores(path)
+
+
+def test_reading_the_module_imports_nothing_heavy():
+    code = (
+        "import sys, pairscape.retrieval, pairscape.tables, pairscape.report, pairscape.figures; "
+        "heavy = {'numba', 'torch', 'pandas', 'matplotlib', 'scipy', 'jinja2', 'PIL'}; "
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        env={"PYTHONPATH": str(next(p for p in sys.path if p.endswith("scripts")))},
+    )

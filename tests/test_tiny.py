@@ -1,0 +1,141 @@
+"""The whole pipeline on one tiny simulated sample, as a user runs it."""
+
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("tiny")]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A finished run of tests/tiny.yaml in a folder of its own."""
+    folder = tmp_path_factory.mktemp("tiny")
+    for name in ("Snakefile", "workflow", "scripts", "config", "envs", "tests"):
+        (folder / name).symlink_to(ROOT / name)
+    first = snakemake(folder)
+    assert first.returncode == 0, (first.stdout + first.stderr)[-6000:]
+    return folder, first.stdout + first.stderr
+
+
+def snakemake(folder, *arguments):
+    return subprocess.run(
+        [
+            *(sys.executable, "-m", "snakemake", "--cores", "2"),
+            *("--configfile", "tests/tiny.yaml", *arguments),
+        ],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HF_HOME": str(folder / "hf"), "HF_HUB_OFFLINE": "1"},
+    )
+
+
+def results(tiny):
+    return tiny[0] / "results" / "tiny"
+
+
+def test_the_whole_pipeline_takes_at_most_15_jobs(tiny):
+    assert int(re.search(r"^total +(\d+)$", tiny[1], re.MULTILINE).group(1)) <= 15
+
+
+def test_a_second_run_has_nothing_to_do(tiny):
+    again = snakemake(tiny[0])
+    assert again.returncode == 0
+    assert "Nothing to be done" in again.stdout + again.stderr
+
+
+def test_nothing_is_made_outside_the_results(tiny):
+    made = {path.name for path in tiny[0].iterdir()} - {".snakemake", "hf"}
+    expected = {"Snakefile", "workflow", "scripts", "config", "envs", "tests", "results"}
+    assert made == expected
+    hidden = [path for path in results(tiny).rglob(".part-*")]
+    assert hidden == []
+
+
+def test_pooled_counts_equal_the_simulators_truth(tiny):
+    import anndata
+    import pandas as pd
+    import scipy.sparse as sp
+
+    pooled = anndata.read_zarr(
+        results(tiny) / "samples" / "speck" / "square55" / "spots.zarr" / "tables" / "counts"
+    )
+    truth = results(tiny) / "bundles" / "speck" / "truth"
+    counts = sp.load_npz(truth / "counts.npz").tocsr()
+    genes = list(pd.read_csv(truth / "genes.tsv", sep="\t").gene_symbol)
+    tiles = pd.read_csv(truth / "spots.tsv", sep="\t")
+    names = [f"{row:03d}x{col:03d}" for row, col in zip(tiles.row, tiles.col, strict=True)]
+    wanted = counts[[names.index(spot) for spot in pooled.obs_names]][
+        :, [genes.index(gene) for gene in pooled.var_names]
+    ]
+    assert (wanted != pooled.X).nnz == 0
+    assert pooled.X.sum() == counts.sum() > 1000
+
+
+def test_the_audit_adds_up(tiny):
+    audit = json.loads((results(tiny) / "samples/speck/square55/audit.json").read_text())
+    assert audit["rows_read"] == audit["pooled"] + sum(audit["dropped"].values())
+
+
+def test_load_dataset_returns_the_pairs_with_pictures_and_labels(tiny):
+    code = (
+        "from datasets import load_dataset; import sys\n"
+        f"d = load_dataset({str(results(tiny) / 'datasets')!r}, 'tiny', split='test')\n"
+        "row = d[0]; print(len(d), row['image'].size, d.features['name'].int2str(row['name']),\n"
+        "    row['sample'], len(row['gexp'][0]), sum(row['gexp'][0]))\n"
+        f"s = load_dataset({str(results(tiny) / 'datasets')!r}, 'tiny', split='val', streaming=True)\n"
+        "print(next(iter(s))['spot'] == row['spot'])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HF_HOME": str(tiny[0] / "hf"), "HF_HUB_OFFLINE": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, second = done.stdout.strip().splitlines()[-2:]
+    assert re.fullmatch(r"\d+ \(56, 56\) speck speck 280 \d+", first), first
+    assert second == "True"
+
+
+def test_the_run_explains_itself_and_its_embeddings_are_unit_vectors(tiny):
+    run = results(tiny) / "runs/tiny/tiny/tf_efficientnet_lite0-mlp/seed1"
+    options = json.loads((run / "options.json").read_text())
+    text = json.dumps(options)
+    for wanted in ("torch", "lightning", "seed", "sha256"):
+        assert wanted in text
+    for side in ("images", "genes"):
+        embeddings = np.load(run / "embeddings" / f"test_{side}.npy")
+        np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-5)
+
+
+def test_scores_tables_and_report_say_that_donors_are_shared(tiny):
+    words = "one sample stands in all three splits"
+    with open(results(tiny) / "scores/tiny/tiny/retrieval.tsv", newline="") as handle:
+        scores = list(csv.DictReader(handle, delimiter="\t"))
+    assert {row["direction"] for row in scores} == {"i2g", "g2i"}
+    assert all(words in row["donors_shared"] for row in scores)
+    assert words in (results(tiny) / "tables/retrieval_tiny.md").read_text()
+    assert words in (results(tiny) / "report.html").read_text()
+
+
+def test_every_job_left_a_log(tiny):
+    logs = [path for path in results(tiny).rglob("*.log")]
+    assert len(logs) == 14
+    assert all(path.stat().st_size for path in logs)
+
+
+def test_a_missing_output_is_made_again_alone(tiny):
+    (results(tiny) / "tables/retrieval_tiny.tex").unlink()
+    done = snakemake(tiny[0], "-n")
+    said = done.stdout + done.stderr
+    assert re.search(r"^tabulate_retrieval +1$", said, re.MULTILINE)
+    assert "pretrain " not in said
