@@ -25,6 +25,8 @@ def main(argv=None):
         figures=program.Many("optional: figures of scores (PNG)"),
         curves=program.Many("optional: curve.png of each run"),
         checks=program.Many("optional: check.json of each sample"),
+        alignments=program.Many("optional: alignment.json of each sample"),
+        overlays=program.Many("optional: overlay.png of each sample"),
         audits=program.Many("optional: audit.json of each sample's spots"),
         spot_figures=program.Many("optional: qc.png of each sample's spots"),
         splits=program.Many("optional: splits.tsv of each dataset"),
@@ -35,6 +37,7 @@ def main(argv=None):
     audits = report.read_audits(args.audits or [])
     datasets = report.read_datasets(args.splits or [], args.leakage or [])
     groups = {
+        "overlays": (args.overlays or [], _overlay_caption),
         "spot_figures": (args.spot_figures or [], _spot_caption(audits)),
         "curves": (args.curves or [], _curve_caption),
         "figures": (args.figures or [], _figure_caption),
@@ -48,6 +51,7 @@ def main(argv=None):
             "samples": args.options.get("samples") or _samples_of(datasets),
             "datasets": datasets,
             "checks": report.read_checks(args.checks or []),
+            "alignments": report.read_alignments(args.alignments or []),
             "audits": audits,
             "runs": report.read_runs(args.run_options or []),
             "tables": report.read_tables(args.tables or []),
@@ -76,6 +80,15 @@ def _folders(path: Path, count: int) -> list[str]:
     """The innermost folders around a file, from the outside in: they say whose it is."""
     names = [folder.name for folder in path.absolute().parents][:count]
     return (names + [""] * count)[:count][::-1]
+
+
+def _overlay_caption(path: Path) -> tuple[str, str]:
+    (sample,) = _folders(path, 1)
+    return (
+        f"Alignment of sample {sample}",
+        f"Sample {sample}. The nuclei of the bundle drawn on the H&E through the alignment as given, "
+        "and beside it through the best of its rivals where there is one.",
+    )
 
 
 def _spot_caption(audits):

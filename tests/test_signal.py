@@ -40,6 +40,7 @@ def make_pairs(folder, name, signal):
     he = ("--he-image", bundle / f"{name}_he_image.ome.tif")
     he += ("--he-alignment", bundle / f"{name}_he_imagealignment.csv")
     qc = ("--audit", folder / f"{name}.json", "--figure", folder / f"{name}.png")
+    qc += ("--table", folder / f"{name}_qc.tsv")
     genes, shard = folder / f"{name}.tsv", folder / f"{name}.arrow"
     knobs = {"width_um": 825, "height_um": 825, "morphology_signal": signal, "tissue_cover": 1}
     labels = {"name": [name], "source": ["simulated"], "tissue": ["Breast"]}

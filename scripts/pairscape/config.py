@@ -317,7 +317,10 @@ def _inherit(name: str, datasets: Mapping, source) -> None:
     for key in ("spots", "patches", "published_data"):
         if key not in needed and dataset.get(key):
             raise InputError(
-                source, f"{place}.{key}", f"a value, with source {dataset['source']}", "leave it out"
+                source,
+                f"{place}.{key}",
+                f"a value, with source {dataset['source']}",
+                "leave it out",
             )
 
 
@@ -365,9 +368,7 @@ def _check_dataset(place: str, dataset: Mapping, config: Mapping, source, sample
     if dataset["shards_of"]:
         known = dataset_samples(config, samples, dataset["shards_of"])
         for sample in chosen:
-            _known(
-                sample, known, source, f"{place}.samples", f"samples of {dataset['shards_of']}"
-            )
+            _known(sample, known, source, f"{place}.samples", f"samples of {dataset['shards_of']}")
     splits.make_splits(
         [samples[sample] for sample in chosen],
         {**dataset["split"], "seed": config["seed"]},

@@ -25,6 +25,11 @@ def read_checks(paths: Sequence) -> list[dict]:
     return [_read_object(path, ("sample", "verdict", "findings", "facts")) for path in paths]
 
 
+def read_alignments(paths: Sequence) -> list[dict]:
+    """What check_alignment found of each sample."""
+    return [_read_object(path, ("sample", "verdict", "warnings", "evidence")) for path in paths]
+
+
 def read_audits(paths: Sequence) -> list[dict]:
     """The audits of pool_spots, each with ``dropped_rows``, their sum.
 

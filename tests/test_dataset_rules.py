@@ -1,0 +1,77 @@
+"""The rules of datasets: what Snakemake plans and runs where no bundle is on disk."""
+
+import pytest
+import yaml
+from conftest import ROOT
+from test_workflow import SNAKEMAKE, checkout, plan  # noqa: F401
+from test_workflow import subprocess as run
+
+from pairscape.files import read_tsv
+from pairscape.leakage import read_leaks
+
+LUNG = "human-lung-healthy-panel"
+
+
+def write_config(folder, datasets):
+    config = yaml.safe_load((ROOT / "config/config.yaml").read_text())
+    config["datasets"] |= datasets
+    config["experiments"]["benchmark"] |= {
+        "datasets": [LUNG, *(name for name in datasets if name.startswith("fold"))],
+        "image_encoders": ["uni"],
+        "gene_encoders": ["mlp"],
+        "seeds": [1],
+    }
+    config["experiments"]["benchmark"]["training"] = {"image_tuning": "frozen"}
+    (folder / "mine.yaml").write_text(yaml.safe_dump(config))
+    return "--configfile", "mine.yaml"
+
+
+@pytest.mark.slow
+def test_one_command_audits_the_published_splits_without_a_bundle(checkout):  # noqa: F811
+    run.run([*SNAKEMAKE, str(checkout), "audit_splits"], check=True, cwd=checkout)
+    folder = checkout / "results" / "audits" / "splits"
+    assert not (checkout / "bundles").exists()
+    panels = {row["panel"] for row in read_tsv(ROOT / "config/published/splits.tsv")}
+    leaks = {panel: read_leaks(folder / panel / "leakage.tsv") for panel in panels}
+    donors = {leak["donor"] for leak in leaks[LUNG] if leak["finding"] == "same_donor"}
+    assert donors == {"VUILD78", "VUILD96", "TILD117", "VUILD91"}
+    assert [leak["finding"] for leak in leaks["human-skin-panel"]] == ["same_sample"]
+    assert (folder / "human-breast-panel-paired_w_addon" / "leakage.tsv").exists()
+    assert len(read_tsv(folder / "donor_splits.tsv")) == 7
+
+
+def test_folds_export_nothing_anew_and_share_the_image_features(checkout):  # noqa: F811
+    fold = {"method": "leave_one_donor_out"}
+    folds = {f"fold{k}": {"shards_of": LUNG, "split": {**fold, "fold": k}} for k in range(3)}
+    config = write_config(checkout, folds)
+    counts, _ = plan(checkout, "results/report.html", *config)
+    assert counts["split_donors"] == 6 + 3
+    assert counts["export_pairs"] == 20
+    assert counts["embed_images"] == 1
+    assert counts["pretrain"] == 4
+
+
+def test_the_published_data_set_is_imported_and_no_bundle_is_fetched(checkout):  # noqa: F811
+    hosted = {"panel": LUNG, "source": "published", "published_data": "hosted"}
+    config = write_config(checkout, {"hosted": {**hosted, "split": {"method": "donor"}}})
+    counts, _ = plan(checkout, "results/datasets/hosted/README.md", *config)
+    assert counts == {
+        "select_genes": 1,
+        "import_pairs": 20,
+        "split_donors": 1,
+        "describe_dataset": 1,
+        "total": 23,
+    }
+
+
+def test_one_sample_is_exported_again_alone(checkout):  # noqa: F811
+    shard = f"results/datasets/{LUNG}/shards/NCBI856.arrow"
+    counts, _ = plan(checkout, shard)
+    assert counts["export_pairs"] == 1
+
+
+def test_all_uploads_nothing(checkout):  # noqa: F811
+    counts, _ = plan(checkout)
+    assert not {"push_dataset", "push_to_hub", "audit_splits"} & set(counts)
+    counts, _ = plan(checkout, "push_to_hub")
+    assert counts["push_dataset"] == 1
