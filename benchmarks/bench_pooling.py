@@ -87,7 +87,7 @@ def main(argv=None):
                 f"memory of the program, {millions(many)} / {millions(few)}",
                 memory[many]["anonymous_mb"],
                 memory[few]["anonymous_mb"],
-                "<= 1.25",
+                "<= 1.1",
                 "same area; copies of the result for Zarr and figure included",
                 "MB RssAnon",
             ),

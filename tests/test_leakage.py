@@ -1,7 +1,6 @@
 """The audit: what it finds of planted leaks, at which level, and of the published splits."""
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -340,4 +339,3 @@ def test_the_card_refuses_two_names_for_one_tissue(tmp_path):
     with pytest.raises(InputError, match=r"two names \(S1 in train, S3 in test\)"):
         describe(folder)
     assert not (folder / "README.md").exists()
-    shutil.rmtree(folder / "shards")

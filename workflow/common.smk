@@ -307,6 +307,15 @@ def used_samples() -> list[tuple[str, str]]:
     return sorted(pairs | {(item["sample"], item["spots"]) for item in config["pool_also"]})
 
 
+def of_aligned(file: str) -> list[str]:
+    """A file of check_alignment for each used sample that has an H&E."""
+    return [
+        f"{RESULTS}/samples/{sample}/{file}"
+        for sample in dict(used_samples())
+        if "he_image" in he_files(sample)
+    ]
+
+
 def pooled_also(wildcards) -> list[str]:
     return [
         f"{RESULTS}/samples/{item['sample']}/{item['spots']}/audit.json"

@@ -64,6 +64,8 @@ rule write_report:
         curves=all_runs("curve.png"),
         run_options=all_runs("options.json"),
         checks=[f"{RESULTS}/samples/{sample}/check.json" for sample in dict(used_samples())],
+        alignments=of_aligned("alignment.json"),
+        overlays=of_aligned("overlay.png"),
         audits=[
             f"{RESULTS}/samples/{sample}/{spots}/audit.json" for sample, spots in used_samples()
         ],
