@@ -8,10 +8,11 @@ SIMULATED = [name for name, row in SAMPLES.items() if row["source"] == "simulate
 FETCHED = [
     name for name, row in SAMPLES.items() if row["source"] in ("10x", "geo") and not row["bundle"]
 ]
-# Not among the parameters: where a bundle comes from changes nothing in it, so it isn't fetched anew.
-FETCHING = f"--mirrors {shlex.quote(json.dumps(config['mirrors']))}"
-if config["downloads"]:
-    FETCHING += f" --downloads {shlex.quote(config['downloads'])}"
+# Through the environment, not the parameters: where a bundle comes from changes nothing in it, so
+# other mirrors or a folder of downloads fetch nothing anew.
+os.environ.update(
+    PAIRSCAPE_MIRRORS=json.dumps(config["mirrors"]), PAIRSCAPE_DOWNLOADS=config["downloads"] or ""
+)
 
 
 rule simulate_bundle:
@@ -69,7 +70,8 @@ rule fetch_bundle:
         options=lambda w: options("fetch_bundle", sample=source_facts(w.sample)),
     shell:
         "python {params.program:q} --bundle {params.bundle:q} {params.archive}"
-        " --options {params.options:q} {FETCHING} --log {log:q}"
+        ' --mirrors "$PAIRSCAPE_MIRRORS" --downloads "$PAIRSCAPE_DOWNLOADS"'
+        " --options {params.options:q} --log {log:q}"
 
 
 # Samples without H&E.

@@ -4,6 +4,7 @@ Nothing in it touches data, so the plan needs no bundle.
 """
 
 import json
+import os
 import re
 import shlex
 import sys
@@ -100,7 +101,7 @@ def is_packed(sample: str) -> bool:
 
 def place(path: str) -> str:
     """A path of the sample table: from <bundles>, unless it is absolute."""
-    return path.rstrip("/") if path.startswith("/") else f"{BUNDLES}/{path.rstrip('/')}"
+    return str(Path(BUNDLES, path))  # an absolute path replaces <bundles>
 
 
 def bundle_folder(sample: str) -> str:
