@@ -43,7 +43,7 @@ def make_pairs(folder, name, signal):
     qc += ("--table", folder / f"{name}_qc.tsv")
     genes, shard = folder / f"{name}.tsv", folder / f"{name}.arrow"
     knobs = {"width_um": 825, "height_um": 825, "morphology_signal": signal, "tissue_cover": 1}
-    labels = {"name": [name], "source": ["simulated"], "tissue": ["Breast"]}
+    labels = {"name": [name], "source": ["simulated"], "tissue": ["breast"]}
     steps = [
         (
             simulate_bundle,

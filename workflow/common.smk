@@ -17,13 +17,13 @@ from pairscape.config import (
     check_config,
     dataset_samples,
     panel_genes,
+    published_splits,
     read_encoders,
     read_samples,
     resolve_config,
     split_rows,
 )
 from pairscape.errors import InputError
-from pairscape.files import read_tsv
 from pairscape.leakage import FACTS as LEAK_FACTS
 
 SOURCE = (workflow.overwrite_configfiles or ["config/config.yaml"])[-1]
@@ -35,6 +35,7 @@ try:
     SAMPLES = read_samples(config["samples"])
     check_config(config, SOURCE, SAMPLES)
     ENCODERS = read_encoders(config["encoders"])
+    PUBLISHED = published_splits(config)
 except InputError as error:
     raise WorkflowError(str(error)) from None
 
@@ -43,7 +44,6 @@ DATASETS, EXPERIMENTS = config["datasets"], config["experiments"]
 RUN = f"{RESULTS}/runs/{{experiment}}/{{dataset}}/{{image}}-{{gene}}/seed{{seed}}"
 FEATURES = f"{RESULTS}/datasets/{{dataset}}/embeddings/images/{{image}}"
 DATASET_SAMPLES = {name: dataset_samples(config, SAMPLES, name) for name in DATASETS}
-PUBLISHED = read_tsv(config["published_splits"], ["panel", "sample", "split"])
 PUBLISHED_SAMPLES = {row["sample"] for row in PUBLISHED}
 
 # Jobs run the Python of this Snakemake, unless conda or a container brings its own.

@@ -199,6 +199,12 @@ def split_rows(config: Mapping, name: str) -> list[dict[str, str]]:
     return []
 
 
+def published_splits(config: Mapping) -> list[dict[str, str]]:
+    """All rows of the table of published splits; none where the table isn't there."""
+    path = config["published_splits"]
+    return read_tsv(path, ["panel", "sample", "split"]) if Path(path).exists() else []
+
+
 def published_rows(config: Mapping, panel: str) -> list[dict[str, str]]:
     """The published train, val and test samples of a panel, as rows of ``sample`` and ``split``."""
     rows = read_tsv(config["published_splits"], ["panel", "sample", "split"])
