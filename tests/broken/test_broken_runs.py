@@ -11,6 +11,8 @@ import yaml
 from conftest import ROOT
 from good_inputs import tiny_bundle, write_bundle_with_cells, write_panel_list
 
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("broken_runs")]
+
 # Sample -> its row from column bundle on (bundle, he_image, he_alignment, panel) and what is said.
 MISTAKES = {
     "path": (
@@ -94,7 +96,6 @@ def said(tmp_path_factory):
     return done.stdout + done.stderr, folder
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, (_, told) in MISTAKES.items() if told])
 def test_a_mistake_in_an_own_sample_is_told_in_one_line(said, name):
     text, folder = said
@@ -108,7 +109,6 @@ def test_a_mistake_in_an_own_sample_is_told_in_one_line(said, name):
     assert not list((folder / "bundles").glob("packed*"))
 
 
-@pytest.mark.slow
 def test_a_sound_zip_is_unpacked_and_passes(said):
     text, folder = said
     assert "Traceback" not in text
