@@ -25,7 +25,7 @@ def main(argv=None):
         panel="table of the panel's genes and their mean counts per spot",
         bundle="folder of the bundle to make",
     )
-    from pairscape.simulation import bundle_writer, knobs, tissue, transcripts
+    from pairscape.simulation import bundle_writer, knobs, layouts, tissue, transcripts
 
     sample, seed = _check_options(args.options)
     chosen = knobs.resolve_knobs(args.options.get("simulation", {}))
@@ -43,6 +43,8 @@ def main(argv=None):
         made = bundle_writer.write_bundle(
             folder, sample, chosen, seeds, seed, latent, shown, features, molecules, shift
         )
+        if chosen["layout"]:
+            layouts.change_layout(folder, chosen["layout"])
     log.info(
         "%s: %d cells, %d transcripts of %d genes, %g × %g µm",
         sample["sample"],

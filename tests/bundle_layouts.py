@@ -1,54 +1,13 @@
-"""A bundle as other versions of the analysis software, or Xenium Ranger, would have written it.
+"""A tiny bundle with cells, for the tests of layouts."""
 
-The facts about each version stand in the table at the head of ``pairscape.bundle``.
-"""
-
-import json
-import shutil
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pyarrow.parquet as pq
 import tiny_bundle
 
 CELL_UM, NUCLEUS_UM = 20, 8  # radii of the cells that are given to a tiny bundle
-
-# Layout -> what it changes; versions of the software, and packed forms of them.
-LAYOUTS = {
-    "1.0": {"version": "xenium-1.0.2", "ids": "integer", "text": "bytes", "images": "file"},
-    "1.0 csv": {
-        "version": "xenium-1.0.2",
-        "ids": "integer",
-        "text": "bytes",
-        "images": "file",
-        "csv": True,
-        "absent": ["gene_panel.json", "cells.zarr.zip"],
-    },
-    "1.4": {"version": "xenium-1.4.0.6", "text": "bytes", "images": "file"},
-    "1.9": {"version": "Xenium-1.9.2.0", "columns": ["codeword_category"], "images": "mip"},
-    "2.0": {"version": "xenium-2.0.0.10", "columns": ["codeword_category", "is_gene"]},
-    "3.0": {"version": "xenium-3.0.0.15", "columns": ["codeword_category", "is_gene"], "stains": 4},
-    "3.0 csv": {
-        "version": "xenium-3.0.0.15",
-        "columns": ["codeword_category", "is_gene"],
-        "csv": True,
-    },
-    "3.1 ranger": {
-        "version": "xenium-1.6.0.7",
-        "ranger": "xenium-3.1.0.0",
-        "columns": ["codeword_category", "is_gene"],
-    },
-    "4.0": {
-        "version": "xenium-4.0.1.0",
-        "columns": ["codeword_category", "is_gene"],
-        "images": "named",
-        "stains": 4,
-        "absent": ["cells.zarr.zip"],
-    },
-}
 
 
 def write_bundle_with_cells(bundle) -> Path:
@@ -71,65 +30,3 @@ def write_bundle_with_cells(bundle) -> Path:
     cells["transcript_counts"] = table.sum(axis=0).to_numpy()
     cells.to_parquet(bundle / "cells.parquet")
     return bundle
-
-
-def change_layout(bundle, layout: str) -> Path:
-    """Rewrite a bundle in the layout of analysis software 3 in another one; returns it."""
-    bundle, spec = Path(bundle), LAYOUTS[layout]
-    path = bundle / "transcripts.parquet"
-    transcripts = pq.read_table(path).to_pandas()
-    for column in ("codeword_category", "is_gene"):
-        if column not in spec.get("columns", []):
-            transcripts = transcripts.drop(columns=column)
-    cells = pq.read_table(bundle / "cells.parquet").to_pandas()
-    if spec.get("ids") == "integer":
-        number = {cell: i + 1 for i, cell in enumerate(cells["cell_id"])}
-        transcripts["cell_id"] = transcripts["cell_id"].map(number).fillna(-1).astype(np.int32)
-        cells["cell_id"] = cells["cell_id"].map(number).astype(np.int32)
-        with h5py.File(bundle / "cell_feature_matrix.h5", "a") as file:
-            del file["matrix/barcodes"]
-            file["matrix/barcodes"] = [str(cell).encode() for cell in cells["cell_id"]]
-    _write_table(transcripts, path, spec)
-    _write_table(cells, bundle / "cells.parquet", spec)
-    experiment = json.loads((bundle / "experiment.xenium").read_text())
-    experiment["analysis_sw_version"] = spec["version"]
-    experiment.pop("xenium_ranger", None)
-    if "ranger" in spec:
-        experiment["xenium_ranger"] = {"version": spec["ranger"]}
-    experiment["images"] = {"morphology_focus_filepath": _change_images(bundle, spec)}
-    (bundle / "experiment.xenium").write_text(json.dumps(experiment))
-    for name in spec.get("absent", []):
-        (bundle / name).unlink()
-    return bundle
-
-
-def _write_table(table: pd.DataFrame, path: Path, spec: dict) -> None:
-    if spec.get("csv"):
-        path.unlink()
-        table.to_csv(path.with_suffix(".csv.gz"), index=False, quoting=2)
-        return
-    if spec.get("text") == "bytes":
-        texts = table.columns[[isinstance(value, str) for value in table.iloc[0]]]
-        table = table.assign(**{name: table[name].str.encode("utf-8") for name in texts})
-    pq.write_table(pa.Table.from_pandas(table, preserve_index=False), path, row_group_size=6_000)
-
-
-def _change_images(bundle: Path, spec: dict) -> str:
-    """Move the morphology image to where the layout has it; returns what the bundle says of it."""
-    (old,) = sorted((bundle / "morphology_focus").glob("*.ome.tif"))
-    kind = spec.get("images", "numbered")
-    if kind in ("file", "mip"):
-        name = "morphology_focus.ome.tif" if kind == "file" else "morphology_mip.ome.tif"
-        old.rename(bundle / name)
-        old.parent.rmdir()
-        return "morphology_focus.ome.tif"
-    stains = ["dapi", "boundary", "interior_rna", "interior_protein"][: spec.get("stains", 1)]
-    for number, stain in enumerate(stains):
-        name = f"ch{number:04d}_{stain}" if kind == "named" else f"morphology_focus_{number:04d}"
-        new = old.with_name(f"{name}.ome.tif")
-        if new != old:
-            shutil.copyfile(old, new)
-    if kind == "named":
-        old.unlink()
-        return "morphology_focus/"
-    return "morphology_focus/morphology_focus_0000.ome.tif"

@@ -7,10 +7,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tiny_bundle
-from bundle_layouts import LAYOUTS, change_layout, write_bundle_with_cells
+from bundle_layouts import write_bundle_with_cells
 
 from pairscape import bundle as xenium
 from pairscape.errors import InputError
+from pairscape.simulation.layouts import LAYOUTS, change_layout
 
 COLUMNS = ["feature_name", "x_location", "y_location", "qv"]
 
@@ -145,7 +146,7 @@ def test_every_layout_of_a_bundle_tells_the_same(with_cells, tmp_path, layout):
     assert others == rest
     experiment = xenium.read_experiment(copy)
     assert xenium.format_version(experiment) == tuple(
-        int(part) for part in layout.split()[0].split(".")
+        int(part) for part in layout.split("-")[0].split(".")
     )
     paths = xenium.morphology_files(copy, experiment)
     assert len(paths) == LAYOUTS[layout].get("stains", 1)

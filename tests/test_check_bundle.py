@@ -3,11 +3,12 @@ import json
 import numpy as np
 import pytest
 import tiny_bundle
-from bundle_layouts import LAYOUTS, change_layout, write_bundle_with_cells
+from bundle_layouts import write_bundle_with_cells
 
 import check_bundle
 from pairscape.bundle_checks import _Ids
 from pairscape.errors import InputError
+from pairscape.simulation.layouts import LAYOUTS, change_layout
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def test_a_sound_bundle_passes_in_every_layout(inputs, tmp_path, layout):
     report = check({**inputs, "bundle": bundle}, tmp_path / "check.json")
     assert report["verdict"] == "ok"
     assert {finding["level"] for finding in report["findings"]} <= {"note"}
-    version = [int(part) for part in layout.split()[0].split(".")]
+    version = [int(part) for part in layout.split("-")[0].split(".")]
     facts = report["facts"]
     assert facts["format_version"] == version
     assert facts["transcripts"] == 20_000

@@ -26,7 +26,7 @@ rule simulate_bundle:
     log:
         f"{RESULTS}/logs/simulate_bundle/{{sample}}.log",
     wildcard_constraints:
-        sample=one_of(SIMULATED),
+        sample=one_of(name for name in SIMULATED if simulated_transcripts(name) == TRANSCRIPTS[0]),
     conda:
         "../envs/pipeline.yaml"
     threads: 1
@@ -45,6 +45,17 @@ rule simulate_bundle:
     shell:
         "python {params.program:q} --panel {input.panel:q} --bundle {params.bundle:q}"
         " --options {params.options:q} --log {log:q}"
+
+
+# Layouts without transcripts.parquet.
+use rule simulate_bundle as simulate_bundle_csv with:
+    output:
+        experiment=f"{BUNDLES}/{{sample}}/experiment.xenium",
+        transcripts=f"{BUNDLES}/{{sample}}/transcripts.csv.gz",
+        he_image=f"{BUNDLES}/{{sample}}/{{sample}}_he_image.ome.tif",
+        he_alignment=f"{BUNDLES}/{{sample}}/{{sample}}_he_imagealignment.csv",
+    wildcard_constraints:
+        sample=one_of(name for name in SIMULATED if simulated_transcripts(name) != TRANSCRIPTS[0]),
 
 
 rule fetch_bundle:

@@ -145,6 +145,12 @@ def archive_file(sample: str) -> dict[str, str]:
     return {"archive": place(SAMPLES[sample]["bundle"])} if is_packed(sample) else {}
 
 
+def simulated_transcripts(sample: str) -> str:
+    """The file of transcripts that a sample's layout has."""
+    layout = config["simulations"][SAMPLES[sample]["simulation"]]["layout"] or ""
+    return TRANSCRIPTS[layout.endswith("csv")]
+
+
 def bundle_files(sample: str) -> dict[str, str]:
     """The files of a sample that make its steps run again when they change."""
     folder = bundle_folder(sample)
@@ -152,6 +158,8 @@ def bundle_files(sample: str) -> dict[str, str]:
     if is_packed(sample):
         return files  # which transcripts a zip holds is known when it is unpacked
     names = [name for name in TRANSCRIPTS if Path(folder, name).is_file()]
+    if SAMPLES[sample]["source"] == "simulated":
+        names = [simulated_transcripts(sample)]
     return files | {"transcripts": f"{folder}/{(names or TRANSCRIPTS)[0]}"}
 
 

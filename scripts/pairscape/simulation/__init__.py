@@ -14,4 +14,6 @@
     expression programmes over a gene panel, and the molecules they cause.
 ``bundle_writer``
     the files of the instrument (analysis software 3), and the truth beside them.
+``layouts``
+    the same files as other versions of the software lay them out.
 """
