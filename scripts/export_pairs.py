@@ -22,7 +22,7 @@ from pairscape.errors import InputError
 from pairscape.files import sha256_json
 from pairscape.program import log
 
-RESULT_VERSION = 2
+RESULT_VERSION = 3
 SCALE_TOLERANCE = 0.02  # between the alignment's µm per pixel and what the image says of itself
 
 
