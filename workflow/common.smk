@@ -25,9 +25,9 @@ from pairscape.config import (
 )
 from pairscape.errors import InputError
 from pairscape.leakage import FACTS as LEAK_FACTS
+from pairscape.leakage import SPLITS
 
 SOURCE = (workflow.overwrite_configfiles or ["config/config.yaml"])[-1]
-SPLITS = ("train", "val", "test")
 TRANSCRIPTS = ("transcripts.parquet", "transcripts.csv.gz")  # the first one there is read
 
 try:
@@ -269,17 +269,6 @@ def split_options(dataset: str) -> dict:
         split["method"], []
     )
     return {**{key: split[key] for key in kept}, "seed": config["seed"]}
-
-
-def splits_of(dataset: str) -> list[str]:
-    """Which of train, val and test a dataset has."""
-    split = DATASETS[dataset]["split"]
-    if split["method"] == "listed":
-        return [name for name in SPLITS if split[name]]
-    if split["method"] in ("published", "file"):
-        used = {row["split"] for row in split_rows(config, dataset)}
-        return [name for name in SPLITS if name in used]
-    return list(SPLITS)
 
 
 def runs(experiment: str, dataset: str) -> list[str]:

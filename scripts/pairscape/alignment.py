@@ -17,9 +17,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pairscape.config import ALIGNMENT_WORDS as WORDS
 from pairscape.errors import InputError
 
-WORDS = ("identity", "microns")
 KEYPOINT_COLUMNS = ("fixedX", "fixedY", "alignmentX", "alignmentY")
 MIN_WIDTH = 0.01  # of keypoints across their longest direction, relative to their length
 MAX_SIZE_GAP = 0.02  # between two statements of the same pixel size

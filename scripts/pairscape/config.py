@@ -17,7 +17,7 @@ from pairscape.files import read_tsv
 
 SCHEMAS = Path(__file__).parents[2] / "workflow" / "schemas"
 NO_FILE = {"none"}
-ALIGNMENT_WORDS = {"identity", "microns"}
+ALIGNMENT_WORDS = ("identity", "microns")  # what he_alignment may say instead of naming a file
 
 
 def resolve_config(config: Mapping, source) -> dict:
@@ -211,7 +211,7 @@ def published_rows(config: Mapping, panel: str) -> list[dict[str, str]]:
     return [
         {"sample": row["sample"], "split": row["split"]}
         for row in rows
-        if row["panel"] == panel and row["split"] in ("train", "val", "test")
+        if row["panel"] == panel and row["split"] in splits.SPLITS
     ]
 
 

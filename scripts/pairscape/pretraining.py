@@ -22,6 +22,7 @@ from torch import nn
 
 from pairscape import config, embeddings, files, gene_encoders, pairs
 from pairscape.errors import InputError
+from pairscape.leakage import SPLITS
 
 log = logging.getLogger("pairscape")
 
@@ -39,7 +40,6 @@ METRIC_COLUMNS = (
     "logit_scale",
     "learning_rate",
 )
-SPLITS = ("train", "val", "test")
 
 
 def resolve_training(training: Mapping) -> dict:
