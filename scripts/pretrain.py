@@ -62,7 +62,7 @@ def main(argv=None):
     import lightning as L
     import torch
 
-    from pairscape import embeddings, image_encoders, pairs, pretraining
+    from pairscape import embeddings, image_encoders, pair_data, pairs, pretraining
 
     torch.set_num_threads(args.threads)
     training = pretraining.resolve_training(options["training"])
@@ -71,7 +71,7 @@ def main(argv=None):
     features, index = embeddings.read_features(args.features, args.features_index)
     shards = check_features(args, index, image_encoders.spec_sha256(options["image_encoder"]))
     row_counts = [shard["rows"] for shard in shards]
-    rows = pretraining.split_rows(samples, row_counts, splits, args.splits)
+    rows = pair_data.split_rows(samples, row_counts, splits, args.splits)
     if training["select"] == "best_val_loss" and not len(rows["val"]):
         raise InputError(
             args.splits,
@@ -85,8 +85,8 @@ def main(argv=None):
             len(rows["train"]),
             training["batch_size"],
         )
-    counts = pretraining.read_counts(args.shards, genes)
-    library_size = pretraining.train_library_size(counts, rows["train"], args.splits)
+    counts = pair_data.Counts(args.shards, genes)
+    library_size = pair_data.train_facts(counts, rows["train"], args.splits).library_size
 
     identity = files.sha256_json(
         {
@@ -130,7 +130,7 @@ def main(argv=None):
             split,
             images,
             expression,
-            pretraining.run_index(args.shards, splits, rows[split]),
+            pair_data.run_index(args.shards, splits, rows[split]),
             {**facts, "logit_scale": scale},
         )
     with files.atomic_path(args.metrics) as path, open(path, "w", newline="") as handle:

@@ -237,11 +237,17 @@ def shard_metadata(path) -> dict:
     return json.loads(_read_schema(path).metadata[_METADATA])
 
 
-def read_expression(path) -> np.ndarray:
-    """The counts of a shard, int32 (rows, genes), genes in the order of its metadata."""
+def map_expression(path) -> list[np.ndarray]:
+    """The counts of a shard as its record batches, mapped from disk: int32 (rows, genes) each."""
     column = read_shard_table(path)["gexp"]
     width = column.type.value_type.list_size
-    parts = [chunk.flatten().flatten().to_numpy().reshape(-1, width) for chunk in column.chunks]
+    return [chunk.flatten().flatten().to_numpy().reshape(-1, width) for chunk in column.chunks]
+
+
+def read_expression(path) -> np.ndarray:
+    """The counts of a shard, int32 (rows, genes), genes in the order of its metadata."""
+    parts = map_expression(path)
+    width = len(shard_metadata(path)["genes"])
     return np.concatenate(parts) if parts else np.empty((0, width), np.int32)
 
 

@@ -20,9 +20,8 @@ import torch
 from open_clip.loss import ClipLoss, SigLipLoss
 from torch import nn
 
-from pairscape import config, embeddings, files, gene_encoders, pairs
+from pairscape import config, files, gene_encoders
 from pairscape.errors import InputError
-from pairscape.leakage import SPLITS
 
 log = logging.getLogger("pairscape")
 
@@ -563,125 +562,6 @@ def load_pair(path) -> tuple[Pair, dict]:
             path, "model", str(error).split("\n")[0], "delete it and pretrain again"
         ) from None
     return module.eval(), stored["meta"]
-
-
-def read_counts(shards: Sequence, genes: Sequence[str]) -> np.ndarray:
-    """The counts of all shards, one below the other: (N, genes) int32.
-
-    Memory is 4 x N x genes bytes (0.7 GB for 620,000 spots of 280 genes) and one shard more.
-
-    Raises
-    ------
-    InputError
-        A shard holds other genes.
-    """
-    row_counts = []
-    for path in shards:
-        found = pairs.shard_metadata(path)["genes"]
-        if list(found) != list(genes):
-            differing = sorted(set(found) ^ set(genes))
-            raise InputError(
-                path,
-                "genes",
-                f"{len(found)} genes that aren't those of genes.tsv"
-                + (f" (such as {differing[0]})" if differing else ", in another order"),
-                "delete the shard and export it again",
-            )
-        row_counts.append(pairs.read_shard_table(path).num_rows)
-    counts = np.empty((sum(row_counts), len(genes)), np.int32)
-    at = 0
-    for path, rows in zip(shards, row_counts, strict=True):
-        counts[at : at + rows] = pairs.read_expression(path)
-        at += rows
-    return counts
-
-
-def split_rows(
-    samples: Sequence[str], row_counts: Sequence[int], splits: Sequence[Mapping], path
-) -> dict[str, np.ndarray]:
-    """The row numbers of each split, in the order of the shards.
-
-    Parameters
-    ----------
-    samples, row_counts
-        The shards' samples and sizes.
-    splits
-        Rows of splits.tsv; a sample may stand in two of them.
-    path
-        splits.tsv, for messages.
-
-    Raises
-    ------
-    InputError
-        splits.tsv names a sample without a shard, or an unknown split, or none to train on.
-    """
-    starts = dict(zip(samples, np.cumsum([0, *row_counts[:-1]]), strict=True))
-    sizes = dict(zip(samples, row_counts, strict=True))
-    chosen: dict[str, list[str]] = {split: [] for split in SPLITS}
-    for number, row in enumerate(splits, start=2):
-        if row["split"] not in SPLITS:
-            raise InputError(
-                path, f"line {number}, split", repr(row["split"]), f"allowed: {', '.join(SPLITS)}"
-            )
-        if row["sample"] not in starts:
-            raise InputError(
-                path, f"line {number}, sample", row["sample"], f"allowed: {', '.join(samples)}"
-            )
-        chosen[row["split"]].append(row["sample"])
-    rows = {
-        split: np.concatenate(
-            [np.arange(0)]
-            + [np.arange(starts[s], starts[s] + sizes[s]) for s in samples if s in chosen[split]]
-        )
-        for split in SPLITS
-    }
-    if len(rows["train"]) < 2:
-        raise InputError(
-            path, "split train", f"{len(rows['train'])} pairs", "put a sample with pairs into train"
-        )
-    return rows
-
-
-def train_library_size(counts: np.ndarray, train_rows: np.ndarray, path) -> float:
-    """The median sum of counts over the spots of the train split that have any.
-
-    ``counts`` are those of all spots; ``path`` is splits.tsv, for messages.
-
-    Raises
-    ------
-    InputError
-        No spot has counts.
-    """
-    sums = counts.sum(1, dtype=np.int64)[train_rows]
-    sums = sums[sums > 0]
-    if not len(sums):
-        raise InputError(path, "split train", "spots without any counts", "look at the audit.json")
-    return float(np.median(sums))
-
-
-def run_index(shards: Sequence, splits: Sequence[Mapping], rows: np.ndarray) -> list[dict]:
-    """The index of embedded pairs (``embeddings.INDEX_COLUMNS``) for rows of the dataset."""
-    facts = {row["sample"]: row for row in splits}
-    names = [
-        name for name in embeddings.INDEX_COLUMNS if name not in ("row", "organ", "disease_state")
-    ]
-    found = []
-    at = 0
-    for path in shards:
-        table = pairs.read_index(path).select(names)
-        mine = rows[(rows >= at) & (rows < at + table.num_rows)]
-        for row, values in zip(mine, table.take(mine - at).to_pylist(), strict=True):
-            fact = facts.get(values["sample"], {})
-            found.append(
-                {
-                    "row": int(row),
-                    **values,
-                    "organ": fact.get("organ", ""),
-                    "disease_state": fact.get("disease_state", ""),
-                }
-            )
-        at += table.num_rows
-    return found
 
 
 def plot_curve(path, metrics: Sequence[Mapping], selected_step: int, loss: str, title: str) -> None:
