@@ -11,10 +11,12 @@ import torch
 from tiny_pairs import GENES, SAMPLES, SPEC, write_dataset
 
 import pretrain
-from pairscape import embeddings, encoders, files, image_encoders, pretraining
+from pairscape import batches, embeddings, encoders, files, pair, pretraining
 from pairscape.errors import InputError
 
-MLP = encoders.read_encoder(Path(__file__).parents[1] / "config" / "encoders", "gene", "mlp")
+ENCODERS = Path(__file__).parents[1] / "config" / "encoders"
+MLP = encoders.read_encoder(ENCODERS, "gene", "mlp")
+NICHEFORMER = encoders.read_encoder(ENCODERS, "gene", "nicheformer") | {"built": True}
 TRAINING = {
     "image_tuning": "frozen",
     "batch_size": 16,
@@ -56,7 +58,7 @@ def write_features(folder, shards, features, **meta):
         ],
         features.shape[1],
         {
-            "encoder_sha256": image_encoders.spec_sha256(SPEC),
+            "encoder_sha256": encoders.spec_sha256(SPEC),
             "weights_sha256": "",
             "fingerprint": [0.0],
         }
@@ -82,8 +84,9 @@ def run(dataset, out, splits=None, features=None, options=None, **training):
     pretrain.main(
         [
             *("--shards", *map(str, shards), "--splits", str(splits or folder / "splits.tsv")),
-            *("--genes", str(folder / "genes.tsv"), "--features", str(source / "features.npy")),
-            *("--features-index", str(source / "features.json")),
+            *("--genes", str(folder / "genes.tsv")),
+            *("--image-features", str(source / "features.npy")),
+            *("--image-index", str(source / "features.json")),
             *("--model", str(out / "model.ckpt"), "--run-options", str(out / "options.json")),
             *("--metrics", str(out / "metrics.csv"), "--curve", str(out / "curve.png")),
             *("--options", json.dumps(resolved)),
@@ -128,9 +131,9 @@ def test_embedded_pairs_are_indexed_by_their_own_spots(trained):
 
 
 def test_the_stored_model_gives_the_stored_embeddings(dataset, trained):
-    module, meta = pretraining.load_pair(trained / "model.ckpt")
+    module, meta = pair.load_pair(trained / "model.ckpt")
     _, _, features, counts = dataset
-    data = pretraining.PairRows(features, counts)
+    data = batches.PairRows(features, counts, len(counts))
     images, genes = pretraining.embed_pairs(module, data, np.arange(68, 92))
     read = embeddings.read_run_embeddings(trained, "test")
     assert np.abs(images - read["images"]).max() < 1e-6
@@ -140,8 +143,8 @@ def test_the_stored_model_gives_the_stored_embeddings(dataset, trained):
 
 def test_the_library_size_is_the_median_of_the_train_split_alone(dataset, trained):
     sums = dataset[3][:48].sum(1)
-    module, _ = pretraining.load_pair(trained / "model.ckpt")
-    assert float(module.library_size) == np.median(sums[sums > 0])
+    module, _ = pair.load_pair(trained / "model.ckpt")
+    assert float(module.genes.tower.library_size) == np.median(sums[sums > 0])
     assert np.median(sums[sums > 0]) != np.median(dataset[3].sum(1))
 
 
@@ -159,7 +162,9 @@ def test_options_hold_what_the_run_was_made_of(dataset, trained):
     assert options["options"]["training"]["betas"] == [0.9, 0.95]
     assert options["pairs"] == {"train": 48, "val": 20, "test": 24}
     assert [s["sha256"] for s in options["shards"]] == [files.sha256_file(p) for p in dataset[1]]
-    assert options["parameters"]["gene_encoder"] == 128 * len(GENES) + 50688
+    assert options["parameters"]["gene_encoder"] == dict.fromkeys(
+        ("all", "trained"), 128 * len(GENES) + 50688
+    )
     assert options["versions"]["torch"] == torch.__version__.split("+")[0]
 
 
@@ -183,14 +188,14 @@ class Killed(BaseException):
 
 
 def kill_after(monkeypatch, step):
-    real = pretraining.Record.on_train_batch_end
+    real = pretraining.Record.after_step
 
-    def hook(self, trainer, *args):
-        real(self, trainer, *args)
-        if trainer.global_step == step:
+    def hook(self, module, done, *args):
+        if done == step:
             raise Killed
+        return real(self, module, done, *args)
 
-    monkeypatch.setattr(pretraining.Record, "on_train_batch_end", hook)
+    monkeypatch.setattr(pretraining.Record, "after_step", hook)
 
 
 def test_a_killed_run_goes_on_to_the_same_files(dataset, trained, tmp_path, monkeypatch):
@@ -201,11 +206,9 @@ def test_a_killed_run_goes_on_to_the_same_files(dataset, trained, tmp_path, monk
             run(dataset, out)
     assert [path.name for path in out.iterdir()] == ["last.ckpt"]
     steps = []
-    real = pretraining.Pair.training_step
+    real = pretraining.train_step
     monkeypatch.setattr(
-        pretraining.Pair,
-        "training_step",
-        lambda self, *args: steps.append(self.global_step) or real(self, *args),
+        pretraining, "train_step", lambda *args: steps.append(args[6]) or real(*args)
     )
     run(dataset, out)
     assert steps == list(range(40, 60))
@@ -244,9 +247,9 @@ def test_every_loss_and_head_trains_without_a_validation_split(dataset, tmp_path
         batch_size=100,  # more than there are pairs
         max_steps=25,
     )
-    module, meta = pretraining.load_pair(out / "model.ckpt")
+    module, meta = pair.load_pair(out / "model.ckpt")
     assert meta["selected_step"] == 25
-    assert hasattr(module, "logit_bias") == (loss == "siglip")
+    assert (module.logit_bias is not None) == (loss == "siglip")
     assert not embeddings.run_files(out, "val")["images"].exists()
     assert embeddings.read_run_embeddings(out, "test")["images"].shape == (24, 128)
 
@@ -259,15 +262,15 @@ def test_the_last_step_is_validated_even_between_two_validations(dataset, tmp_pa
 
 def test_shuffling_is_a_function_of_seed_and_step():
     rows = np.arange(10, 33)
-    stream = pretraining.step_batches(rows, 4, 3, 0)
-    batches = [next(stream) for _ in range(15)]
-    later = pretraining.step_batches(rows, 4, 3, 8)
-    assert all(np.array_equal(next(later), batch) for batch in batches[8:])
-    epoch = np.concatenate(batches[:5])
+    stream = batches.step_batches(rows, 4, 3, 0)
+    found = [next(stream) for _ in range(15)]
+    later = batches.step_batches(rows, 4, 3, 8)
+    assert all(np.array_equal(next(later), batch) for batch in found[8:])
+    epoch = np.concatenate(found[:5])
     assert len(set(epoch)) == 20
     assert set(epoch) <= set(rows)
-    assert not np.array_equal(batches[0], batches[5])
-    validation = pretraining.validation_batches(rows, 10, 3)
+    assert not np.array_equal(found[0], found[5])
+    validation = batches.validation_batches(rows, 10, 3)
     assert sorted(np.concatenate(validation)) == list(rows)
     assert [len(batch) for batch in validation] == [8, 8, 7]
 
@@ -277,32 +280,9 @@ def test_the_learning_rate_warms_up_and_falls_as_a_cosine():
     assert factors == pytest.approx([0, 0.5, 1, 0.5, 0])
 
 
-def test_the_loss_is_that_of_clip_and_of_siglip():
-    rng = torch.Generator().manual_seed(0)
-    images, genes = (
-        torch.nn.functional.normalize(torch.randn(6, 16, generator=rng), dim=1) for _ in range(2)
-    )
-    for loss in ("clip", "siglip"):
-        module = pretraining.Pair(
-            MLP, pretraining.resolve_training({"loss": loss, "image_tuning": "frozen"}), 8, 12
-        )
-        module._trainer = type("T", (), {"world_size": 1, "global_rank": 0})()
-        module.setup("fit")
-        logits = images @ genes.T / 0.07
-        if loss == "clip":
-            expected = -(
-                logits.log_softmax(1).diagonal().mean() + logits.log_softmax(0).diagonal().mean()
-            )
-            expected = expected / 2
-        else:
-            sign = 2 * torch.eye(6) - 1
-            expected = -torch.nn.functional.logsigmoid(sign * (logits - 10)).sum() / 6
-        assert float(module.pair_loss(images, genes)) == pytest.approx(float(expected), rel=1e-5)
-
-
 def test_the_temperature_stays_in_its_bounds(dataset, tmp_path):
     out = run(dataset, tmp_path / "run", temperature=0.0101, learning_rate=0.5, max_steps=20)
-    module, _ = pretraining.load_pair(out / "model.ckpt")
+    module, _ = pair.load_pair(out / "model.ckpt")
     assert 0 <= float(module.logit_scale) <= math.log(100) + 1e-6
 
 
@@ -315,18 +295,22 @@ def test_unmatched_pairs_score_chance(dataset, tmp_path):
 
 
 def test_too_many_processes_are_refused(dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr(pretraining.L.Trainer, "world_size", property(lambda self: 2))
-    with pytest.raises(InputError, match="2 processes at work where 1 were asked for"):
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    with pytest.raises(InputError, match=r"2 processes at work \(srun\) where 1 were asked for"):
         run(dataset, tmp_path / "run")
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        (
-            {"image_tuning": "lora"},
-            "training.image_tuning: found 'lora', which isn't built yet; built so far: frozen",
-        ),
+        ({"image_tuning": "lora"}, "with these options the image encoder runs in the training"),
+        ({"image_projection": "transformer"}, "leave it out: with these options the image enc"),
+        ({"devices": 17}, "training.batch_size: found 16; give each device a pair"),
+        ({"nodes": 2}, "training.devices: found 1 device(s) on 2 node(s) and a launch on one node"),
+        ({"stored_views": 2}, "training.stored_views: found views without augmentation"),
+        ({"stored_views": 2, "augmentation": "flips"}, "views: found 1 where 3 are trained on"),
+        ({"gene_tuning": "lora", "options": {"gene_encoder": NICHEFORMER}}, "--gene-weights"),
+        ({"options": {"gene_encoder": NICHEFORMER}}, "give the features that embed_genes made"),
         (
             {"learning_rte": 1},
             "training: found the unknown key 'learning_rte'; did you mean learning_rate?",
@@ -370,10 +354,10 @@ def test_a_damaged_model_is_refused(trained, tmp_path):
     path = tmp_path / "model.ckpt"
     path.write_bytes((trained / "model.ckpt").read_bytes()[:1000])
     with pytest.raises(InputError) as error:
-        pretraining.load_pair(path)
+        pair.load_pair(path)
     assert "pretrain again" in str(error.value)
     stored = torch.load(trained / "model.ckpt", weights_only=True)
-    del stored["state"]["image_head.fc1.bias"]
+    del stored["state"]["images.head.fc1.bias"]
     torch.save(stored, path)
     with pytest.raises(InputError):
-        pretraining.load_pair(path)
+        pair.load_pair(path)

@@ -59,8 +59,8 @@ rule plot_retrieval:
 
 rule write_report:
     input:
-        tables=[f"{RESULTS}/tables/retrieval_{experiment}.tsv" for experiment in EXPERIMENTS],
-        figures=[f"{RESULTS}/figures/retrieval_{experiment}.png" for experiment in EXPERIMENTS],
+        tables=[f"{RESULTS}/tables/retrieval_{experiment}.tsv" for experiment in IN_ALL],
+        figures=[f"{RESULTS}/figures/retrieval_{experiment}.png" for experiment in IN_ALL],
         curves=all_runs("curve.png"),
         run_options=all_runs("options.json"),
         checks=[f"{RESULTS}/samples/{sample}/check.json" for sample in dict(used_samples())],
@@ -89,7 +89,7 @@ rule write_report:
         options=options(
             "write_report",
             title=config["title"],
-            experiments=list(EXPERIMENTS),
+            experiments=IN_ALL,
             samples=[
                 facts(
                     sample, "source", "organ", "disease_state", "donor", "donor_known", "license"

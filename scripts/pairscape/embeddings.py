@@ -38,6 +38,7 @@ def write_features(
     shards: Sequence[Mapping],
     width: int,
     meta: Mapping,
+    views: int = 1,
 ) -> dict:
     """Write the image features of a dataset, block by block, in bounded memory.
 
@@ -54,6 +55,9 @@ def write_features(
         Numbers per row.
     meta
         More keys of the JSON, such as the encoder's checksum and fingerprint.
+    views
+        How often the shards' rows come: row v * N + r of N is view v of row r. View 0 is the patch
+        as it is, the others are augmented.
 
     Returns
     -------
@@ -65,7 +69,7 @@ def write_features(
         A block holds a number that isn't finite.
     """
     shards = [dict(shard) for shard in shards]
-    rows = sum(shard["rows"] for shard in shards)
+    rows = views * sum(shard["rows"] for shard in shards)
     with files.atomic_path(features_path) as temporary:
         array = np.lib.format.open_memmap(
             temporary, mode="w+", dtype=np.float32, shape=(rows, width)
@@ -84,7 +88,7 @@ def write_features(
             array[at : at + len(block)] = block
             at += len(block)
         if at != rows:
-            raise ValueError(f"the blocks hold {at} rows, the shards {rows}")
+            raise ValueError(f"the blocks hold {at} rows, the views of the shards {rows}")
         array.flush()
         del array
         sha256 = files.sha256_file(temporary)
@@ -92,6 +96,7 @@ def write_features(
         **meta,
         "format": FORMAT,
         "rows": rows,
+        "views": views,
         "width": width,
         "dtype": "float32",
         "sha256": sha256,
@@ -113,9 +118,9 @@ def read_features(features_path, index_path) -> tuple[np.ndarray, dict]:
     InputError
         One of the two is missing, damaged, or not made with the other.
     """
-    index = _read_meta(index_path, ("rows", "width", "sha256", "shards"))
+    index = _read_meta(index_path, ("rows", "views", "width", "sha256", "shards"))
     array = _read_array(features_path, (index["rows"], index["width"]), index["sha256"])
-    if sum(shard["rows"] for shard in index["shards"]) != len(array):
+    if index["views"] * sum(shard["rows"] for shard in index["shards"]) != len(array):
         raise InputError(
             index_path,
             "shards",
