@@ -1,5 +1,6 @@
 """The gradient of the global batch: the same for any number of processes and of chunks."""
 
+import csv
 import json
 import os
 import signal
@@ -74,8 +75,7 @@ def gradient(world, **training):
 def assert_same(found, expected):
     """Every parameter's gradient within 1e-5 of its length.
 
-    Some are zero but for rounding (a bias before a batch normalisation): of these, the length of
-    the whole gradient is the measure.
+    Some are zero but for rounding (a bias before a batch normalisation), and have to be so in both.
     """
     assert found.keys() == expected.keys()
     gradients = [
@@ -83,8 +83,8 @@ def assert_same(found, expected):
     ]
     whole = float(torch.cat([value.flatten() for value in gradients]).norm())
     for name, value in expected.items():
-        off = float((found[name] - value).norm())
-        assert off < 1e-5 * max(float(value.norm()), 0.01 * whole), (name, off, float(value.norm()))
+        size, off = float(value.norm()), float((found[name] - value).norm())
+        assert off < (1e-5 * size if size > 1e-6 * whole else 1e-6 * whole), (name, off, size)
 
 
 def free_port() -> int:
@@ -311,11 +311,12 @@ def test_two_processes_train_the_pair_of_one_and_one_of_them_writes(
         str(p.relative_to(alone)) for p in alone.rglob("*")
     }
     assert (both / "pretrain.log").read_text().count("of 30 selected") == 1
-    (one, _), (two, _) = (pair.load_pair(out / "model.ckpt") for out in (alone, both))
-    for name, value in one.kept_state().items():
-        # AdamW divides by the gradient's size: where that is all rounding, weights may wander.
-        value, other = value.double(), two.kept_state()[name].double()
-        assert float((other - value).norm()) <= 2e-2 * float(value.norm()) + 1e-3, name
+    one, two = (list(csv.DictReader((out / "metrics.csv").open())) for out in (alone, both))
+    assert len(one) == len(two) == 18
+    for row, other in zip(one, two, strict=True):
+        # Adam lets biases without a gradient wander; they show while running means lag behind.
+        near = 1e-3 if row["split"] == "train" else 1e-2
+        assert float(other["loss"]) == pytest.approx(float(row["loss"]), rel=near)
     images = [embeddings.read_run_embeddings(out, "test")["images"] for out in (alone, both)]
     assert np.abs(images[0] - images[1]).max() < 1e-2
 

@@ -11,7 +11,16 @@ import torch
 from tiny_pairs import GENES, SAMPLES, SPEC, write_dataset
 
 import pretrain
-from pairscape import batches, embeddings, encoders, files, pair, pretraining
+from pairscape import (
+    batches,
+    embeddings,
+    encoders,
+    files,
+    image_encoders,
+    pair,
+    pretraining,
+    processes,
+)
 from pairscape.errors import InputError
 
 ENCODERS = Path(__file__).parents[1] / "config" / "encoders"
@@ -47,10 +56,10 @@ def dataset(tmp_path_factory):
     return folder, shards, features.astype(np.float32), counts
 
 
-def write_features(folder, shards, features, **meta):
+def write_features(folder, shards, features, name="features", spec=SPEC, views=1, **meta):
     embeddings.write_features(
-        folder / "features.npy",
-        folder / "features.json",
+        folder / f"{name}.npy",
+        folder / f"{name}.json",
         [features],
         [
             {"sample": sample, "rows": n, "sha256": files.sha256_file(path)}
@@ -58,15 +67,17 @@ def write_features(folder, shards, features, **meta):
         ],
         features.shape[1],
         {
-            "encoder_sha256": encoders.spec_sha256(SPEC),
+            "encoder_sha256": encoders.spec_sha256(spec),
             "weights_sha256": "",
             "fingerprint": [0.0],
         }
         | meta,
+        views,
     )
 
 
-def run(dataset, out, splits=None, features=None, options=None, **training):
+def run(dataset, out, splits=None, features=None, options=None, weights=None, **training):
+    """Run the program: on stored image features, or with ``weights`` on the patches."""
     folder, shards = dataset[:2]
     resolved = {
         "experiment": "e",
@@ -81,12 +92,20 @@ def run(dataset, out, splits=None, features=None, options=None, **training):
         "training": TRAINING | training,
     } | (options or {})
     source = features or folder
+    images = [
+        *("--image-features", str(source / "features.npy")),
+        *("--image-index", str(source / "features.json")),
+    ]
+    if weights is not None:
+        images = ["--image-weights", str(weights)]
+    if (source / "genes.npy").exists():
+        images += ["--gene-features", str(source / "genes.npy")]
+        images += ["--gene-index", str(source / "genes.json")]
     pretrain.main(
         [
             *("--shards", *map(str, shards), "--splits", str(splits or folder / "splits.tsv")),
             *("--genes", str(folder / "genes.tsv")),
-            *("--image-features", str(source / "features.npy")),
-            *("--image-index", str(source / "features.json")),
+            *images,
             *("--model", str(out / "model.ckpt"), "--run-options", str(out / "options.json")),
             *("--metrics", str(out / "metrics.csv"), "--curve", str(out / "curve.png")),
             *("--options", json.dumps(resolved)),
@@ -361,3 +380,219 @@ def test_a_damaged_model_is_refused(trained, tmp_path):
     torch.save(stored, path)
     with pytest.raises(InputError):
         pair.load_pair(path)
+
+
+# On the patches themselves.
+
+LORA_SPEC = SPEC | {"finetuning": {"lora_targets": ["conv_pw", "conv_pwl"]}}
+PIXELS = {"batch_size": 16, "max_steps": 6, "warmup_steps": 1, "validate_every": 2}
+
+
+@pytest.fixture(scope="module")
+def patches(tmp_path_factory):
+    """Shards with patches, and the weights of their small image encoder."""
+    folder = tmp_path_factory.mktemp("patches")
+    shards, *_ = write_dataset(folder, patch_px=32)
+    torch.manual_seed(1)
+    model = image_encoders.BUILDERS["timm"](SPEC)
+    torch.save(model.state_dict(), folder / "weights.pth")
+    return folder, shards
+
+
+def tuned(patches, out, tuning="lora", **more):
+    options = {"options": {"image_encoder": LORA_SPEC}} | more
+    settings = PIXELS | {"image_tuning": tuning} | options
+    return run(patches, out, weights=patches[0] / "weights.pth", **settings)
+
+
+@pytest.mark.parametrize("tuning", ["lora", "full"])
+def test_a_tuned_run_that_is_killed_goes_on_to_the_same_files(
+    patches, tmp_path, tuning, monkeypatch
+):
+    """Augmentation, chunks and dropout are functions of the step, too."""
+    whole = tuned(patches, tmp_path / "whole", tuning, micro_batch=5)
+    with monkeypatch.context() as patch:
+        kill_after(patch, 4)  # the second step of the second epoch
+        with pytest.raises(Killed):
+            tuned(patches, tmp_path / "run", tuning, micro_batch=5)
+    assert torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)["step"] == 2
+    run_dir = tuned(patches, tmp_path / "run", tuning, micro_batch=5)
+    assert outputs(run_dir) == outputs(whole)
+    options = json.loads((whole / "options.json").read_text())
+    assert options["parameters"]["image_encoder"]["trained"] > 0
+    assert len(options["fingerprints"]["images"]) == 16
+
+
+@pytest.mark.slow
+def test_worker_processes_change_nothing(patches, tmp_path):
+    alone, helped = (
+        outputs(tuned(patches, tmp_path / str(n), augmentation="flips", loader_workers=n))
+        for n in (0, 2)
+    )
+    assert alone.keys() == helped.keys()
+    differing = {str(path) for path in alone if alone[path] != helped[path]}
+    assert differing == {"model.ckpt", "options.json"}  # they tell the number of workers
+    states = [
+        torch.load(tmp_path / n / "model.ckpt", weights_only=True)["state"] for n in ("0", "2")
+    ]
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+def test_augmentation_is_of_the_train_patches_alone(patches, tmp_path, monkeypatch):
+    seen = []
+    real = batches.augmentation.augment
+
+    def augment(batch, seed, step, rows, kind):
+        seen.append((seed, step, kind, set(rows)))
+        return real(batch, seed, step, rows, kind)
+
+    monkeypatch.setattr(batches.augmentation, "augment", augment)
+    tuned(patches, tmp_path / "auto")
+    assert [(seed, step, kind) for seed, step, kind, _ in seen] == [
+        (7, step, "hescape") for step in range(6)
+    ]
+    assert set().union(*(rows for *_, rows in seen)) == set(range(48))
+    seen.clear()
+    tuned(patches, tmp_path / "none", augmentation="none")
+    tuned(patches, tmp_path / "head", "frozen", image_projection="transformer", options={})
+    assert not seen
+
+
+def test_shuffled_pairs_deal_each_image_of_the_train_split_to_another_spot(dataset, tmp_path):
+    dealt = batches.deal(np.arange(10, 40), 50, 3)
+    assert sorted(dealt[10:40]) == list(range(10, 40))
+    assert not (dealt[10:40] == np.arange(10, 40)).any()
+    assert list(dealt[:10]) == list(range(10))
+    features = np.arange(50.0)[:, None]
+    rows = batches.PairRows(features, features, 50, dealt=dealt)
+    chosen = np.arange(15, 20)
+    assert list(rows[0, chosen, None]["images"][:, 0]) == list(dealt[chosen])
+    assert list(rows[None, chosen, None]["images"][:, 0]) == list(chosen)
+    spec = SPEC | {"shuffle_pairs": True, "control": "floor", "variant_of": "stand_in"}
+    out = run(dataset, tmp_path / "run", options={"image_encoder": spec}, select="last")
+    assert recall(out, "test") < 2 * 5 / SAMPLES["S3"][2]
+
+
+def test_stored_views_are_trained_on_and_the_plain_one_is_embedded(dataset, tmp_path):
+    _, shards, features, counts = dataset
+    rng = np.random.default_rng(3)
+    views = [features] + [features + 0.01 * rng.standard_normal(features.shape) for _ in range(3)]
+    write_features(
+        tmp_path, shards, np.concatenate(views).astype("f4"), views=4, augmentation="flips"
+    )
+    keys = batches.train_shares(np.arange(48), 16, 7, 0, processes.World(0, 1, "cpu"), 4)
+    drawn = [next(keys)[2] for _ in range(20)]
+    assert set(np.concatenate(drawn)) == {1, 2, 3}
+    keys = batches.train_shares(np.arange(48), 16, 7, 5, processes.World(0, 1, "cpu"), 4)
+    assert np.array_equal(next(keys)[2], drawn[5])
+    stored = batches.PairRows(np.concatenate(views), counts, len(counts))
+    read = stored[3, np.array([5, 6]), np.array([2, 3])]["images"]
+    assert np.array_equal(read, np.stack([views[2][5], views[3][6]]))
+    settings = {"augmentation": "flips", "stored_views": 3}
+    out = run(dataset, tmp_path / "run", features=tmp_path, **settings)
+    module, _ = pair.load_pair(out / "model.ckpt")
+    plain = batches.PairRows(features, counts, len(counts))
+    images, _ = pretraining.embed_pairs(module, plain, np.arange(68, 92))
+    assert np.abs(images - embeddings.read_run_embeddings(out, "test")["images"]).max() < 1e-6
+    with pytest.raises(InputError, match=r"views by flips where training.augmentation is hescape"):
+        run(dataset, tmp_path / "no", features=tmp_path, **settings | {"augmentation": "hescape"})
+
+
+def test_training_stops_early_as_published(dataset, tmp_path):
+    """Five validations in a row that don't lower the loss by 0.01: Lightning's rule."""
+    far = {"patience": 5, "min_delta": 100.0}  # no validation after the first lowers it so much
+    settings = {"validate_every": "epoch", "max_steps": 300, "early_stopping": far}
+    out = run(dataset, tmp_path / "run", **settings)
+    rows = list(csv.DictReader((out / "metrics.csv").open()))
+    steps = [int(row["step"]) for row in rows if row["split"] == "val"]
+    assert steps == [3, 6, 9, 12, 15, 18]  # 48 pairs are 3 batches; the first sets the mark
+    patient = {"patience": 2, "min_delta": 0.0}
+    record = pretraining.Record({"select": "last", "early_stopping": patient}, 1)
+    module = pair.load_pair(out / "model.ckpt")[0]
+    over = []
+    for step, loss in enumerate([3.0, 2.0, 2.0, 1.9, 1.95, 1.9]):
+        record.after_validation(module, step, loss, 0.5, 8, 0.1)
+        over.append(record.is_over)
+    assert over == [False, False, False, False, False, True]
+    assert record.best["step"] == 3
+
+
+def test_a_run_killed_after_it_stopped_early_trains_no_further(dataset, tmp_path, monkeypatch):
+    far = {"patience": 2, "min_delta": 100.0}
+    settings = {"validate_every": "epoch", "max_steps": 300, "early_stopping": far}
+    out, whole = tmp_path / "run", run(dataset, tmp_path / "whole", **settings)
+    with monkeypatch.context() as patch:
+        patch.setattr(pretrain, "write_run", lambda *args: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            run(dataset, out, **settings)
+    monkeypatch.setattr(pretraining, "train_step", None)
+    assert outputs(run(dataset, out, **settings)) == outputs(whole)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(dataset, tmp_path):
+    write_features(tmp_path, dataset[1], dataset[2] * np.float32(1e30))
+    with pytest.raises(InputError, match="the loss isn't finite by step 4; lower it"):
+        run(
+            dataset,
+            tmp_path / "run",
+            features=tmp_path,
+            learning_rate=1e30,
+            image_projection="linear",
+        )
+
+
+def test_another_way_to_log_or_read_goes_on_with_the_same_run(dataset, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        kill_after(patch, 25)
+        with pytest.raises(Killed):
+            run(dataset, out)
+    run(dataset, out, loggers=["tensorboard"])
+    assert not list(out.glob("last-set-aside*"))
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(out / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("val/loss")] == [40, 60]
+    assert len(events.Scalars("train/recall@5")) == 10
+
+
+DRVI = encoders.read_encoder(ENCODERS, "gene", "drvi") | {"built": True}
+
+
+def test_a_frozen_gene_side_is_read_and_never_built(dataset, tmp_path, monkeypatch):
+    """Its own features stand for it; the pair has a head on each side and no encoder."""
+    from pairscape import gene_encoders
+
+    monkeypatch.setattr(gene_encoders, "build", None)
+    _, shards, features, counts = dataset
+    fitted = {"samples": [{"sample": "S1"}], "leaked": []}
+    stored = np.log1p(counts).astype(np.float32)
+    write_features(tmp_path, shards, features)
+    write_features(tmp_path, shards, stored, "genes", DRVI, fitted_on=fitted)
+    options = {"options": {"gene_encoder": DRVI, "gene_name": "drvi"}}
+    out = run(dataset, tmp_path / "run", features=tmp_path, **options)
+    assert recall(out, "test") > 2 * 5 / SAMPLES["S3"][2]
+    told = json.loads((out / "options.json").read_text())
+    assert set(told["parameters"]) == {"image_head", "gene_head"}
+    fitted["samples"].append({"sample": "S3"})
+    write_features(tmp_path, shards, stored, "genes", DRVI, fitted_on=fitted)
+    with pytest.raises(InputError, match="sample S3: found gene features of an encoder that knows"):
+        run(dataset, tmp_path / "leak", features=tmp_path, **options)
+
+
+def test_the_closed_form_takes_the_place_of_training(dataset, tmp_path):
+    spec = encoders.read_encoder(ENCODERS, "gene", "linear_alignment")
+    options = {"options": {"gene_encoder": spec, "gene_name": "linear_alignment"}}
+    out = run(dataset, tmp_path / "run", **options)
+    assert {p.name for p in out.iterdir()} == {
+        *("model.ckpt", "options.json", "metrics.csv", "curve.png", "embeddings")
+    }
+    assert recall(out, "test") > 2 * 5 / SAMPLES["S3"][2]
+    assert embeddings.read_run_embeddings(out, "val")["meta"]["logit_scale"] == 1
+    told = json.loads((out / "options.json").read_text())
+    assert told["closed_form"]["method"] == "cca"
+    assert told["closed_form"]["chosen_on"] == "val"
+    assert outputs(run(dataset, tmp_path / "again", **options)) == outputs(out)
+    with pytest.raises(InputError, match="a closed form needs stored features"):
+        run(dataset, tmp_path / "no", image_tuning="full", **options)
