@@ -19,6 +19,7 @@ include: "workflow/spots.smk"
 include: "workflow/dataset.smk"
 include: "workflow/pretrain.smk"
 include: "workflow/evaluate.smk"
+include: "workflow/slides.smk"
 include: "workflow/report.smk"
 
 
@@ -40,6 +41,7 @@ rule all:
             ext=["md", "tex"],
         ),
         expand(f"{RESULTS}/figures/retrieval_{{experiment}}.svg", experiment=IN_ALL),
+        mutation_results(),
         pooled_also,
 
 

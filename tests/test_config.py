@@ -9,6 +9,8 @@ from conftest import ROOT
 from pairscape.config import (
     check_config,
     dataset_samples,
+    embedding_models,
+    read_encoders,
     read_samples,
     read_schema,
     resolve_config,
@@ -278,3 +280,114 @@ def test_schemas_describe_every_key_and_refuse_unknown_ones(name):
             walk(part, f"{path}.$defs.{key}")
 
     walk(read_schema(name), name)
+
+
+def slides_config(**changes):
+    """The shipped configuration with a simulated cohort and one prediction, some keys changed."""
+    config = load("config/config.yaml")
+    simulation = {"targets": {"MSI": {}, "KRAS": {"label_signal": 0}}}
+    config["cohorts"]["mine"] = {"simulation": simulation}
+    config["mutation"]["mine"] = {
+        "cohort": "mine",
+        "targets": ["MSI"],
+        "models": [{"image": "uni"}],
+        **changes,
+    }
+    return config
+
+
+def models_of(config):
+    resolved, _ = check(config)
+    return embedding_models(resolved, "mine", read_encoders(resolved["encoders"])["image"])
+
+
+def test_slide_predictions_have_the_papers_training_and_the_simulation_its_defaults():
+    resolved, _ = check(slides_config())
+    training = resolved["mutation"]["mine"]["training"]
+    assert (training["epochs"], training["learning_rate"], training["layers"]) == (10, 2e-5, 2)
+    assert resolved["mutation"]["mine"]["folds"] == 5
+    simulation = resolved["cohorts"]["mine"]["simulation"]
+    assert simulation["patients"] == 60
+    assert simulation["targets"]["MSI"]["site_spread"] == 0
+
+
+def test_a_model_of_slides_is_an_encoder_as_it_came_or_a_pretrained_pair():
+    pair = {"experiment": "benchmark", "dataset": "human-5k-panel", "gene": "mlp", "seed": 24442}
+    found = models_of(slides_config(models=[{"image": "uni"}, {**pair, "image": "uni"}]))
+    assert found == {
+        "uni": {"image": "uni"} | dict.fromkeys(("experiment", "dataset", "gene", "seed")),
+        "benchmark.human-5k-panel.uni-mlp.seed24442": {**pair, "image": "uni"},
+    }
+    assert len(models_of(slides_config(models=[pair]))) == 5
+    assert len(models_of(slides_config(models=[{"experiment": "benchmark"}]))) == 360
+
+
+def test_expression_in_an_images_place_is_no_model_of_slides():
+    config = slides_config(models=[{"experiment": "benchmark", "gene": "mlp", "seed": 24442}])
+    config["experiments"]["benchmark"]["controls"] = [{"image": "expression", "gene": "mlp"}]
+    assert len(models_of(config)) == 30
+    config["mutation"]["mine"]["models"] = [{"image": "expression"}]
+    with pytest.raises(InputError, match=r"mutation.mine.models\[0\].image: found 'expression'"):
+        check(config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"cohort": "tcga"}, "mutation.mine.cohort: found 'tcga'; did you mean tcga_crc?"),
+        ({"external": ["mine"]}, "external[0]: found mine, which also trains"),
+        ({"external": ["cptac"]}, "external[0]: found 'cptac'; did you mean cptac_crc?"),
+        ({"targets": ["KRASS"]}, "targets[0]: found 'KRASS'; did you mean KRAS? allowed (targets"),
+        ({"models": [{"image": "unii"}]}, "models[0].image: found 'unii'; did you mean uni?"),
+        ({"models": [{"gene": "mlp"}]}, "models[0]: found gene but no experiment"),
+        ({"models": [{}]}, "models[0]: found neither image nor experiment"),
+        ({"models": [{"image": "tf_efficientnet_lite0_shuffled"}]}, "models[0].image: found 'tf"),
+        ({"models": [{"experiment": "bench"}]}, "did you mean benchmark?"),
+        ({"models": [{"experiment": "benchmark", "seed": 1}]}, "models[0].seed: found '1'"),
+        (
+            {"models": [{"experiment": "benchmark", "image": "uni2_h"}]},
+            "models[0].image: found 'uni2_h'; did you mean uni?",
+        ),
+        ({"folds": 2}, "mutation.mine.folds: found 2"),
+        ({"training": {"epoch": 1}}, "unknown key 'epoch'; did you mean epochs?"),
+    ],
+)
+def test_a_slide_prediction_that_cannot_be_is_refused_by_the_path_of_its_key(changes, told):
+    with pytest.raises(InputError) as caught:
+        check(slides_config(**changes))
+    assert told in str(caught.value)
+
+
+def test_a_cohort_is_given_or_simulated_and_split_in_one_way():
+    config = slides_config()
+    config["cohorts"]["mine"]["table"] = "config/cohorts/tcga_crc.tsv"
+    with pytest.raises(InputError, match=r"cohorts.mine: found both a table and a simulation"):
+        check(config)
+    config["cohorts"]["mine"] = {}
+    with pytest.raises(InputError, match=r"cohorts.mine: found nothing; give a table, or"):
+        check(config)
+    config = slides_config()
+    config["cohorts"]["mine"]["simulation"]["sites"] = 61
+    with pytest.raises(InputError, match=r"cohorts.mine.simulation.sites: found 61 for 60"):
+        check(config)
+    config = slides_config()
+    config["mutation"]["again"] = {**config["mutation"]["mine"], "folds": 4}
+    with pytest.raises(InputError, match=r"folds: found 5, where again splits mine into 4"):
+        check(config)
+    config["mutation"]["again"]["leaking"] = True
+    check(config)
+
+
+def test_a_filled_table_is_checked_when_the_plan_is_made(tmp_path):
+    table = tmp_path / "mine.tsv"
+    head = "slide\tpatient\tsite\tfile\tMSI\n"
+    table.write_text(head + "a\tp1\tA\ta.svs\t1\nb\tp2\tB\tb.svs\t0\n")
+    config = slides_config()
+    config["cohorts"]["mine"] = {"table": str(table)}
+    check(config)
+    config["mutation"]["mine"]["targets"] = ["KRAS"]
+    with pytest.raises(InputError, match="found 'KRAS'; allowed .targets of mine.: MSI"):
+        check(config)
+    table.write_text(head + "a\tp1\tA\ta.svs\tyes\n")
+    with pytest.raises(InputError, match="slide a, column MSI: found 'yes'"):
+        check(config)

@@ -11,14 +11,18 @@ import sys
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
+from pairscape.cohorts import slide_file
 from pairscape.config import (
     ALIGNMENT_WORDS,
     NO_FILE,
     check_config,
     dataset_samples,
+    embedding_models,
+    experiment_pairs,
     panel_genes,
     published_fits,
     published_splits,
+    read_cohorts,
     read_encoders,
     read_samples,
     resolve_config,
@@ -26,7 +30,7 @@ from pairscape.config import (
     split_rows,
     stored_views,
 )
-from pairscape.encoders import features_name, uses_train_facts, weights_name
+from pairscape.encoders import features_name, takes_stored_images, uses_train_facts, weights_name
 from pairscape.errors import InputError
 from pairscape.leakage import FACTS as LEAK_FACTS
 from pairscape.leakage import SPLITS
@@ -40,6 +44,7 @@ try:
     check_config(config, SOURCE, SAMPLES)
     ENCODERS = read_encoders(config["encoders"])
     PUBLISHED = published_splits(config)
+    COHORT_ROWS = read_cohorts(config)
 except InputError as error:
     raise WorkflowError(str(error)) from None
 
@@ -47,7 +52,21 @@ RESULTS, BUNDLES, WEIGHTS = config["results"], config["bundles"], config["weight
 DATASETS, EXPERIMENTS = config["datasets"], config["experiments"]
 RUN = f"{RESULTS}/runs/{{experiment}}/{{dataset}}/{{image}}-{{gene}}/seed{{seed}}"
 FEATURES = f"{RESULTS}/datasets/{{dataset}}/embeddings/images/{{image}}"
+FIT = f"{RESULTS}/mutation/{{mutation}}/{{target}}/{{model}}"
 GENE_FEATURES = f"{RESULTS}/datasets/{{dataset}}/embeddings/genes/{{gene}}"
+COHORTS, MUTATION, SLIDES = config["cohorts"], config["mutation"], config["slides"]
+MODELS_OF = {name: embedding_models(config, name, ENCODERS["image"]) for name in MUTATION}
+MODELS = {model: parts for models in MODELS_OF.values() for model, parts in models.items()}
+MODELS |= {  # frozen encoders, whose features of a slide their pairs project
+    name: {"image": name, **dict.fromkeys(("experiment", "dataset", "gene", "seed"))}
+    for name in (
+        features_name(ENCODERS["image"][parts["image"]], parts["image"])
+        for parts in MODELS.values()
+        if parts["experiment"]
+        and takes_stored_images(config["experiments"][parts["experiment"]]["training"])
+    )
+}
+MUTATION_IN_ALL = [name for name, entry in MUTATION.items() if not entry["on_request"]]
 FITTED = f"{RESULTS}/datasets/{{dataset}}/encoders/{{gene}}"
 IN_ALL = [name for name, plan in EXPERIMENTS.items() if not plan["on_request"]]
 DATASET_SAMPLES = {name: dataset_samples(config, SAMPLES, name) for name in DATASETS}
@@ -71,6 +90,10 @@ wildcard_constraints:
     gene=one_of(ENCODERS["gene"]),
     kind="image|gene",
     seed=r"\d+",
+    cohort=one_of(COHORTS),
+    mutation=one_of(MUTATION),
+    model=one_of(MODELS),
+    target=one_of({target for entry in MUTATION.values() for target in entry["targets"]}),
 
 
 def program_version(name: str) -> int:
@@ -280,9 +303,7 @@ def split_options(dataset: str) -> dict:
 
 def run_pairs(experiment: str) -> list[tuple[str, str]]:
     """Image and gene encoder of each pair of an experiment: its grid, then its controls."""
-    plan = EXPERIMENTS[experiment]
-    grid = [(image, gene) for image in plan["image_encoders"] for gene in plan["gene_encoders"]]
-    return list(dict.fromkeys(grid + [(of["image"], of["gene"]) for of in plan["controls"]]))
+    return experiment_pairs(EXPERIMENTS[experiment])
 
 
 def runs(experiment: str, dataset: str) -> list[str]:
@@ -483,6 +504,7 @@ def all_weights(wildcards) -> list[str]:
         for pair in run_pairs(experiment)
         for kind, name in zip(("image", "gene"), pair)
     ]
+    used += [("image", base_images(parts["image"])) for parts in MODELS.values()]
     return [
         f"{file}{end}"
         for kind, name in dict.fromkeys(used)
@@ -551,3 +573,187 @@ def audited_splits() -> list[dict]:
                     }
                 )
     return found
+
+
+def cohort_table(cohort: str) -> str:
+    """The table of a cohort: the user's, or the one that is simulated with its slides."""
+    return COHORTS[cohort]["table"] or f"{SLIDES}/{cohort}/cohort.tsv"
+
+
+def slide_files(cohort: str) -> list[str]:
+    """The slides of a cohort that are on disk; those that aren't are listed when it is embedded."""
+    if COHORTS[cohort]["simulation"]:
+        return [f"{SLIDES}/{cohort}/slides"]
+    files = [slide_file(SLIDES, row) for row in COHORT_ROWS[cohort]]
+    return [str(file) for file in files if file.is_file()]
+
+
+def run_of(model: str) -> str | None:
+    """The run folder of a pretrained model; none for an encoder as it came."""
+    parts = MODELS[model]
+    return RUN.format(**parts) if parts["experiment"] else None
+
+
+def base_model(model: str) -> str | None:
+    """The encoder as it came whose features of a slide a model projects; none for the others."""
+    parts = MODELS[model]
+    if not parts["experiment"]:
+        return None
+    frozen = takes_stored_images(EXPERIMENTS[parts["experiment"]]["training"])
+    return base_images(parts["image"]) if frozen else None
+
+
+def model_files(wildcards) -> dict[str, str | list[str]]:
+    """What a model of slides is made of: weights, a pretrained pair, its frozen encoder's features."""
+    model, found = wildcards.model, {}
+    if run_of(model):
+        found["pair"] = f"{run_of(model)}/model.ckpt"
+    if base_model(model):
+        folder = f"{RESULTS}/slides/{wildcards.cohort}/{base_model(model)}"
+        return found | {"base": f"{folder}/slides.tsv"}
+    return found | {"weights": weights_of("image", base_images(MODELS[model]["image"]))}
+
+
+def model_flags(wildcards) -> str:
+    """The flags of the files of a model of slides."""
+    files = model_files(wildcards)
+    weights = first_flag("--weights", files.get("weights", []))
+    return f"{flags(files, 'pair', 'base')} {weights}"
+
+
+def slide_figures(wildcards) -> str:
+    """The folder of a cohort's figures, for the one model that draws them."""
+    first = next(
+        model
+        for name, models in MODELS_OF.items()
+        if wildcards.cohort in (MUTATION[name]["cohort"], *MUTATION[name]["external"])
+        for model in models
+    )
+    draws = wildcards.model == (base_model(first) or first)
+    return many("--figures", [f"{RESULTS}/slides/{wildcards.cohort}/figures"] if draws else [])
+
+
+def folds_of(cohort: str, target: str, leaking: bool, ext: str = "tsv") -> str:
+    """The folds of a cohort's patients for a target (.tsv), or how balanced they are (.json)."""
+    name = f"{target}_leaking" if leaking else target
+    return f"{RESULTS}/slides/{cohort}/folds/{name}.{ext}"
+
+
+def slides_table(cohort: str, model: str) -> str:
+    """The list of a cohort's slides, with their features by a model beside it."""
+    return f"{RESULTS}/slides/{cohort}/{model}/slides.tsv"
+
+
+def external_files(wildcards) -> dict[str, list[str]]:
+    """Tables and features of the cohorts that are only predicted."""
+    external = MUTATION[wildcards.mutation]["external"]
+    return {
+        "external_cohorts": [cohort_table(cohort) for cohort in external],
+        "external_slides": [slides_table(cohort, wildcards.model) for cohort in external],
+    }
+
+
+def fold_number(cohort: str, leaking: bool) -> int:
+    """Into how many folds a cohort is split: every entry of `mutation` on it says the same."""
+    asked = [
+        e["folds"] for e in MUTATION.values() if (e["cohort"], e["leaking"]) == (cohort, leaking)
+    ]
+    return asked[0] if asked else 5
+
+
+def mutation_models(names) -> list[dict]:
+    """Every prediction of some entries of `mutation`, so that a table can say which is missing."""
+    return [
+        {
+            "mutation": name,
+            "leaking": MUTATION[name]["leaking"],
+            "cohort": MUTATION[name]["cohort"],
+            "target": target,
+            "model": model,
+        }
+        for name in names
+        for target in MUTATION[name]["targets"]
+        for model in MODELS_OF[name]
+    ]
+
+
+def mutation_comparisons(name: str) -> list[dict]:
+    """Which predictions are compared: before and after pretraining, leaked and preserved sites.
+
+    A pretrained model is compared with its image encoder as it came, that with its untrained
+    control, and an entry with leaking sites with those of the same cohort that preserve them.
+    """
+    entry, found = MUTATION[name], []
+    kept = [
+        other
+        for other in MUTATION
+        if entry["leaking"]
+        and not MUTATION[other]["leaking"]
+        and MUTATION[other]["cohort"] == entry["cohort"]
+    ]
+    for run in mutation_models([name]):
+        image, pretrained = MODELS[run["model"]]["image"], run_of(run["model"]) is not None
+        before = base_images(image) if pretrained else f"{image}_untrained"
+        pairs = [(name, before)] if before in MODELS_OF[name] else []
+        pairs += [
+            (other, run["model"])
+            for other in kept
+            if run["model"] in MODELS_OF[other] and run["target"] in MUTATION[other]["targets"]
+        ][:1]
+        found += [
+            {
+                "target": run["target"],
+                "model": run["model"],
+                "compared_mutation": compared,
+                "compared_model": model,
+            }
+            for compared, model in pairs
+        ]
+    return found
+
+
+def mutation_runs(name: str) -> list[dict]:
+    """The predictions that score_mutation reads: those of the entry and what they are compared with."""
+    own = [
+        {key: run[key] for key in ("mutation", "target", "model")}
+        for run in mutation_models([name])
+    ]
+    others = [
+        {"mutation": of["compared_mutation"], "target": of["target"], "model": of["compared_model"]}
+        for of in mutation_comparisons(name)
+        if of["compared_mutation"] != name
+    ]
+    return own + others
+
+
+def mutation_predictions(name: str) -> list[str]:
+    return [
+        f"{RESULTS}/mutation/{run['mutation']}/{run['target']}/{run['model']}/predictions.tsv"
+        for run in mutation_runs(name)
+    ]
+
+
+def tabled_mutation() -> list[str]:
+    """The entries of `mutation` in the table: those of a plain run, or all where there are none."""
+    return MUTATION_IN_ALL or list(MUTATION)
+
+
+def mutation_balances(names) -> list[str]:
+    """How balanced the folds are that some entries of `mutation` use."""
+    return list(
+        dict.fromkeys(
+            folds_of(run["cohort"], run["target"], run["leaking"], "json")
+            for run in mutation_models(names)
+        )
+    )
+
+
+def mutation_results() -> list[str]:
+    """What a plain run makes of the slide-level predictions."""
+    if not MUTATION_IN_ALL:
+        return []
+    return expand(f"{RESULTS}/tables/mutation.{{ext}}", ext=["tsv", "md", "tex"]) + expand(
+        f"{RESULTS}/figures/mutation_{{mutation}}.{{ext}}",
+        mutation=MUTATION_IN_ALL,
+        ext=["png", "svg"],
+    )

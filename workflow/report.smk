@@ -57,6 +57,55 @@ rule plot_retrieval:
         " --options {params.options:q} --log {log:q}"
 
 
+rule tabulate_mutation:
+    input:
+        scores=[f"{RESULTS}/scores/mutation/{name}.tsv" for name in tabled_mutation()],
+        balance=mutation_balances(tabled_mutation()),
+    output:
+        table=f"{RESULTS}/tables/mutation.tsv",
+        markdown=f"{RESULTS}/tables/mutation.md",
+        latex=f"{RESULTS}/tables/mutation.tex",
+    log:
+        f"{RESULTS}/logs/tabulate_mutation.log",
+    conda:
+        "../envs/pipeline.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        program=script("tabulate_mutation"),
+        options=options("tabulate_mutation", expected=mutation_models(tabled_mutation())),
+    shell:
+        "python {params.program:q} --scores {input.scores:q} --balance {input.balance:q}"
+        " --table {output.table:q} --markdown {output.markdown:q} --latex {output.latex:q}"
+        " --options {params.options:q} --log {log:q}"
+
+
+rule plot_mutation:
+    input:
+        scores=f"{RESULTS}/scores/mutation/{{mutation}}.tsv",
+    output:
+        png=f"{RESULTS}/figures/mutation_{{mutation}}.png",
+        svg=f"{RESULTS}/figures/mutation_{{mutation}}.svg",
+    log:
+        f"{RESULTS}/logs/plot_mutation/{{mutation}}.log",
+    conda:
+        "../envs/pipeline.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        program=script("plot_mutation"),
+        options=lambda w: options(
+            "plot_mutation", mutation=w.mutation, expected=mutation_models([w.mutation])
+        ),
+    shell:
+        "python {params.program:q} --scores {input.scores:q} --png {output.png:q} --svg {output.svg:q}"
+        " --options {params.options:q} --log {log:q}"
+
+
 rule write_report:
     input:
         tables=[f"{RESULTS}/tables/retrieval_{experiment}.tsv" for experiment in IN_ALL],

@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 from jsonschema import Draft202012Validator
 
-from pairscape import encoders, splits
+from pairscape import cohorts, encoders, splits
 from pairscape.errors import InputError
 from pairscape.files import read_tsv
 
@@ -151,6 +151,113 @@ def check_config(config: Mapping, source, samples: Mapping[str, Mapping]) -> Non
                     f"{place}.controls[{i}].{kind}",
                     f"{kind} encoders",
                 )
+    for name, cohort in config["cohorts"].items():
+        if bool(cohort["table"]) == bool(cohort["simulation"]):
+            raise InputError(
+                source,
+                f"cohorts.{name}",
+                "both a table and a simulation" if cohort["table"] else "nothing",
+                "give a table, or the knobs of a simulation",
+            )
+        if cohort["simulation"]:
+            check_slide_simulation(f"cohorts.{name}.simulation", cohort["simulation"], source)
+    if config["mutation"]:
+        rows = read_cohorts(config)
+        specs = read_encoders(config["encoders"])["image"]
+        for name in config["mutation"]:
+            _check_mutation(name, config, source, rows, specs)
+
+
+def experiment_pairs(plan: Mapping) -> list[tuple[str, str]]:
+    """Image and gene encoder of each pair of an experiment: its grid, then its controls."""
+    grid = [(image, gene) for image in plan["image_encoders"] for gene in plan["gene_encoders"]]
+    return list(dict.fromkeys(grid + [(of["image"], of["gene"]) for of in plan["controls"]]))
+
+
+def embedding_models(config: Mapping, mutation: str, specs: Mapping[str, Mapping]) -> dict:
+    """The models of one entry of ``mutation``: what their embeddings come from, by their names.
+
+    Parameters
+    ----------
+    config
+        A resolved configuration.
+    mutation
+        The entry's name.
+    specs
+        The image encoders by name.
+
+    Returns
+    -------
+    ``{name: {"image", "experiment", "dataset", "gene", "seed"}}``, in the order of the list; the
+    last four are None for an encoder as it came, whose name is the model's.
+    """
+    found = {}
+    for item in config["mutation"][mutation]["models"]:
+        if "experiment" not in item:
+            found[item["image"]] = {
+                "image": item["image"],
+                **dict.fromkeys(("experiment", "dataset", "gene", "seed")),
+            }
+            continue
+        experiment = item["experiment"]
+        plan = config["experiments"][experiment]
+        for dataset in plan["datasets"]:
+            for image, gene in experiment_pairs(plan):
+                for seed in plan["seeds"]:
+                    model = {"image": image, "experiment": experiment, "dataset": dataset}
+                    model |= {"gene": gene, "seed": seed}
+                    chosen = all(item.get(key, value) == value for key, value in model.items())
+                    if chosen and sees_patches(specs[image]):
+                        found[f"{experiment}.{dataset}.{image}-{gene}.seed{seed}"] = model
+    return found
+
+
+def sees_patches(spec: Mapping) -> bool:
+    """Whether an image encoder can embed any patch: expression in an image's place can't."""
+    return spec["builder"] != "expression"
+
+
+def read_cohorts(config: Mapping) -> dict[str, list[dict]]:
+    """The rows of each cohort that is given by a table; none for a table that is still empty."""
+    return {
+        name: cohorts.read_cohort(cohort["table"], may_be_empty=True)
+        for name, cohort in config["cohorts"].items()
+        if cohort["table"]
+    }
+
+
+def check_slide_simulation(place: str, knobs: Mapping, source) -> None:
+    """Check what a schema can't in the knobs of a simulated cohort, at ``place`` of ``source``.
+
+    Raises
+    ------
+    InputError
+        More sites than patients, a target named as a column of the table, or a prevalence out of
+        range at some site.
+    """
+    if knobs["sites"] > knobs["patients"]:
+        raise InputError(
+            source,
+            f"{place}.sites",
+            f"{knobs['sites']} for {knobs['patients']} patients",
+            "give each site a patient at least",
+        )
+    for name, target in knobs["targets"].items():
+        if name in cohorts.COLUMNS:
+            raise InputError(
+                source,
+                f"{place}.targets",
+                f"the name {name}",
+                f"choose another: {', '.join(cohorts.COLUMNS)} are columns of the table",
+            )
+        low, high = (target["prevalence"] + sign * target["site_spread"] for sign in (-1, 1))
+        if not 0 <= low <= high <= 1:
+            raise InputError(
+                source,
+                f"{place}.targets.{name}.site_spread",
+                f"{target['site_spread']:g} around a prevalence of {target['prevalence']:g}",
+                "choose it so that no site leaves the range from 0 to 1",
+            )
 
 
 def read_encoders(root) -> dict[str, dict[str, dict]]:
@@ -431,6 +538,65 @@ def _check_dataset(place: str, dataset: Mapping, config: Mapping, source, sample
     )
 
 
+def _check_mutation(name: str, config: Mapping, source, rows: Mapping, specs: Mapping) -> None:
+    place, entry = f"mutation.{name}", config["mutation"][name]
+    given = [("cohort", entry["cohort"])]
+    given += [(f"external[{i}]", cohort) for i, cohort in enumerate(entry["external"])]
+    for field, cohort in given:
+        _known(cohort, config["cohorts"], source, f"{place}.{field}", "cohorts")
+        if field != "cohort" and cohort == entry["cohort"]:
+            raise InputError(
+                source, f"{place}.{field}", f"{cohort}, which also trains", "name another cohort"
+            )
+        if not rows.get(cohort, True):
+            continue  # a table that is still empty: the programs say so
+        simulation = config["cohorts"][cohort]["simulation"]
+        targets = simulation["targets"] if simulation else cohorts.targets_of(rows[cohort])
+        for i, target in enumerate(entry["targets"]):
+            _known(target, targets, source, f"{place}.targets[{i}]", f"targets of {cohort}")
+    for other, also in config["mutation"].items():
+        same_file = all(also[key] == entry[key] for key in ("cohort", "leaking"))
+        if same_file and also["folds"] != entry["folds"]:
+            raise InputError(
+                source,
+                f"{place}.folds",
+                f"{entry['folds']}, where {other} splits {entry['cohort']} into {also['folds']}",
+                "split a cohort into the same number of folds everywhere",
+            )
+    for i, item in enumerate(entry["models"]):
+        _check_model(f"{place}.models[{i}]", item, config, source, specs)
+
+
+def _check_model(place: str, item: Mapping, config: Mapping, source, specs: Mapping) -> None:
+    if "experiment" in item:
+        experiment = item["experiment"]
+        _known(experiment, config["experiments"], source, f"{place}.experiment", "experiments")
+        plan = config["experiments"][experiment]
+        pairs = [pair for pair in experiment_pairs(plan) if sees_patches(specs[pair[0]])]
+        allowed = {
+            "dataset": plan["datasets"],
+            "image": dict.fromkeys(image for image, _ in pairs),
+            "gene": dict.fromkeys(
+                gene for image, gene in pairs if item.get("image", image) == image
+            ),
+            "seed": plan["seeds"],
+        }
+        for key, values in allowed.items():
+            if key in item:
+                values = list(map(str, values))
+                _known(str(item[key]), values, source, f"{place}.{key}", f"of {experiment}")
+        return
+    for key in ("dataset", "gene", "seed"):
+        if key in item:
+            raise InputError(source, place, f"{key} but no experiment", "add experiment")
+    if "image" not in item:
+        raise InputError(source, place, "neither image nor experiment", "add one of them")
+    usable = [
+        name for name, spec in specs.items() if sees_patches(spec) and not spec.get("shuffle_pairs")
+    ]
+    _known(item["image"], usable, source, f"{place}.image", "image encoders that embed patches")
+
+
 def _known(name: str, allowed: Iterable[str], source, place: str, what: str) -> None:
     allowed = list(allowed)
     if name in allowed:
@@ -445,7 +611,7 @@ def _known(name: str, allowed: Iterable[str], source, place: str, what: str) -> 
 def _with_defaults(value, schema: Mapping, root: Mapping):
     """A copy of ``value`` in which every missing key has its schema's default."""
     schema = _follow(schema, root)
-    for option in schema.get("oneOf", []):
+    for option in (_follow(option, root) for option in schema.get("oneOf", [])):
         if option.get("type") == "object" and isinstance(value, Mapping):
             schema = option
     if isinstance(value, Mapping):

@@ -94,6 +94,11 @@ def features_name(spec: Mapping, name: str) -> str:
     return spec["variant_of"] if spec.get("shuffle_pairs") else name
 
 
+def takes_stored_images(training: Mapping) -> bool:
+    """Whether a pair's image side embeds what its encoder, as it came, makes of an image."""
+    return training["image_tuning"] == "frozen" and training["image_projection"] != "transformer"
+
+
 def uses_train_facts(spec: Mapping) -> bool:
     """Whether a gene encoder's input depends on the train split (``pair_data.TrainFacts``)."""
     options = spec["input"]

@@ -87,8 +87,10 @@ def write_tsv(path, rows: Iterable[Mapping], columns: Sequence[str]) -> None:
         writer.writerows(rows)
 
 
-def read_tsv(path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
+def read_tsv(path, columns: Sequence[str] = (), remark: str = "") -> list[dict[str, str]]:
     """Read a tab-separated table as a list of rows, all values text.
+
+    Lines that begin with ``remark``, if that isn't empty, are passed over.
 
     Raises
     ------
@@ -97,14 +99,24 @@ def read_tsv(path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
     """
     try:
         with open(path, newline="") as handle:
-            reader = csv.DictReader(handle, delimiter="\t", restkey="", strict=True)
+            passed = 0
+
+            def lines():
+                nonlocal passed
+                for line in handle:
+                    if remark and line.startswith(remark):
+                        passed += 1
+                    else:
+                        yield line
+
+            reader = csv.DictReader(lines(), delimiter="\t", restkey="", strict=True)
             names = list(reader.fieldnames or [])
             rows = []
             for row in reader:
                 if "" in row or None in row.values():
                     raise InputError(
                         path,
-                        f"line {reader.line_num}",
+                        f"line {reader.line_num + passed}",
                         f"a number of fields other than the header's {len(names)}",
                         "separate the fields by single tabs",
                     )

@@ -133,19 +133,9 @@ class Pair(nn.Module):
         training = description["training"]
         self.description, self.training_options = dict(description), training
         self.amp_dtype: torch.dtype | None = None
-        image, gene = description["image_encoder"], description["gene_encoder"]
+        gene = description["gene_encoder"]
         width, dropout = training["embedding_dim"], training["projection_dropout"]
-        takes_tokens = training["image_projection"] == "transformer"
-        image_width = description["stored_width"]["images"]
-        if towers["images"] is not None:
-            image_width = towers["images"].token_width if takes_tokens else towers["images"].width
-        self.images = Side(
-            _tuned(towers["images"], image, training["image_tuning"], training),
-            projection(training["image_projection"], image_width, width, dropout),
-            training["image_tuning"],
-            image["input"],
-            takes_tokens,
-        )
+        self.images = _image_side(description, towers["images"])
         learns = gene["learned_from"] == "pair"
         tuning = "learned" if learns else training["gene_tuning"]
         gene_width = description["stored_width"]["genes"]
@@ -189,13 +179,9 @@ class Pair(nn.Module):
         ValueError
             A name or a shape differs.
         """
-        own = {name: v for name, v in self.state_dict().items() if self._is_kept(name)}
-        for name in sorted(own.keys() ^ state.keys()):
-            raise ValueError(f"entry {name} is {'missing' if name in own else 'unknown'}")
-        for name, value in own.items():
-            if value.shape != state[name].shape:
-                raise ValueError(f"entry {name} has the shape {tuple(state[name].shape)}")
-            value.copy_(state[name])
+        _load_exactly(
+            {name: v for name, v in self.state_dict().items() if self._is_kept(name)}, state
+        )
 
     def parameter_counts(self) -> dict[str, dict[str, int]]:
         """Parameters by part: ``all`` and ``trained``."""
@@ -365,31 +351,111 @@ def load_pair(path, image_weights=None, gene_weights=None) -> tuple[Pair, dict]:
     InputError
         The file is missing, damaged, or of another format, or the trunk's weights are others.
     """
-    try:
-        stored = torch.load(path, map_location="cpu", weights_only=True)
-        if stored["format"] != FORMAT:
-            raise ValueError(f"format {stored['format']}, not {FORMAT}")
-        description, state, meta = stored["pair"], stored["state"], stored["meta"]
-        expected = description["trunk_sha256"]
-    except FileNotFoundError:
-        raise InputError(path, "file", "nothing", "pretrain first or correct the path") from None
-    except Exception as error:  # a damaged archive fails in many ways
-        raise _damaged(path, error) from None
+    description, state, meta = _read_stored(path)
     towers = build_towers(description, image_weights, gene_weights, with_state=True)
-    for side, found in trunk_checksums(description, towers).items():
-        if found != expected.get(side):
-            raise InputError(
-                path,
-                f"weights of the {side}",
-                f"others ({found[:12]}) than it was trained on ({str(expected.get(side))[:12]})",
-                "give the weights of its training, see options.json beside it",
-            )
+    _require_trunks(path, description, trunk_checksums(description, towers))
     try:
         pair = Pair(description, towers)
         pair.load_kept_state(state)
     except (ValueError, KeyError, AttributeError) as error:
         raise _damaged(path, error) from None
     return pair.eval(), meta
+
+
+def load_image_side(path, image_weights=None) -> tuple[Side, dict]:
+    """Read the image side alone of a saved pair, strictly; no gene encoder is built.
+
+    Parameters
+    ----------
+    image_weights
+        As for ``build_towers``; not needed where ``encoders.takes_stored_images``.
+
+    Returns
+    -------
+    The side in eval mode, whose tower is None where ``encoders.takes_stored_images``; and the pair's
+    description (see ``describe``), whose ``trunk_sha256`` tells the encoder.
+
+    Raises
+    ------
+    InputError
+        As ``load_pair``.
+    """
+    description, state, _ = _read_stored(path)
+    # Genes as if they were stored: their encoder stays unbuilt.
+    widths = {"images": None, "genes": 0}
+    if encoders.takes_stored_images(description["training"]):
+        widths["images"] = description["image_encoder"]["width"]
+    wanted = {**description, "stored_width": widths}
+    towers = build_towers(wanted, image_weights, with_state=True)
+    _require_trunks(path, description, trunk_checksums(wanted, towers))
+    try:
+        side = _image_side(wanted, towers["images"])
+        own = {name: value for name, value in side.state_dict().items() if side.is_kept(name)}
+        start = "images."
+        kept = {name.removeprefix(start): v for name, v in state.items() if name.startswith(start)}
+        _load_exactly(own, kept)
+    except (ValueError, KeyError, AttributeError) as error:
+        raise _damaged(path, error) from None
+    return side.eval(), description
+
+
+def _image_side(description: Mapping, tower: nn.Module | None) -> Side:
+    training, image = description["training"], description["image_encoder"]
+    takes_tokens = training["image_projection"] == "transformer"
+    width = description["stored_width"]["images"]
+    if tower is not None:
+        width = tower.token_width if takes_tokens else tower.width
+    return Side(
+        _tuned(tower, image, training["image_tuning"], training),
+        projection(
+            training["image_projection"],
+            width,
+            training["embedding_dim"],
+            training["projection_dropout"],
+        ),
+        training["image_tuning"],
+        image["input"],
+        takes_tokens,
+    )
+
+
+def _read_stored(path) -> tuple[dict, dict, dict]:
+    """Description, state and metadata of a saved pair."""
+    try:
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+        if stored["format"] != FORMAT:
+            raise ValueError(f"format {stored['format']}, not {FORMAT}")
+        description, state, meta = stored["pair"], stored["state"], stored["meta"]
+        if "trunk_sha256" not in description:
+            raise KeyError("trunk_sha256")
+    except FileNotFoundError:
+        raise InputError(path, "file", "nothing", "pretrain first or correct the path") from None
+    except Exception as error:  # a damaged archive fails in many ways
+        raise _damaged(path, error) from None
+    return description, state, meta
+
+
+def _require_trunks(path, description: Mapping, found: Mapping[str, str]) -> None:
+    """Refuse other frozen trunks than those that the pair was trained on."""
+    expected = description["trunk_sha256"]
+    for side, sha256 in found.items():
+        if sha256 != expected.get(side):
+            raise InputError(
+                path,
+                f"weights of the {side}",
+                f"others ({sha256[:12]}) than it was trained on ({str(expected.get(side))[:12]})",
+                "give the weights of its training, see options.json beside it",
+            )
+
+
+def _load_exactly(own: Mapping, state: Mapping) -> None:
+    """Copy tensors into place; ValueError where a name or a shape differs."""
+    for name in sorted(own.keys() ^ state.keys()):
+        raise ValueError(f"entry {name} is {'missing' if name in own else 'unknown'}")
+    for name, value in own.items():
+        if value.shape != state[name].shape:
+            raise ValueError(f"entry {name} has the shape {tuple(state[name].shape)}")
+        value.copy_(state[name])
 
 
 def _tuned(tower: nn.Module | None, spec: Mapping, tuning: str, training: Mapping):

@@ -16,4 +16,6 @@
     the files of the instrument (analysis software 3), and the truth beside them.
 ``layouts``
     the same files as other versions of the software lay them out.
+``whole_slides``
+    cohorts of whole slides with labels and sites, without transcripts.
 """

@@ -87,6 +87,11 @@ def donor_stain(knobs: dict, seeds: dict) -> dict:
         signal * knob.rng(seeds["donor"], "stain").standard_normal(11)
         + np.sqrt(1 - signal**2) * knob.rng(seeds["image_donor"], "stain").standard_normal(11)
     ) * knobs["batch_effect"]
+    return shifted_stain(shift)
+
+
+def shifted_stain(shift: np.ndarray) -> dict:
+    """Stain vectors (2, 3), their strengths (2) and the glass (3) for 11 normal deviates."""
     shift = np.clip(shift, -2.0, 2.0)
     vectors = STAIN_OD * np.exp(0.22 * shift[:6].reshape(2, 3))
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)

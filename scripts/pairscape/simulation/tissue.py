@@ -94,9 +94,11 @@ class Tissue:
     red_cells: np.ndarray
 
 
-def grow_tissue(knobs: dict, seed: list[int]) -> Tissue:
-    """Grow the tissue of one seed."""
+def grow_tissue(knobs: dict, seed: list[int], shifts: dict[str, float] | None = None) -> Tissue:
+    """Grow the tissue of one seed; ``shifts`` are added to fields by name, in standard deviations."""
     fields = _draw_fields(knobs, seed)
+    for name, shift in (shifts or {}).items():
+        fields[name] = fields[name] + np.float32(shift)
     return _grow(knobs, fields, seed, _base_angle(seed), None, 1.0)
 
 

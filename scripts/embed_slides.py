@@ -1,0 +1,287 @@
+"""Embed the patches of a cohort's whole slides by one model, slide by slide.
+
+The model is an image encoder as it came, or the image side of a pretrained pair (--pair). A slide
+that was embedded before is taken as it is; one that can't be is named, skipped and listed.
+
+IN   the cohort table and its slides or feature files; the encoder's weights; for a pair its
+     model.ckpt and, where its encoder was frozen, the encoder's slides.tsv (--base)
+OUT  slides.tsv: one row per slide of the table; beside it <slide>.h5 of each that was embedded;
+     figures: the patches of the first slides over their thumbnails
+"""
+
+from pathlib import Path
+
+from pairscape import cohorts, encoders, files, program, slide_features
+from pairscape.config import resolve_part
+from pairscape.errors import InputError
+from pairscape.slide_features import EMBEDDED, SKIPPED
+
+RESULT_VERSION = 1
+
+
+def main(argv=None):
+    args = program.parse(
+        argv,
+        __doc__,
+        RESULT_VERSION,
+        cohort="the cohort table",
+        slides="the list of slides to write (slides.tsv)",
+        weights="optional: the image encoder's fetched weights; not for those in a Python package",
+        pair="optional: model.ckpt of the pretrained pair whose image side embeds",
+        base="optional: slides.tsv of the same cohort by the pair's frozen encoder",
+        figures="optional: folder of the figures to draw",
+    )
+    options = args.options
+    options["slide_embedding"] = resolve_part("slide_embedding", options["slide_embedding"])
+    cohort = cohorts.read_cohort(args.cohort)
+    model = build_model(args)
+
+    base = None
+    if model.tower is None:
+        base = read_base(args, cohort)
+    elif args.base is not None:
+        raise InputError(
+            "--base", "flag", args.base, f"{model.name} embeds the patches itself: leave it out"
+        )
+    policy = options["slide_embedding"]["bad_slides"]
+    rows, drawn, unverified = [], 0, 0
+    for row in program.progress(cohort, f"embed {options['cohort']}", unit="slide"):
+        target = Path(args.slides).parent / f"{row['slide']}.h5"
+        try:
+            if base is not None:
+                found = project_slide(model, base[row["slide"]], target)
+            elif cohorts.is_features(row):
+                found = take_features(model, row, options)
+            else:
+                found = embed_slide(model, row, target, args)
+            if args.figures and drawn < options["slide_embedding"]["figures"]:
+                drawn += draw_slide(row, found["file"], args)
+            unverified += not found.pop("verified")
+            program.log.debug("%s: %d patches", row["slide"], found["patches"])
+        except InputError as error:
+            if policy == "stop":
+                raise
+            # What an earlier run made of it must not be taken for this one's.
+            files.remove(target)
+            program.log.warning("slide %s is skipped: %s", row["slide"], error)
+            reason = f"{error.field}: found {error.found}; {error.remedy}"
+            found = {"status": SKIPPED, "reason": reason, "patches": 0, "um_per_px": None}
+            found |= {"file": "", "sha256": ""}
+        rows.append({"slide": row["slide"], **found})
+    embedded = [row for row in rows if row["status"] == EMBEDDED]
+    if not embedded:
+        raise InputError(
+            args.cohort,
+            f"slides for {model.name}",
+            f"none of {len(rows)} that can be embedded (the first: {rows[0]['reason']})",
+            "mend the slides or correct the table",
+        )
+    slide_features.write_slides(args.slides, rows)
+    if unverified:
+        program.log.warning(
+            "%d feature files don't tell the weights they were made with: that these are of %s"
+            " rests on their width%s",
+            unverified,
+            options["encoder_name"],
+            " and their encoder's name where they give it",
+        )
+    program.log.info(
+        "%d of %d slides of %s embedded by %s: %d patches, %d numbers each%s",
+        len(embedded),
+        len(rows),
+        options["cohort"],
+        model.name,
+        sum(row["patches"] for row in embedded),
+        model.width,
+        f"; {len(rows) - len(embedded)} skipped, listed in {args.slides}"
+        if len(embedded) < len(rows)
+        else "",
+    )
+
+
+def build_model(args):
+    """The model that the flags name.
+
+    Raises
+    ------
+    InputError
+        The encoder can't be built or sees no patches; weights or the pair are missing or others.
+    """
+    options = args.options
+    spec, name = options["encoder"], options["encoder_name"]
+    file = f"config/encoders/image/{name}.yaml"
+    encoders.require_built(spec, file)
+    if spec["builder"] == "expression":
+        raise InputError(file, "builder", "expression", "it sees no patches: choose another")
+
+    from pairscape import slide_embedding
+    from pairscape.weights import find_weights
+
+    if args.pair is not None:
+        model = slide_embedding.pair_model(options["model"], args.pair, args.weights)
+        if encoders.spec_sha256(model.spec) != encoders.spec_sha256(spec):
+            raise InputError(
+                args.pair,
+                "image encoder",
+                f"another than {name} is now ({model.spec.get('title')})",
+                "pretrain again, or take back the change of the encoder's file",
+            )
+        return model
+    if spec["weights"] is None and not spec.get("control"):
+        raise InputError(
+            file, "weights", "null", "declare its weights; only a control may run without any"
+        )
+    weights = None if spec["weights"] is None else find_weights(spec, args.weights)
+    return slide_embedding.encoder_model(options["model"], spec, weights)
+
+
+def read_base(args, cohort) -> dict[str, dict]:
+    """The rows of the frozen encoder's slides.tsv, by slide.
+
+    Raises
+    ------
+    InputError
+        It isn't given, or lacks a slide of the cohort.
+    """
+    if args.base is None:
+        raise InputError(
+            "--base",
+            "flag",
+            "nothing",
+            f"give the slides.tsv of {args.options['encoder_name']}, which was frozen in this pair",
+        )
+    base = {row["slide"]: row for row in slide_features.read_slides(args.base)}
+    for row in cohort:
+        if row["slide"] not in base:
+            raise InputError(
+                args.base,
+                f"slide {row['slide']}",
+                "no row",
+                f"embed the cohort by {args.options['encoder_name']} again",
+            )
+    return base
+
+
+def project_slide(model, row, target) -> dict:
+    """Project the encoder's features of one slide; a row of slides.tsv."""
+    from pairscape import slide_embedding
+
+    if row["status"] != EMBEDDED:
+        raise InputError(target, "features of the encoder", "none", row["reason"])
+    if files.sha256_file(row["file"]) != row["sha256"]:
+        raise InputError(
+            row["file"], "sha256", "another than its slides.tsv holds", "embed the slide again"
+        )
+    (_, width), coords, attributes = slide_features.read_slide_facts(row["file"])
+    expected = {"width": model.spec["width"], "weights_sha256": model.facts["weights_sha256"]}
+    name = attributes.get("encoder", model.name)  # the encoder's slides.tsv vouches for its name
+    slide_embedding.check_features(row["file"], name, width, expected, attributes)
+    made_from = files.sha256_json([RESULT_VERSION, model.facts, row["sha256"]])
+    if not slide_embedding.is_made(target, made_from):
+        blocks = map(model.project, slide_features.iter_slide_features(row["file"]))
+        more = {**model.facts, "made_from": made_from}
+        kept = {
+            key: value
+            for key, value in attributes.items()
+            if key not in ("name", "savetodir", "encoder", "encoder_sha256", "made_from")
+            and key not in model.facts
+        }
+        slide_features.write_slide_features(
+            target, blocks, coords, model.width, model.name, kept, more
+        )
+    return {**listed(target, row["um_per_px"]), "verified": "weights_sha256" in attributes}
+
+
+def take_features(model, row, options) -> dict:
+    """Take a feature file of the user's as it is; a row of slides.tsv."""
+    from pairscape import slide_embedding
+
+    path = cohorts.slide_file(options["root"], row)
+    if "pair_sha256" in model.facts:
+        raise InputError(
+            path,
+            "file",
+            "features",
+            f"the encoder of {model.name} was trained with the pair, and needs the slide itself",
+        )
+    (count, width), _, attributes = slide_features.read_slide_facts(path)
+    expected = {"width": model.width, "weights_sha256": model.facts["weights_sha256"]}
+    slide_embedding.check_features(path, model.name, width, expected, attributes)
+    if not count:
+        raise InputError(path, "features", "no patch", "look at the slide: there may be no tissue")
+    for _ in slide_features.iter_slide_features(path):
+        pass  # it looks at every number
+    um_per_px = row["um_per_px"] or attributes.get("um_per_px")
+    return {**listed(path, um_per_px), "verified": "weights_sha256" in attributes}
+
+
+def embed_slide(model, row, target, args) -> dict:
+    """Find the patches of one slide and embed them; a row of slides.tsv."""
+    from pairscape import image_encoders, slide_embedding, whole_slide
+
+    options = args.options
+    plan = options["slide_embedding"]
+    patches = {key: plan[key] for key in ("patch_px", "um_per_px", "min_tissue")}
+    path = cohorts.slide_file(options["root"], row)
+    made_from = files.sha256_json(
+        [RESULT_VERSION, model.facts, patches, whole_slide.digest(path), row["um_per_px"]]
+    )
+    if slide_embedding.is_made(target, made_from):
+        _, _, attributes = slide_features.read_slide_facts(target)
+        return {**listed(target, attributes["um_per_px"]), "verified": True}
+    with whole_slide.open_slide(path, row["um_per_px"]) as slide:
+        _, mask = whole_slide.find_tissue(slide)
+        grid = whole_slide.lay_grid(slide, mask, **patches)
+        size = options.get("batch") or image_encoders.batch_size()
+        blocks = slide_embedding.embed_patches(model, slide, grid, size, args.threads)
+        slide_features.write_slide_features(
+            target,
+            program.progress(blocks, row["slide"], -(-len(grid.coords) // size), "batch"),
+            grid.coords,
+            model.width,
+            model.name,
+            whole_slide.trident_attributes(slide, grid, patches["um_per_px"]),
+            {**model.facts, "made_from": made_from},
+        )
+        um_per_px = slide.um_per_px
+    return {**listed(target, um_per_px), "verified": True}
+
+
+def draw_slide(row, features, args) -> bool:
+    """Draw the patches of one slide over its thumbnail; False where there is no picture."""
+    from pairscape import slide_figure, whole_slide
+
+    path = cohorts.slide_file(args.options["root"], row)
+    _, coords, attributes = slide_features.read_slide_facts(features)
+    if cohorts.is_features(row) or coords is None:
+        return False
+    with whole_slide.open_slide(path, row["um_per_px"]) as slide:
+        picture, mask = whole_slide.find_tissue(slide)
+        with files.atomic_path(Path(args.figures) / f"{row['slide']}.png") as temporary:
+            slide_figure.draw_patches(
+                temporary,
+                title=row["slide"],
+                picture=picture,
+                mask=mask,
+                coords=coords,
+                side_px=whole_slide.side_px(attributes),
+                um_per_px=slide.um_per_px,
+            )
+    return True
+
+
+def listed(path, um_per_px) -> dict:
+    """The row of slides.tsv of an embedded slide."""
+    (patches, _), _, _ = slide_features.read_slide_facts(path)
+    return {
+        "status": EMBEDDED,
+        "reason": "",
+        "patches": patches,
+        "um_per_px": um_per_px,
+        "file": path,
+        "sha256": files.sha256_file(path),
+    }
+
+
+if __name__ == "__main__":
+    program.run(main)

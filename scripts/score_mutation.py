@@ -1,0 +1,116 @@
+"""Score slide-level predictions, and compare models patient by patient.
+
+IN   predictions.tsv of each target and model, and those of other entries that are compared with
+OUT  one row per target, model, cohort, group and metric
+
+Options: mutation (the name of the entry that is scored), cohort, leaking, runs (mutation, target
+and model of each file, in the order of the files), comparisons (target, model, compared_mutation,
+compared_model), bootstrap (draws), permutations, seed. How folds, intervals and chance are dealt
+with stands in pairscape.mutation_scores.
+"""
+
+from pairscape import files, mutation_scores, program
+from pairscape.errors import InputError
+from pairscape.mutation_scores import EXTERNAL, TEST
+from pairscape.program import log
+
+RESULT_VERSION = 1
+OPTIONS = ("mutation", "cohort", "leaking", "runs", "bootstrap", "permutations", "seed")
+
+
+def main(argv=None):
+    args = program.parse(
+        argv,
+        __doc__,
+        RESULT_VERSION,
+        predictions=program.Many("predictions.tsv of each run"),
+        scores="table of scores to write",
+    )
+    options = args.options
+    for name in OPTIONS:
+        if name not in options:
+            raise InputError("--options", name, "nothing", "give it")
+    if len(options["runs"]) != len(args.predictions):
+        raise InputError(
+            "--options",
+            "runs",
+            f"{len(options['runs'])} for {len(args.predictions)} files of predictions",
+            "name mutation, target and model of each, in the order of the files",
+        )
+    runs = {}
+    for run, path in zip(options["runs"], args.predictions, strict=True):
+        key = (run["mutation"], run["target"], run["model"])
+        runs[key] = (path, mutation_scores.read_predictions(path))
+    numbers = (options["bootstrap"], options["permutations"], options["seed"])
+    rows = []
+    own = [key for key in runs if key[0] == options["mutation"]]
+    for key in program.progress(own, "scoring", unit="model"):
+        path, roles = runs[key]
+        head = _head(options, key, path)
+        for role, table in roles.items():
+            scorer = mutation_scores.score_test
+            if role != TEST:
+                scorer = mutation_scores.score_external
+            scored = scorer(table, *numbers)
+            rows += [head | _place(options, role) | row for row in scored]
+            log.info("%s, %s, %s: %s", *key[1:], role, _in_short(scored))
+    for of in options.get("comparisons", ()):
+        rows += _compare(of, runs, options)
+    mutation_scores.write_scores(args.scores, rows)
+
+
+def _compare(of, runs, options) -> list[dict]:
+    one = (options["mutation"], of["target"], of["model"])
+    other = (of["compared_mutation"], of["target"], of["compared_model"])
+    for key in (one, other):
+        if key not in runs:
+            raise InputError("--options", "comparisons", " ".join(key), "give its predictions too")
+    (path, roles), (_, others) = runs[one], runs[other]
+    head = _head(options, one, path)
+    head |= {"compared_mutation": other[0], "compared_model": other[2]}
+    rows = []
+    for role in (role for role in roles if role in others):
+        if role != TEST and one[0] != other[0]:
+            continue  # the same patients outside, but other patients trained: not one comparison
+        compare = mutation_scores.compare_test
+        if role != TEST:
+            compare = mutation_scores.compare_external
+        found = compare(roles[role], others[role], options["bootstrap"], options["seed"])
+        if not found:
+            log.warning(
+                "%s, %s, %s: not compared with %s %s: no patients in common, or other labels",
+                *(*one[1:], role, other[0], other[2]),
+            )
+        rows += [head | _place(options, role) | row for row in found]
+    return rows
+
+
+def _head(options, key, path) -> dict:
+    mutation, target, model = key
+    return {
+        "mutation": mutation,
+        "leaking": str(bool(options["leaking"])).lower(),
+        "target": target,
+        "model": model,
+        "predictions_sha256": files.sha256_file(path),
+    }
+
+
+def _place(options, role: str) -> dict:
+    cohort = options["cohort"] if role == TEST else role.removeprefix(EXTERNAL)
+    return {"role": role, "cohort": cohort}
+
+
+def _in_short(scored) -> str:
+    whole = {row["group"]: row for row in scored if row["metric"] == "auroc"}
+    best = whole.get("ensemble") or whole["mean"]
+    text = f"AUROC {best['value']:.3f} ({best['group']})"
+    if best.get("ci_low") is not None:
+        text += f" [{best['ci_low']:.3f} to {best['ci_high']:.3f}]"
+    if best.get("chance_low") is not None:
+        text += f", chance {best['chance_low']:.3f} to {best['chance_high']:.3f}"
+    return text + f", {best['patients']} patients ({best['positives']} positive)"
+
+
+if __name__ == "__main__":
+    program.run(main)

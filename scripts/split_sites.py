@@ -1,0 +1,52 @@
+"""Deal the patients of a cohort to folds that keep sites whole and balance the label.
+
+IN   the cohort table
+OUT  the folds (patient, site, label, fold) and how balanced they are, as JSON
+
+Options: cohort (its name), target (a column of the table), folds, seed, leaking (deal patients
+whatever their site, to see what that does). Patients without a label are left out.
+"""
+
+from pairscape import cohorts, files, program, site_folds
+from pairscape.errors import InputError
+from pairscape.program import log
+
+RESULT_VERSION = 1
+
+
+def main(argv=None):
+    args = program.parse(
+        argv,
+        __doc__,
+        RESULT_VERSION,
+        cohort="cohort table",
+        folds="table of folds to write",
+        balance="JSON to write",
+    )
+    for name in ("cohort", "target", "folds", "seed"):
+        if name not in args.options:
+            raise InputError("--options", name, "nothing", "give it")
+    target, folds, seed = (args.options[name] for name in ("target", "folds", "seed"))
+    leaking = bool(args.options.get("leaking", False))
+    if not isinstance(folds, int) or folds < 3:
+        raise InputError(
+            "--options", "folds", repr(folds), "give 3 or more: one tests, one chooses"
+        )
+    cohort = cohorts.read_cohort(args.cohort)
+    patients = cohorts.labelled_patients(cohort, target, args.cohort, sites=not leaking)
+    rows, balance = site_folds.deal_folds(
+        patients, folds, seed, leaking=leaking, source=args.cohort
+    )
+    balance |= {"cohort": args.options["cohort"], "target": target}
+    balance |= {"unlabelled": len({r["patient"] for r in cohort}) - len(rows)}
+    site_folds.write_folds(args.folds, rows)
+    files.write_json(args.balance, balance)
+    words = f"{target}: {site_folds.balance_words(balance)}"
+    if any(of["lacks"] for of in balance["by_fold"]):
+        log.warning("%s; fit_mutation will refuse these folds: ask for fewer of them", words)
+    else:
+        log.info("%s", words)
+
+
+if __name__ == "__main__":
+    program.run(main)

@@ -1,0 +1,51 @@
+"""Bring the scores of all slide-level predictions to one table: spreadsheet, Markdown and LaTeX.
+
+IN   the scores of each entry of `mutation`, and the balance of the folds
+OUT  the table as TSV (numbers), Markdown and LaTeX (for reading)
+
+Options: expected, the planned runs (mutation, leaking, cohort, target, model each), so that what
+is missing is said.
+"""
+
+from pairscape import files, mutation_scores, mutation_tables, program, site_folds
+from pairscape.errors import InputError
+from pairscape.program import log
+
+RESULT_VERSION = 1
+
+
+def main(argv=None):
+    args = program.parse(
+        argv,
+        __doc__,
+        RESULT_VERSION,
+        scores=program.Many("scores of each entry"),
+        balance=program.Many("optional: balance of the folds, JSON"),
+        table="TSV to write",
+        markdown="Markdown to write",
+        latex="LaTeX to write",
+    )
+    expected = args.options.get("expected", [])
+    for run in expected:
+        for name in mutation_tables.HEAD[:5]:
+            if name not in run:
+                raise InputError("--options", f"expected, {name}", "nothing", "name it")
+    scores = [row for path in args.scores for row in mutation_scores.read_scores(path)]
+    rows = mutation_tables.tabulate_mutation(scores, expected)
+    if not rows:
+        raise InputError(args.scores[0], "rows", "no score and no planned run", "score a run first")
+    balances = [site_folds.read_balance(path) for path in args.balance or ()]
+    sections = mutation_tables.mutation_sections(rows, balances)
+    mutation_tables.write_table(args.table, rows)
+    for path, text in (
+        (args.markdown, mutation_tables.to_markdown(sections)),
+        (args.latex, mutation_tables.to_latex(sections)),
+    ):
+        with files.atomic_path(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    missing = sum(row["auroc"] is None for row in rows)
+    log.info("%d rows, %d of them not run", len(rows), missing)
+
+
+if __name__ == "__main__":
+    program.run(main)
