@@ -386,7 +386,7 @@ def test_a_filled_table_is_checked_when_the_plan_is_made(tmp_path):
     config["cohorts"]["mine"] = {"table": str(table)}
     check(config)
     config["mutation"]["mine"]["targets"] = ["KRAS"]
-    with pytest.raises(InputError, match="found 'KRAS'; allowed .targets of mine.: MSI"):
+    with pytest.raises(InputError, match=r"found 'KRAS'; allowed .targets of mine.: MSI"):
         check(config)
     table.write_text(head + "a\tp1\tA\ta.svs\tyes\n")
     with pytest.raises(InputError, match="slide a, column MSI: found 'yes'"):

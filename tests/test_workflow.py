@@ -197,3 +197,32 @@ def test_the_conda_environment_follows_the_pins():
 def test_results_are_not_tracked():
     kept = [path for path in tracked_files() if Path("results") in path.relative_to(ROOT).parents]
     assert [path.name for path in kept] == ["README.md"]
+
+
+def test_slides_of_a_filled_table_are_embedded_once_for_all_targets(checkout):
+    """A slide that isn't on disk stops no plan; one that is reruns its cohort when it changes."""
+    (checkout / "slides").mkdir()
+    (checkout / "slides/b.svs").touch()
+    head = "slide\tpatient\tsite\tfile\tMSI\tKRAS\n"
+    rows = "a\tp1\tA\tmissing.svs\t1\t1\nb\tp2\tB\tb.svs\t0\t1\n"
+    (checkout / "mine.tsv").write_text(head + rows)
+    config = yaml.safe_load((ROOT / "config/config.yaml").read_text())
+    config["cohorts"]["mine"] = {"table": "mine.tsv"}
+    config["mutation"] = {
+        "mine": {
+            "cohort": "mine",
+            "targets": ["MSI", "KRAS"],
+            "models": [{"image": "tf_efficientnet_lite0"}],
+        }
+    }
+    (checkout / "mine.yaml").write_text(yaml.safe_dump(config))
+    counts, said = plan(checkout, "results/tables/mutation.md", "--configfile", "mine.yaml")
+    wanted = {"embed_slides": 1, "split_sites": 2, "fit_mutation": 2, "score_mutation": 1}
+    assert {rule: counts.get(rule) for rule in wanted} == wanted
+    assert "pretrain" not in counts
+    assert "slides/b.svs" in said
+    assert "missing.svs" not in said
+    (checkout / "mine.tsv").write_text(head + rows + "b\tp3\tB\tc.svs\t0\t1\n")
+    _, said = plan(checkout, "--configfile", "mine.yaml", ok=False)
+    assert "mine.tsv: slide b: found a second row of that name" in said
+    assert "Traceback" not in said
