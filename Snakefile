@@ -38,6 +38,7 @@ rule all:
             ext=["md", "tex"],
         ),
         expand(f"{RESULTS}/figures/retrieval_{{experiment}}.svg", experiment=EXPERIMENTS),
+        batch_effect_files(".md", ".svg"),
         pooled_also,
 
 

@@ -40,7 +40,8 @@ def main(argv=None):
         "overlays": (args.overlays or [], _overlay_caption),
         "spot_figures": (args.spot_figures or [], _spot_caption(audits)),
         "curves": (args.curves or [], _curve_caption),
-        "figures": (args.figures or [], _figure_caption),
+        "figures": ([p for p in args.figures or [] if not _of_batches(p)], _figure_caption),
+        "batch_figures": ([p for p in args.figures or [] if _of_batches(p)], _batch_caption),
     }
     uris = report.embed_images([path for paths, _ in groups.values() for path in paths])
     page = report.render(
@@ -117,6 +118,20 @@ def _curve_caption(path: Path) -> tuple[str, str]:
         f"Training curve of {pair}, seed {seed}",
         f"{pair} on {dataset}, seed {seed} (experiment {experiment}): loss over the steps of "
         "training, on training and on validation pairs.",
+    )
+
+
+def _of_batches(path) -> bool:
+    return Path(path).stem.startswith("batch_effect")
+
+
+def _batch_caption(path: Path) -> tuple[str, str]:
+    name = report.name_in_words(path)
+    return (
+        name,
+        f"{name}: silhouette-batch of each panel's splits and the mean recall on that panel. V: "
+        "Cramér's V of the split with organ and disease state. The numbers, for each encoder pair, "
+        f"batch and resolution, are in {path.stem}.tsv beside the figure.",
     )
 
 

@@ -13,7 +13,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.stats import rankdata
 
 import score_retrieval
-from pairscape import embeddings, files, retrieval
+from pairscape import embeddings, failures, files, intervals, ranks, retrieval, shift_test
 from pairscape.errors import InputError
 
 RNG_SEED = 20
@@ -64,7 +64,7 @@ def test_rank_counts_equal_the_slow_loop(seed, queries, gallery, block):
     first = rng.integers(-2, 3, (queries, 3)).astype(np.float32)
     second = rng.integers(-2, 3, (gallery, 3)).astype(np.float32)
     partner = rng.integers(gallery, size=queries)
-    better, ties = retrieval.rank_counts(first, second, partner, block=block)
+    better, ties = ranks.rank_counts(first, second, partner, block=block)
     expected = slow_ranks(first.tolist(), second.tolist(), partner)
     assert (better.tolist(), ties.tolist()) == expected
 
@@ -90,14 +90,14 @@ def test_ranks_equal_the_golden_reference(shared, case, kind):
         ("image_to_gene", images, genes),
         ("gene_to_image", genes, images),
     ):
-        better, ties = retrieval.rank_counts(first, second, np.arange(count))
-        ranks = retrieval.Ranks(better, ties, np.full(count, count))
+        better, ties = ranks.rank_counts(first, second, np.arange(count))
+        found = ranks.Ranks(better, ties, np.full(count, count))
         if name == "image_to_gene":
             np.testing.assert_array_equal(better, arrays[f"{case}_{kind}_i2g_rank0"])
         for k in (1, 5, 10):
             hits = retrieval.recall_at(better, ties, k)
             assert hits.mean() == pytest.approx(expected[f"test/{name}_R@{k}"], abs=1e-6)
-        rank = retrieval.mid_rank(ranks)
+        rank = retrieval.mid_rank(found)
         assert rank.mean() == pytest.approx(expected[f"test/{name}_mean_rank"], abs=1e-4)
         # The reference takes the lower of the two middle ranks.
         assert np.sort(rank)[(count - 1) // 2] == expected[f"test/{name}_median_rank"]
@@ -109,14 +109,19 @@ def test_batches_equal_the_golden_reference(shared):
     rng = np.random.Generator(np.random.PCG64(7002))
     images = rng.standard_normal((1000, 128))
     genes = (images + 4 * rng.standard_normal((1000, 128))).astype(np.float32)
-    ranks = retrieval.rank_in_batches(images.astype(np.float32), genes, 256)
-    assert np.bincount(ranks.size).nonzero()[0].tolist() == [232, 256]
-    for k in (1, 5, 10):
-        hits = retrieval.recall_at(ranks.better, ranks.ties, k)
-        assert hits.mean() == pytest.approx(expected[f"test/image_to_gene_R@{k}"], abs=1e-6)
-    assert retrieval.mid_rank(ranks).mean() == pytest.approx(
-        expected["test/image_to_gene_mean_rank"], abs=1e-4
-    )
+    images = images.astype(np.float32)
+    for name, first, second in (("image_to_gene", images, genes), ("gene_to_image", genes, images)):
+        (found,) = ranks.rank_in_batches(first, second, 256)
+        assert np.bincount(found.size).nonzero()[0].tolist() == [232, 256]
+        values = retrieval.metrics(found, [1, 5, 10])
+        for metric, wanted in (
+            *((f"recall@{k}", expected[f"test/{name}_R@{k}"]) for k in (1, 5, 10)),
+            ("mean_rank", expected[f"test/{name}_mean_rank"]),
+            ("median_rank", expected[f"test/{name}_median_rank"]),
+        ):
+            assert retrieval.summarise(metric, values[metric][0], found.batch) == pytest.approx(
+                wanted, abs=1e-4 if "rank" in metric else 1e-6
+            )
 
 
 @pytest.mark.parametrize("alike", ["both", "gallery"])
@@ -126,19 +131,20 @@ def test_equal_embeddings_score_exactly_chance(count, alike):
     genes = np.repeat(genes[:1], count, axis=0)
     if alike == "both":
         images = np.repeat(images[:1], count, axis=0)
-    better, ties = retrieval.rank_counts(images, genes, np.arange(count))
+    better, ties = ranks.rank_counts(images, genes, np.arange(count))
     assert better.max() == 0
     assert set(ties.tolist()) == {count - 1}
-    ranks = retrieval.Ranks(better, ties, np.full(count, count))
-    for metric, values in retrieval.metrics(ranks, [1, 5, 10]).items():
-        expected = retrieval.chance(metric, ranks.size)
+    found = ranks.Ranks(better, ties, np.full(count, count))
+    for metric, (values, worst) in retrieval.metrics(found, [1, 5, 10]).items():
+        expected = retrieval.chance(metric, found.size)
         assert retrieval.summarise(metric, values) == pytest.approx(expected)
+        assert retrieval.summarise(metric, worst) == (count if "rank" in metric else 0)
 
 
 def test_duplicates_in_the_gallery_are_ties_whatever_blas_rounds():
     images, genes = pairs(1007, width=128)
     kind = np.arange(1007) % 9
-    better, ties = retrieval.rank_counts(images, genes[kind], np.arange(1007))
+    better, ties = ranks.rank_counts(images, genes[kind], np.arange(1007))
     copies = np.bincount(kind)
     np.testing.assert_array_equal(ties, copies[kind] - 1)
     similarity = images.astype(np.float64) @ genes[:9].T.astype(np.float64)
@@ -148,16 +154,16 @@ def test_duplicates_in_the_gallery_are_ties_whatever_blas_rounds():
 
 def test_minus_zero_is_zero():
     gallery = np.array([[0.0, 1.0], [-0.0, 1.0], [1.0, 0.0]], np.float32)
-    _, ties = retrieval.rank_counts(gallery[:1], gallery, [0])
+    _, ties = ranks.rank_counts(gallery[:1], gallery, [0])
     assert ties.tolist() == [1]
 
 
 def test_the_block_size_changes_nothing():
     images, genes = pairs(257)
-    whole = retrieval.rank_counts(images, genes, np.arange(257), block=257)
+    whole = ranks.rank_counts(images, genes, np.arange(257), block=257)
     for block in (1, 32, 100):
         np.testing.assert_array_equal(
-            retrieval.rank_counts(images, genes, np.arange(257), block=block), whole
+            ranks.rank_counts(images, genes, np.arange(257), block=block), whole
         )
 
 
@@ -165,7 +171,7 @@ def test_embeddings_that_are_not_finite_are_never_ranked():
     images, genes = pairs(20)
     genes[3, 2] = np.nan
     with pytest.raises(ValueError, match="finite"):
-        retrieval.rank_counts(images, genes, np.arange(20))
+        ranks.rank_counts(images, genes, np.arange(20))
 
 
 # ------------------------------------------------------------------------------- metrics and chance
@@ -181,19 +187,186 @@ def test_recall_is_the_expected_value_under_random_breaking():
         )
 
 
-def test_batches_and_samples_are_ranked_among_themselves():
-    images, genes = pairs(150)
-    samples = np.array(["b", "a", "c"])[np.arange(150) % 3]
-    ranks = retrieval.rank_in_samples(images, genes, samples)
-    for name in "abc":
-        rows = samples == name
-        rank = rankdata(-(images[rows] @ genes[rows].T), axis=1).diagonal()
-        np.testing.assert_array_equal(1 + ranks.better[rows], rank)
-        assert set(ranks.size[rows].tolist()) == {50}
-    ranks = retrieval.rank_in_batches(images, genes, 64)
-    assert ranks.size.tolist() == [64] * 128 + [22] * 22
-    rank = rankdata(-(images[128:] @ genes[128:].T), axis=1).diagonal()
-    np.testing.assert_array_equal(1 + ranks.better[128:], rank)
+def slow_hits(similarity, candidates, hits):
+    """Entries above the best hit, level with it and no hit, and hits at the best: the definition."""
+    best = max(similarity[j] for j in hits)
+    above = sum(similarity[j] > best for j in candidates)
+    level = [j for j in candidates if similarity[j] == best]
+    return above, sum(j not in hits for j in level), sum(j in hits for j in level)
+
+
+def scattered(count, seed):
+    """Samples and donors in no order, spots on a grid, and small integers that tie often."""
+    rng = np.random.default_rng(seed)
+    samples = np.array(["d1_a", "d2_a", "d1_b", "d3_a"])[rng.integers(4, size=count)]
+    donors = np.array([name[:2] for name in samples])
+    xy_um = grid(count // 8 + 1, 8)[rng.permutation(8 * (count // 8 + 1))[:count]]
+    images, genes = (rng.integers(-1, 2, (count, 4)).astype(np.float32) for _ in range(2))
+    return samples, donors, xy_um, images, genes
+
+
+def nearby_rows(samples, xy_um, radius_um):
+    distance = np.linalg.norm(xy_um[:, None] - xy_um[None], axis=2)
+    return (distance <= radius_um + 1e-6) & (samples[:, None] == samples[None])
+
+
+@pytest.mark.parametrize("device", ["cpu", "torch"])
+@pytest.mark.parametrize("seed", range(4))
+def test_every_gallery_equals_the_slow_loop(seed, device, monkeypatch):
+    if device == "torch":  # the path of the GPU, with tensors of the CPU
+        torch = pytest.importorskip("torch")
+        device = torch.device("cpu")
+    samples, donors, xy_um, images, genes = scattered(90, seed)
+    near = nearby_rows(samples, xy_um, 110)
+    targets = ranks.neighbours(samples, xy_um, 110)
+    for i in range(90):
+        np.testing.assert_array_equal(
+            np.sort(targets.rows[targets.starts[i] : targets.starts[i + 1]]), np.flatnonzero(near[i])
+        )
+    found = ranks.rank_pairs(images, genes, donors, samples, [targets], device, block=32)
+    assert list(found) == ["split", "sample", "other_donors"]
+    assert len(found["other_donors"]) == 1
+    similarity = images @ genes.T
+    for i in range(90):
+        others = [j for j in range(90) if donors[j] != donors[i]]
+        of_sample = np.flatnonzero(samples == samples[i]).tolist()
+        for name, candidates in (
+            ("split", list(range(90))),
+            ("sample", of_sample),
+            ("other_donors", [i, *others]),
+        ):
+            for which, hits in enumerate([[i], np.flatnonzero(near[i]).tolist()]):
+                if which == len(found[name]):
+                    continue
+                got = found[name][which]
+                level = got.level if np.isscalar(got.level) else got.level[i]
+                assert (got.better[i], got.ties[i], level) == slow_hits(
+                    similarity[i], candidates, hits
+                )
+                assert got.size[i] == len(candidates)
+                assert (got.targets if np.isscalar(got.targets) else got.targets[i]) == len(hits)
+
+
+@pytest.mark.parametrize("processes", [1, 4])
+def test_batches_equal_the_slow_loop_over_what_torch_reads(processes):
+    """The published gallery: torch's own sampler deals the rows, its own loader cuts the batches."""
+    torch = pytest.importorskip("torch")
+    samples, _, xy_um, images, genes = scattered(101, 7)
+    near = nearby_rows(samples, xy_um, 110)
+    targets = ranks.neighbours(samples, xy_um, 110)
+    batches = []
+    for rank in range(processes):
+        sampler = torch.utils.data.DistributedSampler(
+            range(101), num_replicas=processes, rank=rank, shuffle=False
+        )
+        loader = torch.utils.data.DataLoader(torch.arange(101), batch_size=16, sampler=sampler)
+        batches += [batch.tolist() for batch in loader]
+    assert [rows.tolist() for rows in ranks.batch_rows(101, 16, processes)] == batches
+    found = ranks.rank_in_batches(images, genes, 16, processes, [targets])
+    similarity = images @ genes.T
+    at = 0
+    for number, batch in enumerate(batches):
+        for i in batch:
+            for got, hits in zip(found, ([i], np.flatnonzero(near[i])), strict=True):
+                hits = [j for j in hits if j in batch]
+                assert (got.better[at], got.ties[at], got.level[at]) == slow_hits(
+                    similarity[i], batch, hits
+                )
+                assert (got.rows[at], got.batch[at], got.size[at]) == (i, number, len(batch))
+                assert got.targets[at] == len(hits)
+            at += 1
+    assert at == len(found[0].better) == -(-101 // processes) * processes
+
+
+def test_fewer_pairs_than_processes_are_repeated_as_torch_does():
+    torch = pytest.importorskip("torch")
+    for count in (1, 2, 3):
+        dealt = [
+            list(
+                torch.utils.data.DistributedSampler(
+                    range(count), num_replicas=8, rank=rank, shuffle=False
+                )
+            )
+            for rank in range(8)
+        ]
+        assert [rows.tolist() for rows in ranks.batch_rows(count, 64, 8)] == dealt
+
+
+def test_one_donor_has_no_other_donors():
+    images, genes = pairs(20)
+    found = ranks.rank_pairs(images, genes, np.repeat("d", 20), np.repeat(["a", "b"], 10))
+    assert set(found) == {"split", "sample"}
+
+
+def test_a_sample_of_two_donors_is_refused():
+    images, genes = pairs(20)
+    with pytest.raises(ValueError, match="two donors"):
+        ranks.rank_pairs(images, genes, np.repeat(["d", "e"], 10), np.repeat("a", 20))
+
+
+def test_vectors_that_share_a_hash_are_still_told_apart(monkeypatch):
+    array = np.array([[0.0, 1.0], [1.0, 0.0], [0.0, 1.0]], np.float32)
+
+    class Zeros:
+        def integers(self, *_, size, dtype):
+            return np.zeros(size, dtype)
+
+    monkeypatch.setattr(ranks.np.random, "default_rng", lambda _: Zeros())
+    monkeypatch.setattr(ranks.np, "uint64", lambda value: 0) if False else None
+    kinds = ranks._kinds(array)
+    assert kinds.tolist() == [0, 1, 0]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_hits_of_several_targets_are_the_expected_value_under_random_breaking(seed):
+    rng = np.random.default_rng(seed)
+    better, ties, level = rng.integers(0, 8, 3) + [0, 0, 1]
+    # Each draw puts the tied entries in another order; the first `level` of them are targets.
+    order = np.argsort(rng.random((200_000, ties + level)), axis=1)
+    first = better + 1 + np.argmax(order < level, axis=1)
+    found = ranks.Ranks(*(np.array([n]) for n in (better, ties, 99, level, level)))
+    for k in (1, 5, 10):
+        hit = retrieval.recall_at(found.better, found.ties, k, found.level)
+        assert hit[0] == pytest.approx((first <= k).mean(), abs=0.005)
+        bound = retrieval.recalls(found, [k])[f"recall@{k}"][1][0]
+        assert bound == (better + ties < k)
+        assert bound <= hit[0] + 1e-12
+    assert retrieval.mid_rank(found)[0] == pytest.approx(first.mean(), abs=0.03)
+    assert retrieval.worst_rank(found)[0] == first.max()
+
+
+def test_chance_of_a_hit_nearby_is_that_of_targets_anywhere():
+    rng = np.random.default_rng(5)
+    sizes, targets = np.array([64, 20, 9, 4]), np.array([5, 1, 9, 3])
+    for k in (1, 5, 10):
+        hits = [
+            (np.argsort(rng.random((40_000, n)), axis=1)[:, :k] < t).any(axis=1).mean()
+            for n, t in zip(sizes, targets, strict=True)
+        ]
+        metric = f"recall@{k}_within_110um"
+        assert retrieval.chance(metric, sizes, targets) == pytest.approx(np.mean(hits), abs=0.005)
+        assert retrieval.chance(f"recall@{k}", sizes) == np.minimum(k / sizes, 1).mean()
+
+
+def test_equal_embeddings_score_exactly_chance_in_every_gallery_and_radius():
+    samples, donors, xy_um, *_ = scattered(150, 3)
+    equal = np.tile(unit(np.ones((1, 128)) + np.arange(128)), (150, 1))
+    targets = ranks.neighbours(samples, xy_um, 110)
+    found = ranks.rank_pairs(equal, equal, donors, samples, [targets])
+    for processes in (1, 4):
+        found[f"batches of {processes}"] = ranks.rank_in_batches(equal, equal, 16, processes, [targets])
+    assert len(found) == 5
+    for several in found.values():
+        for metric, (values, worst) in retrieval.metrics(several[0], [1, 5, 10]).items():
+            expected = retrieval.chance(metric, several[0].size, 1, several[0].batch)
+            if metric != "median_rank" or several[0].batch is None:
+                found_value = retrieval.summarise(metric, values, several[0].batch)
+                assert found_value == pytest.approx(expected)
+            assert worst.max() == (several[0].size.max() if "rank" in metric else worst.max())
+        for of_radius in several[1:]:
+            for metric, (values, _) in retrieval.recalls(of_radius, [1, 5, 10]).items():
+                expected = retrieval.chance(metric, of_radius.size, of_radius.targets)
+                assert values.mean() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("sizes", [[64], [5], [64, 64, 16], [1], [3, 7, 100]])
@@ -218,7 +391,7 @@ def test_the_interval_covers_what_it_claims():
     rows = np.arange(len(xy))
     covered = 0
     for trial in range(150):
-        blocks = retrieval.draw_blocks(samples, xy, 220, 300, trial)
+        blocks = intervals.draw_blocks(samples, xy, 220, 300, trial)
         rng = np.random.default_rng(trial)
         values = rng.standard_normal(blocks.of.max() + 1)[blocks.of] + 1.0
         low, high = retrieval.interval("mean_rank", values, blocks, rows)
@@ -228,7 +401,7 @@ def test_the_interval_covers_what_it_claims():
 
 def test_spots_of_a_block_are_drawn_together():
     xy = grid(12, 12, 55)
-    blocks = retrieval.draw_blocks(np.repeat("s", 144), xy, 330, 2000, 0)
+    blocks = intervals.draw_blocks(np.repeat("s", 144), xy, 330, 2000, 0)
     assert blocks.counts == {"s": 4}
     values = blocks.of.astype(float)
     low, high = retrieval.interval("mean_rank", values, blocks, np.arange(144))
@@ -250,16 +423,16 @@ def test_weighted_medians_equal_repeated_values():
 def test_blocks_are_resampled_within_each_sample():
     xy = np.concatenate([grid(6, 6), grid(6, 6)])
     samples = np.repeat(["a", "b"], 36)
-    blocks = retrieval.draw_blocks(samples, xy, 110, 200, 0)
+    blocks = intervals.draw_blocks(samples, xy, 110, 200, 0)
     assert (blocks.weights[:, :9].sum(axis=1) == 9).all()
     assert (blocks.weights[:, 9:].sum(axis=1) == 9).all()
-    alone = retrieval.draw_blocks(samples[:36], xy[:36], 110, 200, 0)
+    alone = intervals.draw_blocks(samples[:36], xy[:36], 110, 200, 0)
     np.testing.assert_array_equal(alone.weights, blocks.weights[:, :9])
 
 
 def test_one_block_has_no_interval_and_says_why():
     xy = grid(5, 5)
-    blocks = retrieval.draw_blocks(np.repeat("s", 25), xy, 330, 100, 0)
+    blocks = intervals.draw_blocks(np.repeat("s", 25), xy, 330, 100, 0)
     assert retrieval.interval("recall@1", np.ones(25), blocks, np.arange(25)) is None
     assert "no interval" in retrieval.interval_over(blocks, 330, ["s"], 1)
 
@@ -291,7 +464,7 @@ def p_values(shape, smooth, signal, seeds, keep=None, turn=0.0):
     for seed in seeds:
         images, genes, xy = smooth_pairs(shape, smooth, signal, seed, keep)
         samples = np.repeat("s", len(xy))
-        result = retrieval.shift_p_values(images, genes, samples, xy @ matrix, 299, seed)
+        result = shift_test.shift_p_values(images, genes, samples, xy @ matrix, 299, seed)
         found.append(result["all"][0])
     return np.array(found)
 
@@ -326,8 +499,8 @@ def test_permuting_single_spots_would_not_be_valid():
         images, genes, xy = smooth_pairs((15, 16), 3.0, 0.0, seed)
         rng = np.random.default_rng(seed)
         free = np.array([rng.permutation(len(xy)) for _ in range(199)], np.int32)
-        statistics = retrieval.shift_statistics(images, genes, free)
-        significant += retrieval._p_value(statistics[0], statistics[1:]) <= 0.05
+        statistics = shift_test.shift_statistics(images, genes, free)
+        significant += shift_test._p_value(statistics[0], statistics[1:]) <= 0.05
     assert significant / 40 > 0.3
 
 
@@ -339,7 +512,7 @@ def test_the_shift_test_finds_weak_signal(smooth, keep, turn):
 
 def test_moves_never_hold_the_identity_and_are_drawn_once():
     xy = grid(9, 11)
-    moves = retrieval.shifted_partners(xy, 10_000, [0])
+    moves = shift_test.shifted_partners(xy, 10_000, [0])
     still = (moves == np.arange(99)).sum(axis=1)
     assert len(moves) < 2 * 99
     assert len({move.tobytes() for move in moves}) == len(moves)
@@ -352,7 +525,7 @@ def test_moves_are_rigid_on_a_turned_grid():
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     xy = grid(8, 9, 200.0) @ turn
     tree_distance = np.linalg.norm(xy[:, None] - xy[None], axis=2)
-    for move in retrieval.shifted_partners(xy, 60, [1]):
+    for move in shift_test.shifted_partners(xy, 60, [1]):
         kept = np.flatnonzero(move >= 0)
         distance = tree_distance[np.ix_(kept, kept)]
         moved = tree_distance[np.ix_(move[kept], move[kept])]
@@ -364,10 +537,10 @@ def test_moves_with_little_overlap_are_as_variable_as_those_with_much():
     xy = grid(20, 20)
     spread = {"little": [], "much": []}
     for seed in range(6):
-        moves = retrieval.shifted_partners(xy, 1000, [seed])
+        moves = shift_test.shifted_partners(xy, 1000, [seed])
         overlap = (moves >= 0).mean(axis=1)
         images, genes, _ = smooth_pairs((20, 20), 0.0, 0.0, seed)
-        statistics = retrieval.shift_statistics(images, genes, moves)[1:]
+        statistics = shift_test.shift_statistics(images, genes, moves)[1:]
         spread["little"].append(statistics[overlap < 0.5].std())
         spread["much"].append(statistics[overlap > 0.75].std())
     assert np.mean(spread["little"]) / np.mean(spread["much"]) == pytest.approx(1, abs=0.15)
@@ -378,7 +551,7 @@ def test_equal_embeddings_are_no_evidence():
     images = np.repeat(pairs(1)[0], 64, axis=0)
     _, genes = pairs(64)
     for first, second in ((images, genes), (genes, images), (images, images)):
-        result = retrieval.shift_p_values(first, second, np.repeat("s", 64), xy, 99, 0)
+        result = shift_test.shift_p_values(first, second, np.repeat("s", 64), xy, 99, 0)
         assert result["all"][0] == 1.0
 
 
@@ -386,7 +559,7 @@ def test_several_sections_are_tested_together():
     xy = np.concatenate([grid(10, 10), grid(9, 12)])
     samples = np.repeat(["a", "b"], [100, 108])
     images, genes = pairs(208, noise=6)
-    result = retrieval.shift_p_values(images, genes, samples, xy, 999, 0)
+    result = shift_test.shift_p_values(images, genes, samples, xy, 999, 0)
     assert set(result) == {"a", "b", "all"}
     assert result["all"][0] <= 0.002
     assert "2 sections" in result["all"][1]

@@ -382,6 +382,38 @@ def scores_of(experiment: str) -> list[str]:
     ]
 
 
+def batch_effect_scores(datasets) -> list[str]:
+    """The batch-effect scores of datasets; none where the configuration leaves them out."""
+    wanted = config["batch_effect"]["score"]
+    return [f"{RESULTS}/scores/batch_effect/{dataset}.tsv" for dataset in datasets if wanted]
+
+
+def batch_effect_scoring() -> dict:
+    """The options that batch effects are scored by: a change of the figure scores nothing anew."""
+    others = ("score", "recall_at", "pair")
+    return {key: value for key, value in config["batch_effect"].items() if key not in others}
+
+
+def batch_effect_pair(experiment: str) -> list[str] | None:
+    """The encoder pair that the figure shows, where the experiment has it."""
+    pair, plan = config["batch_effect"]["pair"], EXPERIMENTS[experiment]
+    if not pair or any(pair[f"{k}_encoder"] not in plan[f"{k}_encoders"] for k in ENCODERS):
+        return None
+    return [pair["image_encoder"], pair["gene_encoder"]]
+
+
+def batch_effect_files(*extensions: str) -> list[str]:
+    """The table and the figures of batch effects with these extensions."""
+    if not config["batch_effect"]["score"]:
+        return []
+    figures = [f"figures/batch_effect_{experiment}" for experiment in EXPERIMENTS]
+    return [
+        f"{RESULTS}/{path}{extension}"
+        for extension in extensions
+        for path in (figures if extension in (".png", ".svg") else ["tables/batch_effect"])
+    ]
+
+
 def all_runs(file: str) -> list[str]:
     return [
         f"{run}/{file}"

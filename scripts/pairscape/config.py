@@ -143,6 +143,23 @@ def check_config(config: Mapping, source, samples: Mapping[str, Mapping]) -> Non
                 _known(
                     encoder, allowed, source, f"{place}.{kind}_encoders[{i}]", f"{kind} encoders"
                 )
+    _check_batch_effect(config, source)
+
+
+def _check_batch_effect(config: Mapping, source) -> None:
+    """The figure of batch effects shows a recall that is scored, of encoders that there are."""
+    shown, scored = config["batch_effect"]["recall_at"], config["retrieval"]["recall_at"]
+    if shown not in scored:
+        raise InputError(
+            source,
+            "batch_effect.recall_at",
+            str(shown),
+            f"allowed (retrieval.recall_at): {', '.join(map(str, scored))}",
+        )
+    for key, encoder in (config["batch_effect"]["pair"] or {}).items():
+        kind = key.removesuffix("_encoder")
+        allowed = encoders.list_encoders(config["encoders"], kind)
+        _known(encoder, allowed, source, f"batch_effect.pair.{key}", f"{kind} encoders")
 
 
 def read_encoders(root) -> dict[str, dict[str, dict]]:

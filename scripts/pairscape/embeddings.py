@@ -200,8 +200,6 @@ def read_run_embeddings(run_dir, split: str) -> dict:
     InputError
         A file is missing, damaged, or not made with the others.
     """
-    import pandas as pd
-
     paths = run_files(run_dir, split)
     meta = _read_meta(paths["meta"], ("rows", "width", "sha256"))
     shape = (meta["rows"], meta["width"])
@@ -219,6 +217,37 @@ def read_run_embeddings(run_dir, split: str) -> dict:
                     "an embedding that isn't of unit length",
                     "delete it and pretrain again",
                 )
+    return {**arrays, "index": _read_index(paths, meta), "meta": meta}
+
+
+def read_run_images(run_dir, split: str) -> dict:
+    """Read the image side of one split of a run, which is all that the train split may have.
+
+    Returns
+    -------
+    ``images``: (N, D) float32, memory-mapped, rows of the shared space; ``trunk``: (N, W) what a
+    tuned image encoder gives before the projection, or None; ``index`` and ``meta`` as of
+    ``read_run_embeddings``.
+
+    Raises
+    ------
+    InputError
+        A file is missing, damaged, or not made with the others.
+    """
+    paths = run_files(run_dir, split)
+    meta = _read_meta(paths["meta"], ("rows", "width", "sha256"))
+    sums = meta["sha256"]
+    images = _read_array(paths["images"], (meta["rows"], meta["width"]), sums.get("images"))
+    trunk = None
+    if "trunk" in sums:
+        place = paths["images"].with_name(f"{split}_trunk.npy")
+        trunk = _read_array(place, (meta["rows"], meta.get("trunk_width")), sums["trunk"])
+    return {"images": images, "trunk": trunk, "index": _read_index(paths, meta), "meta": meta}
+
+
+def _read_index(paths: Mapping, meta: Mapping):
+    import pandas as pd
+
     _check_sum(paths["index"], meta["sha256"].get("index"))
     index = pd.read_csv(
         paths["index"],
@@ -234,7 +263,7 @@ def read_run_embeddings(run_dir, split: str) -> dict:
             f"{len(index)} rows of {', '.join(index.columns)}",
             f"it must hold {meta['rows']} rows of {', '.join(INDEX_COLUMNS)}: pretrain again",
         )
-    return {**arrays, "index": index, "meta": meta}
+    return index
 
 
 def _read_meta(path, keys: Sequence[str]) -> dict:

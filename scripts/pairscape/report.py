@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pairscape import files, tables
+from pairscape import batch_effect_table, files, tables
 from pairscape.errors import InputError
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -102,7 +102,8 @@ def read_runs(paths: Sequence) -> list[dict]:
 def read_tables(paths: Sequence) -> list[dict]:
     """Tables laid out for the page: ``title``, ``sections`` as of ``tables.retrieval_sections``.
 
-    A retrieval table gets the layout of its own; any other TSV stands as it is.
+    Tables of retrieval and of batch effects have a layout of their own; any other TSV stands as it
+    is.
     """
     read = []
     for path in paths:
@@ -118,6 +119,9 @@ def read_tables(paths: Sequence) -> list[dict]:
                 if row["seeds_missing"]
             ]
             sections, kind = tables.retrieval_sections(numbers), "retrieval"
+        elif rows and batch_effect_table.is_batch_effect_table(rows[0]):
+            sections = batch_effect_table.sections(batch_effect_table.read_table(path))
+            missing, kind = [], "batch_effect"
         else:
             header = list(rows[0]) if rows else []
             body = [[row[name] for name in header] for row in rows]
@@ -136,7 +140,10 @@ def read_tables(paths: Sequence) -> list[dict]:
 
 def name_in_words(path) -> str:
     """What a file shows: ``retrieval_<experiment>.tsv`` is "Retrieval, experiment ..."."""
-    kind, _, experiment = Path(path).stem.partition("_")
+    stem = Path(path).stem
+    kind, _, experiment = stem.partition("_")
+    if stem.startswith("batch_effect"):
+        kind, experiment = "batch effects", stem.removeprefix("batch_effect").removeprefix("_")
     return kind.capitalize() + (f", experiment {experiment}" if experiment else "")
 
 
