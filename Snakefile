@@ -39,6 +39,7 @@ rule all:
         ),
         expand(f"{RESULTS}/figures/retrieval_{{experiment}}.svg", experiment=EXPERIMENTS),
         batch_effect_files(".md", ".svg"),
+        expression_files(".md", ".svg"),
         pooled_also,
 
 

@@ -1,7 +1,8 @@
 """Score how well frozen image embeddings predict a spot's expression, before and after pretraining.
 
 IN   the dataset's shards, splits.tsv and genes.tsv; the stored features of image encoders (.npy, the
-     index .json beside each); options.json of runs (their embeddings lie beside it, in embeddings/)
+     index .json beside each); options.json of runs (their embeddings lie beside it, in embeddings/), or
+     the failed.json of a run that ran out of memory
 OUT  expression.tsv: one row per source of embeddings, recipe, group of test spots, metric and gene
 
 Options: experiment; dataset; encoders (for each image encoder of the runs and features: features_of,
@@ -13,13 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
-from pairscape import embeddings, expression, files, pair_data, pairs, program
+from pairscape import embeddings, expression, failures, files, pair_data, pairs, program
 from pairscape.errors import InputError
 from pairscape.expression import AFTER, AS_IT_CAME, ENCODER, SHARED, TRUNK
 from pairscape.program import log
 
 RESULT_VERSION = 1
-RUN_KEYS = ("experiment", "dataset", "image_encoder", "gene_encoder", "seed", "shards", "splits")
+RUN_KEYS = (*failures.RUN_KEYS, "shards", "splits")
 
 
 def main(argv=None):
@@ -31,7 +32,7 @@ def main(argv=None):
         splits="splits.tsv",
         genes="genes.tsv",
         features=program.Many("optional: image features (.npy), each with its .json beside it"),
-        runs=program.Many("optional: options.json of each run"),
+        runs=program.Many("optional: options.json, or failed.json, of each run"),
         scores="expression.tsv to write",
     )
     names = {name: args.options.pop(name, None) for name in ("experiment", "dataset", "encoders")}
@@ -107,34 +108,44 @@ def check_sources(args, names, shards, splits) -> list[tuple[dict, object]]:
         about = _about(names["encoders"], name, index_path, "encoder")
         _check_shards(index_path, index, shards, "embed the images again")
         _once(seen, (name,), path)
-        facts = {"image_encoder": name, "features_of": name, **about}
+        facts = {"image_encoder": name, **about}
         facts |= {"stage": AS_IT_CAME, "gene_encoder": "", "seed": ""}
         found.append((facts, _open_features(path, index_path)))
-    for path in args.runs or []:
-        run = files.read_json(path)
-        for key in RUN_KEYS:
+    for given in args.runs or []:
+        failed = failures.beside(given)
+        path = failed or given
+        run = failures.read(path) if failed else files.read_json(path)
+        for key in failures.RUN_KEYS if failed else RUN_KEYS:
             if not isinstance(run, dict) or key not in run:
                 raise InputError(path, key, "nothing", "delete the run and pretrain it again")
         for key in ("experiment", "dataset"):
             if run[key] != names[key]:
                 raise InputError(path, key, run[key], f"give only runs of {key} {names[key]}")
         about = _about(names["encoders"], run["image_encoder"], path, "image_encoder")
-        _check_shards(path, run, shards, "pretrain again")
-        if _places(run["splits"]) != _places(splits):
-            raise InputError(path, "splits", "other than splits.tsv", "pretrain again")
         identity = (run["image_encoder"], run["gene_encoder"], run["seed"])
         _once(seen, identity, path)
-        features_of = names["encoders"][run["image_encoder"]]["features_of"]
+        if not failed:
+            _check_shards(path, run, shards, "pretrain again")
+            if _places(run["splits"]) != _places(splits):
+                raise InputError(path, "splits", "other than splits.tsv", "pretrain again")
         facts = dict(zip(("image_encoder", "gene_encoder", "seed"), identity, strict=True))
-        facts |= {"features_of": features_of, **about, "stage": AFTER}
-        found.append((facts, _open_run(Path(path).parent)))
+        facts |= {**about, "control": _control(run) or about["control"], "stage": AFTER}
+        found.append((facts, _open_failed(run) if failed else _open_run(Path(path).parent)))
     return found
 
 
 def _about(encoders, name, path, field: str) -> dict:
     if name not in encoders:
         raise InputError(path, field, str(name), f"give only those of {', '.join(encoders)}")
-    return {"control": encoders[name].get("control") or ""}
+    of = encoders[name]
+    return {"features_of": of.get("features_of", name), "control": of.get("control") or ""}
+
+
+def _control(run) -> str:
+    """What the run stands for where it isn't an encoder pair but a floor or a ceiling."""
+    specs = [run.get("options", {}).get(f"{kind}_encoder") for kind in ("image", "gene")]
+    words = [spec.get("control") for spec in specs if isinstance(spec, dict)]
+    return "; ".join(filter(None, words)) or run.get("control", "")
 
 
 def _check_shards(path, made_of, shards, remedy: str) -> None:
@@ -166,6 +177,13 @@ def _open_features(path, index_path):
         # View v of row r is row v * N + r; view 0 is the patch as it is.
         array = array[: len(array) // index.get("views", 1)]
         yield ENCODER, expression.Source(dict.fromkeys(of_split, array), of_split), ""
+
+    return open_source
+
+
+def _open_failed(run):
+    def open_source(of_split):
+        yield SHARED, None, run["reason"]
 
     return open_source
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from pairscape import files, program, report
 from pairscape.program import log
 
-RESULT_VERSION = 1
+RESULT_VERSION = 2
 
 
 def main(argv=None):
@@ -40,7 +40,14 @@ def main(argv=None):
         "overlays": (args.overlays or [], _overlay_caption),
         "spot_figures": (args.spot_figures or [], _spot_caption(audits)),
         "curves": (args.curves or [], _curve_caption),
-        "figures": ([p for p in args.figures or [] if not _of_batches(p)], _figure_caption),
+        "figures": (
+            [p for p in args.figures or [] if not _of_batches(p) and not _of_expression(p)],
+            _figure_caption,
+        ),
+        "expression_figures": (
+            [p for p in args.figures or [] if _of_expression(p)],
+            _expression_caption,
+        ),
         "batch_figures": ([p for p in args.figures or [] if _of_batches(p)], _batch_caption),
     }
     uris = report.embed_images([path for paths, _ in groups.values() for path in paths])
@@ -132,6 +139,20 @@ def _batch_caption(path: Path) -> tuple[str, str]:
         f"{name}: silhouette-batch of each panel's splits and the mean recall on that panel. V: "
         "Cramér's V of the split with organ and disease state. The numbers, for each encoder pair, "
         f"batch and resolution, are in {path.stem}.tsv beside the figure.",
+    )
+
+
+def _of_expression(path) -> bool:
+    return Path(path).stem.startswith("expression_")
+
+
+def _expression_caption(path: Path) -> tuple[str, str]:
+    name = report.name_in_words(path)
+    return (
+        name,
+        f"{name}: correlation of predicted and measured expression, mean over genes, from each "
+        "encoder's features as they came and after contrastive pretraining, by two recipes whose "
+        "targets differ. Large marks: all test spots, mean over seeds; dots: test donors.",
     )
 
 

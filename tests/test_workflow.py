@@ -66,9 +66,10 @@ def test_tiny_plans_at_most_15_jobs_and_leaves_no_rule_of_the_demo_out(checkout)
     tiny, _ = plan(checkout, "--configfile", "tests/tiny.yaml")
     demo, _ = plan(checkout, "--configfile", "config/demo.yaml")
     assert tiny["total"] - tiny["all"] <= 15  # `all` runs nothing
-    # Switched off there by `batch_effect: {score: false}`.
-    batch_effects = {f"{verb}_batch_effect" for verb in ("score", "tabulate", "plot")}
-    assert set(demo) - set(tiny) == batch_effects
+    # Switched off there by `score: false`.
+    scores = ("batch_effect", "expression")
+    switched = {f"{verb}_{what}" for verb in ("score", "tabulate", "plot") for what in scores}
+    assert set(demo) - set(tiny) == switched
     assert not set(tiny) - set(demo)
 
 

@@ -375,6 +375,16 @@ def frozen_features(wildcards) -> dict[str, str]:
     return {"features": f"{folder}/features.npy", "features_index": f"{folder}/features.json"}
 
 
+def has_failed(run: str) -> bool:
+    """Whether a run recorded that it can't be made (pairscape.failures); delete that to try again."""
+    return Path(run, "failed.json").is_file() and not Path(run, "options.json").is_file()
+
+
+def told_in(run: str) -> str:
+    """The file in which a run says what it is, or why it isn't."""
+    return f"{run}/failed.json" if has_failed(run) else f"{run}/options.json"
+
+
 def scores_of(experiment: str) -> list[str]:
     return [
         f"{RESULTS}/scores/{experiment}/{dataset}/retrieval.tsv"
@@ -414,12 +424,62 @@ def batch_effect_files(*extensions: str) -> list[str]:
     ]
 
 
+def expression_encoders(experiment: str) -> dict[str, dict]:
+    """The image encoders that expression is predicted from: whose features, and what control."""
+    names = [run["image_encoder"] for run in expected_runs(experiment)]
+    found = {}
+    for name in dict.fromkeys([*names, *config["expression"]["also"]]):
+        spec = ENCODERS["image"][name]
+        base = spec["variant_of"] if spec.get("shuffle_pairs") else name
+        found[name] = {"features_of": base, "control": spec.get("control")}
+        if base not in found:
+            control = ENCODERS["image"][base].get("control")
+            found[base] = {"features_of": base, "control": control}
+    return found
+
+
+def expression_features(experiment: str, dataset: str) -> list[str]:
+    """The features of those encoders as they came, tuned in the pretraining or not."""
+    home = shards_home(dataset)
+    if DATASET_SAMPLES[home] != DATASET_SAMPLES[dataset]:
+        home = dataset
+    bases = [of["features_of"] for of in expression_encoders(experiment).values()]
+    folders = [FEATURES.format(dataset=home, image=image) for image in dict.fromkeys(bases)]
+    return [f"{folder}/features.npy" for folder in folders]
+
+
+def expression_scoring() -> dict:
+    """The options that expression is scored by."""
+    return {
+        key: value for key, value in config["expression"].items() if key not in ("score", "also")
+    }
+
+
+def expression_scores(experiment: str) -> list[str]:
+    return [
+        f"{RESULTS}/scores/{experiment}/{dataset}/expression.tsv"
+        for dataset in EXPERIMENTS[experiment]["datasets"]
+    ]
+
+
+def expression_files(*extensions: str) -> list[str]:
+    """The tables and figures of expression prediction with these extensions, where it is scored."""
+    return [
+        f"{RESULTS}/{'figures' if extension in ('.png', '.svg') else 'tables'}"
+        f"/expression_{experiment}{extension}"
+        for extension in extensions
+        for experiment in EXPERIMENTS
+        if config["expression"]["score"]
+    ]
+
+
 def all_runs(file: str) -> list[str]:
     return [
         f"{run}/{file}"
         for experiment, plan in EXPERIMENTS.items()
         for dataset in plan["datasets"]
         for run in runs(experiment, dataset)
+        if not has_failed(run)
     ]
 
 

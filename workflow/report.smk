@@ -12,6 +12,11 @@ rule tabulate_retrieval:
         table=f"{RESULTS}/tables/retrieval_{{experiment}}.tsv",
         markdown=f"{RESULTS}/tables/retrieval_{{experiment}}.md",
         latex=f"{RESULTS}/tables/retrieval_{{experiment}}.tex",
+        nearby=multiext(f"{RESULTS}/tables/retrieval-nearby_{{experiment}}", ".tsv", ".md", ".tex"),
+        groups=multiext(f"{RESULTS}/tables/retrieval-groups_{{experiment}}", ".tsv", ".md", ".tex"),
+        comparisons=multiext(
+            f"{RESULTS}/tables/retrieval-comparisons_{{experiment}}", ".tsv", ".md", ".tex"
+        ),
     log:
         f"{RESULTS}/logs/tabulate_retrieval/{{experiment}}.log",
     conda:
@@ -29,7 +34,8 @@ rule tabulate_retrieval:
         ),
     shell:
         "python {params.program:q} --scores {input.scores:q} --table {output.table:q}"
-        " --markdown {output.markdown:q} --latex {output.latex:q}"
+        " --markdown {output.markdown:q} --latex {output.latex:q} --nearby {output.nearby:q}"
+        " --groups {output.groups:q} --comparisons {output.comparisons:q}"
         " --options {params.options:q} --log {log:q}"
 
 
@@ -116,12 +122,64 @@ rule plot_batch_effect:
         " --numbers {output.numbers:q} --options {params.options:q} --log {log:q}"
 
 
+rule tabulate_expression:
+    input:
+        scores=lambda w: expression_scores(w.experiment),
+    output:
+        table=f"{RESULTS}/tables/expression_{{experiment}}.tsv",
+        markdown=f"{RESULTS}/tables/expression_{{experiment}}.md",
+        latex=f"{RESULTS}/tables/expression_{{experiment}}.tex",
+    log:
+        f"{RESULTS}/logs/tabulate_expression/{{experiment}}.log",
+    conda:
+        "../envs/pipeline.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        program=script("tabulate_expression"),
+        options=lambda w: options(
+            "tabulate_expression",
+            experiment=w.experiment,
+            expected=expected_runs(w.experiment),
+        ),
+    shell:
+        "python {params.program:q} --scores {input.scores:q} --table {output.table:q}"
+        " --markdown {output.markdown:q} --latex {output.latex:q}"
+        " --options {params.options:q} --log {log:q}"
+
+
+rule plot_expression:
+    input:
+        scores=lambda w: expression_scores(w.experiment),
+    output:
+        png=f"{RESULTS}/figures/expression_{{experiment}}.png",
+        svg=f"{RESULTS}/figures/expression_{{experiment}}.svg",
+    log:
+        f"{RESULTS}/logs/plot_expression/{{experiment}}.log",
+    conda:
+        "../envs/pipeline.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        program=script("plot_expression"),
+        options=lambda w: options("plot_expression", experiment=w.experiment),
+    shell:
+        "python {params.program:q} --scores {input.scores:q} --png {output.png:q}"
+        " --svg {output.svg:q} --options {params.options:q} --log {log:q}"
+
+
 rule write_report:
     input:
         tables=[f"{RESULTS}/tables/retrieval_{experiment}.tsv" for experiment in EXPERIMENTS]
-        + batch_effect_files(".tsv"),
+        + batch_effect_files(".tsv")
+        + expression_files(".tsv"),
         figures=[f"{RESULTS}/figures/retrieval_{experiment}.png" for experiment in EXPERIMENTS]
-        + batch_effect_files(".png"),
+        + batch_effect_files(".png")
+        + expression_files(".png"),
         curves=all_runs("curve.png"),
         run_options=all_runs("options.json"),
         checks=[f"{RESULTS}/samples/{sample}/check.json" for sample in dict(used_samples())],
@@ -158,7 +216,8 @@ rule write_report:
                 for sample in dict(used_samples())
             ],
             planned=["batch effects"] * (not config["batch_effect"]["score"])
-            + ["expression prediction", "mutation prediction", "audit"],
+            + ["expression prediction"] * (not config["expression"]["score"])
+            + ["mutation prediction", "audit"],
         ),
     shell:
         "python {params.program:q} --tables {input.tables:q} --figures {input.figures:q}"

@@ -144,6 +144,9 @@ def check_config(config: Mapping, source, samples: Mapping[str, Mapping]) -> Non
                     encoder, allowed, source, f"{place}.{kind}_encoders[{i}]", f"{kind} encoders"
                 )
     _check_batch_effect(config, source)
+    allowed = encoders.list_encoders(config["encoders"], "image")
+    for i, encoder in enumerate(config["expression"]["also"]):
+        _known(encoder, allowed, source, f"expression.also[{i}]", "image encoders")
 
 
 def _check_batch_effect(config: Mapping, source) -> None:

@@ -158,6 +158,8 @@ def rank_pairs(
     """
     count = len(queries)
     donor, sample = _codes(donors), _codes(samples)
+    if len(np.unique(donor * count + sample)) > len(np.unique(sample)):
+        raise ValueError("a sample is of two donors")
     # Rows of a donor and in it of a sample side by side: galleries are then ranges of columns.
     order = np.lexsort((sample, donor))
     sets = [partners(count), *nearby]
@@ -167,8 +169,6 @@ def rank_pairs(
         queries, gallery, donor, sample = (of[order] for of in (queries, gallery, donor, sample))
         sets = [_reorder(targets, order, back) for targets in sets]
     donor_ends, sample_ends = _run_ends(donor), _run_ends(sample)
-    if len(sample_ends) > len(np.unique(sample)):
-        raise ValueError("a sample is of two donors")
     edges = np.column_stack(
         [
             np.zeros(count, np.int64),
@@ -242,8 +242,10 @@ def _count(queries, gallery, edges, sets, device, block=None):
     numbers = _BLOCK_NUMBERS if device == "cpu" else _DEVICE_BLOCK_NUMBERS
     block = block or max(32, numbers // max(len(gallery), 1))
     count = _host_block if device == "cpu" else _device_block(distinct, place, device)
+    product = None
     for start in range(0, len(queries), block):
         rows = slice(start, start + block)
+        del product  # before the next one is made, or two are held
         product = queries[rows] @ distinct.T if device == "cpu" else queries[rows]
         for i, targets in enumerate(sets):
             own = targets.starts[start : start + block + 1]

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pairscape import batch_effect_table, files, tables
+from pairscape import batch_effect_table, expression_table, files, tables
 from pairscape.errors import InputError
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -102,8 +102,8 @@ def read_runs(paths: Sequence) -> list[dict]:
 def read_tables(paths: Sequence) -> list[dict]:
     """Tables laid out for the page: ``title``, ``sections`` as of ``tables.retrieval_sections``.
 
-    Tables of retrieval and of batch effects have a layout of their own; any other TSV stands as it
-    is.
+    Tables of retrieval, batch effects and expression have a layout of their own; any other TSV
+    stands as it is.
     """
     read = []
     for path in paths:
@@ -114,14 +114,28 @@ def read_tables(paths: Sequence) -> list[dict]:
             numbers = tables.read_table(path)
             missing = [
                 f"{name_in_words(path)}: {row['dataset']}, {row['image_encoder']} with "
-                f"{row['gene_encoder']}, seed {row['seeds_missing'].replace(' ', ', ')}"
+                f"{row['gene_encoder']}, {words}"
                 for row in numbers
-                if row["seeds_missing"]
+                for words in (
+                    f"seed {row['seeds_missing'].replace(' ', ', ')}" * bool(row["seeds_missing"]),
+                    row["seeds_failed"],
+                )
+                if words
             ]
             sections, kind = tables.retrieval_sections(numbers), "retrieval"
         elif rows and batch_effect_table.is_batch_effect_table(rows[0]):
             sections = batch_effect_table.sections(batch_effect_table.read_table(path))
             missing, kind = [], "batch_effect"
+        elif rows and expression_table.is_expression_table(rows[0]):
+            numbers = expression_table.read_table(path)
+            missing = [
+                f"{name_in_words(path)}: {row['dataset']}, {row['image_encoder']} with "
+                f"{row['gene_encoder']}, seed {row['seeds_missing'].replace(' ', ', ')}"
+                + (f" ({row['note']})" if row["note"] else "")
+                for row in numbers
+                if row["seeds_missing"]
+            ]
+            sections, kind = expression_table.sections(numbers), "expression"
         else:
             header = list(rows[0]) if rows else []
             body = [[row[name] for name in header] for row in rows]
@@ -144,6 +158,8 @@ def name_in_words(path) -> str:
     kind, _, experiment = stem.partition("_")
     if stem.startswith("batch_effect"):
         kind, experiment = "batch effects", stem.removeprefix("batch_effect").removeprefix("_")
+    elif stem.startswith("expression_"):
+        kind = "expression prediction"
     return kind.capitalize() + (f", experiment {experiment}" if experiment else "")
 
 
