@@ -17,7 +17,7 @@ from pairscape import config, encoders, files, program
 from pairscape.errors import InputError
 
 RESULT_VERSION = 2
-PACKAGES = ("torch", "lightning", "peft", "timm", "numpy", "pyarrow")
+PACKAGES = ("torch", "lightning", "open_clip_torch", "peft", "timm", "numpy", "pyarrow")
 MADE_BY = {"image": "embed_images", "gene": "embed_genes"}
 
 
