@@ -11,7 +11,7 @@ NEEDS_GB := 12
 SNAKEMAKE := $(VENV)/bin/snakemake --cores $(CORES) --workflow-profile profiles/local
 export PYTHONNOUSERSITE := 1
 
-.PHONY: help env lint format test demo real bench pins clean
+.PHONY: help env lint format test demo study real bench pins clean
 
 help:  ## what there is to make
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## (.*)/  make \1 \t\2/' | expand -t 16
@@ -58,6 +58,11 @@ demo: env  ## the whole way on simulated tissue (10 minutes): results/demo/repor
 	$(SNAKEMAKE) --configfile config/demo.yaml
 	echo "demo: $$((SECONDS - start)) s; open results/demo/report.html" >&2
 
+study: env  ## two seeds, controls and a tuned encoder (40 minutes): results/study/report.html
+	@start=$$SECONDS
+	$(SNAKEMAKE) --configfile config/study.yaml
+	echo "study: $$((SECONDS - start)) s; open results/study/report.html" >&2
+
 real: env  ## real H&E and counts from ../shared/data: results/real/report.html
 	@start=$$SECONDS
 	$(SNAKEMAKE) --configfile tests/real/config.yaml
@@ -65,7 +70,7 @@ real: env  ## real H&E and counts from ../shared/data: results/real/report.html
 	echo "real: $$((SECONDS - start)) s; open results/real/report.html" >&2
 
 bench: env  ## CPU time and memory against the obvious tools (10 minutes, 4 GB of disk): results/bench/
-	for what in pooling patches shards batch_effect retrieval; do
+	for what in pooling patches shards loader gene_side batch_effect retrieval; do
 	    $(VENV)/bin/python benchmarks/bench_$$what.py > /dev/null
 	done
 	$(VENV)/bin/python benchmarks/measure.py results/bench

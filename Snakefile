@@ -24,7 +24,9 @@ include: "workflow/report.smk"
 
 localrules:
     all,
+    fetch_all_weights,
     push_to_hub,
+    smoke,
 
 
 rule all:
@@ -34,10 +36,10 @@ rule all:
         f"{RESULTS}/report.html",
         expand(
             f"{RESULTS}/tables/retrieval_{{experiment}}.{{ext}}",
-            experiment=EXPERIMENTS,
+            experiment=IN_ALL,
             ext=["md", "tex"],
         ),
-        expand(f"{RESULTS}/figures/retrieval_{{experiment}}.svg", experiment=EXPERIMENTS),
+        expand(f"{RESULTS}/figures/retrieval_{{experiment}}.svg", experiment=IN_ALL),
         batch_effect_files(".md", ".svg"),
         expression_files(".md", ".svg"),
         pooled_also,
@@ -46,3 +48,13 @@ rule all:
 rule push_to_hub:  # never part of all
     input:
         f"{RESULTS}/datasets/pushed.json",
+
+
+rule fetch_all_weights:  # on a login node, before compute nodes without a network need them
+    input:
+        all_weights,
+
+
+rule smoke:  # one short pretraining on stored embeddings, scored
+    input:
+        smoke_scores,

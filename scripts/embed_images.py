@@ -1,16 +1,19 @@
 """Embed all patches of a dataset with a frozen image encoder, once.
 
 IN   the shards of a dataset, the encoder's weights
-OUT  features.npy, float32 (patches, width), patches in the order of the shards;
-     features.json: shards, checksums, the encoder's fingerprint
+OUT  features.npy, float32 (views x patches, width): view 0 holds the patches as they are, in the
+     order of the shards; further views hold each of them augmented in its own way;
+     features.json: shards, views, checksums, the encoder's fingerprint
 """
 
 from pathlib import Path
 
+import numpy as np
+
 from pairscape import encoders, program
 from pairscape.errors import InputError
 
-RESULT_VERSION = 1
+RESULT_VERSION = 2
 
 
 def main(argv=None):
@@ -33,10 +36,12 @@ def main(argv=None):
             f"{len(args.shards)}",
             f"give one for each of {len(samples)} samples",
         )
+    views = options.get("views", 1)
+    augmented = check_augmentation(options) if views > 1 else {}
+    weights = find_weights(spec, options["encoder_name"], args.weights)
 
     from pairscape import embeddings, files, image_encoders, pairs
 
-    weights = image_encoders.find_weights(spec, args.weights)
     shards = []
     for sample, path in zip(samples, args.shards, strict=True):
         found = pairs.shard_metadata(path)["sample"]
@@ -44,36 +49,131 @@ def main(argv=None):
             raise InputError(path, "sample", found, f"give the shard of {sample} in this place")
         rows = pairs.read_shard_table(path).num_rows
         shards.append({"sample": sample, "rows": rows, "sha256": files.sha256_file(path)})
-    tower = image_encoders.build(spec, weights)
-    patches = image_encoders.iter_patches(args.shards)
-    total = sum(shard["rows"] for shard in shards)
+    if spec["builder"] == "expression":
+        width, blocks = read_expression(args.shards)
+        model = {"weights_sha256": None, "fingerprint": None}
+    else:
+        tower = image_encoders.build(spec, weights)
+        width, blocks = spec["width"], embed_patches(tower, args, views, augmented)
+        model = {
+            "weights_sha256": image_encoders.tower_sha256(tower),
+            "fingerprint": image_encoders.fingerprint(tower, spec),
+        }
     index = embeddings.write_features(
         Path(args.features),
         Path(args.index),
-        image_encoders.embed(
-            tower,
-            spec,
-            program.progress(patches, f"embed {options['encoder_name']}", total, "patch"),
-            options.get("batch", image_encoders.BATCH),
-            args.threads,
-        ),
+        blocks,
         shards,
-        spec["width"],
+        width,
         {
             "dataset": options["dataset"],
             "encoder": options["encoder_name"],
             "encoder_sha256": image_encoders.spec_sha256(spec),
-            "weights_sha256": image_encoders.tower_sha256(tower),
-            "fingerprint": image_encoders.fingerprint(tower, spec),
+            **model,
+            **augmented,
         },
+        views,
     )
     program.log.info(
-        "%d patches of %d samples embedded by %s into %d numbers each",
-        index["rows"],
+        "%d patches of %d samples embedded by %s into %d numbers each%s",
+        index["rows"] // views,
         len(shards),
         options["encoder_name"],
         index["width"],
+        f", in {views} views" if views > 1 else "",
     )
+
+
+def check_augmentation(options) -> dict:
+    """What the views after the first are made by: kind and seed, as the index holds them.
+
+    Raises
+    ------
+    InputError
+        The kind isn't known, or there is nothing to augment.
+    """
+    from pairscape import augmentation
+
+    kind = options.get("augmentation")
+    if kind not in augmentation.KINDS:
+        raise InputError(
+            "--options",
+            "augmentation",
+            repr(kind),
+            f"views after the first need one of {', '.join(augmentation.KINDS)}",
+        )
+    if options["encoder"]["builder"] == "expression":
+        raise InputError(
+            "--options",
+            "views",
+            str(options["views"]),
+            f"{options['encoder_name']} sees no patches: write 1",
+        )
+    return {"augmentation": kind, "augmentation_seed": options.get("seed", 0)}
+
+
+def find_weights(spec, name: str, path):
+    """The weights file, or None for a control that has none. Nothing else runs at random.
+
+    Raises
+    ------
+    InputError
+        The file isn't there; or the encoder has none and isn't a control.
+    """
+    from pairscape import weights
+
+    if spec["weights"] is not None:
+        return weights.find_weights(spec, path)
+    if path is not None:
+        raise InputError(path, "weights", "a file", f"{name} has no weights: leave the flag out")
+    if not spec.get("control"):
+        raise InputError(
+            f"config/encoders/image/{name}.yaml",
+            "weights",
+            "null",
+            "declare its weights; only a control (key `control`) may run without any",
+        )
+    return None
+
+
+def embed_patches(tower, args, views: int, augmented):
+    """Yield the embeddings of all views, of all patches in each, batch by batch."""
+    from pairscape import augmentation, image_encoders, patch_reader
+
+    options = args.options
+    reader = patch_reader.PatchReader(args.shards, options["encoder"]["input"])
+    size = options.get("batch") or image_encoders.batch_size()
+    batches = [
+        (view, np.arange(at, min(at + size, len(reader))))
+        for view in range(views)
+        for at in range(0, len(reader), size)
+    ]
+
+    def read(batch):
+        view, rows = batch
+        patches = reader.read(rows)
+        if view == 0:
+            return patches
+        kind, seed = augmented["augmentation"], augmented["augmentation_seed"]
+        return augmentation.augment(patches, seed, view, rows, kind)
+
+    return image_encoders.embed(
+        tower,
+        options["encoder"],
+        read,
+        program.progress(batches, f"embed {options['encoder_name']}", unit="batch"),
+        args.threads,
+    )
+
+
+def read_expression(shards):
+    """The number of genes, and log(1 + counts) block by block: a spot's own expression."""
+    from pairscape import pair_data, pairs
+
+    genes = pairs.shard_metadata(shards[0])["genes"]
+    counts = pair_data.Counts(shards, genes)
+    blocks = counts.blocks(np.arange(len(counts)))
+    return len(genes), (np.log1p(block.astype(np.float32)) for block in blocks)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,28 @@
-"""Bring the weights of an encoder; a login node can do it for compute nodes without a network.
+"""Bring a file of an encoder's weights; a login node can do it for compute nodes without a network.
 
 IN   the encoder's declaration (kind, name and encoder, in the options)
-OUT  the weights file
+OUT  the file, and beside it <file>.source.json: where it comes from, revision, SHA-256, licence
+
+The path's last part tells which file it is: the weights or one of the extra files. A file that lies
+there is verified and taken. The Hugging Face token comes from HF_TOKEN or the Hugging Face login,
+the Hub's address from HF_ENDPOINT; neither is an option, and neither is written anywhere.
 """
 
-from pairscape import encoders, program
+from pairscape import encoders, program, weight_files
 from pairscape.errors import InputError
+from pairscape.program import log
 
 RESULT_VERSION = 1
 
 
 def main(argv=None):
-    args = program.parse(argv, __doc__, RESULT_VERSION, weights="the weights file to write")
+    args = program.parse(
+        argv,
+        __doc__,
+        RESULT_VERSION,
+        weights="the file to write",
+        source="optional: the JSON to write; <weights>.source.json if it isn't given",
+    )
     kind, name, spec = (args.options[key] for key in ("kind", "name", "encoder"))
     file = f"config/encoders/{kind}/{name}.yaml"
     encoders.require_built(spec, file)
@@ -23,12 +34,10 @@ def main(argv=None):
             source,
             f"there is nothing to fetch for {name}: use it without this step",
         )
-    raise InputError(
-        file,
-        "weights.source",
-        f"{source}, which isn't fetched by this version",
-        f"put {spec['weights']['file']} of {spec['weights']['location']} at {args.weights}",
+    record = weight_files.fetch(
+        spec, file, args.weights, args.source or f"{args.weights}.source.json"
     )
+    log.info("%s: %.1f MB, SHA-256 %s", args.weights, record["bytes"] / 1e6, record["sha256"])
 
 
 if __name__ == "__main__":

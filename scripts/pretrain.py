@@ -1,7 +1,11 @@
 """Train an image-gene pair contrastively on a dataset, then embed its validation and test pairs.
 
-IN   the dataset's shards, splits.tsv and genes.tsv; the stored features of the frozen image encoder
-OUT  model.ckpt, options.json, metrics.csv, curve.png; embeddings/<split>* beside them
+A side that is frozen is read as stored features and its encoder isn't built; a side that is tuned
+runs its encoder here. Several devices: see the training options `devices` and `nodes`.
+
+IN   the dataset's shards, splits.tsv and genes.tsv; stored features, or weights, of each encoder
+OUT  model.ckpt, options.json, metrics.csv, curve.png; embeddings/<split>* beside them;
+     where the memory ran out: failed.json
 """
 
 import csv
@@ -10,11 +14,12 @@ import platform
 import subprocess
 from pathlib import Path
 
-from pairscape import encoders, files, program
+from pairscape import config, encoders, failures, files, program
 from pairscape.errors import InputError
 
-RESULT_VERSION = 1
-PACKAGES = ("torch", "lightning", "open_clip_torch", "timm", "numpy", "pyarrow")
+RESULT_VERSION = 3
+PACKAGES = ("torch", "lightning", "open_clip_torch", "peft", "timm", "numpy", "pyarrow")
+MADE_BY = {"image": "embed_images", "gene": "embed_genes"}
 
 
 def main(argv=None):
@@ -25,15 +30,116 @@ def main(argv=None):
         shards=program.Many("the dataset's shards, in the order of the option samples"),
         splits="the dataset's splits.tsv",
         genes="the dataset's genes.tsv",
-        features="optional: the image features (.npy), for a frozen image encoder",
-        features_index="optional: their index (.json)",
+        image_features="optional: the image features (.npy), for a frozen image encoder",
+        image_index="optional: their index (.json)",
+        gene_features="optional: the gene features (.npy), for a frozen gene encoder",
+        gene_index="optional: their index (.json)",
+        image_weights="optional: the image encoder's fetched weights, where it is tuned",
+        gene_weights="optional: the gene encoder's weights, fetched or fitted, where it is tuned",
         model="the trained pair to write (model.ckpt)",
         run_options="the resolved options to write (options.json)",
         metrics="the training metrics to write (.csv)",
         curve="the training curve to write (.png)",
     )
     options = args.options
-    for kind in ("image", "gene"):
+    check_options(options, args.shards)
+
+    import torch
+
+    from pairscape import pair_data, pairs, pretraining, processes
+
+    torch.set_num_threads(args.threads)
+    training = pretraining.resolve_training(options["training"])
+    genes = pairs.read_genes(args.genes)
+    splits = files.read_tsv(args.splits, ["sample", "split", "organ", "disease_state"])
+    shards = [
+        {
+            "sample": sample,
+            "rows": pairs.read_shard_table(path).num_rows,
+            "sha256": files.sha256_file(path),
+        }
+        for sample, path in zip(options["samples"], args.shards, strict=True)
+    ]
+    stored = read_stored(args, training, shards, splits)
+    rows = pair_data.split_rows(
+        options["samples"], [shard["rows"] for shard in shards], splits, args.splits
+    )
+    check_rows(args.splits, rows, training, is_closed_form(options))
+    counts = pair_data.Counts(args.shards, [gene["gene_symbol"] for gene in genes])
+    train_facts = pair_data.train_facts(counts, rows["train"], args.splits)
+    data = {
+        "genes": genes,
+        "splits": splits,
+        "shards": shards,
+        "rows": rows,
+        "counts": counts,
+        "train_facts": train_facts,
+        "stored": stored,
+    }
+    identity = files.sha256_json(
+        {
+            "result_version": RESULT_VERSION,
+            "options": {key: value for key, value in options.items() if key != "training"},
+            "training": {
+                key: value
+                for key, value in training.items()
+                if key not in pretraining.MACHINE_OPTIONS
+            },
+            "shards": shards,
+            "stored": {side: index["sha256"] for side, index in stored.items()},
+            "weights": {
+                name: files.sha256_file(path)
+                for name in ("image_weights", "gene_weights")
+                if (path := getattr(args, name)) is not None
+            },
+            "splits": files.sha256_file(args.splits),
+            "genes": files.sha256_file(args.genes),
+        }
+    )
+    if is_closed_form(options):
+        fit_closed_form(args, data, training, identity)
+        return
+    trained = build(args, data, training)
+    world = processes.start(training["devices"], training["nodes"])
+    try:
+        selected, metrics = pretraining.train(
+            trained["pair"],
+            trained["rows"],
+            rows,
+            Path(args.model).parent,
+            identity,
+            options["seed"],
+            world,
+            config.stored_views(training) if "images" in stored else 1,
+        )
+        world.leave()
+        if world.is_first:
+            write_run(args, data, training, identity, trained, selected, metrics, world)
+    except Exception as error:
+        record_failure(args, error)
+        raise
+
+
+def record_failure(args, error: Exception) -> None:
+    """Leave a record where the same run would fail again, so that tables can say why."""
+    options, why = args.options, failures.reason(error)
+    if why is None:
+        return
+    names = {"image_encoder": options["image_name"], "gene_encoder": options["gene_name"]}
+    run = {**{key: options[key] for key in ("experiment", "dataset", "seed")}, **names}
+    failures.write(Path(args.model).parent, run, why, str(error))
+    raise InputError(
+        args.model,
+        "memory",
+        why,
+        f"set training.micro_batch lower; its row of the tables says so: delete {failures.FILE}"
+        " beside it to try again",
+    ) from error
+
+
+def check_options(options, shards) -> None:
+    """Refuse what can be seen without reading anything."""
+    for kind in encoders.KINDS:
         file = f"config/encoders/{kind}/{options[f'{kind}_name']}.yaml"
         encoders.require_built(options[f"{kind}_encoder"], file)
     if options.get("protocol", "corrected") != "corrected":
@@ -43,38 +149,27 @@ def main(argv=None):
             options["protocol"],
             "choose corrected: the other isn't built yet",
         )
-    if not args.features or not args.features_index:
-        raise InputError(
-            "--features",
-            "flag",
-            "nothing",
-            "give the features that embed_images made, and their index",
-        )
-    samples = options["samples"]
-    if len(args.shards) != len(samples):
+    if len(shards) != len(options["samples"]):
         raise InputError(
             "--shards",
             "number",
-            f"{len(args.shards)}",
-            f"give one for each of {len(samples)} samples",
+            f"{len(shards)}",
+            f"give one for each of {len(options['samples'])} samples",
         )
 
-    import lightning as L
-    import torch
 
-    from pairscape import embeddings, image_encoders, pair_data, pairs, pretraining
+def is_closed_form(options) -> bool:
+    """Whether nothing is trained: the pair is two matrices (``linear_alignment``)."""
+    return options["gene_encoder"]["builder"] == "linear_alignment"
 
-    torch.set_num_threads(args.threads)
-    training = pretraining.resolve_training(options["training"])
-    genes = [gene["gene_symbol"] for gene in pairs.read_genes(args.genes)]
-    splits = files.read_tsv(args.splits, ["sample", "split", "organ", "disease_state"])
-    features, index = embeddings.read_features(args.features, args.features_index)
-    shards = check_features(args, index, image_encoders.spec_sha256(options["image_encoder"]))
-    row_counts = [shard["rows"] for shard in shards]
-    rows = pair_data.split_rows(samples, row_counts, splits, args.splits)
+
+def check_rows(path, rows, training, closed_form: bool) -> None:
+    """Refuse or tell what the sizes of the splits don't go with; ``path`` is splits.tsv."""
+    if closed_form:
+        return
     if training["select"] == "best_val_loss" and not len(rows["val"]):
         raise InputError(
-            args.splits,
+            path,
             "split val",
             "no pairs",
             "set training.select to last, or put a sample into val",
@@ -85,135 +180,413 @@ def main(argv=None):
             len(rows["train"]),
             training["batch_size"],
         )
-    counts = pair_data.Counts(args.shards, genes)
-    library_size = pair_data.train_facts(counts, rows["train"], args.splits).library_size
 
-    identity = files.sha256_json(
-        {
-            "result_version": RESULT_VERSION,
-            "options": options,
-            "training": training,
-            "shards": shards,
-            "features": index["sha256"],
-            "splits": files.sha256_file(args.splits),
-            "genes": files.sha256_file(args.genes),
-        }
-    )
-    folder = Path(args.model).parent
-    seed = options["seed"]
-    L.seed_everything(seed, verbose=False)
-    module = pretraining.Pair(
-        options["gene_encoder"], training, features.shape[1], len(genes), library_size
-    )
-    data = pretraining.PairData(features, counts, rows, training["batch_size"], seed)
-    selected, metrics = pretraining.train(module, data, folder, identity, seed)
-    module.load_state_dict(selected["state"], strict=True)
 
-    facts = {
-        "experiment": options["experiment"],
-        "dataset": options["dataset"],
-        "image_encoder": options["image_name"],
-        "gene_encoder": options["gene_name"],
-        "seed": seed,
-        "options_sha256": identity,
-        "selected_step": selected["step"],
-    }
-    scale = float(module.logit_scale.detach().exp())
-    for split in ("val", "test"):
-        if not len(rows[split]):
-            for path in embeddings.run_files(folder, split).values():
-                path.unlink(missing_ok=True)
-            continue
-        images, expression = pretraining.embed_pairs(module, data.pairs, rows[split])
-        embeddings.write_run_embeddings(
-            folder,
-            split,
-            images,
-            expression,
-            pair_data.run_index(args.shards, splits, rows[split]),
-            {**facts, "logit_scale": scale},
+def read_stored(args, training, shards, splits) -> dict[str, dict]:
+    """The indices of the stored features by side, for the sides that run once, all checked.
+
+    Raises
+    ------
+    InputError
+        Features are missing or not wanted; or they are of another encoder, of other shards, of
+        other views, or of an encoder that knows of held-out samples.
+    """
+    from pairscape import embeddings
+
+    options, found = args.options, {}
+    once = config.runs_once(training, options["gene_encoder"])
+    if is_closed_form(options) and not once["image"]:
+        raise InputError(
+            "--options",
+            "training.image_tuning",
+            training["image_tuning"],
+            "a closed form needs stored features: choose frozen, and no tokens",
         )
-    with files.atomic_path(args.metrics) as path, open(path, "w", newline="") as handle:
-        writer = csv.DictWriter(handle, pretraining.METRIC_COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        for row in metrics:
-            writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
-    pretraining.plot_curve(
-        args.curve,
-        metrics,
-        selected["step"],
-        training["loss"],
-        f"{options['image_name']} – {options['gene_name']}, {options['dataset']}, seed {seed}",
+    for kind, side in (("image", "images"), ("gene", "genes")):
+        paths = getattr(args, f"{kind}_features"), getattr(args, f"{kind}_index")
+        if not once[kind]:
+            if paths[0]:
+                raise InputError(
+                    f"--{kind}-features",
+                    "flag",
+                    paths[0],
+                    f"leave it out: with these options the {kind} encoder runs in the training",
+                )
+            continue
+        if None in paths:
+            raise InputError(
+                f"--{kind}-features",
+                "flag",
+                "nothing",
+                f"give the features that {MADE_BY[kind]} made, and their index",
+            )
+        index = embeddings.read_features(*paths)[1]
+        check_features(paths[1], kind, index, options[f"{kind}_encoder"], shards, args.shards)
+        found[side] = {**index, "path": paths[0]}
+    if "images" in found:
+        check_views(args.image_index, found["images"], training)
+    if "genes" in found:
+        check_known(args.gene_index, found["genes"], splits)
+    return found
+
+
+def check_features(path, kind: str, index: dict, spec: dict, shards, shard_paths) -> None:
+    """Refuse features of another encoder or of other shards than those at hand."""
+    again = f"run {MADE_BY[kind]} again"
+    if index.get("encoder_sha256") != encoders.spec_sha256(spec):
+        raise InputError(
+            path,
+            "encoder_sha256",
+            "features of another encoder, or of another state of its file",
+            again,
+        )
+    for shard, expected, shard_path in zip(shards, index["shards"], shard_paths, strict=False):
+        if shard != expected:
+            raise InputError(
+                path,
+                f"shards, sample {expected.get('sample')}",
+                f"features that weren't made of {shard_path}",
+                again,
+            )
+    if len(index["shards"]) != len(shards):
+        raise InputError(
+            path, "shards", f"{len(index['shards'])} of them for {len(shards)} shards", again
+        )
+
+
+def check_views(path, index: dict, training) -> None:
+    """Refuse image features with fewer views, or others, than are trained on."""
+    wanted = config.stored_views(training)
+    if index["views"] < wanted:
+        raise InputError(
+            path,
+            "views",
+            f"{index['views']} where {wanted} are trained on",
+            "embed the images again with so many views, or lower training.stored_views",
+        )
+    kind = index.get("augmentation")
+    if wanted > 1 and kind != training["augmentation"]:
+        raise InputError(
+            path,
+            "augmentation",
+            f"views by {kind} where training.augmentation is {training['augmentation']}",
+            "embed the images again",
+        )
+
+
+def check_known(path, index: dict, splits) -> None:
+    """Refuse gene features of an encoder that was fitted on, or scaled by, held-out samples."""
+    train = {row["sample"] for row in splits if row["split"] == "train"}
+    fitted = index.get("fitted_on") or {"samples": [], "leaked": []}
+    known = {sample["sample"] for sample in fitted["samples"]} - set(fitted["leaked"])
+    for sample in sorted(known | set(index.get("train_samples", ()))):
+        if sample not in train:
+            raise InputError(
+                path,
+                f"sample {sample}",
+                "gene features of an encoder that knows of it, though it isn't in the train split",
+                "fit and run the gene encoder again, on this split",
+            )
+
+
+def build(args, data, training) -> dict:
+    """The pair before training, and what reads its rows."""
+    import torch
+
+    from pairscape import batches, pair, patch_reader, pretraining
+
+    options, stored, pairs_number = args.options, data["stored"], len(data["counts"])
+    image, gene, seed = options["image_encoder"], options["gene_encoder"], options["seed"]
+    if "genes" not in stored and gene["learned_from"] == "dataset":
+        from pairscape.architectures import drvi
+
+        if args.gene_weights is not None:
+            drvi.check_fitted_on(args.gene_weights, data["splits"], args.splits, data["shards"])
+    torch.manual_seed(seed)
+    description = pair.describe(
+        image,
+        gene,
+        training,
+        data["genes"],
+        {side: index["width"] for side, index in stored.items()},
+        data["train_facts"],
     )
-    files.write_json(
-        args.run_options,
+    towers = pair.build_towers(description, args.image_weights, args.gene_weights)
+    description["trunk_sha256"] = {
+        side: index["weights_sha256"] for side, index in stored.items()
+    } | pair.trunk_checksums(description, towers)
+    torch.manual_seed(seed)  # the heads don't depend on which towers were built
+    dealt = None
+    if image.get("shuffle_pairs"):
+        dealt = batches.deal(data["rows"]["train"], pairs_number, seed)
+    return {
+        "fingerprints": fingerprints(stored, towers, image, gene, data["genes"]),
+        "pair": pair.Pair(description, towers),
+        "rows": batches.PairRows(
+            batches.Stored(stored["images"]["path"])
+            if "images" in stored
+            else patch_reader.PatchReader(args.shards, image["input"]),
+            batches.Stored(stored["genes"]["path"]) if "genes" in stored else data["counts"],
+            pairs_number,
+            seed,
+            pretraining.augmentation_kind(training),
+            dealt,
+        ),
+    }
+
+
+def fingerprints(stored, towers, image, gene, genes) -> dict:
+    """What each encoder makes of a fixed input, by side; null for one that starts from nothing."""
+    from pairscape import gene_encoders, image_encoders
+
+    found = {side: index["fingerprint"] for side, index in stored.items()}
+    if towers["images"] is not None:
+        found["images"] = image_encoders.fingerprint(towers["images"], image)
+    if towers["genes"] is not None:
+        learns = gene["learned_from"] == "pair"
+        found["genes"] = None if learns else gene_encoders.fingerprint(towers["genes"], gene, genes)
+    return found
+
+
+def write_run(args, data, training, identity, trained, selected, metrics, world) -> None:
+    """Embed the held-out pairs with the selected weights and write everything."""
+    from pairscape import pair, pretraining, training_curve
+
+    module = trained["pair"]
+    module.load_kept_state(selected["state"])
+    facts = run_facts(args.options, identity, selected["step"])
+    scale = float(module.logit_scale.detach().exp())
+    write_embeddings(
+        args,
+        data,
+        facts | {"logit_scale": scale},
+        lambda rows: pretraining.embed_pairs(module, trained["rows"], rows, world),
+        lambda rows, path: pretraining.embed_image_sides(
+            module, trained["rows"], rows, world, path
+        ),
+        keeps_trunk=not module.images.is_frozen,
+    )
+    write_metrics(args.metrics, metrics)
+    training_curve.plot_curve(
+        args.curve, metrics, selected["step"], training["loss"], run_title(args.options)
+    )
+    write_options(
+        args,
+        data,
+        training,
+        facts,
         {
-            **facts,
-            "options": {**options, "training": training},
             "precision": pretraining.resolve_precision(training["precision"]),
-            "result_version": RESULT_VERSION,
-            "splits": splits,
-            "pairs": {split: len(rows[split]) for split in rows},
-            "genes": len(genes),
-            "library_size": library_size,
-            "parameters": {
-                name: sum(p.numel() for p in part.parameters())
-                for name, part in module.named_children()
-            },
+            "parameters": module.parameter_counts(),
             "selected_val_loss": selected["loss"],
             "logit_scale": scale,
-            "shards": shards,
-            "features_sha256": index["sha256"],
-            "image_weights_sha256": index["weights_sha256"],
-            "fingerprint": index["fingerprint"],
-            "versions": versions(),
-            "git_commit": git_commit(),
+            "steps": metrics[-1]["step"],
+            "device": world.device.type,
+            "fingerprints": trained["fingerprints"],
+            "trunk_sha256": module.description["trunk_sha256"],
         },
     )
-    pretraining.save_pair(args.model, module, selected["state"], {**facts, "genes": genes})
-    (folder / "last.ckpt").unlink(missing_ok=True)
+    pair.save_pair(args.model, module, selected["state"], {**facts, "genes": symbols(data)})
+    (Path(args.model).parent / "last.ckpt").unlink(missing_ok=True)
+    failures.clear(Path(args.model).parent)
     program.log.info(
         "%s-%s, seed %d: step %d of %d selected%s",
-        options["image_name"],
-        options["gene_name"],
-        seed,
+        args.options["image_name"],
+        args.options["gene_name"],
+        args.options["seed"],
         selected["step"],
         training["max_steps"],
         "" if selected["loss"] is None else f", validation loss {selected['loss']:.3f}",
     )
 
 
-def check_features(args, index: dict, encoder_sha256: str) -> list[dict]:
-    """The shards' samples, sizes and checksums, which must be those the features were made of."""
-    if index.get("encoder_sha256") != encoder_sha256:
+def fit_closed_form(args, data, training, identity) -> None:
+    """Fit a linear alignment in the place of a training, and write what a training writes."""
+    import numpy as np
+    import torch
+
+    from pairscape import batches, contrastive, linear_alignment, training_curve
+
+    options, rows, counts = args.options, data["rows"], data["counts"]
+    if options["image_encoder"].get("shuffle_pairs"):
         raise InputError(
-            args.features_index,
-            "encoder_sha256",
-            "features of another encoder, or of another state of its file",
-            "embed the images again",
+            "--options", "gene_name", options["gene_name"], "shuffled pairs need a trained pair"
         )
-    found = [
-        {"sample": sample, "rows": shard.get("rows"), "sha256": files.sha256_file(path)}
-        for sample, path, shard in zip(
-            args.options["samples"], args.shards, index["shards"], strict=False
+    features = batches.Stored(data["stored"]["images"]["path"])[: len(counts)]
+    donor_of = {row["sample"]: row.get("donor", "") for row in data["splits"]}
+    alignment = linear_alignment.fit(
+        features,
+        counts,
+        rows,
+        data["train_facts"],
+        {
+            **options["gene_encoder"]["arguments"],
+            "embedding_dim": training["embedding_dim"],
+            "donors": np.repeat(
+                [donor_of.get(shard["sample"], "") for shard in data["shards"]],
+                [shard["rows"] for shard in data["shards"]],
+            ),
+            "seed": options["seed"],
+        },
+    )
+
+    def embed(chosen):
+        return (
+            alignment.embed_images(np.asarray(features[chosen])),
+            alignment.embed_genes(counts[chosen]),
         )
+
+    recalls = [
+        (len(part), float(contrastive.batch_recall(*map(torch.from_numpy, embed(part)))))
+        for part in batches.validation_batches(rows["val"], training["batch_size"], options["seed"])
     ]
-    for shard, expected, path in zip(found, index["shards"], args.shards, strict=False):
-        if shard != expected:
-            raise InputError(
-                args.features_index,
-                f"shards, sample {expected.get('sample')}",
-                f"features that weren't made of {path}",
-                "embed the images again",
-            )
-    if len(index["shards"]) != len(args.shards):
-        raise InputError(
-            args.features_index,
-            "shards",
-            f"{len(index['shards'])} of them for {len(args.shards)} shards",
-            "embed the images again",
+    metrics = []
+    if recalls:
+        sizes, values = np.array(recalls).T
+        metrics = [
+            {
+                "step": 0,
+                "split": "val",
+                "batch": round(sizes.mean()),
+                "recall@5": float((sizes * values).sum() / sizes.sum()),
+            }
+        ]
+    facts = run_facts(options, identity, 0)
+    write_embeddings(
+        args,
+        data,
+        facts | {"logit_scale": 1.0},
+        embed,
+        lambda rows, path: (alignment.embed_images(np.asarray(features[rows])), None),
+    )
+    write_metrics(args.metrics, metrics)
+    training_curve.plot_penalties(args.curve, alignment.about, run_title(options))
+    write_options(
+        args,
+        data,
+        training,
+        facts,
+        {
+            "precision": "float64",
+            "parameters": {
+                "image_head": alignment.image_mean.size + alignment.image_map.size,
+                "gene_head": alignment.gene_mean.size + alignment.gene_map.size,
+            },
+            "closed_form": alignment.about,
+            "logit_scale": 1.0,
+            "fingerprints": {"images": data["stored"]["images"]["fingerprint"]},
+            "trunk_sha256": {"images": data["stored"]["images"]["weights_sha256"]},
+        },
+    )
+    alignment.save(args.model)
+    program.log.info(
+        "%s-%s: closed form, %d dimensions, penalty %g",
+        options["image_name"],
+        options["gene_name"],
+        alignment.image_map.shape[1],
+        alignment.about["penalty"],
+    )
+
+
+def run_facts(options, identity: str, step: int) -> dict:
+    """What names a run in each of its files."""
+    return {
+        "experiment": options["experiment"],
+        "dataset": options["dataset"],
+        "image_encoder": options["image_name"],
+        "gene_encoder": options["gene_name"],
+        "seed": options["seed"],
+        "options_sha256": identity,
+        "selected_step": step,
+    }
+
+
+def run_title(options) -> str:
+    """The heading of a run's figure."""
+    return (
+        f"{options['image_name']} – {options['gene_name']}, {options['dataset']},"
+        f" seed {options['seed']}"
+    )
+
+
+def symbols(data) -> list[str]:
+    return [gene["gene_symbol"] for gene in data["genes"]]
+
+
+def write_embeddings(args, data, meta, embed, embed_images, keeps_trunk: bool = False) -> None:
+    """Embed and write the validation and test pairs; an absent split has no files.
+
+    With the option ``embed_train`` also the image side of the train pairs, and what a tuned image
+    encoder gives before the projection, for what is predicted from images.
+
+    Parameters
+    ----------
+    embed
+        Rows -> images and genes.
+    embed_images
+        Rows and a scratch file or None -> images, and the encoder's output if there is a file.
+    keeps_trunk
+        Whether the image encoder was tuned.
+    """
+    from pairscape import embeddings, pair_data
+
+    folder = Path(args.model).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    wanted = args.options.get("embed_train", False)
+    scratch = folder / ".part-trunk.npy" if wanted and keeps_trunk else None
+    for split in ("train", "val", "test"):
+        rows = data["rows"][split]
+        if not len(rows) or (split == "train" and not wanted):
+            for path in embeddings.run_files(folder, split).values():
+                path.unlink(missing_ok=True)
+            continue
+        expression = trunk = None
+        if split == "train" or scratch is not None:
+            images, trunk = embed_images(rows, scratch)
+        if split != "train":
+            images, expression = embed(rows)
+        embeddings.write_run_embeddings(
+            folder,
+            split,
+            images,
+            expression,
+            pair_data.run_index(args.shards, data["splits"], rows),
+            meta,
+            trunk,
         )
-    return found
+        if scratch is not None:
+            scratch.unlink(missing_ok=True)
+
+
+def write_metrics(path, metrics) -> None:
+    from pairscape import pretraining
+
+    with files.atomic_path(path) as temporary, open(temporary, "w", newline="") as handle:
+        writer = csv.DictWriter(handle, pretraining.METRIC_COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        for row in metrics:
+            writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+
+
+def write_options(args, data, training, facts, more) -> None:
+    """Write options.json: all that the run was made of."""
+    files.write_json(
+        args.run_options,
+        {
+            **facts,
+            "options": {**args.options, "training": training},
+            "result_version": RESULT_VERSION,
+            "splits": data["splits"],
+            "pairs": {split: len(rows) for split, rows in data["rows"].items()},
+            "genes": len(data["genes"]),
+            "library_size": data["train_facts"].library_size,
+            "shards": data["shards"],
+            "features_sha256": {side: index["sha256"] for side, index in data["stored"].items()},
+            **more,
+            "versions": versions(),
+            "git_commit": git_commit(),
+        },
+    )
 
 
 def versions() -> dict[str, str]:

@@ -9,7 +9,7 @@ import torch
 from tiny_pairs import SAMPLES, SPEC, write_dataset
 
 import embed_images
-from pairscape import embeddings, image_encoders
+from pairscape import augmentation, embeddings, image_encoders, pairs, patch_reader
 from pairscape.errors import InputError
 
 
@@ -19,11 +19,22 @@ def dataset(tmp_path_factory):
     shards, patches, _, _ = write_dataset(folder)
     torch.manual_seed(0)
     tower = image_encoders.build(SPEC, None)
-    torch.save(tower.state_dict(), folder / "weights.pth")
+    torch.save(tower.model.state_dict(), folder / "weights.pth")
     return folder, shards, patches
 
 
-def run(dataset, out, shards=None, **changes):
+CONTROL = {**SPEC, "weights": None, "control": "floor: untrained"}
+EXPRESSION = {
+    **CONTROL,
+    "builder": "expression",
+    "arguments": {},
+    "width": None,
+    "parameters": 0,
+    "input": {"library_size": "none", "transform": "log1p"},
+}
+
+
+def run(dataset, out, shards=None, weights=True, threads=1, **changes):
     folder, all_shards, _ = dataset
     options = {
         "encoder": SPEC,
@@ -35,18 +46,18 @@ def run(dataset, out, shards=None, **changes):
     embed_images.main(
         [
             *("--shards", *map(str, shards or all_shards)),
-            *("--weights", str(folder / "weights.pth")),
+            *(("--weights", str(folder / "weights.pth")) if weights else ()),
             *("--features", str(out / "features.npy"), "--index", str(out / "features.json")),
-            *("--options", json.dumps(options)),
+            *("--options", json.dumps(options), "--threads", str(threads)),
         ]
     )
+    return out / "features.npy", out / "features.json"
 
 
 @pytest.fixture(scope="module")
 def embedded(dataset, tmp_path_factory):
     out = tmp_path_factory.mktemp("features")
-    run(dataset, out)
-    return out / "features.npy", out / "features.json"
+    return run(dataset, out)
 
 
 def test_features_are_the_towers_in_the_order_of_the_shards(dataset, embedded):
@@ -62,6 +73,8 @@ def test_features_are_the_towers_in_the_order_of_the_shards(dataset, embedded):
     assert np.abs(features - expected.numpy()).max() < 1e-2 * distances.min()
     assert [shard["sample"] for shard in index["shards"]] == list(SAMPLES)
     assert [shard["rows"] for shard in index["shards"]] == [n for _, _, n in SAMPLES.values()]
+    assert index["views"] == 1
+    assert index["fingerprint"] == image_encoders.fingerprint(tower, SPEC)
 
 
 def test_features_are_mapped_from_disk_and_the_same_again(dataset, embedded, tmp_path):
@@ -70,6 +83,102 @@ def test_features_are_mapped_from_disk_and_the_same_again(dataset, embedded, tmp
     run(dataset, tmp_path)
     for path in embedded:
         assert path.read_bytes() == (tmp_path / path.name).read_bytes()
+
+
+def test_the_number_of_threads_changes_nothing(dataset, embedded, tmp_path):
+    found = run(dataset, tmp_path, threads=3)
+    for path, other in zip(embedded, found, strict=True):
+        assert path.read_bytes() == other.read_bytes()
+
+
+def test_an_error_while_batches_wait_stops_the_others(dataset):
+    """The first error is told; what waits behind it isn't run to its end."""
+    folder, _, patches = dataset
+    tower = image_encoders.build(SPEC, folder / "weights.pth")
+    read = []
+
+    def fail(batch):
+        read.append(batch)
+        if batch == 3:
+            raise InputError("shard", "image", "damage", "mend it")
+        return patches[:2]
+
+    with pytest.raises(InputError, match="found damage"):
+        list(image_encoders.embed(tower, SPEC, fail, range(1000), 2))
+    assert len(read) < 20
+
+
+def test_views_follow_each_other_and_the_first_is_the_patch_itself(dataset, embedded, tmp_path):
+    folder, _, patches = dataset
+    plain, _ = embeddings.read_features(*embedded)
+    made = run(dataset, tmp_path, views=3, augmentation="hescape", seed=5)
+    features, index = embeddings.read_features(*made)
+    count = len(patches)
+    assert features.shape == (3 * count, 256)
+    assert (index["views"], index["augmentation"], index["augmentation_seed"]) == (3, "hescape", 5)
+    assert np.array_equal(features[:count], plain)
+    tower = image_encoders.build(SPEC, folder / "weights.pth")
+    spread = np.abs(plain - plain[::-1]).max()
+    for view in (1, 2):
+        rows = np.array([0, 47, 48, count - 1])
+        changed = augmentation.augment(patches[rows], 5, view, rows, "hescape")
+        with torch.inference_mode():
+            expected = tower(image_encoders.transform(SPEC)(list(changed))).numpy()
+        assert np.abs(features[view * count + rows] - expected).max() < 1e-3 * spread
+        assert np.abs(features[view * count + rows] - plain[rows]).max() > 1e-2 * spread
+
+
+def test_more_views_only_add_to_fewer(dataset, tmp_path):
+    few, many = tmp_path / "few", tmp_path / "many"
+    for out, views in ((few, 2), (many, 3)):
+        out.mkdir()
+        run(dataset, out, views=views, augmentation="flips")
+    few, many = (np.load(out / "features.npy") for out in (few, many))
+    assert np.array_equal(many[: len(few)], few)
+
+
+@pytest.mark.parametrize("kind", [None, "rotations", "none"])
+def test_views_without_an_augmentation_are_refused(dataset, tmp_path, kind):
+    with pytest.raises(InputError, match="augmentation: found"):
+        run(dataset, tmp_path, views=2, augmentation=kind)
+
+
+def test_a_control_without_weights_is_random_by_its_seed(dataset, embedded, tmp_path):
+    found = []
+    for name, seed in (("one", 0), ("again", 0), ("other", 1)):
+        (tmp_path / name).mkdir()
+        spec = {**CONTROL, "untrained_seed": seed}
+        made = run(dataset, tmp_path / name, weights=False, encoder=spec)
+        found.append(embeddings.read_features(*made))
+    (one, index), (again, _), (other, other_index) = found
+    assert np.array_equal(one, again)
+    assert not np.array_equal(one, other)
+    assert len(index["weights_sha256"]) == 64
+    assert index["weights_sha256"] != other_index["weights_sha256"]
+
+
+def test_nothing_but_a_control_runs_without_weights(dataset, tmp_path):
+    plain = {key: value for key, value in CONTROL.items() if key != "control"}
+    for spec, message in (
+        (plain, r"stand_in\.yaml: weights: found null"),
+        (SPEC, "--weights: file: found nothing; fetch the weights of A small stand-in first"),
+    ):
+        with pytest.raises(InputError, match=message):
+            run(dataset, tmp_path, weights=False, encoder=spec)
+    for spec in (CONTROL, EXPRESSION):
+        with pytest.raises(InputError, match="has no weights: leave the flag out"):
+            run(dataset, tmp_path, encoder=spec)
+    assert not list(tmp_path.iterdir())
+
+
+def test_expression_as_its_own_image_is_the_log_of_the_counts(dataset, tmp_path):
+    made = run(dataset, tmp_path, weights=False, encoder=EXPRESSION)
+    features, index = embeddings.read_features(*made)
+    counts = np.concatenate([pairs.read_expression(path) for path in dataset[1]])
+    assert np.allclose(features, np.log1p(counts), rtol=1e-6)
+    assert index["width"] == counts.shape[1]
+    with pytest.raises(InputError, match="sees no patches"):
+        run(dataset, tmp_path, weights=False, encoder=EXPRESSION, views=2, augmentation="flips")
 
 
 def test_no_network_is_asked_for_anything(dataset, tmp_path, monkeypatch):
@@ -90,12 +199,12 @@ def test_shards_in_another_order_are_refused(dataset, tmp_path):
 
 
 def test_an_image_that_cant_be_decoded_is_named_and_nothing_is_left(dataset, tmp_path, monkeypatch):
-    real = image_encoders.decode
+    real = patch_reader.decode
 
     def damaged(encoded, path, row):
         return real(b"\xff\xd8\xff junk" if row == 7 else encoded, path, row)
 
-    monkeypatch.setattr(image_encoders, "decode", damaged)
+    monkeypatch.setattr(patch_reader, "decode", damaged)
     with pytest.raises(InputError) as error:
         run(dataset, tmp_path)
     assert "S1.arrow: image of row 7" in str(error.value)

@@ -11,10 +11,21 @@ import torch
 from tiny_pairs import GENES, SAMPLES, SPEC, write_dataset
 
 import pretrain
-from pairscape import embeddings, encoders, files, image_encoders, pretraining
+from pairscape import (
+    batches,
+    embeddings,
+    encoders,
+    files,
+    image_encoders,
+    pair,
+    pretraining,
+    processes,
+)
 from pairscape.errors import InputError
 
-MLP = encoders.read_encoder(Path(__file__).parents[1] / "config" / "encoders", "gene", "mlp")
+ENCODERS = Path(__file__).parents[1] / "config" / "encoders"
+MLP = encoders.read_encoder(ENCODERS, "gene", "mlp")
+NICHEFORMER = encoders.read_encoder(ENCODERS, "gene", "nicheformer") | {"built": True}
 TRAINING = {
     "image_tuning": "frozen",
     "batch_size": 16,
@@ -45,10 +56,10 @@ def dataset(tmp_path_factory):
     return folder, shards, features.astype(np.float32), counts
 
 
-def write_features(folder, shards, features, **meta):
+def write_features(folder, shards, features, name="features", spec=SPEC, views=1, **meta):
     embeddings.write_features(
-        folder / "features.npy",
-        folder / "features.json",
+        folder / f"{name}.npy",
+        folder / f"{name}.json",
         [features],
         [
             {"sample": sample, "rows": n, "sha256": files.sha256_file(path)}
@@ -56,15 +67,17 @@ def write_features(folder, shards, features, **meta):
         ],
         features.shape[1],
         {
-            "encoder_sha256": image_encoders.spec_sha256(SPEC),
+            "encoder_sha256": encoders.spec_sha256(spec),
             "weights_sha256": "",
             "fingerprint": [0.0],
         }
         | meta,
+        views,
     )
 
 
-def run(dataset, out, splits=None, features=None, options=None, **training):
+def run(dataset, out, splits=None, features=None, options=None, weights=None, **training):
+    """Run the program: on stored image features, or with ``weights`` on the patches."""
     folder, shards = dataset[:2]
     resolved = {
         "experiment": "e",
@@ -79,11 +92,20 @@ def run(dataset, out, splits=None, features=None, options=None, **training):
         "training": TRAINING | training,
     } | (options or {})
     source = features or folder
+    images = [
+        *("--image-features", str(source / "features.npy")),
+        *("--image-index", str(source / "features.json")),
+    ]
+    if weights is not None:
+        images = ["--image-weights", str(weights)]
+    if (source / "genes.npy").exists():
+        images += ["--gene-features", str(source / "genes.npy")]
+        images += ["--gene-index", str(source / "genes.json")]
     pretrain.main(
         [
             *("--shards", *map(str, shards), "--splits", str(splits or folder / "splits.tsv")),
-            *("--genes", str(folder / "genes.tsv"), "--features", str(source / "features.npy")),
-            *("--features-index", str(source / "features.json")),
+            *("--genes", str(folder / "genes.tsv")),
+            *images,
             *("--model", str(out / "model.ckpt"), "--run-options", str(out / "options.json")),
             *("--metrics", str(out / "metrics.csv"), "--curve", str(out / "curve.png")),
             *("--options", json.dumps(resolved)),
@@ -128,9 +150,9 @@ def test_embedded_pairs_are_indexed_by_their_own_spots(trained):
 
 
 def test_the_stored_model_gives_the_stored_embeddings(dataset, trained):
-    module, meta = pretraining.load_pair(trained / "model.ckpt")
+    module, meta = pair.load_pair(trained / "model.ckpt")
     _, _, features, counts = dataset
-    data = pretraining.PairRows(features, counts)
+    data = batches.PairRows(features, counts, len(counts))
     images, genes = pretraining.embed_pairs(module, data, np.arange(68, 92))
     read = embeddings.read_run_embeddings(trained, "test")
     assert np.abs(images - read["images"]).max() < 1e-6
@@ -140,8 +162,8 @@ def test_the_stored_model_gives_the_stored_embeddings(dataset, trained):
 
 def test_the_library_size_is_the_median_of_the_train_split_alone(dataset, trained):
     sums = dataset[3][:48].sum(1)
-    module, _ = pretraining.load_pair(trained / "model.ckpt")
-    assert float(module.library_size) == np.median(sums[sums > 0])
+    module, _ = pair.load_pair(trained / "model.ckpt")
+    assert float(module.genes.tower.library_size) == np.median(sums[sums > 0])
     assert np.median(sums[sums > 0]) != np.median(dataset[3].sum(1))
 
 
@@ -159,7 +181,9 @@ def test_options_hold_what_the_run_was_made_of(dataset, trained):
     assert options["options"]["training"]["betas"] == [0.9, 0.95]
     assert options["pairs"] == {"train": 48, "val": 20, "test": 24}
     assert [s["sha256"] for s in options["shards"]] == [files.sha256_file(p) for p in dataset[1]]
-    assert options["parameters"]["gene_encoder"] == 128 * len(GENES) + 50688
+    assert options["parameters"]["gene_encoder"] == dict.fromkeys(
+        ("all", "trained"), 128 * len(GENES) + 50688
+    )
     assert options["versions"]["torch"] == torch.__version__.split("+")[0]
 
 
@@ -183,14 +207,14 @@ class Killed(BaseException):
 
 
 def kill_after(monkeypatch, step):
-    real = pretraining.Record.on_train_batch_end
+    real = pretraining.Record.after_step
 
-    def hook(self, trainer, *args):
-        real(self, trainer, *args)
-        if trainer.global_step == step:
+    def hook(self, module, done, *args):
+        if done == step:
             raise Killed
+        return real(self, module, done, *args)
 
-    monkeypatch.setattr(pretraining.Record, "on_train_batch_end", hook)
+    monkeypatch.setattr(pretraining.Record, "after_step", hook)
 
 
 def test_a_killed_run_goes_on_to_the_same_files(dataset, trained, tmp_path, monkeypatch):
@@ -201,11 +225,9 @@ def test_a_killed_run_goes_on_to_the_same_files(dataset, trained, tmp_path, monk
             run(dataset, out)
     assert [path.name for path in out.iterdir()] == ["last.ckpt"]
     steps = []
-    real = pretraining.Pair.training_step
+    real = pretraining.train_step
     monkeypatch.setattr(
-        pretraining.Pair,
-        "training_step",
-        lambda self, *args: steps.append(self.global_step) or real(self, *args),
+        pretraining, "train_step", lambda *args: steps.append(args[6]) or real(*args)
     )
     run(dataset, out)
     assert steps == list(range(40, 60))
@@ -244,9 +266,9 @@ def test_every_loss_and_head_trains_without_a_validation_split(dataset, tmp_path
         batch_size=100,  # more than there are pairs
         max_steps=25,
     )
-    module, meta = pretraining.load_pair(out / "model.ckpt")
+    module, meta = pair.load_pair(out / "model.ckpt")
     assert meta["selected_step"] == 25
-    assert hasattr(module, "logit_bias") == (loss == "siglip")
+    assert (module.logit_bias is not None) == (loss == "siglip")
     assert not embeddings.run_files(out, "val")["images"].exists()
     assert embeddings.read_run_embeddings(out, "test")["images"].shape == (24, 128)
 
@@ -259,15 +281,15 @@ def test_the_last_step_is_validated_even_between_two_validations(dataset, tmp_pa
 
 def test_shuffling_is_a_function_of_seed_and_step():
     rows = np.arange(10, 33)
-    stream = pretraining.step_batches(rows, 4, 3, 0)
-    batches = [next(stream) for _ in range(15)]
-    later = pretraining.step_batches(rows, 4, 3, 8)
-    assert all(np.array_equal(next(later), batch) for batch in batches[8:])
-    epoch = np.concatenate(batches[:5])
+    stream = batches.step_batches(rows, 4, 3, 0)
+    found = [next(stream) for _ in range(15)]
+    later = batches.step_batches(rows, 4, 3, 8)
+    assert all(np.array_equal(next(later), batch) for batch in found[8:])
+    epoch = np.concatenate(found[:5])
     assert len(set(epoch)) == 20
     assert set(epoch) <= set(rows)
-    assert not np.array_equal(batches[0], batches[5])
-    validation = pretraining.validation_batches(rows, 10, 3)
+    assert not np.array_equal(found[0], found[5])
+    validation = batches.validation_batches(rows, 10, 3)
     assert sorted(np.concatenate(validation)) == list(rows)
     assert [len(batch) for batch in validation] == [8, 8, 7]
 
@@ -277,32 +299,9 @@ def test_the_learning_rate_warms_up_and_falls_as_a_cosine():
     assert factors == pytest.approx([0, 0.5, 1, 0.5, 0])
 
 
-def test_the_loss_is_that_of_clip_and_of_siglip():
-    rng = torch.Generator().manual_seed(0)
-    images, genes = (
-        torch.nn.functional.normalize(torch.randn(6, 16, generator=rng), dim=1) for _ in range(2)
-    )
-    for loss in ("clip", "siglip"):
-        module = pretraining.Pair(
-            MLP, pretraining.resolve_training({"loss": loss, "image_tuning": "frozen"}), 8, 12
-        )
-        module._trainer = type("T", (), {"world_size": 1, "global_rank": 0})()
-        module.setup("fit")
-        logits = images @ genes.T / 0.07
-        if loss == "clip":
-            expected = -(
-                logits.log_softmax(1).diagonal().mean() + logits.log_softmax(0).diagonal().mean()
-            )
-            expected = expected / 2
-        else:
-            sign = 2 * torch.eye(6) - 1
-            expected = -torch.nn.functional.logsigmoid(sign * (logits - 10)).sum() / 6
-        assert float(module.pair_loss(images, genes)) == pytest.approx(float(expected), rel=1e-5)
-
-
 def test_the_temperature_stays_in_its_bounds(dataset, tmp_path):
     out = run(dataset, tmp_path / "run", temperature=0.0101, learning_rate=0.5, max_steps=20)
-    module, _ = pretraining.load_pair(out / "model.ckpt")
+    module, _ = pair.load_pair(out / "model.ckpt")
     assert 0 <= float(module.logit_scale) <= math.log(100) + 1e-6
 
 
@@ -315,18 +314,22 @@ def test_unmatched_pairs_score_chance(dataset, tmp_path):
 
 
 def test_too_many_processes_are_refused(dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr(pretraining.L.Trainer, "world_size", property(lambda self: 2))
-    with pytest.raises(InputError, match="2 processes at work where 1 were asked for"):
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    with pytest.raises(InputError, match=r"2 processes at work \(srun\) where 1 were asked for"):
         run(dataset, tmp_path / "run")
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        (
-            {"image_tuning": "lora"},
-            "training.image_tuning: found 'lora', which isn't built yet; built so far: frozen",
-        ),
+        ({"image_tuning": "lora"}, "with these options the image encoder runs in the training"),
+        ({"image_projection": "transformer"}, "leave it out: with these options the image enc"),
+        ({"devices": 17}, "training.batch_size: found 16; give each device a pair"),
+        ({"nodes": 2}, "training.devices: found 1 device(s) on 2 node(s) and a launch on one node"),
+        ({"stored_views": 2}, "training.stored_views: found views without augmentation"),
+        ({"stored_views": 2, "augmentation": "flips"}, "views: found 1 where 3 are trained on"),
+        ({"gene_tuning": "lora", "options": {"gene_encoder": NICHEFORMER}}, "--gene-weights"),
+        ({"options": {"gene_encoder": NICHEFORMER}}, "give the features that embed_genes made"),
         (
             {"learning_rte": 1},
             "training: found the unknown key 'learning_rte'; did you mean learning_rate?",
@@ -370,10 +373,226 @@ def test_a_damaged_model_is_refused(trained, tmp_path):
     path = tmp_path / "model.ckpt"
     path.write_bytes((trained / "model.ckpt").read_bytes()[:1000])
     with pytest.raises(InputError) as error:
-        pretraining.load_pair(path)
+        pair.load_pair(path)
     assert "pretrain again" in str(error.value)
     stored = torch.load(trained / "model.ckpt", weights_only=True)
-    del stored["state"]["image_head.fc1.bias"]
+    del stored["state"]["images.head.fc1.bias"]
     torch.save(stored, path)
     with pytest.raises(InputError):
-        pretraining.load_pair(path)
+        pair.load_pair(path)
+
+
+# On the patches themselves.
+
+LORA_SPEC = SPEC | {"finetuning": {"lora_targets": ["conv_pw", "conv_pwl"]}}
+PIXELS = {"batch_size": 16, "max_steps": 6, "warmup_steps": 1, "validate_every": 2}
+
+
+@pytest.fixture(scope="module")
+def patches(tmp_path_factory):
+    """Shards with patches, and the weights of their small image encoder."""
+    folder = tmp_path_factory.mktemp("patches")
+    shards, *_ = write_dataset(folder, patch_px=32)
+    torch.manual_seed(1)
+    model = image_encoders.BUILDERS["timm"](SPEC)
+    torch.save(model.state_dict(), folder / "weights.pth")
+    return folder, shards
+
+
+def tuned(patches, out, tuning="lora", **more):
+    options = {"options": {"image_encoder": LORA_SPEC}} | more
+    settings = PIXELS | {"image_tuning": tuning} | options
+    return run(patches, out, weights=patches[0] / "weights.pth", **settings)
+
+
+@pytest.mark.parametrize("tuning", ["lora", "full"])
+def test_a_tuned_run_that_is_killed_goes_on_to_the_same_files(
+    patches, tmp_path, tuning, monkeypatch
+):
+    """Augmentation, chunks and dropout are functions of the step, too."""
+    whole = tuned(patches, tmp_path / "whole", tuning, micro_batch=5)
+    with monkeypatch.context() as patch:
+        kill_after(patch, 4)  # the second step of the second epoch
+        with pytest.raises(Killed):
+            tuned(patches, tmp_path / "run", tuning, micro_batch=5)
+    assert torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)["step"] == 2
+    run_dir = tuned(patches, tmp_path / "run", tuning, micro_batch=5)
+    assert outputs(run_dir) == outputs(whole)
+    options = json.loads((whole / "options.json").read_text())
+    assert options["parameters"]["image_encoder"]["trained"] > 0
+    assert len(options["fingerprints"]["images"]) == 16
+
+
+@pytest.mark.slow
+def test_worker_processes_change_nothing(patches, tmp_path):
+    alone, helped = (
+        outputs(tuned(patches, tmp_path / str(n), augmentation="flips", loader_workers=n))
+        for n in (0, 2)
+    )
+    assert alone.keys() == helped.keys()
+    differing = {str(path) for path in alone if alone[path] != helped[path]}
+    assert differing == {"model.ckpt", "options.json"}  # they tell the number of workers
+    states = [
+        torch.load(tmp_path / n / "model.ckpt", weights_only=True)["state"] for n in ("0", "2")
+    ]
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+def test_augmentation_is_of_the_train_patches_alone(patches, tmp_path, monkeypatch):
+    seen = []
+    real = batches.augmentation.augment
+
+    def augment(batch, seed, step, rows, kind):
+        seen.append((seed, step, kind, set(rows)))
+        return real(batch, seed, step, rows, kind)
+
+    monkeypatch.setattr(batches.augmentation, "augment", augment)
+    tuned(patches, tmp_path / "auto")
+    assert [(seed, step, kind) for seed, step, kind, _ in seen] == [
+        (7, step, "hescape") for step in range(6)
+    ]
+    assert set().union(*(rows for *_, rows in seen)) == set(range(48))
+    seen.clear()
+    tuned(patches, tmp_path / "none", augmentation="none")
+    tuned(patches, tmp_path / "head", "frozen", image_projection="transformer", options={})
+    assert not seen
+
+
+def test_shuffled_pairs_deal_each_image_of_the_train_split_to_another_spot(dataset, tmp_path):
+    dealt = batches.deal(np.arange(10, 40), 50, 3)
+    assert sorted(dealt[10:40]) == list(range(10, 40))
+    assert not (dealt[10:40] == np.arange(10, 40)).any()
+    assert list(dealt[:10]) == list(range(10))
+    features = np.arange(50.0)[:, None]
+    rows = batches.PairRows(features, features, 50, dealt=dealt)
+    chosen = np.arange(15, 20)
+    assert list(rows[0, chosen, None]["images"][:, 0]) == list(dealt[chosen])
+    assert list(rows[None, chosen, None]["images"][:, 0]) == list(chosen)
+    spec = SPEC | {"shuffle_pairs": True, "control": "floor", "variant_of": "stand_in"}
+    out = run(dataset, tmp_path / "run", options={"image_encoder": spec}, select="last")
+    assert recall(out, "test") < 2 * 5 / SAMPLES["S3"][2]
+
+
+def test_stored_views_are_trained_on_and_the_plain_one_is_embedded(dataset, tmp_path):
+    _, shards, features, counts = dataset
+    rng = np.random.default_rng(3)
+    views = [features] + [features + 0.01 * rng.standard_normal(features.shape) for _ in range(3)]
+    write_features(
+        tmp_path, shards, np.concatenate(views).astype("f4"), views=4, augmentation="flips"
+    )
+    keys = batches.train_shares(np.arange(48), 16, 7, 0, processes.World(0, 1, "cpu"), 4)
+    drawn = [next(keys)[2] for _ in range(20)]
+    assert set(np.concatenate(drawn)) == {1, 2, 3}
+    keys = batches.train_shares(np.arange(48), 16, 7, 5, processes.World(0, 1, "cpu"), 4)
+    assert np.array_equal(next(keys)[2], drawn[5])
+    stored = batches.PairRows(np.concatenate(views), counts, len(counts))
+    read = stored[3, np.array([5, 6]), np.array([2, 3])]["images"]
+    assert np.array_equal(read, np.stack([views[2][5], views[3][6]]))
+    settings = {"augmentation": "flips", "stored_views": 3}
+    out = run(dataset, tmp_path / "run", features=tmp_path, **settings)
+    module, _ = pair.load_pair(out / "model.ckpt")
+    plain = batches.PairRows(features, counts, len(counts))
+    images, _ = pretraining.embed_pairs(module, plain, np.arange(68, 92))
+    assert np.abs(images - embeddings.read_run_embeddings(out, "test")["images"]).max() < 1e-6
+    with pytest.raises(InputError, match=r"views by flips where training.augmentation is hescape"):
+        run(dataset, tmp_path / "no", features=tmp_path, **settings | {"augmentation": "hescape"})
+
+
+def test_training_stops_early_as_published(dataset, tmp_path):
+    """Five validations in a row that don't lower the loss by 0.01: Lightning's rule."""
+    far = {"patience": 5, "min_delta": 100.0}  # no validation after the first lowers it so much
+    settings = {"validate_every": "epoch", "max_steps": 300, "early_stopping": far}
+    out = run(dataset, tmp_path / "run", **settings)
+    rows = list(csv.DictReader((out / "metrics.csv").open()))
+    steps = [int(row["step"]) for row in rows if row["split"] == "val"]
+    assert steps == [3, 6, 9, 12, 15, 18]  # 48 pairs are 3 batches; the first sets the mark
+    patient = {"patience": 2, "min_delta": 0.0}
+    record = pretraining.Record({"select": "last", "early_stopping": patient}, 1)
+    module = pair.load_pair(out / "model.ckpt")[0]
+    over = []
+    for step, loss in enumerate([3.0, 2.0, 2.0, 1.9, 1.95, 1.9]):
+        record.after_validation(module, step, loss, 0.5, 8, 0.1)
+        over.append(record.is_over)
+    assert over == [False, False, False, False, False, True]
+    assert record.best["step"] == 3
+
+
+def test_a_run_killed_after_it_stopped_early_trains_no_further(dataset, tmp_path, monkeypatch):
+    far = {"patience": 2, "min_delta": 100.0}
+    settings = {"validate_every": "epoch", "max_steps": 300, "early_stopping": far}
+    out, whole = tmp_path / "run", run(dataset, tmp_path / "whole", **settings)
+    with monkeypatch.context() as patch:
+        patch.setattr(pretrain, "write_run", lambda *args: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            run(dataset, out, **settings)
+    monkeypatch.setattr(pretraining, "train_step", None)
+    assert outputs(run(dataset, out, **settings)) == outputs(whole)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(dataset, tmp_path):
+    write_features(tmp_path, dataset[1], dataset[2] * np.float32(1e30))
+    with pytest.raises(InputError, match="the loss isn't finite by step 4; lower it"):
+        run(
+            dataset,
+            tmp_path / "run",
+            features=tmp_path,
+            learning_rate=1e30,
+            image_projection="linear",
+        )
+
+
+def test_another_way_to_log_or_read_goes_on_with_the_same_run(dataset, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        kill_after(patch, 25)
+        with pytest.raises(Killed):
+            run(dataset, out)
+    run(dataset, out, loggers=["tensorboard"])
+    assert not list(out.glob("last-set-aside*"))
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(out / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("val/loss")] == [40, 60]
+    assert len(events.Scalars("train/recall@5")) == 10
+
+
+DRVI = encoders.read_encoder(ENCODERS, "gene", "drvi") | {"built": True}
+
+
+def test_a_frozen_gene_side_is_read_and_never_built(dataset, tmp_path, monkeypatch):
+    """Its own features stand for it; the pair has a head on each side and no encoder."""
+    from pairscape import gene_encoders
+
+    monkeypatch.setattr(gene_encoders, "build", None)
+    _, shards, features, counts = dataset
+    fitted = {"samples": [{"sample": "S1"}], "leaked": []}
+    stored = np.log1p(counts).astype(np.float32)
+    write_features(tmp_path, shards, features)
+    write_features(tmp_path, shards, stored, "genes", DRVI, fitted_on=fitted)
+    options = {"options": {"gene_encoder": DRVI, "gene_name": "drvi"}}
+    out = run(dataset, tmp_path / "run", features=tmp_path, **options)
+    assert recall(out, "test") > 2 * 5 / SAMPLES["S3"][2]
+    told = json.loads((out / "options.json").read_text())
+    assert set(told["parameters"]) == {"image_head", "gene_head"}
+    fitted["samples"].append({"sample": "S3"})
+    write_features(tmp_path, shards, stored, "genes", DRVI, fitted_on=fitted)
+    with pytest.raises(InputError, match="sample S3: found gene features of an encoder that knows"):
+        run(dataset, tmp_path / "leak", features=tmp_path, **options)
+
+
+def test_the_closed_form_takes_the_place_of_training(dataset, tmp_path):
+    spec = encoders.read_encoder(ENCODERS, "gene", "linear_alignment")
+    options = {"options": {"gene_encoder": spec, "gene_name": "linear_alignment"}}
+    out = run(dataset, tmp_path / "run", **options)
+    assert {p.name for p in out.iterdir()} == {
+        *("model.ckpt", "options.json", "metrics.csv", "curve.png", "embeddings")
+    }
+    assert recall(out, "test") > 2 * 5 / SAMPLES["S3"][2]
+    assert embeddings.read_run_embeddings(out, "val")["meta"]["logit_scale"] == 1
+    told = json.loads((out / "options.json").read_text())
+    assert told["closed_form"]["method"] == "cca"
+    assert told["closed_form"]["chosen_on"] == "val"
+    assert outputs(run(dataset, tmp_path / "again", **options)) == outputs(out)
+    with pytest.raises(InputError, match="a closed form needs stored features"):
+        run(dataset, tmp_path / "no", image_tuning="full", **options)

@@ -17,7 +17,7 @@ import export_pairs
 import pool_spots
 import select_genes
 import simulate_bundle
-from pairscape import encoders, image_encoders, pairs, retrieval
+from pairscape import encoders, image_encoders, pairs, patch_reader, retrieval
 
 pytestmark = pytest.mark.slow
 PANEL = ROOT / "config" / "published" / "panels" / "human-breast-panel.tsv"
@@ -74,9 +74,9 @@ def make_pairs(folder, name, signal):
 def features_of(shard):
     spec = encoders.read_encoder(ROOT / "config" / "encoders", "image", "tf_efficientnet_lite0")
     tower = image_encoders.build(spec, image_encoders.find_weights(spec, None))
-    return np.concatenate(
-        list(image_encoders.embed(tower, spec, image_encoders.iter_patches([shard])))
-    )
+    reader = patch_reader.PatchReader([shard], spec["input"])
+    batches = np.array_split(np.arange(len(reader)), len(reader) // image_encoders.BATCH + 1)
+    return np.concatenate(list(image_encoders.embed(tower, spec, reader.read, batches)))
 
 
 def p_values(folder, signal):

@@ -11,6 +11,8 @@ import pytest
 import yaml
 from conftest import ROOT
 
+from pairscape import encoders
+
 SNAKEMAKE = [sys.executable, "-m", "snakemake", "--cores", "2", "--directory"]
 
 
@@ -56,21 +58,19 @@ def test_one_panel_is_planned_by_naming_its_card(checkout):
 
 def test_the_demo_plans_no_published_experiment(checkout):
     counts, said = plan(checkout, "--configfile", "config/demo.yaml")
-    assert counts["pretrain"] == 2
+    assert counts["pretrain"] == 4
     assert counts["simulate_bundle"] == 7
     assert "fetch_bundle" not in counts
     assert "benchmark" not in said
 
 
-def test_tiny_plans_at_most_15_jobs_and_leaves_no_rule_of_the_demo_out(checkout):
+def test_tiny_plans_at_most_15_jobs_and_the_miniature_study_what_it_leaves_out(checkout):
     tiny, _ = plan(checkout, "--configfile", "tests/tiny.yaml")
-    demo, _ = plan(checkout, "--configfile", "config/demo.yaml")
     assert tiny["total"] - tiny["all"] <= 15  # `all` runs nothing
-    # Switched off there by `score: false`.
-    scores = ("batch_effect", "expression")
-    switched = {f"{verb}_{what}" for verb in ("score", "tabulate", "plot") for what in scores}
-    assert set(demo) - set(tiny) == switched
-    assert not set(tiny) - set(demo)
+    mini, _ = plan(checkout, "--configfile", "tests/study.yaml")
+    for config in ("config/demo.yaml", "config/study.yaml"):
+        large, _ = plan(checkout, "--configfile", config)
+        assert set(tiny) | set(mini) == set(large)
 
 
 def test_a_misspelt_encoder_is_refused_by_name(checkout):
@@ -173,10 +173,13 @@ def test_the_readme_names_every_stage_program_and_built_encoder():
     readme = (ROOT / "README.md").read_text()
     for path in (ROOT / "scripts").glob("*.py"):
         assert f"`{path.stem}`" in readme, f"README.md doesn't name {path.stem}"
-    for kind in ("image", "gene"):
-        for path in (ROOT / "config" / "encoders" / kind).glob("*.yaml"):
-            if yaml.safe_load(path.read_text())["built"]:
-                assert f"`{path.stem}`" in readme, f"README.md doesn't name encoder {path.stem}"
+    for kind in encoders.KINDS:
+        for name in encoders.list_encoders(ROOT / "config/encoders", kind):
+            if encoders.read_encoder(ROOT / "config/encoders", kind, name)["built"]:
+                written = name if not name.endswith("_published") else "*_published"
+                assert f"`{name}`" in readme or f"`{written}`" in readme, (
+                    f"README.md doesn't name {name}"
+                )
 
 
 def test_the_conda_environment_follows_the_pins():

@@ -142,12 +142,13 @@ rule retile_image:
 
 rule fetch_weights:
     output:
-        f"{WEIGHTS}/{{kind}}/{{name}}/{{file}}",
+        weights=update(f"{WEIGHTS}/{{kind}}/{{name}}/{{file}}"),  # a file you put there is checked and kept
+        source=update(f"{WEIGHTS}/{{kind}}/{{name}}/{{file}}.source.json"),
     log:
         f"{RESULTS}/logs/fetch_weights/{{kind}}_{{name}}_{{file}}.log",
     wildcard_constraints:
         name="[a-z0-9_]+",
-        file="[^/]+",
+        file=r"[^/]+(?<!\.source\.json)",
     conda:
         "../envs/pipeline.yaml"
     threads: 1
@@ -160,7 +161,8 @@ rule fetch_weights:
             "fetch_weights", kind=w.kind, name=w.name, encoder=ENCODERS[w.kind][w.name]
         ),
     shell:
-        "python {params.program:q} --weights {output:q} --options {params.options:q} --log {log:q}"
+        "python {params.program:q} --weights {output.weights:q} --source {output.source:q}"
+        " --options {params.options:q} --log {log:q}"
 
 
 rule check_bundle:

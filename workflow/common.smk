@@ -17,12 +17,16 @@ from pairscape.config import (
     check_config,
     dataset_samples,
     panel_genes,
+    published_fits,
     published_splits,
     read_encoders,
     read_samples,
     resolve_config,
+    runs_once,
     split_rows,
+    stored_views,
 )
+from pairscape.encoders import features_name, uses_train_facts, weights_name
 from pairscape.errors import InputError
 from pairscape.leakage import FACTS as LEAK_FACTS
 from pairscape.leakage import SPLITS
@@ -43,6 +47,9 @@ RESULTS, BUNDLES, WEIGHTS = config["results"], config["bundles"], config["weight
 DATASETS, EXPERIMENTS = config["datasets"], config["experiments"]
 RUN = f"{RESULTS}/runs/{{experiment}}/{{dataset}}/{{image}}-{{gene}}/seed{{seed}}"
 FEATURES = f"{RESULTS}/datasets/{{dataset}}/embeddings/images/{{image}}"
+GENE_FEATURES = f"{RESULTS}/datasets/{{dataset}}/embeddings/genes/{{gene}}"
+FITTED = f"{RESULTS}/datasets/{{dataset}}/encoders/{{gene}}"
+IN_ALL = [name for name, plan in EXPERIMENTS.items() if not plan["on_request"]]
 DATASET_SAMPLES = {name: dataset_samples(config, SAMPLES, name) for name in DATASETS}
 PUBLISHED_SAMPLES = {row["sample"] for row in PUBLISHED}
 
@@ -271,26 +278,29 @@ def split_options(dataset: str) -> dict:
     return {**{key: split[key] for key in kept}, "seed": config["seed"]}
 
 
+def run_pairs(experiment: str) -> list[tuple[str, str]]:
+    """Image and gene encoder of each pair of an experiment: its grid, then its controls."""
+    plan = EXPERIMENTS[experiment]
+    grid = [(image, gene) for image in plan["image_encoders"] for gene in plan["gene_encoders"]]
+    return list(dict.fromkeys(grid + [(of["image"], of["gene"]) for of in plan["controls"]]))
+
+
 def runs(experiment: str, dataset: str) -> list[str]:
     """The run folders of an experiment on a dataset."""
-    plan = EXPERIMENTS[experiment]
     return [
         f"{RESULTS}/runs/{experiment}/{dataset}/{image}-{gene}/seed{seed}"
-        for image in plan["image_encoders"]
-        for gene in plan["gene_encoders"]
-        for seed in plan["seeds"]
+        for image, gene in run_pairs(experiment)
+        for seed in EXPERIMENTS[experiment]["seeds"]
     ]
 
 
 def expected_runs(experiment: str) -> list[dict]:
     """Every run of an experiment, so that a table can say which is missing."""
-    plan = EXPERIMENTS[experiment]
     return [
         {"dataset": dataset, "image_encoder": image, "gene_encoder": gene, "seed": seed}
-        for dataset in plan["datasets"]
-        for image in plan["image_encoders"]
-        for gene in plan["gene_encoders"]
-        for seed in plan["seeds"]
+        for dataset in EXPERIMENTS[experiment]["datasets"]
+        for image, gene in run_pairs(experiment)
+        for seed in EXPERIMENTS[experiment]["seeds"]
     ]
 
 
@@ -356,23 +366,129 @@ def centres_of(wildcards) -> list[str]:
 
 
 def weights_of(kind: str, name: str) -> list[str]:
-    """The weights file that has to be fetched, if any."""
+    """The files of an encoder that have to be fetched, the weights first."""
     weights = ENCODERS[kind][name]["weights"]
     if weights is None or weights["source"] == "package":
         return []
-    return [f"{WEIGHTS}/{kind}/{name}/{weights['file']}"]
+    folder = f"{WEIGHTS}/{kind}/{weights_name(ENCODERS[kind][name], name)}"
+    return [f"{folder}/{Path(file).name}" for file in (weights["file"], *weights["extra_files"])]
+
+
+def gene_weights(wildcards) -> list[str]:
+    """What a gene encoder reads, the weights first: fetched files, or what was fitted before."""
+    if ENCODERS["gene"][wildcards.gene]["learned_from"] == "dataset":
+        return [f"{FITTED.format(dataset=wildcards.dataset, gene=wildcards.gene)}/encoder.pt"]
+    return weights_of("gene", wildcards.gene)
+
+
+def leaked_in_published_fit(wildcards) -> dict[str, list[str]]:
+    """The held-out samples that the published DRVI was fitted on, for the variant that repeats it."""
+    spec = ENCODERS["gene"][wildcards.gene]
+    if spec["arguments"].get("fit_on") != "published":
+        return {}
+    panel = DATASETS[wildcards.dataset]["panel"]
+    return {
+        "also_fit": [
+            row["sample"]
+            for row in published_fits(config)
+            if (row["encoder"], row["panel"]) == (spec["builder"], panel)
+        ]
+    }
+
+
+def first_flag(flag: str, files: list[str]) -> str:
+    """A command-line flag with the first file, or nothing: what else is read lies beside it."""
+    return many(flag, files[:1])
+
+
+def features_home(dataset: str) -> str:
+    """The dataset whose image features this one reads.
+
+    Folds and other splits of the same samples share the features as they share the shards.
+    """
+    home = shards_home(dataset)
+    return home if DATASET_SAMPLES[home] == DATASET_SAMPLES[dataset] else dataset
+
+
+def views_of(dataset: str, image: str) -> dict:
+    """How many views of each patch are embedded (the most that an experiment trains on), and which."""
+    training = [
+        plan["training"]
+        for name, plan in EXPERIMENTS.items()
+        if any(features_home(of) == dataset for of in plan["datasets"])
+        and image in [base_images(one) for one, _ in run_pairs(name)]
+        and stored_views(plan["training"]) > 1
+    ]
+    if not training:
+        return {"views": 1}
+    kinds = {of["augmentation"] for of in training}
+    if len(kinds) > 1:
+        raise WorkflowError(
+            f"{SOURCE}: experiments: found stored views of {dataset} by {' and '.join(sorted(kinds))};"
+            " name one training.augmentation for all experiments with stored_views on it"
+        )
+    views = max(map(stored_views, training))
+    return {"views": views, "augmentation": kinds.pop(), "seed": config["seed"]}
+
+
+def base_images(image: str) -> str:
+    """The encoder whose features this one uses: its own, but for one that deals them out anew."""
+    return features_name(ENCODERS["image"][image], image)
+
+
+def once(wildcards) -> dict[str, bool]:
+    """Which sides of a run's pair are frozen and so have run before, once."""
+    training = EXPERIMENTS[wildcards.experiment]["training"]
+    return runs_once(training, ENCODERS["gene"][wildcards.gene])
 
 
 def frozen_features(wildcards) -> dict[str, str]:
-    """A frozen image trunk runs once per dataset; a tuned one runs in the pretraining."""
-    if EXPERIMENTS[wildcards.experiment]["training"]["image_tuning"] != "frozen":
-        return {}
-    # Folds and other splits of the same samples share the features as they share the shards.
-    home = shards_home(wildcards.dataset)
-    if DATASET_SAMPLES[home] != DATASET_SAMPLES[wildcards.dataset]:
-        home = wildcards.dataset
-    folder = FEATURES.format(dataset=home, image=wildcards.image)
-    return {"features": f"{folder}/features.npy", "features_index": f"{folder}/features.json"}
+    """The stored features of the sides that run once; a tuned side runs in the pretraining."""
+    found = {}
+    if once(wildcards)["image"]:
+        home, image = features_home(wildcards.dataset), base_images(wildcards.image)
+        folder = FEATURES.format(dataset=home, image=image)
+        found |= {"image_features": f"{folder}/features.npy"}
+        found |= {"image_index": f"{folder}/features.json"}
+    if once(wildcards)["gene"]:
+        folder = GENE_FEATURES.format(dataset=wildcards.dataset, gene=wildcards.gene)
+        found |= {"gene_features": f"{folder}/features.npy"}
+        found |= {"gene_index": f"{folder}/features.json"}
+    return found
+
+
+def run_weights(wildcards) -> dict[str, list[str]]:
+    """The weights that a run itself reads: those of the sides that don't run once."""
+    return {
+        "image_weights": (
+            [] if once(wildcards)["image"] else weights_of("image", base_images(wildcards.image))
+        ),
+        "gene_weights": [] if once(wildcards)["gene"] else gene_weights(wildcards),
+    }
+
+
+def splits_for(wildcards) -> list[str]:
+    """splits.tsv, for gene encoders whose input depends on the train split."""
+    spec = ENCODERS["gene"][wildcards.gene]
+    if spec["learned_from"] == "dataset" or uses_train_facts(spec):
+        return [f"{RESULTS}/datasets/{wildcards.dataset}/splits.tsv"]
+    return []
+
+
+def all_weights(wildcards) -> list[str]:
+    """Every file that the experiments would fetch: what a login node brings for the others."""
+    used = [
+        (kind, name)
+        for experiment in EXPERIMENTS
+        for pair in run_pairs(experiment)
+        for kind, name in zip(("image", "gene"), pair)
+    ]
+    return [
+        f"{file}{end}"
+        for kind, name in dict.fromkeys(used)
+        for file in weights_of(kind, name)
+        for end in ("", ".source.json")
+    ]
 
 
 def has_failed(run: str) -> bool:
@@ -416,7 +532,7 @@ def batch_effect_files(*extensions: str) -> list[str]:
     """The table and the figures of batch effects with these extensions."""
     if not config["batch_effect"]["score"]:
         return []
-    figures = [f"figures/batch_effect_{experiment}" for experiment in EXPERIMENTS]
+    figures = [f"figures/batch_effect_{experiment}" for experiment in IN_ALL]
     return [
         f"{RESULTS}/{path}{extension}"
         for extension in extensions
@@ -430,7 +546,7 @@ def expression_encoders(experiment: str) -> dict[str, dict]:
     found = {}
     for name in dict.fromkeys([*names, *config["expression"]["also"]]):
         spec = ENCODERS["image"][name]
-        base = spec["variant_of"] if spec.get("shuffle_pairs") else name
+        base = base_images(name)
         found[name] = {"features_of": base, "control": spec.get("control")}
         if base not in found:
             control = ENCODERS["image"][base].get("control")
@@ -440,9 +556,7 @@ def expression_encoders(experiment: str) -> dict[str, dict]:
 
 def expression_features(experiment: str, dataset: str) -> list[str]:
     """The features of those encoders as they came, tuned in the pretraining or not."""
-    home = shards_home(dataset)
-    if DATASET_SAMPLES[home] != DATASET_SAMPLES[dataset]:
-        home = dataset
+    home = features_home(dataset)
     bases = [of["features_of"] for of in expression_encoders(experiment).values()]
     folders = [FEATURES.format(dataset=home, image=image) for image in dict.fromkeys(bases)]
     return [f"{folder}/features.npy" for folder in folders]
@@ -468,16 +582,25 @@ def expression_files(*extensions: str) -> list[str]:
         f"{RESULTS}/{'figures' if extension in ('.png', '.svg') else 'tables'}"
         f"/expression_{experiment}{extension}"
         for extension in extensions
-        for experiment in EXPERIMENTS
+        for experiment in IN_ALL
         if config["expression"]["score"]
     ]
+
+
+def smoke_scores(wildcards) -> list[str]:
+    """The scores of the experiment named `smoke`."""
+    if "smoke" not in EXPERIMENTS:
+        raise WorkflowError(
+            f"{SOURCE}: experiments: found no smoke; add it, as config/demo.yaml does"
+        )
+    return scores_of("smoke")
 
 
 def all_runs(file: str) -> list[str]:
     return [
         f"{run}/{file}"
-        for experiment, plan in EXPERIMENTS.items()
-        for dataset in plan["datasets"]
+        for experiment in IN_ALL
+        for dataset in EXPERIMENTS[experiment]["datasets"]
         for run in runs(experiment, dataset)
         if not has_failed(run)
     ]

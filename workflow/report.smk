@@ -174,10 +174,10 @@ rule plot_expression:
 
 rule write_report:
     input:
-        tables=[f"{RESULTS}/tables/retrieval_{experiment}.tsv" for experiment in EXPERIMENTS]
+        tables=[f"{RESULTS}/tables/retrieval_{experiment}.tsv" for experiment in IN_ALL]
         + batch_effect_files(".tsv")
         + expression_files(".tsv"),
-        figures=[f"{RESULTS}/figures/retrieval_{experiment}.png" for experiment in EXPERIMENTS]
+        figures=[f"{RESULTS}/figures/retrieval_{experiment}.png" for experiment in IN_ALL]
         + batch_effect_files(".png")
         + expression_files(".png"),
         curves=all_runs("curve.png"),
@@ -208,7 +208,7 @@ rule write_report:
         options=options(
             "write_report",
             title=config["title"],
-            experiments=list(EXPERIMENTS),
+            experiments=IN_ALL,
             samples=[
                 facts(
                     sample, "source", "organ", "disease_state", "donor", "donor_known", "license"

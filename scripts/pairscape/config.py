@@ -143,6 +143,14 @@ def check_config(config: Mapping, source, samples: Mapping[str, Mapping]) -> Non
                 _known(
                     encoder, allowed, source, f"{place}.{kind}_encoders[{i}]", f"{kind} encoders"
                 )
+            for i, control in enumerate(experiment["controls"]):
+                _known(
+                    control[kind],
+                    allowed,
+                    source,
+                    f"{place}.controls[{i}].{kind}",
+                    f"{kind} encoders",
+                )
     _check_batch_effect(config, source)
     allowed = encoders.list_encoders(config["encoders"], "image")
     for i, encoder in enumerate(config["expression"]["also"]):
@@ -188,6 +196,39 @@ def read_encoders(root) -> dict[str, dict[str, dict]]:
     return found
 
 
+def runs_once(training: Mapping, gene_encoder: Mapping) -> dict[str, bool]:
+    """Which sides of a pair are frozen, so that they are embedded once and read from disk.
+
+    Parameters
+    ----------
+    training
+        The resolved training options.
+    gene_encoder
+        The gene encoder's file.
+
+    Returns
+    -------
+    ``image``: a frozen trunk under a head that needs one vector per patch, without augmentation or
+    with stored views of it. ``gene``: a frozen encoder that doesn't learn with the pair.
+    """
+    plain = training["augmentation"] in ("auto", "none") or training["stored_views"] > 0
+    return {
+        "image": training["image_tuning"] == "frozen"
+        and training["image_projection"] != "transformer"
+        and plain,
+        "gene": training["gene_tuning"] == "frozen" and gene_encoder["learned_from"] != "pair",
+    }
+
+
+def stored_views(training: Mapping) -> int:
+    """How many views of each patch an experiment reads from disk: one, or more with augmentation.
+
+    View 0 is the patch as it is; it is the one that is validated and tested on.
+    """
+    augmented = training["augmentation"] not in ("auto", "none")
+    return 1 + training["stored_views"] if augmented else 1
+
+
 def dataset_samples(config: Mapping, samples: Mapping[str, Mapping], name: str) -> list[str]:
     """The samples of a dataset, sorted: those it lists, or else those its split or panel implies."""
     dataset = config["datasets"][name]
@@ -223,6 +264,12 @@ def published_splits(config: Mapping) -> list[dict[str, str]]:
     """All rows of the table of published splits; none where the table isn't there."""
     path = config["published_splits"]
     return read_tsv(path, ["panel", "sample", "split"]) if Path(path).exists() else []
+
+
+def published_fits(config: Mapping) -> list[dict[str, str]]:
+    """All rows of the table of what published encoders were fitted on; none where it isn't there."""
+    path = config["published_fits"]
+    return read_tsv(path, ["encoder", "panel", "sample"]) if Path(path).exists() else []
 
 
 def published_rows(config: Mapping, panel: str) -> list[dict[str, str]]:

@@ -48,6 +48,7 @@ def download(
     mirrors: Mapping[str, str] | None = None,
     size: int | None = None,
     checksum: str = "",
+    secret_headers: Mapping[str, str] | None = None,
     tries: int = TRIES,
     timeout_s: float = 60,
     first_wait_s: float = 1.0,
@@ -69,6 +70,8 @@ def download(
         Beginnings of addresses that stand for each other; see ``addresses``.
     size, checksum
         Bytes of the file and its ``sha256:...`` or ``md5:...``, where they are known.
+    secret_headers
+        Sent to the host of ``url`` alone: not to where it redirects, and not to mirrors.
     tries
         Attempts in a row at one host that bring nothing new; each that does starts the count anew.
     timeout_s
@@ -95,7 +98,8 @@ def download(
         failures = reached = corrupt = 0
         while True:
             try:
-                _continue(address, part, mark, timeout_s, size, bool(checksum))
+                secret = secret_headers if address == url and secret_headers else {}
+                _continue(address, part, mark, timeout_s, size, bool(checksum), secret)
                 corrupt += 1
                 _verify(part, mark, checksum, last=corrupt > 1)
                 os.replace(part, path)
@@ -184,7 +188,13 @@ def _read_mark(mark: Path) -> dict:
 
 
 def _continue(
-    url: str, part: Path, mark: Path, timeout_s: float, size: int | None, verified: bool
+    url: str,
+    part: Path,
+    mark: Path,
+    timeout_s: float,
+    size: int | None,
+    verified: bool,
+    secret_headers: Mapping[str, str],
 ) -> None:
     """One request for what is still missing; nothing where nothing is missing.
 
@@ -203,6 +213,8 @@ def _continue(
             headers["If-Range"] = known["version"]
     try:
         request = urllib.request.Request(_with_secrets(url), headers=headers)
+        for name, value in secret_headers.items():
+            request.add_unredirected_header(name, value)
         response = urllib.request.urlopen(request, timeout=timeout_s)
     except urllib.error.HTTPError as error:
         error.close()

@@ -38,6 +38,7 @@ def write_features(
     shards: Sequence[Mapping],
     width: int,
     meta: Mapping,
+    views: int = 1,
 ) -> dict:
     """Write the image features of a dataset, block by block, in bounded memory.
 
@@ -54,6 +55,9 @@ def write_features(
         Numbers per row.
     meta
         More keys of the JSON, such as the encoder's checksum and fingerprint.
+    views
+        How often the shards' rows come: row v * N + r of N is view v of row r. View 0 is the patch
+        as it is, the others are augmented.
 
     Returns
     -------
@@ -65,7 +69,7 @@ def write_features(
         A block holds a number that isn't finite.
     """
     shards = [dict(shard) for shard in shards]
-    rows = sum(shard["rows"] for shard in shards)
+    rows = views * sum(shard["rows"] for shard in shards)
     with files.atomic_path(features_path) as temporary:
         array = np.lib.format.open_memmap(
             temporary, mode="w+", dtype=np.float32, shape=(rows, width)
@@ -84,7 +88,7 @@ def write_features(
             array[at : at + len(block)] = block
             at += len(block)
         if at != rows:
-            raise ValueError(f"the blocks hold {at} rows, the shards {rows}")
+            raise ValueError(f"the blocks hold {at} rows, the views of the shards {rows}")
         array.flush()
         del array
         sha256 = files.sha256_file(temporary)
@@ -92,6 +96,7 @@ def write_features(
         **meta,
         "format": FORMAT,
         "rows": rows,
+        "views": views,
         "width": width,
         "dtype": "float32",
         "sha256": sha256,
@@ -113,9 +118,9 @@ def read_features(features_path, index_path) -> tuple[np.ndarray, dict]:
     InputError
         One of the two is missing, damaged, or not made with the other.
     """
-    index = _read_meta(index_path, ("rows", "width", "sha256", "shards"))
+    index = _read_meta(index_path, ("rows", "views", "width", "sha256", "shards"))
     array = _read_array(features_path, (index["rows"], index["width"]), index["sha256"])
-    if sum(shard["rows"] for shard in index["shards"]) != len(array):
+    if index["views"] * sum(shard["rows"] for shard in index["shards"]) != len(array):
         raise InputError(
             index_path,
             "shards",
@@ -126,18 +131,25 @@ def read_features(features_path, index_path) -> tuple[np.ndarray, dict]:
 
 
 def run_files(run_dir, split: str) -> dict[str, Path]:
-    """The paths of a run's embedded split: ``images``, ``genes``, ``index``, ``meta``."""
+    """The paths of a run's embedded split: ``images``, ``genes``, ``trunk``, ``index``, ``meta``."""
     folder = Path(run_dir) / "embeddings"
     return {
         "images": folder / f"{split}_images.npy",
         "genes": folder / f"{split}_genes.npy",
+        "trunk": folder / f"{split}_trunk.npy",
         "index": folder / f"{split}.tsv",
         "meta": folder / f"{split}.json",
     }
 
 
 def write_run_embeddings(
-    run_dir, split: str, images: np.ndarray, genes: np.ndarray, index, meta: Mapping
+    run_dir,
+    split: str,
+    images: np.ndarray,
+    genes: np.ndarray | None,
+    index,
+    meta: Mapping,
+    trunk: np.ndarray | None = None,
 ) -> None:
     """Write the embedded pairs of one split of a run.
 
@@ -146,43 +158,58 @@ def write_run_embeddings(
     run_dir
         The run's folder; the files go to its ``embeddings`` (see ``run_files``).
     split
-        ``val`` or ``test``.
+        ``train``, ``val`` or ``test``.
     images, genes
-        (N, D) each, rows of unit length; row i of both is pair i.
+        (N, D) each, rows of unit length; row i of both is pair i. The train split, which is only
+        read by what predicts from images, needs no genes.
     index
         One row per pair with ``INDEX_COLUMNS``: a pandas DataFrame or a sequence of mappings.
     meta
         More keys of the JSON, such as ``logit_scale``.
+    trunk
+        (N, W), what a tuned image encoder gives before the projection; may be memory-mapped.
     """
     paths = run_files(run_dir, split)
-    images = np.ascontiguousarray(images, np.float32)
-    genes = np.ascontiguousarray(genes, np.float32)
+    arrays = {"images": images, "genes": genes, "trunk": trunk}
+    arrays = {what: array for what, array in arrays.items() if array is not None}
     rows = index.to_dict("records") if hasattr(index, "to_dict") else [dict(row) for row in index]
-    if images.shape != genes.shape or len(rows) != len(images):
-        raise ValueError(f"{images.shape} images, {genes.shape} genes, {len(rows)} index rows")
-    for what, array in (("images", images), ("genes", genes)):
-        if not np.isfinite(array).all():
-            raise InputError(
-                paths[what],
-                f"{what} of {split}",
-                "embeddings that aren't finite",
-                "the training diverged: lower learning_rate or gradient_clip",
-            )
+    if any(len(array) != len(rows) for array in arrays.values()) or (
+        genes is not None and images.shape != genes.shape
+    ):
+        shapes = {what: array.shape for what, array in arrays.items()}
+        raise ValueError(f"{shapes} for {len(rows)} index rows")
+    for what, array in arrays.items():
         with files.atomic_path(paths[what]) as temporary:
-            np.save(temporary, array)
+            stored = np.lib.format.open_memmap(
+                temporary, mode="w+", dtype=np.float32, shape=array.shape
+            )
+            for at in range(0, len(array), _BLOCK_ROWS):
+                block = array[at : at + _BLOCK_ROWS]
+                if not np.isfinite(block).all():
+                    raise InputError(
+                        paths[what],
+                        f"{what} of {split}",
+                        "embeddings that aren't finite",
+                        "the training diverged: lower learning_rate or gradient_clip",
+                    )
+                stored[at : at + len(block)] = block
+            stored.flush()
+            del stored
+    for what in {"genes", "trunk"} - set(arrays):
+        paths[what].unlink(missing_ok=True)
     files.write_tsv(paths["index"], rows, INDEX_COLUMNS)
+    widths = {} if trunk is None else {"trunk_width": trunk.shape[1]}
     files.write_json(
         paths["meta"],
         {
             **meta,
+            **widths,
             "format": FORMAT,
             "split": split,
             "rows": len(images),
             "width": images.shape[1],
             "dtype": "float32",
-            "sha256": {
-                what: files.sha256_file(paths[what]) for what in ("images", "genes", "index")
-            },
+            "sha256": {what: files.sha256_file(paths[what]) for what in (*arrays, "index")},
         },
     )
 
@@ -240,8 +267,7 @@ def read_run_images(run_dir, split: str) -> dict:
     images = _read_array(paths["images"], (meta["rows"], meta["width"]), sums.get("images"))
     trunk = None
     if "trunk" in sums:
-        place = paths["images"].with_name(f"{split}_trunk.npy")
-        trunk = _read_array(place, (meta["rows"], meta.get("trunk_width")), sums["trunk"])
+        trunk = _read_array(paths["trunk"], (meta["rows"], meta.get("trunk_width")), sums["trunk"])
     return {"images": images, "trunk": trunk, "index": _read_index(paths, meta), "meta": meta}
 
 

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import yaml
 
+from pairscape import files
 from pairscape.errors import InputError
 
 KINDS = ("image", "gene")
+_NAMES_OF_WEIGHTS = ("source", "location", "file")
 
 
 def list_encoders(root, kind: str) -> list[str]:
@@ -29,6 +31,9 @@ def encoder_file(root, kind: str, name: str) -> Path:
 def read_encoder(root, kind: str, name: str) -> dict:
     """Read the file of one encoder.
 
+    A file that says ``variant_of: <other encoder>`` holds only what differs from that encoder's:
+    mappings are merged, any other value takes the place of the other's.
+
     Parameters
     ----------
     root
@@ -38,11 +43,74 @@ def read_encoder(root, kind: str, name: str) -> dict:
     name
         The encoder's name.
 
+    Returns
+    -------
+    The encoder in full. A variant keeps ``variant_of``; where it takes its weights from the same
+    file as the other, ``weights_of`` is added, for ``weights_name``.
+
     Raises
     ------
     InputError
-        There is no such encoder, its file isn't YAML, or it is of another kind.
+        There is no such encoder, its file isn't YAML, or it is of another kind; or it is a variant
+        without a title of its own, or of a variant.
     """
+    spec, path = _read_file(root, kind, name), encoder_file(root, kind, name)
+    base_name = spec.get("variant_of")
+    if base_name is not None:
+        if base_name not in list_encoders(root, kind) or base_name == name:
+            raise InputError(
+                path, "variant_of", repr(base_name), f"name another {kind} encoder of this folder"
+            )
+        base = _read_file(root, kind, base_name)
+        if "variant_of" in base:
+            raise InputError(
+                path,
+                "variant_of",
+                f"{base_name}, a variant of {base['variant_of']}",
+                f"write variant_of: {base['variant_of']}, and what differs from it",
+            )
+        if "title" not in spec:
+            raise InputError(path, "title", "nothing", "give the variant a title of its own")
+        spec = _merged(base, spec)
+        if spec.get("weights") and all(
+            spec["weights"].get(key) == (base.get("weights") or {}).get(key)
+            for key in _NAMES_OF_WEIGHTS
+        ):
+            spec["weights_of"] = base_name
+    if spec.get("kind") != kind:
+        raise InputError(
+            path, "kind", repr(spec.get("kind")), f"write kind: {kind}, or move the file"
+        )
+    return spec
+
+
+def weights_name(spec: Mapping, name: str) -> str:
+    """The encoder in whose folder the weights lie: a variant shares the file of its base."""
+    return spec.get("weights_of", name)
+
+
+def features_name(spec: Mapping, name: str) -> str:
+    """The encoder whose stored features are used: shuffled pairs need none of their own."""
+    return spec["variant_of"] if spec.get("shuffle_pairs") else name
+
+
+def uses_train_facts(spec: Mapping) -> bool:
+    """Whether a gene encoder's input depends on the train split (``pair_data.TrainFacts``)."""
+    options = spec["input"]
+    return (
+        options.get("library_size") == "train_median"
+        or options.get("technology_mean") == "train_split"
+    )
+
+
+def spec_sha256(spec: Mapping) -> str:
+    """A checksum of what decides an encoder's output: its file without titles and notes."""
+    words = {"title", "citation", "notes", "built", "finetuning", "control", "shuffle_pairs"}
+    words |= {"variant_of", "weights_of"}
+    return files.sha256_json({key: value for key, value in spec.items() if key not in words})
+
+
+def _read_file(root, kind: str, name: str) -> dict:
     allowed = list_encoders(root, kind)
     path = encoder_file(root, kind, name)
     if name not in allowed:
@@ -58,10 +126,17 @@ def read_encoder(root, kind: str, name: str) -> dict:
         spec = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(path, "YAML", str(error), "correct the file") from None
-    if not isinstance(spec, dict) or spec.get("kind") != kind:
-        found = spec.get("kind") if isinstance(spec, dict) else type(spec).__name__
-        raise InputError(path, "kind", repr(found), f"write kind: {kind}, or move the file")
+    if not isinstance(spec, dict):
+        raise InputError(path, "kind", type(spec).__name__, f"write kind: {kind}, and the rest")
     return spec
+
+
+def _merged(base: Mapping, change: Mapping) -> dict:
+    merged = dict(base)
+    for key, value in change.items():
+        both = isinstance(value, Mapping) and isinstance(base.get(key), Mapping)
+        merged[key] = _merged(base[key], value) if both else value
+    return merged
 
 
 def require_built(spec: Mapping, file) -> None:

@@ -1,35 +1,28 @@
-"""The image-gene pair: projection heads, contrastive loss, training and embedding.
+"""Training a pair: the steps, the validations, what is kept of them, going on after a kill.
 
-A frozen image trunk has run before (``embed_images``), so what is trained here is the image head,
-the gene encoder and its head. All randomness of a step is a function of the seed and the step, so
-that a resumed run ends where an unbroken one does.
+A plain loop. All that a step draws (its batch, its views and augmentation, its dropout) is a function
+of the seed, the step and the process, so that a resumed run ends where an unbroken one does.
 """
 
-import io
 import logging
 import math
 import os
-import sys
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Mapping
 from pathlib import Path
 
-import lightning as L
 import numpy as np
 import torch
-from open_clip.loss import ClipLoss, SigLipLoss
-from torch import nn
 
-from pairscape import config, files, gene_encoders
+from pairscape import batches, config, contrastive, files, processes, program
+from pairscape.batches import PairRows
 from pairscape.errors import InputError
+from pairscape.metric_loggers import MetricLoggers
+from pairscape.pair import SIDES, Pair
+from pairscape.processes import World
 
 log = logging.getLogger("pairscape")
 
-FORMAT = 1
-MAX_LOGIT_SCALE = math.log(100)
-SIGLIP_BIAS = -10.0
-# What is built so far of what the configuration's schema allows.
-BUILT = {"image_tuning": ("frozen",)}
 METRIC_COLUMNS = (
     "step",
     "split",
@@ -39,6 +32,11 @@ METRIC_COLUMNS = (
     "logit_scale",
     "learning_rate",
 )
+# Options that say where and how fast, not what: a run may be gone on with under others of them.
+MACHINE_OPTIONS = ("loader_workers", "loggers")
+EMBED_ROWS = 4096
+EMBED_PATCHES = 64
+_SAVE_SECONDS = 600
 
 
 def resolve_training(training: Mapping) -> dict:
@@ -47,153 +45,45 @@ def resolve_training(training: Mapping) -> dict:
     Raises
     ------
     InputError
-        An option is unknown, isn't allowed, isn't built yet, or doesn't go with another.
+        An option is unknown, isn't allowed, or doesn't go with another.
     """
     resolved = config.resolve_part("training", training)
-    for key, built in BUILT.items():
-        if resolved[key] not in built:
-            raise InputError(
-                "--options",
-                f"training.{key}",
-                f"{resolved[key]!r}, which isn't built yet",
-                f"built so far: {', '.join(built)}",
-            )
+
+    def refuse(key: str, found, remedy: str) -> None:
+        raise InputError("--options", f"training.{key}", str(found), remedy)
+
     if resolved["warmup_steps"] >= resolved["max_steps"]:
-        raise InputError(
-            "--options",
-            "training.warmup_steps",
-            str(resolved["warmup_steps"]),
+        refuse(
+            "warmup_steps",
+            resolved["warmup_steps"],
             f"warm up in fewer steps than max_steps, {resolved['max_steps']}",
         )
+    if resolved["batch_size"] < resolved["devices"] * resolved["nodes"]:
+        refuse("batch_size", resolved["batch_size"], "give each device a pair at least")
+    if resolved["stored_views"]:
+        if resolved["image_tuning"] != "frozen":
+            refuse("stored_views", "views for an image encoder that is tuned", "set it to 0")
+        if resolved["augmentation"] in ("auto", "none"):
+            refuse("stored_views", "views without augmentation", "set augmentation, or this to 0")
+        if resolved["image_projection"] == "transformer":
+            refuse("stored_views", "views for a head that takes tokens", "set it to 0")
     return resolved
 
 
-def projection(kind: str, width: int, embedding_dim: int, dropout: float) -> nn.Module:
-    """A projection head, (B, width) -> (B, embedding_dim).
-
-    ``mlp`` is timm's Mlp as HESCAPE uses it: hidden width twice the embedding's, GELU, dropout,
-    LayerNorm before the second layer, and dropout on the output too.
-
-    Raises
-    ------
-    InputError
-        ``identity`` where the widths differ.
-    """
-    if kind == "linear":
-        return nn.Linear(width, embedding_dim)
-    if kind == "identity":
-        if width != embedding_dim:
-            raise InputError(
-                "--options",
-                "training.gene_projection",
-                f"identity for an encoder of width {width}",
-                f"choose linear, or embedding_dim: {width}",
-            )
-        return nn.Identity()
-    hidden = 2 * embedding_dim
-    return nn.Sequential(
-        OrderedDict(
-            fc1=nn.Linear(width, hidden),
-            act=nn.GELU(),
-            drop1=nn.Dropout(dropout),
-            norm=nn.LayerNorm(hidden),
-            fc2=nn.Linear(hidden, embedding_dim),
-            drop2=nn.Dropout(dropout),
-        )
-    )
+def augmentation_kind(training: Mapping) -> str | None:
+    """The augmentation of the train patches that are read in the training, or None."""
+    kind = training["augmentation"]
+    if kind == "auto":
+        kind = "none" if training["image_tuning"] == "frozen" else "hescape"
+    return None if kind == "none" else kind
 
 
-class Pair(L.LightningModule):
-    """An image head on stored features beside a gene encoder with its head.
-
-    Parameters
-    ----------
-    gene_encoder
-        The gene encoder's file, as a dictionary.
-    training
-        See ``resolve_training``.
-    feature_width, gene_count
-        Numbers per image feature and per expression vector.
-    library_size
-        Median sum of counts of the train split.
-    """
-
-    def __init__(
-        self,
-        gene_encoder: Mapping,
-        training: Mapping,
-        feature_width: int,
-        gene_count: int,
-        library_size: float = 1.0,
-    ):
-        super().__init__()
-        self.gene_spec, self.training_options = gene_encoder, training
-        self.feature_width, self.gene_count = feature_width, gene_count
-        width, dropout = training["embedding_dim"], training["projection_dropout"]
-        self.image_head = projection(training["image_projection"], feature_width, width, dropout)
-        self.gene_encoder = gene_encoders.build(gene_encoder, None, gene_count)
-        self.gene_head = projection(
-            training["gene_projection"], gene_encoder["width"], width, dropout
-        )
-        self.logit_scale = nn.Parameter(torch.tensor(-math.log(training["temperature"])))
-        if training["loss"] == "siglip":
-            self.logit_bias = nn.Parameter(torch.tensor(SIGLIP_BIAS))
-        self.register_buffer("library_size", torch.tensor(float(library_size)))
-        self.recall_wanted = False
-        self.latest: dict[str, torch.Tensor] = {}
-        self.validation: list[tuple[int, float, float]] = []
-
-    def embed_images(self, features: torch.Tensor) -> torch.Tensor:
-        """(B, feature_width) stored features -> (B, embedding_dim) of unit length."""
-        return nn.functional.normalize(self.image_head(features.float()).float(), dim=1)
-
-    def embed_genes(self, counts: torch.Tensor) -> torch.Tensor:
-        """(B, genes) raw counts -> (B, embedding_dim) of unit length."""
-        prepared = gene_encoders.prepare_counts(self.gene_spec, counts, self.library_size)
-        return nn.functional.normalize(self.gene_head(self.gene_encoder(prepared)).float(), dim=1)
-
-    def setup(self, stage: str) -> None:
-        # Gradients of the whole global batch: each device takes the loss of its rows against all.
-        world = {"rank": self.global_rank, "world_size": self.trainer.world_size}
-        if self.training_options["loss"] == "clip":
-            self.loss = ClipLoss(local_loss=True, gather_with_grad=True, **world)
-        else:
-            self.loss = SigLipLoss(**world)
-
-    def pair_loss(self, images: torch.Tensor, genes: torch.Tensor) -> torch.Tensor:
-        bias = (self.logit_bias,) if self.training_options["loss"] == "siglip" else ()
-        return self.loss(images, genes, self.logit_scale.exp(), *bias)
-
-    def training_step(self, batch: Mapping, batch_idx: int) -> torch.Tensor:
-        images, genes = self.embed_images(batch["features"]), self.embed_genes(batch["counts"])
-        loss = self.pair_loss(images, genes)
-        self.latest = {"loss": loss.detach()}
-        if self.recall_wanted:
-            self.latest["recall@5"] = batch_recall(images.detach(), genes.detach())
-        return loss
-
-    def validation_step(self, batch: Mapping, batch_idx: int) -> None:
-        images, genes = self.embed_images(batch["features"]), self.embed_genes(batch["counts"])
-        recall = batch_recall(images, genes)
-        self.validation.append((len(images), float(self.pair_loss(images, genes)), float(recall)))
-
-    def configure_optimizers(self) -> dict:
-        options = self.training_options
-        optimizer = torch.optim.AdamW(
-            self.parameters(),
-            lr=options["learning_rate"],
-            betas=tuple(options["betas"]),
-            weight_decay=options["weight_decay"],
-            fused=True,
-        )
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer,
-            lambda step: learning_rate_factor(step, options["warmup_steps"], options["max_steps"]),
-        )
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
+def resolve_precision(precision: str) -> str:
+    """``auto`` becomes bf16-mixed on a GPU that has it, and 32-true elsewhere."""
+    if precision != "auto":
+        return precision
+    on_gpu = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    return "bf16-mixed" if on_gpu else "32-true"
 
 
 def learning_rate_factor(step: int, warmup_steps: int, max_steps: int) -> float:
@@ -204,263 +94,353 @@ def learning_rate_factor(step: int, warmup_steps: int, max_steps: int) -> float:
     return max(0.0, 0.5 * (1 + math.cos(math.pi * min(1.0, share))))
 
 
-def batch_recall(images: torch.Tensor, genes: torch.Tensor, k: int = 5) -> torch.Tensor:
-    """Recall@k within a batch, mean of both directions: for the training curve, not for scores."""
-    similarity = images @ genes.T
-    own = similarity.diagonal()
-    image_rank = (similarity > own[:, None]).sum(1)
-    gene_rank = (similarity > own[None, :]).sum(0)
-    return ((image_rank < k).float().mean() + (gene_rank < k).float().mean()) / 2
+class Record:
+    """What a training has come to: metrics, the best weights, how long the loss hasn't fallen.
 
-
-def step_batches(rows: np.ndarray, batch_size: int, seed: int, start: int) -> Iterator[np.ndarray]:
-    """Yield the train batches from step ``start`` on, without end.
-
-    The order is a function of the seed and the step. An epoch's incomplete last batch is left out;
-    other rows are left out in the next epoch.
-    """
-    batch_size = min(batch_size, len(rows))
-    per_epoch = len(rows) // batch_size
-    step = start
-    while True:
-        epoch, first = divmod(step, per_epoch)
-        order = rows[np.random.default_rng([seed, 1, epoch]).permutation(len(rows))]
-        for i in range(first, per_epoch):
-            yield order[i * batch_size : (i + 1) * batch_size]
-            step += 1
-
-
-def validation_batches(rows: np.ndarray, batch_size: int, seed: int) -> list[np.ndarray]:
-    """Split rows into batches of nearly the same size, at most ``batch_size``, always the same.
-
-    Shuffled, since neighbouring spots of one slide would make harder batches than training sees.
-    """
-    if not len(rows):
-        return []
-    order = rows[np.random.default_rng([seed, 2]).permutation(len(rows))]
-    return np.array_split(order, math.ceil(len(rows) / batch_size))
-
-
-class PairRows(torch.utils.data.Dataset):
-    """Stored features and counts, read by arrays of row numbers (a batch at a time)."""
-
-    def __init__(self, features: np.ndarray, counts: np.ndarray):
-        self.features, self.counts = features, counts
-
-    def __getitem__(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
-        return {
-            "features": torch.from_numpy(self.features[rows]),
-            "counts": torch.from_numpy(self.counts[rows]),
-        }
-
-
-class PairData(L.LightningDataModule):
-    """The pairs of a dataset.
+    It is the same in every process, since every process has the loss of the global batch.
 
     Parameters
     ----------
-    features
-        (N, D) float32, may be memory-mapped.
-    counts
-        (N, genes) int32.
-    rows
-        Row numbers by split.
-    batch_size
-        The global batch.
-    seed
-        Seed of the order.
-    """
-
-    def __init__(self, features, counts, rows: Mapping[str, np.ndarray], batch_size, seed):
-        super().__init__()
-        self.pairs, self.rows = PairRows(features, counts), rows
-        self.batch_size, self.seed = batch_size, seed
-
-    def train_dataloader(self):
-        return torch.utils.data.DataLoader(self.pairs, sampler=self._steps(), batch_size=None)
-
-    def val_dataloader(self):
-        batches = validation_batches(self.rows["val"], self.batch_size, self.seed)
-        mine = [self._share(rows) for rows in batches]
-        return torch.utils.data.DataLoader(self.pairs, sampler=mine, batch_size=None)
-
-    def _steps(self) -> Iterator[np.ndarray]:
-        # Runs when the first batch is asked for: a resumed trainer knows its step by then.
-        start = self.trainer.global_step
-        for rows in step_batches(self.rows["train"], self.batch_size, self.seed, start):
-            yield self._share(rows)
-
-    def _share(self, rows: np.ndarray) -> np.ndarray:
-        world = self.trainer.world_size
-        return rows[: len(rows) // world * world][self.trainer.global_rank :: world]
-
-
-class Record(L.Callback):
-    """Keeps the metrics and the best weights, writes ``last.ckpt``, seeds each step.
-
-    Parameters
-    ----------
-    folder
-        The run's folder.
-    identity
-        A checksum of all that decides the run; ``last.ckpt`` carries it.
-    seed
-        The run's seed.
+    training
+        The resolved options.
     every
         Steps between validations; training is recorded five times as often.
-    world_size
-        Processes that were asked for.
+
+    Attributes
+    ----------
+    best
+        ``loss``, ``step`` and ``state`` of the validation with the least loss.
+    is_over
+        Whether training has stopped early.
     """
 
-    def __init__(self, folder: Path, identity: str, seed: int, every: int, world_size: int):
-        self.folder, self.identity, self.seed = Path(folder), identity, seed
-        self.every, self.often, self.world_size = every, max(1, every // 5), world_size
+    def __init__(self, training: Mapping, every: int):
+        self.training, self.every, self.often = training, every, max(1, every // 5)
         self.metrics: list[dict] = []
         self.losses: list[torch.Tensor] = []
         self.best: dict = {"loss": math.inf, "step": 0, "state": None}
+        self.reference, self.waited, self.is_over = math.inf, 0, False
 
     def state_dict(self) -> dict:
         return {
-            "identity": self.identity,
             "metrics": self.metrics,
             "losses": [float(loss) for loss in self.losses],
             "best": self.best,
+            "stopping": [self.reference, self.waited, self.is_over],
         }
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: Mapping) -> None:
         self.metrics, self.best = state["metrics"], state["best"]
         self.losses = [torch.tensor(loss) for loss in state["losses"]]
+        self.reference, self.waited, self.is_over = state["stopping"]
 
-    def on_fit_start(self, trainer, module) -> None:
-        if trainer.world_size != self.world_size:
+    def after_step(self, pair: Pair, step: int, found: Mapping, batch: int, rate: float):
+        """Note a step's loss; return a row of the metrics where one is due.
+
+        Raises
+        ------
+        InputError
+            The loss isn't finite.
+        """
+        self.losses.append(found["loss"])
+        if step % self.often and step != self.training["max_steps"]:
+            return None
+        losses = torch.stack([loss.cpu() for loss in self.losses])
+        self.losses = []
+        if not bool(torch.isfinite(losses).all()):
             raise InputError(
                 "--options",
-                "devices",
-                f"{trainer.world_size} processes at work where {self.world_size} were asked for",
-                "launch one process per device, or ask for what you launch",
+                "training.learning_rate",
+                f"{self.training['learning_rate']:g}, with which the loss isn't finite by step {step}",
+                "lower it, or gradient_clip",
             )
+        return self._add(
+            pair, step, "train", batch, float(losses.mean()), float(found["recall@5"]), rate
+        )
 
-    def on_train_batch_start(self, trainer, module, batch, batch_idx) -> None:
-        # Dropout must not depend on what ran before: then a resumed run equals an unbroken one.
-        step = trainer.global_step
-        sequence = np.random.SeedSequence([self.seed, 3, step, trainer.global_rank])
-        seed = int(sequence.generate_state(1, np.uint32)[0])
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed takes 2 ms
-        if module.device.type == "cuda":
-            torch.cuda.manual_seed_all(seed)
-        module.recall_wanted = (step + 1) % self.often == 0
-        self.rate = trainer.optimizers[0].param_groups[0]["lr"]
-
-    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
-        with torch.no_grad():
-            module.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
-        self.losses.append(module.latest["loss"])
-        step = trainer.global_step
-        if step % self.often == 0:
-            self._add(
-                module,
-                step,
-                "train",
-                len(batch["counts"]) * trainer.world_size,
-                float(torch.stack(self.losses).mean()),
-                float(module.latest["recall@5"]),
-            )
-            self.losses = []
-        if step % self.every == 0 and not trainer.enable_validation:
-            self._save(trainer)
-
-    def on_validation_start(self, trainer, module) -> None:
-        module.validation = []
-
-    def on_validation_end(self, trainer, module) -> None:
-        sizes, losses, recalls = np.array(module.validation, np.float64).reshape(-1, 3).T
-        sums = torch.tensor([sizes.sum(), (sizes * losses).sum(), (sizes * recalls).sum()])
-        rows, loss, recall = trainer.strategy.reduce(sums, reduce_op="sum").tolist()
-        loss, recall, step = loss / rows, recall / rows, trainer.global_step
-        batch = round(rows / max(1, len(sizes)))
-        self._add(module, step, "val", batch, loss, recall)
+    def after_validation(
+        self, pair: Pair, step: int, loss: float, recall: float, batch: int, rate: float
+    ) -> dict:
+        """Note a validation, keep the weights if they are the best, and see whether to stop."""
         log.debug("step %d: validation loss %.4f, in-batch Recall@5 %.3f", step, loss, recall)
         if loss < self.best["loss"]:
-            self.best = {"loss": loss, "step": step, "state": _copy_state(module)}
-        if trainer.state.fn == "fit":
-            self._save(trainer)
+            keep = self.training["select"] == "best_val_loss"
+            state = pair.kept_state() if keep else None
+            self.best = {"loss": loss, "step": step, "state": state}
+        stopping = self.training["early_stopping"]
+        if stopping is not None:
+            if loss < self.reference - stopping["min_delta"]:
+                self.reference, self.waited = loss, 0
+            else:
+                self.waited += 1
+            self.is_over = self.waited >= stopping["patience"]
+        return self._add(pair, step, "val", batch, loss, recall, rate)
 
-    def _add(self, module, step: int, split: str, batch: int, loss: float, recall: float) -> None:
-        scale = float(module.logit_scale.detach().exp())
-        values = (step, split, batch, loss, recall, scale, self.rate)
-        self.metrics.append(dict(zip(METRIC_COLUMNS, values, strict=True)))
-
-    def _save(self, trainer) -> None:
-        temporary = self.folder / ".part-last.ckpt"
-        trainer.save_checkpoint(temporary)
-        if trainer.is_global_zero:
-            os.replace(temporary, self.folder / "last.ckpt")
+    def _add(self, pair: Pair, step, split, batch, loss, recall, rate) -> dict:
+        scale = float(pair.logit_scale.detach().exp())
+        row = dict(
+            zip(METRIC_COLUMNS, (step, split, batch, loss, recall, scale, rate), strict=True)
+        )
+        self.metrics.append(row)
+        return row
 
 
 def train(
-    module: Pair, data: PairData, folder, identity: str, seed: int, devices: int = 1
+    pair: Pair,
+    data: PairRows,
+    rows: Mapping[str, np.ndarray],
+    folder,
+    identity: str,
+    seed: int,
+    world: World,
+    views: int = 1,
 ) -> tuple[dict, list[dict]]:
     """Train a pair; go on from ``last.ckpt`` in ``folder`` where it belongs to the same run.
 
     Parameters
     ----------
-    module, data
-        What to train, on what.
+    pair, data
+        What to train, on what; the pair goes to the world's device.
+    rows
+        Row numbers by split.
     folder
         The run's folder; ``last.ckpt`` is written there while training and is nowhere declared.
     identity
         Checksum of everything that decides the run.
     seed
         The run's seed.
-    devices
-        Processes, one per device.
+    world
+        The processes; each calls this.
+    views
+        Stored views of each patch, of which all but the first are trained on; 1 for none.
 
     Returns
     -------
-    The selected weights (``state``, ``step`` and ``loss``, the validation loss or None), and the
-    metrics.
+    The selected weights (``state`` as of ``Pair.kept_state``, ``step`` and ``loss``, the validation
+    loss or None), and the metrics; in the first process, which alone writes anything.
     """
-    options = module.training_options
+    options = pair.training_options
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    validated = len(data.rows["val"]) > 0
-    resume = resumable(folder, identity)
-    on_gpu = torch.cuda.is_available()
-    record = Record(folder, identity, seed, options["validate_every"], devices)
-    _quiet_lightning()
-    trainer = L.Trainer(
-        accelerator="gpu" if on_gpu else "cpu",
-        devices=devices,
-        precision=resolve_precision(options["precision"]),
-        max_steps=options["max_steps"],
-        max_epochs=-1,
-        gradient_clip_val=options["gradient_clip"],
-        val_check_interval=min(options["validate_every"], options["max_steps"]),
-        check_val_every_n_epoch=None,
-        limit_val_batches=1.0 if validated else 0,
-        num_sanity_val_steps=0,
-        callbacks=[record],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=sys.stderr.isatty(),
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        sync_batchnorm=devices > 1,
-        deterministic=True,
-        default_root_dir=folder,
+    set_up(pair, world)
+    optimizer = torch.optim.AdamW(
+        [parameter for parameter in pair.parameters() if parameter.requires_grad],
+        lr=options["learning_rate"],
+        betas=tuple(options["betas"]),
+        weight_decay=options["weight_decay"],
+        fused=True,
     )
-    trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
-    if trainer.global_step < options["max_steps"]:
-        raise KeyboardInterrupt  # Lightning turns Ctrl-C into a quiet end
-    val_steps = [row["step"] for row in record.metrics if row["split"] == "val"]
-    if validated and val_steps[-1:] != [trainer.global_step]:
-        trainer.validate(module, datamodule=data, verbose=False)
-    if options["select"] == "best_val_loss":
-        return record.best, record.metrics
-    last = {"loss": None, "step": trainer.global_step, "state": _copy_state(module)}
-    if validated:
-        last["loss"] = [row for row in record.metrics if row["split"] == "val"][-1]["loss"]
-    return last, record.metrics
+    every = options["validate_every"]
+    if every == "epoch":
+        every = batches.steps_per_epoch(rows["train"], options["batch_size"])
+    record = Record(options, every)
+    start = _resume(folder, identity, pair, optimizer, record, world)
+    batch_size = min(options["batch_size"], len(rows["train"]))
+    reader = batches.train_batches(
+        data,
+        batches.train_shares(rows["train"], batch_size, seed, start, world, views),
+        options["loader_workers"],
+        world,
+    )
+    loggers = MetricLoggers(
+        options["loggers"] if world.is_first else (), folder, identity, options, start
+    )
+    saved = time.monotonic()
+    steps = range(start, 0 if record.is_over else options["max_steps"])
+    if world.is_first:
+        steps = program.progress(steps, "pretrain", len(steps), "step")
+    pair.train()
+    for step in steps:
+        rate = options["learning_rate"] * learning_rate_factor(
+            step, options["warmup_steps"], options["max_steps"]
+        )
+        found = train_step(
+            pair,
+            optimizer,
+            batches.to_device(next(reader), world.device),
+            batch_size,
+            world,
+            seed,
+            step,
+            rate,
+            (step + 1) % record.often == 0 or step + 1 == options["max_steps"],
+        )
+        is_due = (step + 1) % every == 0 or step + 1 == options["max_steps"]
+        row = record.after_step(pair, step + 1, found, batch_size, rate)
+        if row is not None:
+            loggers.log(row)
+        if is_due and len(rows["val"]):
+            loss, recall, batch = validate(pair, data, rows["val"], seed, world)
+            loggers.log(record.after_validation(pair, step + 1, loss, recall, batch, rate))
+        if world.is_first and (is_due or time.monotonic() - saved > _SAVE_SECONDS):
+            _save(folder, identity, pair, optimizer, record, step + 1)
+            saved = time.monotonic()
+        if record.is_over:
+            log.info("stopped early at step %d: the validation loss doesn't fall", step + 1)
+            break
+    loggers.close()
+    return selected_state(record, pair), record.metrics
+
+
+def set_up(pair: Pair, world: World) -> None:
+    """Bring a pair to the device and precision of a training, the same in every process."""
+    precision = resolve_precision(pair.training_options["precision"])
+    pair.amp_dtype = torch.bfloat16 if precision == "bf16-mixed" else None
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    if world.device.type == "cuda":
+        # Some of cuBLAS is only deterministic with workspaces of its own.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.set_float32_matmul_precision("highest" if pair.amp_dtype is None else "high")
+    processes.share_batchnorm(pair, world)
+    pair.to(world.device)
+    if pair.images.tower is not None:
+        pair.images.tower.to(memory_format=torch.channels_last)
+    world.equalise(pair)
+
+
+def train_step(
+    pair: Pair,
+    optimizer: torch.optim.Optimizer,
+    batch: Mapping[str, torch.Tensor],
+    count: int,
+    world: World,
+    seed: int,
+    step: int,
+    rate: float,
+    with_recall: bool = False,
+) -> dict[str, torch.Tensor]:
+    """One step of the optimiser on the global batch of ``count`` pairs, of which ``batch`` is a share.
+
+    Returns
+    -------
+    ``loss``, and ``recall@5`` if wanted.
+    """
+
+    def draw(side: int, chunk: int) -> None:
+        # Dropout must not depend on what ran before: then a resumed run equals an unbroken one,
+        # and a chunk that runs a second time is the same.
+        sequence = np.random.SeedSequence([seed, 3, step, world.rank, side, chunk])
+        number = int(sequence.generate_state(1, np.uint32)[0])
+        torch.default_generator.manual_seed(number)  # torch.manual_seed takes 2 ms
+        if world.device.type == "cuda":
+            torch.cuda.manual_seed(number)
+
+    optimizer.zero_grad(set_to_none=True)
+    found = contrastive.gradients(pair, batch, count, world, draw, with_recall)
+    trained = optimizer.param_groups[0]["params"]
+    torch.nn.utils.clip_grad_norm_(trained, pair.training_options["gradient_clip"])
+    optimizer.param_groups[0]["lr"] = rate
+    optimizer.step()
+    pair.clamp_temperature()
+    return found
+
+
+def validate(
+    pair: Pair, data: PairRows, rows: np.ndarray, seed: int, world: World
+) -> tuple[float, float, int]:
+    """Loss and in-batch Recall@5 of a split, means over its pairs, and the size of a batch."""
+    pair.eval()
+    size = pair.training_options["batch_size"]
+    sums = np.zeros(2)
+    parts = batches.validation_batches(rows, size, seed)
+    shares = [part[world.share(len(part))] for part in parts]
+    workers = pair.training_options["loader_workers"]
+    for part, batch in zip(parts, batches.plain_batches(data, shares, workers, world), strict=True):
+        embedded = embed_batch(pair, batches.to_device(batch, world.device))
+        images, genes = (world.gather(mine, len(part)) for mine in embedded)
+        with torch.inference_mode():
+            loss = contrastive.pair_loss(pair, images, genes)
+            recall = contrastive.batch_recall(images, genes)
+        sums += len(part) * np.array([float(loss), float(recall)])
+    pair.train()
+    loss, recall = sums / len(rows)
+    return float(loss), float(recall), round(len(rows) / len(parts))
+
+
+@torch.inference_mode()
+def embed_batch(pair: Pair, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Embed both sides of pairs, ``micro_batch`` of them at a time, in evaluation mode."""
+    rows = _rows_at_a_time(pair)
+    found = []
+    for name in SIDES:
+        inputs, side = batch[name], getattr(pair, name)
+        with pair.autocast(inputs.device):
+            found.append(torch.cat([side(chunk) for chunk in inputs.split(rows)]))
+    return found[0], found[1]
+
+
+def embed_pairs(
+    pair: Pair, data: PairRows, rows: np.ndarray, world: World | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Embed pairs: images and genes, (len(rows), embedding_dim) float32 of unit length each."""
+    width = pair.training_options["embedding_dim"]
+    images = np.empty((len(rows), width), np.float32)
+    genes = np.empty((len(rows), width), np.float32)
+    for at, batch in _evaluated(pair, data, rows, world):
+        for array, found in zip((images, genes), embed_batch(pair, batch), strict=True):
+            array[at : at + len(found)] = found.cpu().numpy()
+    return images, genes
+
+
+def embed_image_sides(
+    pair: Pair, data: PairRows, rows: np.ndarray, world: World | None = None, trunk_path=None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Embed the image side of pairs alone, and keep what its encoder gives before the projection.
+
+    Parameters
+    ----------
+    trunk_path
+        A scratch file for the encoder's output, which is as large as it is wide; None keeps none.
+
+    Returns
+    -------
+    Images (len(rows), embedding_dim) float32 of unit length, and the encoder's output
+    (len(rows), W) float32, memory-mapped, or None where none is kept or the head takes tokens.
+    """
+    side = pair.images
+    images = np.empty((len(rows), pair.training_options["embedding_dim"]), np.float32)
+    trunk = None
+    if trunk_path is not None and side.tower is not None and not side.takes_tokens:
+        trunk = np.lib.format.open_memmap(
+            trunk_path, mode="w+", dtype=np.float32, shape=(len(rows), side.tower.width)
+        )
+    for at, batch in _evaluated(pair, data, rows, world):
+        inputs = batch["images"]
+        with torch.inference_mode(), pair.autocast(inputs.device):
+            parts = [side.encode(chunk) for chunk in inputs.split(_rows_at_a_time(pair))]
+            images[at : at + len(inputs)] = torch.cat(list(map(side.project, parts))).cpu().numpy()
+            if trunk is not None:
+                trunk[at : at + len(inputs)] = torch.cat(parts).float().cpu().numpy()
+    return images, trunk
+
+
+def _evaluated(pair: Pair, data: PairRows, rows: np.ndarray, world: World | None):
+    """Yield (start, batch on the device) of all rows, the pair in evaluation mode."""
+    world = world or World(0, 1, torch.device("cpu"))
+    pair.eval().to(world.device)
+    block = EMBED_PATCHES if data.reads_patches else EMBED_ROWS
+    starts = range(0, len(rows), block)
+    workers = pair.training_options["loader_workers"]
+    reader = batches.plain_batches(data, [rows[at : at + block] for at in starts], workers, world)
+    for at, batch in zip(program.progress(starts, "embed", unit="block"), reader, strict=True):
+        yield at, batches.to_device(batch, world.device)
+
+
+def _rows_at_a_time(pair: Pair) -> int:
+    rows = pair.training_options["micro_batch"] or EMBED_ROWS
+    return rows if pair.images.tower is None else min(rows, EMBED_PATCHES)
+
+
+def selected_state(record: Record, pair: Pair) -> dict:
+    """The weights that become the model, by the option ``select``: ``state``, ``step``, ``loss``."""
+    if record.training["select"] == "best_val_loss":
+        return record.best
+    losses = [row["loss"] for row in record.metrics if row["split"] == "val"]
+    return {
+        "loss": losses[-1] if losses else None,
+        "step": record.metrics[-1]["step"],
+        "state": pair.kept_state(),
+    }
 
 
 def resumable(folder, identity: str) -> Path | None:
@@ -473,14 +453,12 @@ def resumable(folder, identity: str) -> Path | None:
         return None
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        found = next(
-            state["identity"] for name, state in stored["callbacks"].items() if "Record" in name
-        )
+        found, step = stored["identity"], stored["step"]
         why = "it is of other options or data"
     except Exception:  # whatever is in a damaged file
         found, why = None, "it can't be read"
     if found == identity:
-        log.info("going on from step %d of %s", stored["global_step"], path)
+        log.info("going on from step %d of %s", step, path)
         return path
     aside = path.with_name(f"last-set-aside-{files.sha256_file(path)[:8]}.ckpt")
     os.replace(path, aside)
@@ -488,137 +466,33 @@ def resumable(folder, identity: str) -> Path | None:
     return None
 
 
-def resolve_precision(precision: str) -> str:
-    """``auto`` becomes bf16-mixed on a GPU that has it, and 32-true elsewhere."""
-    if precision != "auto":
-        return precision
-    on_gpu = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-    return "bf16-mixed" if on_gpu else "32-true"
+def _resume(folder: Path, identity: str, pair: Pair, optimizer, record: Record, world) -> int:
+    """Load what an interrupted run has left, in every process; return the step to go on from."""
+    if world.is_first:
+        folder.mkdir(parents=True, exist_ok=True)
+        resumable(folder, identity)
+    world.wait()
+    path, step = folder / "last.ckpt", 0
+    if path.is_file():
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+        pair.load_kept_state(stored["state"])
+        optimizer.load_state_dict(stored["optimizer"])
+        record.load_state_dict(stored["record"])
+        step = stored["step"]
+    world.wait()  # before the first process writes a newer one
+    return step
 
 
-def embed_pairs(
-    module: Pair, data: PairRows, rows: np.ndarray, block: int = 4096
-) -> tuple[np.ndarray, np.ndarray]:
-    """Embed pairs: images and genes, (len(rows), embedding_dim) float32 of unit length each."""
-    module = module.eval().cpu()
-    width = module.training_options["embedding_dim"]
-    images = np.empty((len(rows), width), np.float32)
-    genes = np.empty((len(rows), width), np.float32)
-    with torch.inference_mode():
-        for at in range(0, len(rows), block):
-            batch = data[rows[at : at + block]]
-            images[at : at + block] = module.embed_images(batch["features"]).numpy()
-            genes[at : at + block] = module.embed_genes(batch["counts"]).numpy()
-    return images, genes
-
-
-def save_pair(path, module: Pair, state: Mapping, meta: Mapping) -> None:
-    """Write ``model.ckpt``, all that ``load_pair`` needs. The same input makes the same bytes."""
-    # The archive's inner folder takes the file's name: without a file it is always the same.
-    buffer = io.BytesIO()
+def _save(folder: Path, identity: str, pair: Pair, optimizer, record: Record, step: int) -> None:
+    temporary = folder / ".part-last.ckpt"
     torch.save(
         {
-            "format": FORMAT,
-            "gene_encoder": dict(module.gene_spec),
-            "training": dict(module.training_options),
-            "feature_width": module.feature_width,
-            "gene_count": module.gene_count,
-            "meta": dict(meta),
-            "state": dict(state),
+            "identity": identity,
+            "step": step,
+            "state": pair.kept_state(),
+            "optimizer": optimizer.state_dict(),
+            "record": record.state_dict(),
         },
-        buffer,
+        temporary,
     )
-    with files.atomic_path(path) as temporary:
-        temporary.write_bytes(buffer.getvalue())
-
-
-def load_pair(path) -> tuple[Pair, dict]:
-    """Read ``model.ckpt`` strictly.
-
-    Returns
-    -------
-    The pair in eval mode, and the metadata it was saved with (names, genes, selected step, ...).
-
-    Raises
-    ------
-    InputError
-        The file is missing, damaged, or of another format.
-    """
-    try:
-        stored = torch.load(path, map_location="cpu", weights_only=True)
-        if stored["format"] != FORMAT:
-            raise ValueError(f"format {stored['format']}, not {FORMAT}")
-        module = Pair(
-            stored["gene_encoder"],
-            stored["training"],
-            stored["feature_width"],
-            stored["gene_count"],
-        )
-        module.load_state_dict(stored["state"], strict=True)
-    except FileNotFoundError:
-        raise InputError(path, "file", "nothing", "pretrain first or correct the path") from None
-    except Exception as error:  # a damaged archive fails in many ways
-        raise InputError(
-            path, "model", str(error).split("\n")[0], "delete it and pretrain again"
-        ) from None
-    return module.eval(), stored["meta"]
-
-
-def plot_curve(path, metrics: Sequence[Mapping], selected_step: int, loss: str, title: str) -> None:
-    """Draw the loss over the steps, training and validation, with the loss of chance (CLIP)."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(6.4, 4), layout="constrained")
-    looks = {
-        "train": {"color": "#56B4E9", "label": "training", "lw": 1.2},
-        "val": {"color": "#D55E00", "label": "validation", "lw": 1.8, "marker": "o", "ms": 3.5},
-    }
-    for split, look in looks.items():
-        rows = [row for row in metrics if row["split"] == split]
-        if not rows:
-            continue
-        axes.plot([row["step"] for row in rows], [row["loss"] for row in rows], **look)
-        if loss == "clip":
-            chance = math.log(rows[-1]["batch"])
-            axes.axhline(chance, color=look["color"], ls="--", lw=1)
-            axes.annotate(
-                f"chance, {look['label']} (ln {rows[-1]['batch']})",
-                (0.99, chance),
-                xycoords=("axes fraction", "data"),
-                xytext=(0, 3 if split == "train" else -3),
-                textcoords="offset points",
-                ha="right",
-                va="bottom" if split == "train" else "top",
-                fontsize=8,
-                color="0.25",
-            )
-    axes.axvline(selected_step, color="0.5", lw=1, ls=":")
-    axes.annotate(
-        "selected",
-        (selected_step, 0.02),
-        xycoords=("data", "axes fraction"),
-        xytext=(-4, 0),
-        textcoords="offset points",
-        rotation=90,
-        ha="right",
-        fontsize=8,
-        color="0.25",
-    )
-    axes.set(xlabel="optimiser step", ylabel=f"contrastive loss ({loss})", title=title)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
-    with files.atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=150)
-    plt.close(figure)
-
-
-def _copy_state(module: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: value.detach().cpu().clone() for name, value in module.state_dict().items()}
-
-
-def _quiet_lightning() -> None:
-    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    os.replace(temporary, folder / "last.ckpt")

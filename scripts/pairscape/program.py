@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from pairscape.errors import InputError
@@ -101,6 +101,18 @@ def run(main) -> None:
     sys.exit(code)
 
 
+def is_first_process(environment: Mapping[str, str]) -> bool:
+    """Whether this is the only process of its launch, or the first of several (one per device).
+
+    Only that one speaks and writes files. Launched by torchrun, by srun with several tasks, or as a
+    further process of a plain call (``processes.start``).
+    """
+    rank = environment.get("RANK")
+    if rank is None and int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+        rank = environment.get("SLURM_PROCID")
+    return (rank or environment.get("LOCAL_RANK", "0")) == "0"
+
+
 def progress(items: Iterable, what: str, total: int | None = None, unit: str = "it"):
     """Iterate over ``items`` with a progress bar; silent where stderr isn't a terminal."""
     from tqdm import tqdm
@@ -129,11 +141,12 @@ def _start_log(path) -> None:
     log.propagate = False
     log.setLevel(logging.DEBUG)
     to_terminal = logging.StreamHandler()
-    to_terminal.setLevel(logging.INFO)
+    first = is_first_process(os.environ)
+    to_terminal.setLevel(logging.INFO if first else logging.WARNING)
     to_terminal.setFormatter(logging.Formatter(f"{name}: %(levelname)s: %(message)s"))
     to_terminal.addFilter(_plain_info)
     log.addHandler(to_terminal)
-    if path:
+    if path and first:
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
         to_file = logging.FileHandler(path, mode="w")
         to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))

@@ -1,0 +1,144 @@
+"""Embed all spots of a dataset with a frozen gene encoder, once.
+
+IN   the shards of a dataset, its genes.tsv, the encoder's weights; its splits.tsv where the encoder
+     was fitted to the train split, or its input depends on that
+OUT  features.npy, float32 (spots, width), spots in the order of the shards;
+     features.json: shards, checksums, the encoder's fingerprint, what of the train split was used
+"""
+
+from pathlib import Path
+
+from pairscape import encoders, program
+from pairscape.errors import InputError
+
+RESULT_VERSION = 1
+
+
+def main(argv=None):
+    args = program.parse(
+        argv,
+        __doc__,
+        RESULT_VERSION,
+        shards=program.Many("the dataset's shards, in the order of the option samples"),
+        splits="optional: the dataset's splits.tsv, for encoders that know of the train split",
+        genes="the dataset's genes.tsv",
+        weights="optional: the encoder's weights, fetched or fitted, other files of it beside them",
+        features="the features to write (.npy)",
+        index="their index to write (.json)",
+    )
+    options = args.options
+    spec, name, samples = options["encoder"], options["encoder_name"], options["samples"]
+    encoders.require_built(spec, f"config/encoders/gene/{name}.yaml")
+    if len(args.shards) != len(samples):
+        raise InputError(
+            "--shards",
+            "number",
+            f"{len(args.shards)}",
+            f"give one for each of {len(samples)} samples",
+        )
+    weights = find_weights(spec, name, args.weights)
+
+    from pairscape import embeddings, files, gene_encoders, pair_data, pairs
+    from pairscape import weights as weight_files
+
+    shards = []
+    for sample, path in zip(samples, args.shards, strict=True):
+        found = pairs.shard_metadata(path)["sample"]
+        if found != sample:
+            raise InputError(path, "sample", found, f"give the shard of {sample} in this place")
+        rows = pairs.read_shard_table(path).num_rows
+        shards.append({"sample": sample, "rows": rows, "sha256": files.sha256_file(path)})
+    genes = pairs.read_genes(args.genes)
+    counts = pair_data.Counts(args.shards, [gene["gene_symbol"] for gene in genes])
+    train, known = None, {}
+    if encoders.uses_train_facts(spec) or spec["learned_from"] == "dataset":
+        splits = read_splits(args.splits, name)
+        if spec["learned_from"] == "dataset":
+            from pairscape.architectures import drvi
+
+            fit = drvi.check_fitted_on(weights, splits, args.splits, shards)
+            known["fitted_on"] = {key: fit[key] for key in ("samples", "leaked", "sha256")}
+        if encoders.uses_train_facts(spec):
+            row_counts = [shard["rows"] for shard in shards]
+            rows = pair_data.split_rows(samples, row_counts, splits, args.splits)["train"]
+            train = pair_data.train_facts(counts, rows, args.splits)
+            known["train_samples"] = sorted(r["sample"] for r in splits if r["split"] == "train")
+    tower = gene_encoders.build(spec, weights, genes, train)
+    index = embeddings.write_features(
+        Path(args.features),
+        Path(args.index),
+        gene_encoders.embed(
+            tower,
+            counts,
+            program.progress(range(len(counts)), f"embed {name}", unit="spot"),
+            options.get("batch", gene_encoders.BATCH),
+            args.threads,
+        ),
+        shards,
+        spec["width"],
+        {
+            "dataset": options["dataset"],
+            "encoder": name,
+            "encoder_sha256": encoders.spec_sha256(spec),
+            "weights_sha256": weight_files.state_sha256(tower),
+            "fingerprint": gene_encoders.fingerprint(tower, spec, genes),
+            "genes_sha256": files.sha256_json(genes),
+            **known,
+        },
+    )
+    program.log.info(
+        "%d spots of %d samples embedded by %s into %d numbers each",
+        index["rows"],
+        len(shards),
+        name,
+        index["width"],
+    )
+
+
+def find_weights(spec, name: str, path):
+    """The weights file, or None for a control that has none. Nothing else runs at random.
+
+    Raises
+    ------
+    InputError
+        The file isn't there; or the encoder can't be frozen, as it learns with the pair.
+    """
+    from pairscape import weights
+
+    if spec["learned_from"] == "pair":
+        raise InputError(
+            f"config/encoders/gene/{name}.yaml",
+            "learned_from",
+            "pair",
+            "an encoder that learns with the pair has no embeddings before: pretrain it",
+        )
+    if spec["weights"] is not None:
+        return weights.find_weights(spec, path)
+    if spec.get("control") and path is None:
+        return None
+    if path is None or not Path(path).is_file():
+        raise InputError(
+            path or "--weights", "file", "nothing", f"fit {name} to the dataset's train split first"
+        )
+    return Path(path)
+
+
+def read_splits(path, name: str) -> list[dict[str, str]]:
+    """The rows of splits.tsv.
+
+    Raises
+    ------
+    InputError
+        None was given, or it isn't one.
+    """
+    from pairscape import files
+
+    if not path:
+        raise InputError(
+            "--splits", "flag", "nothing", f"{name} knows of the train split: give splits.tsv"
+        )
+    return files.read_tsv(path, ["sample", "split"])
+
+
+if __name__ == "__main__":
+    program.run(main)

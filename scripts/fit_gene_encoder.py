@@ -1,0 +1,171 @@
+"""Fit a gene encoder (DRVI) to a dataset's train split alone; it is used frozen afterwards.
+
+IN   the dataset's shards, splits.tsv and genes.tsv
+OUT  encoder.pt, plain tensors; fit.json beside it: what it was fitted on, with checksums;
+     history.csv and curve.png, the fit epoch by epoch
+"""
+
+import csv
+import importlib.metadata
+import io
+import platform
+from pathlib import Path
+
+import numpy as np
+
+from pairscape import encoders, files, program
+from pairscape.errors import InputError
+
+RESULT_VERSION = 1
+PACKAGES = ("drvi-py", "scvi-tools", "torch", "lightning", "anndata", "numpy", "scipy")
+
+
+def main(argv=None):
+    args = program.parse(
+        argv,
+        __doc__,
+        RESULT_VERSION,
+        shards=program.Many("the dataset's shards, in the order of the option samples"),
+        splits="the dataset's splits.tsv",
+        genes="the dataset's genes.tsv",
+        encoder="the fitted encoder to write (encoder.pt)",
+        fit="the record of what it was fitted on to write, in the same folder (fit.json)",
+        history="the history of the fit to write (.csv)",
+        curve="the figure of the history to write (.png)",
+    )
+    options = args.options
+    spec, name, samples = options["encoder"], options["encoder_name"], options["samples"]
+    encoder_file = f"config/encoders/gene/{name}.yaml"
+    encoders.require_built(spec, encoder_file)
+    if spec["builder"] != "drvi":
+        raise InputError(
+            encoder_file, "builder", spec["builder"], "fit drvi; others learn elsewhere"
+        )
+    if len(args.shards) != len(samples):
+        raise InputError(
+            "--shards",
+            "number",
+            f"{len(args.shards)}",
+            f"give one for each of {len(samples)} samples",
+        )
+
+    from pairscape import gene_fitting, pair_data, pairs
+    from pairscape.architectures import drvi
+
+    gene_fitting.check_arguments(spec)
+    if Path(args.fit) != Path(args.encoder).with_name(drvi.FIT_FILE):
+        raise InputError(
+            "--fit", "path", args.fit, f"give {Path(args.encoder).with_name(drvi.FIT_FILE)}"
+        )
+    arguments = spec["arguments"]
+    genes = pairs.read_genes(args.genes)
+    symbols = [gene["gene_symbol"] for gene in genes]
+    splits = files.read_tsv(args.splits, ["sample", "donor", "split"])
+    for sample, path in zip(samples, args.shards, strict=True):
+        found = pairs.shard_metadata(path)["sample"]
+        if found != sample:
+            raise InputError(path, "sample", found, f"give the shard of {sample} in this place")
+    counts = pair_data.Counts(args.shards, symbols)
+    rows = pair_data.split_rows(samples, counts.row_counts, splits, args.splits)["train"]
+    owner = np.repeat(np.arange(len(samples)), counts.row_counts)
+    leaked = leaked_samples(options, arguments, splits)
+    if leaked:
+        held_out = np.isin(owner, [samples.index(sample) for sample in leaked])
+        rows = np.union1d(rows, np.flatnonzero(held_out))
+        program.log.warning(
+            "fit_on: published: held-out samples are fitted on: %s", ", ".join(leaked)
+        )
+
+    measures = gene_fitting.measure_spots(counts, rows, symbols)
+    kept, left_out = gene_fitting.judge_spots(measures, owner[rows], arguments["quality"])
+    kept_rows = rows[kept]
+    entries, history, facts = gene_fitting.fit(
+        gene_fitting.read_sparse(counts, kept_rows),
+        np.array(samples)[owner[kept_rows]],
+        arguments,
+        options["seed"],
+        args.threads,
+        spec["title"],
+    )
+    donors = {row["sample"]: row["donor"] for row in splits}
+    save(args.encoder, entries)
+    record = {
+        "format": drvi.FORMAT,
+        "dataset": options["dataset"],
+        "encoder": name,
+        "title": spec["title"],
+        "arguments": arguments,
+        "seed": options["seed"],
+        "threads": args.threads,
+        "result_version": RESULT_VERSION,
+        "sha256": files.sha256_file(args.encoder),
+        "splits_sha256": files.sha256_file(args.splits),
+        "leaked": leaked,
+        "samples": [
+            {
+                "sample": sample,
+                "donor": donors[sample],
+                "rows": int((owner[rows] == i).sum()),
+                "fitted": int((owner[kept_rows] == i).sum()),
+                "sha256": files.sha256_file(args.shards[i]),
+            }
+            for i, sample in enumerate(samples)
+            if (owner[rows] == i).any()
+        ],
+        "spots": len(kept_rows),
+        "left_out": left_out,
+        **facts,
+        "last_epoch": history[-1],
+        "versions": {
+            "python": platform.python_version(),
+            **{package: importlib.metadata.version(package) for package in PACKAGES},
+        },
+        "genes": symbols,
+    }
+    with files.atomic_path(args.history) as path, open(path, "w", newline="") as handle:
+        writer = csv.DictWriter(handle, gene_fitting.HISTORY_COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        for row in history:
+            writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+    with files.atomic_path(args.curve) as path:
+        gene_fitting.plot_history(path, history, f"{spec['title']}, {options['dataset']}")
+    files.write_json(args.fit, record)
+    program.log.info(
+        "%s fitted to %d spots of %d samples (%d left out): %d epochs, negative ELBO %.1f,"
+        " %d of %d dimensions in use",
+        name,
+        len(kept_rows),
+        len(record["samples"]),
+        sum(left_out.values()),
+        facts["epochs"],
+        history[-1]["elbo"],
+        facts["dimensions_used"],
+        arguments["n_latent"],
+    )
+
+
+def leaked_samples(options: dict, arguments: dict, splits: list[dict]) -> list[str]:
+    """The samples outside the train split that the published encoder was fitted on all the same."""
+    if arguments["fit_on"] == "train":
+        return []
+    if "also_fit" not in options:
+        raise InputError(
+            "--options", "also_fit", "nothing", "list what the published encoder was fitted on"
+        )
+    train = {row["sample"] for row in splits if row["split"] == "train"}
+    return sorted((set(options["also_fit"]) & set(options["samples"])) - train)
+
+
+def save(path, entries: dict) -> None:
+    """Write the encoder's tensors. The same tensors make the same bytes."""
+    import torch
+
+    # The archive's inner folder takes the file's name: without a file it is always the same.
+    buffer = io.BytesIO()
+    torch.save(entries, buffer)
+    with files.atomic_path(path) as temporary:
+        temporary.write_bytes(buffer.getvalue())
+
+
+if __name__ == "__main__":
+    program.run(main)

@@ -1,0 +1,1 @@
+"""The networks that no library builds for us, one module each."""

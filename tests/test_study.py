@@ -1,0 +1,116 @@
+"""The study in miniature: controls, stored sides and a tuned encoder, as a user runs it."""
+
+import csv
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("study")]
+RUN = "results/mini/runs/frozen/mini/{}/seed1"
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """A finished run of tests/study.yaml in a folder of its own, with encoder files to edit."""
+    folder = tmp_path_factory.mktemp("study")
+    for name in ("Snakefile", "workflow", "scripts", "envs", "tests"):
+        (folder / name).symlink_to(ROOT / name)
+    shutil.copytree(ROOT / "config", folder / "config")
+    done = snakemake(folder)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
+    return folder
+
+
+def snakemake(folder, *arguments):
+    return subprocess.run(
+        [
+            *(sys.executable, "-m", "snakemake", "--cores", "2", *arguments),
+            *("--configfile", "tests/study.yaml"),
+        ],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HF_HOME": str(folder / "hf"), "HF_HUB_OFFLINE": "1"},
+    )
+
+
+def planned(folder, *arguments) -> dict[str, int]:
+    """The jobs of a dry run by rule."""
+    said = snakemake(folder, "-n", *arguments)
+    assert said.returncode == 0, said.stdout + said.stderr
+    jobs = re.findall(r"^(\w+) +(\d+)$", said.stdout + said.stderr, re.MULTILINE)
+    return {rule: int(number) for rule, number in jobs if rule not in ("total", "all")}
+
+
+def test_controls_are_rows_of_the_table(study):
+    with open(study / "results/mini/tables/retrieval_frozen.tsv") as handle:
+        rows = list(csv.DictReader(handle, delimiter="\t"))
+    assert {(row["image_encoder"], row["gene_encoder"]) for row in rows} == {
+        ("tf_efficientnet_lite0", "drvi_small"),
+        ("tf_efficientnet_lite0_untrained", "mlp"),
+        ("tf_efficientnet_lite0_shuffled", "mlp"),
+        ("expression", "mlp"),
+        ("tf_efficientnet_lite0", "linear_alignment"),
+    }
+    assert all(row["seeds_run"] == row["seeds_planned"] == "1" for row in rows)
+
+
+def test_a_stored_side_is_never_built_and_a_tuned_one_is(study):
+    def parameters(run):
+        return json.loads((study / run / "options.json").read_text())["parameters"]
+
+    assert set(parameters(RUN.format("tf_efficientnet_lite0-drvi_small"))) == {
+        "image_head",
+        "gene_head",
+    }
+    tuned = parameters("results/mini/runs/lora/mini/tf_efficientnet_lite0-mlp/seed1")
+    assert 0 < tuned["image_encoder"]["trained"] < tuned["image_encoder"]["all"]
+    assert tuned["gene_encoder"]["trained"] == tuned["gene_encoder"]["all"]
+
+
+def test_shuffled_pairs_share_the_features_of_their_encoder(study):
+    features = study / "results/mini/datasets/mini/embeddings/images"
+    assert sorted(path.name for path in features.iterdir()) == [
+        "expression",
+        "tf_efficientnet_lite0",
+        "tf_efficientnet_lite0_untrained",
+    ]
+
+
+def test_naming_one_model_makes_that_run_alone(study):
+    model = RUN.format("expression-mlp") + "/model.ckpt"
+    assert planned(study, model) == {}
+    assert planned(study, model, "--forcerun", "pretrain") == {"pretrain": 1}
+
+
+def test_editing_an_encoders_file_reruns_its_runs_and_no_others(study):
+    file = study / "config/encoders/gene/drvi_small.yaml"
+    before = file.read_text()
+    try:
+        file.write_text(before.replace("epochs: 40", "epochs: 41", 1))
+        jobs = planned(study)
+    finally:
+        file.write_text(before)
+    assert {name: jobs[name] for name in ("fit_gene_encoder", "embed_genes", "pretrain")} == {
+        "fit_gene_encoder": 1,
+        "embed_genes": 1,
+        "pretrain": 1,
+    }
+    assert "embed_images" not in jobs
+    assert "export_pairs" not in jobs
+
+
+def test_editing_a_title_or_note_reruns_no_training(study):
+    file = study / "config/encoders/image/expression.yaml"
+    before = file.read_text()
+    try:
+        file.write_text(before + "\n# a remark\n")
+        assert planned(study) == {}
+    finally:
+        file.write_text(before)
