@@ -579,9 +579,9 @@ def expression_scores(experiment: str) -> list[str]:
 def expression_files(*extensions: str) -> list[str]:
     """The tables and figures of expression prediction with these extensions, where it is scored."""
     return [
-        f"{RESULTS}/{'figures' if extension in ('.png', '.svg') else 'tables'}"
-        f"/expression_{experiment}{extension}"
+        f"{RESULTS}/{folder}/expression_{experiment}{extension}"
         for extension in extensions
+        for folder in ["figures" if extension in (".png", ".svg") else "tables"]
         for experiment in IN_ALL
         if config["expression"]["score"]
     ]
