@@ -41,7 +41,9 @@ rule all:
             ext=["md", "tex"],
         ),
         expand(f"{RESULTS}/figures/retrieval_{{experiment}}.svg", experiment=IN_ALL),
-        mutation_results(),
+        batch_effect_files(".md", ".svg"),
+        expression_files(".md", ".svg"),
+        mutation_files(".md", ".svg"),
         pooled_also,
 
 

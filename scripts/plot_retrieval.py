@@ -12,7 +12,7 @@ from pairscape import figures, program, retrieval, tables
 from pairscape.errors import InputError
 from pairscape.program import log
 
-RESULT_VERSION = 1
+RESULT_VERSION = 2
 
 
 def main(argv=None):

@@ -4,7 +4,8 @@ A side that is frozen is read as stored features and its encoder isn't built; a 
 runs its encoder here. Several devices: see the training options `devices` and `nodes`.
 
 IN   the dataset's shards, splits.tsv and genes.tsv; stored features, or weights, of each encoder
-OUT  model.ckpt, options.json, metrics.csv, curve.png; embeddings/<split>* beside them
+OUT  model.ckpt, options.json, metrics.csv, curve.png; embeddings/<split>* beside them;
+     where the memory ran out: failed.json
 """
 
 import csv
@@ -13,11 +14,11 @@ import platform
 import subprocess
 from pathlib import Path
 
-from pairscape import config, encoders, files, program
+from pairscape import config, encoders, failures, files, program
 from pairscape.errors import InputError
 
-RESULT_VERSION = 2
-PACKAGES = ("torch", "lightning", "peft", "timm", "numpy", "pyarrow")
+RESULT_VERSION = 3
+PACKAGES = ("torch", "lightning", "open_clip_torch", "peft", "timm", "numpy", "pyarrow")
 MADE_BY = {"image": "embed_images", "gene": "embed_genes"}
 
 
@@ -100,19 +101,40 @@ def main(argv=None):
         return
     trained = build(args, data, training)
     world = processes.start(training["devices"], training["nodes"])
-    selected, metrics = pretraining.train(
-        trained["pair"],
-        trained["rows"],
-        rows,
-        Path(args.model).parent,
-        identity,
-        options["seed"],
-        world,
-        config.stored_views(training) if "images" in stored else 1,
-    )
-    world.leave()
-    if world.is_first:
-        write_run(args, data, training, identity, trained, selected, metrics, world)
+    try:
+        selected, metrics = pretraining.train(
+            trained["pair"],
+            trained["rows"],
+            rows,
+            Path(args.model).parent,
+            identity,
+            options["seed"],
+            world,
+            config.stored_views(training) if "images" in stored else 1,
+        )
+        world.leave()
+        if world.is_first:
+            write_run(args, data, training, identity, trained, selected, metrics, world)
+    except Exception as error:
+        record_failure(args, error)
+        raise
+
+
+def record_failure(args, error: Exception) -> None:
+    """Leave a record where the same run would fail again, so that tables can say why."""
+    options, why = args.options, failures.reason(error)
+    if why is None:
+        return
+    names = {"image_encoder": options["image_name"], "gene_encoder": options["gene_name"]}
+    run = {**{key: options[key] for key in ("experiment", "dataset", "seed")}, **names}
+    failures.write(Path(args.model).parent, run, why, str(error))
+    raise InputError(
+        args.model,
+        "memory",
+        why,
+        f"set training.micro_batch lower; its row of the tables says so: delete {failures.FILE}"
+        " beside it to try again",
+    ) from error
 
 
 def check_options(options, shards) -> None:
@@ -339,6 +361,10 @@ def write_run(args, data, training, identity, trained, selected, metrics, world)
         data,
         facts | {"logit_scale": scale},
         lambda rows: pretraining.embed_pairs(module, trained["rows"], rows, world),
+        lambda rows, path: pretraining.embed_image_sides(
+            module, trained["rows"], rows, world, path
+        ),
+        keeps_trunk=not module.images.is_frozen,
     )
     write_metrics(args.metrics, metrics)
     training_curve.plot_curve(
@@ -362,6 +388,7 @@ def write_run(args, data, training, identity, trained, selected, metrics, world)
     )
     pair.save_pair(args.model, module, selected["state"], {**facts, "genes": symbols(data)})
     (Path(args.model).parent / "last.ckpt").unlink(missing_ok=True)
+    failures.clear(Path(args.model).parent)
     program.log.info(
         "%s-%s, seed %d: step %d of %d selected%s",
         args.options["image_name"],
@@ -425,7 +452,13 @@ def fit_closed_form(args, data, training, identity) -> None:
             }
         ]
     facts = run_facts(options, identity, 0)
-    write_embeddings(args, data, facts | {"logit_scale": 1.0}, embed)
+    write_embeddings(
+        args,
+        data,
+        facts | {"logit_scale": 1.0},
+        embed,
+        lambda rows, path: (alignment.embed_images(np.asarray(features[rows])), None),
+    )
     write_metrics(args.metrics, metrics)
     training_curve.plot_penalties(args.curve, alignment.about, run_title(options))
     write_options(
@@ -480,18 +513,38 @@ def symbols(data) -> list[str]:
     return [gene["gene_symbol"] for gene in data["genes"]]
 
 
-def write_embeddings(args, data, meta, embed) -> None:
-    """Embed and write the validation and test pairs; an absent split has no files."""
+def write_embeddings(args, data, meta, embed, embed_images, keeps_trunk: bool = False) -> None:
+    """Embed and write the validation and test pairs; an absent split has no files.
+
+    With the option ``embed_train`` also the image side of the train pairs, and what a tuned image
+    encoder gives before the projection, for what is predicted from images.
+
+    Parameters
+    ----------
+    embed
+        Rows -> images and genes.
+    embed_images
+        Rows and a scratch file or None -> images, and the encoder's output if there is a file.
+    keeps_trunk
+        Whether the image encoder was tuned.
+    """
     from pairscape import embeddings, pair_data
 
     folder = Path(args.model).parent
-    for split in ("val", "test"):
+    folder.mkdir(parents=True, exist_ok=True)
+    wanted = args.options.get("embed_train", False)
+    scratch = folder / ".part-trunk.npy" if wanted and keeps_trunk else None
+    for split in ("train", "val", "test"):
         rows = data["rows"][split]
-        if not len(rows):
+        if not len(rows) or (split == "train" and not wanted):
             for path in embeddings.run_files(folder, split).values():
                 path.unlink(missing_ok=True)
             continue
-        images, expression = embed(rows)
+        expression = trunk = None
+        if split == "train" or scratch is not None:
+            images, trunk = embed_images(rows, scratch)
+        if split != "train":
+            images, expression = embed(rows)
         embeddings.write_run_embeddings(
             folder,
             split,
@@ -499,7 +552,10 @@ def write_embeddings(args, data, meta, embed) -> None:
             expression,
             pair_data.run_index(args.shards, data["splits"], rows),
             meta,
+            trunk,
         )
+        if scratch is not None:
+            scratch.unlink(missing_ok=True)
 
 
 def write_metrics(path, metrics) -> None:

@@ -1,29 +1,21 @@
 """Score how well pairs find each other, from the embeddings that the runs stored.
 
-IN   options.json of each run (its embeddings lie beside it, in embeddings/)
-OUT  retrieval.tsv: one row per run, direction, gallery, group and metric
+IN   options.json of each run (its embeddings lie beside it, in embeddings/), or the failed.json of a
+     run that ran out of memory
+OUT  retrieval.tsv: one row per run, direction, gallery, group and metric; one for a failed run
 
-Options: experiment, dataset, split, recall_at, in_batch (pairs per gallery), bootstrap (draws),
-permutations, block_um, seed. How ranks, chance, intervals and p-values are made stands in
-pairscape.retrieval.
+Options: experiment, dataset, split, seed, and those of the configuration's part `retrieval`. How
+ranks, chance, intervals and p-values are made stands in pairscape.retrieval.
 """
 
 from pathlib import Path
 
-from pairscape import embeddings, files, program, retrieval
+from pairscape import embeddings, failures, files, program, ranks, retrieval
 from pairscape.errors import InputError
 from pairscape.program import log
 
-RESULT_VERSION = 1
-RUN_KEYS = (
-    "experiment",
-    "dataset",
-    "image_encoder",
-    "gene_encoder",
-    "seed",
-    "options_sha256",
-    "splits",
-)
+RESULT_VERSION = 2
+RUN_KEYS = (*failures.RUN_KEYS, "options_sha256", "splits")
 
 
 def main(argv=None):
@@ -31,36 +23,63 @@ def main(argv=None):
         argv,
         __doc__,
         RESULT_VERSION,
-        runs=program.Many("options.json of each run"),
+        runs=program.Many("options.json, or failed.json, of each run"),
         scores="retrieval.tsv to write",
     )
     options = retrieval.check_options(args.options)
     runs = _read_runs(args.runs, options)
     rows = []
-    for names, path in program.progress(sorted(runs.items()), "scoring runs", unit="run"):
-        run = files.read_json(path)
-        embedded = embeddings.read_run_embeddings(Path(path).parent, options["split"])
-        if not len(embedded["index"]):
-            raise InputError(
-                embeddings.run_files(Path(path).parent, options["split"])["index"],
-                "rows",
-                "no pair to score",
-                f"give the split {options['split']} a sample with spots",
-            )
-        scored = retrieval.score_run(embedded, options)
-        head = {key: run[key] for key in RUN_KEYS if key != "splits"}
-        head["donors_shared"] = _shared_donors(run["splits"], options["split"])
+    for names, (path, run) in program.progress(sorted(runs.items()), "scoring runs", unit="run"):
+        head = {key: run[key] for key in failures.RUN_KEYS} | {"control": _control(run)}
+        if "reason" in run:
+            rows.append({**head, "status": run["reason"], "split": options["split"]})
+            log.info("%s-%s seed %s: not scored, %s", *names, run["reason"])
+            continue
+        scored = _score(path, run, options)
+        head |= {
+            "status": retrieval.SCORED,
+            "donors_shared": _shared_donors(run["splits"], options["split"]),
+            "options_sha256": run["options_sha256"],
+        }
         rows += [{**row, **head} for row in scored]
         log.info("%s-%s seed %s: %s", *names, _in_short(scored))
     retrieval.write_scores(args.scores, rows)
 
 
-def _read_runs(paths, options) -> dict[tuple[str, str, int], str]:
-    """The runs' options.json by image encoder, gene encoder and seed."""
+def _score(path, run, options) -> list[dict]:
+    embedded = embeddings.read_run_embeddings(Path(path).parent, options["split"])
+    index_path = embeddings.run_files(Path(path).parent, options["split"])["index"]
+    index = embedded["index"]
+    if not len(index):
+        raise InputError(
+            index_path,
+            "rows",
+            "no pair to score",
+            f"give the split {options['split']} a sample with spots",
+        )
+    donors = index.groupby("sample")["donor"].nunique()
+    if donors.max() > 1:
+        raise InputError(
+            index_path,
+            f"sample {donors.idxmax()}",
+            f"{donors.max()} donors",
+            "give each sample one donor in the sample table and pretrain again",
+        )
+    placeholders = {
+        row["donor"] for row in run["splits"] if row.get("donor_known") in ("False", "false", False)
+    }
+    device = ranks.choose_device(options["device"], len(index))
+    return retrieval.score_run(embedded, options, placeholders, device)
+
+
+def _read_runs(paths, options) -> dict[tuple[str, str, int], tuple]:
+    """The runs by image encoder, gene encoder and seed: where they are told of, and what is told."""
     runs = {}
-    for path in paths:
-        run = files.read_json(path)
-        for key in RUN_KEYS:
+    for given in paths:
+        failed = failures.beside(given)
+        path = failed or given
+        run = failures.read(path) if failed else files.read_json(path)
+        for key in failures.RUN_KEYS if failed else RUN_KEYS:
             if not isinstance(run, dict) or key not in run:
                 raise InputError(path, key, "nothing", "delete the run and pretrain it again")
         for key in ("experiment", "dataset"):
@@ -69,10 +88,17 @@ def _read_runs(paths, options) -> dict[tuple[str, str, int], str]:
         names = (run["image_encoder"], run["gene_encoder"], run["seed"])
         if names in runs:
             raise InputError(
-                path, "run", f"the encoders and seed of {runs[names]}", "give each run once"
+                path, "run", f"the encoders and seed of {runs[names][0]}", "give each run once"
             )
-        runs[names] = path
+        runs[names] = (path, run)
     return runs
+
+
+def _control(run) -> str:
+    """What the run stands for where it isn't an encoder pair but a floor or a ceiling."""
+    specs = [run.get("options", {}).get(f"{kind}_encoder") for kind in ("image", "gene")]
+    words = [spec.get("control") for spec in specs if isinstance(spec, dict)]
+    return "; ".join(filter(None, words)) or run.get("control", "")
 
 
 def _shared_donors(splits, split: str) -> str:
@@ -82,8 +108,10 @@ def _shared_donors(splits, split: str) -> str:
 
 
 def _in_short(scored) -> str:
-    whole = [row for row in scored if (row["gallery"], row["group"]) == ("split", "all")]
-    metric = [row["metric"] for row in whole if row["metric"].startswith("recall@")][-1]
+    whole = [r for r in scored if (r["gallery"], r["group_by"]) == ("split", retrieval.ALL)]
+    metric = [row["metric"] for row in whole if "@" in row["metric"] and "_" not in row["metric"]][
+        -1
+    ]
     told = ", ".join(
         f"{row['direction'].upper()} {row['value']:.3f}" for row in whole if row["metric"] == metric
     )

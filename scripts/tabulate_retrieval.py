@@ -1,17 +1,21 @@
-"""Bring the retrieval scores of an experiment to one table, for spreadsheets, Markdown and LaTeX.
+"""Bring the retrieval scores of an experiment to tables, one per question.
 
 IN   retrieval.tsv of each dataset of the experiment
-OUT  the table as TSV (numbers), Markdown and LaTeX (for reading)
+OUT  each table as TSV (numbers), Markdown and LaTeX (for reading): how well each encoder pair
+     retrieves; how well when spots nearby count; how well by donor, organ, disease state and sample;
+     which encoders differ, on which donors
 
-Options: experiment; expected, the planned runs (dataset, image_encoder, gene_encoder, seed each),
-so that what is missing is said.
+Options: experiment; expected, the planned runs (dataset, image_encoder, gene_encoder, seed each, and
+control where it is one), so that what is missing is said.
 """
 
-from pairscape import files, program, retrieval, tables
+from pairscape import comparisons, program, retrieval, tables
 from pairscape.errors import InputError
 from pairscape.program import log
 
-RESULT_VERSION = 1
+RESULT_VERSION = 2
+COMPARED = ("split", "other_donors", "sample")  # galleries
+FORMS = ".tsv, .md and .tex to write"
 
 
 def main(argv=None):
@@ -23,6 +27,9 @@ def main(argv=None):
         table="TSV to write",
         markdown="Markdown to write",
         latex="LaTeX to write",
+        nearby=program.Many(f"optional: hits within a radius: {FORMS}"),
+        groups=program.Many(f"optional: by donor, organ, disease state and sample: {FORMS}"),
+        comparisons=program.Many(f"optional: encoders compared: {FORMS}"),
     )
     experiment = args.options["experiment"]
     expected = args.options.get("expected", [])
@@ -30,6 +37,11 @@ def main(argv=None):
         for name in (*tables.KEYS, "seed"):
             if name not in run:
                 raise InputError("--options", f"expected, {name}", "nothing", "name it")
+    for flag in ("nearby", "groups", "comparisons"):
+        if getattr(args, flag) is not None and len(getattr(args, flag)) != 3:
+            raise InputError(
+                f"--{flag}", "number", str(len(getattr(args, flag))), f"give three: {FORMS}"
+            )
     scores = retrieval.read_experiment_scores(args.scores, experiment)
     rows = tables.tabulate_retrieval(scores, expected)
     if not rows:
@@ -37,15 +49,39 @@ def main(argv=None):
     sections = tables.retrieval_sections(rows)
     title = f"Retrieval, experiment {experiment}"
     tables.write_table(args.table, rows)
-    for path, text in (
-        (args.markdown, tables.to_markdown(title, sections)),
-        (args.latex, tables.to_latex(title, sections)),
-    ):
-        with files.atomic_path(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-    missing = sum(len(row["seeds_missing"].split()) for row in rows if row["direction"] == "i2g")
-    galleries = len(sections)
-    log.info("%s: %d rows, %d runs missing", experiment, len(rows), missing // galleries)
+    tables.write_for_reading((args.markdown, args.latex), title, sections)
+    if args.nearby:
+        near = tables.tabulate_retrieval(scores, expected, nearby=True)
+        tables.write_table(args.nearby[0], near)
+        tables.write_for_reading(
+            args.nearby[1:], f"{title}: hits nearby", tables.retrieval_sections(near)
+        )
+    if args.groups:
+        by_group = tables.tabulate_groups(scores, expected)
+        tables.write_table(args.groups[0], by_group)
+        tables.write_for_reading(
+            args.groups[1:], f"{title}: by group", tables.group_sections(by_group)
+        )
+    if args.comparisons:
+        metric = tables.headline(tables.metric_names(row["metric"] for row in scores))
+        compared = comparisons.compare(scores, metric, COMPARED)
+        tables.write_table(args.comparisons[0], compared, comparisons.COLUMNS)
+        tables.write_for_reading(
+            args.comparisons[1:], f"{title}: encoders compared", comparisons.sections(compared)
+        )
+    missing, failed = _runs(rows, "seeds_missing"), _runs(rows, "seeds_failed")
+    log.info("%s: %d rows, %d runs missing, %d failed", experiment, len(rows), missing, failed)
+
+
+def _runs(rows, column) -> int:
+    """How many runs a column of seeds names, each once whatever the galleries and directions."""
+    named = {
+        (*(row[key] for key in tables.KEYS), seed)
+        for row in rows
+        for seed in row[column].replace(";", "").split()
+        if seed.isdigit()
+    }
+    return len(named)
 
 
 if __name__ == "__main__":

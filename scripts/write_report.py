@@ -13,7 +13,7 @@ from pathlib import Path
 from pairscape import files, program, report
 from pairscape.program import log
 
-RESULT_VERSION = 1
+RESULT_VERSION = 2
 
 
 def main(argv=None):
@@ -40,9 +40,21 @@ def main(argv=None):
         "overlays": (args.overlays or [], _overlay_caption),
         "spot_figures": (args.spot_figures or [], _spot_caption(audits)),
         "curves": (args.curves or [], _curve_caption),
-        "figures": (args.figures or [], _figure_caption),
+        "figures": ([p for p in args.figures or [] if not report.chapter(p)], _figure_caption),
     }
-    uris = report.embed_images([path for paths, _ in groups.values() for path in paths])
+    chapters = {
+        name: ([p for p in args.figures or [] if report.chapter(p) == name], caption)
+        for name, caption in CAPTIONS.items()
+    }
+    every = [*groups.values(), *chapters.values()]
+    uris = report.embed_images([path for paths, _ in every for path in paths])
+
+    def shown(paths, caption):
+        return [
+            dict(zip(("alt", "caption"), caption(Path(path)), strict=True), uri=uris[path])
+            for path in paths
+        ]
+
     page = report.render(
         {
             "title": args.options.get("title", "Pairscape report"),
@@ -55,13 +67,8 @@ def main(argv=None):
             "audits": audits,
             "runs": report.read_runs(args.run_options or []),
             "tables": report.read_tables(args.tables or []),
-            **{
-                name: [
-                    dict(zip(("alt", "caption"), caption(Path(path)), strict=True), uri=uris[path])
-                    for path in paths
-                ]
-                for name, (paths, caption) in groups.items()
-            },
+            **{name: shown(*group) for name, group in groups.items()},
+            "chapter_figures": {name: shown(*group) for name, group in chapters.items()},
         }
     )
     with files.atomic_path(args.report) as temporary:
@@ -118,6 +125,42 @@ def _curve_caption(path: Path) -> tuple[str, str]:
         f"{pair} on {dataset}, seed {seed} (experiment {experiment}): loss over the steps of "
         "training, on training and on validation pairs.",
     )
+
+
+def _batch_caption(path: Path) -> tuple[str, str]:
+    name = report.name_in_words(path)
+    return (
+        name,
+        f"{name}: silhouette-batch of each panel's splits and the mean recall on that panel. V: "
+        "Cramér's V of the split with organ and disease state. The numbers, for each encoder pair, "
+        f"batch and resolution, are in {path.stem}.tsv beside the figure.",
+    )
+
+
+def _expression_caption(path: Path) -> tuple[str, str]:
+    name = report.name_in_words(path)
+    return (
+        name,
+        f"{name}: correlation of predicted and measured expression, mean over genes, from each "
+        "encoder's features as they came and after contrastive pretraining, by two recipes whose "
+        "targets differ. Large marks: all test spots, mean over seeds; dots: test donors.",
+    )
+
+
+def _mutation_caption(path: Path) -> tuple[str, str]:
+    name = report.name_in_words(path)
+    return (
+        name,
+        f"{name}: AUROC of a slide's label from frozen patch embeddings, mean over folds with its "
+        "interval over patients; dots: folds.",
+    )
+
+
+CAPTIONS = {
+    "batch_effects": _batch_caption,
+    "expression": _expression_caption,
+    "mutation": _mutation_caption,
+}
 
 
 def _figure_caption(path: Path) -> tuple[str, str]:

@@ -98,6 +98,12 @@ BREAST = ("datasets", "human-breast-panel")
         ),
         (("patches", "field112", "patch_pxs"), 1, "did you mean patch_px?"),
         (("datasets", "a/b"), {}, "a/b"),
+        (
+            ("batch_effect", "pair", "gene_encoder"),
+            "drvy",
+            "batch_effect.pair.gene_encoder: found ",
+        ),
+        (("batch_effect", "recall_at"), 7, "batch_effect.recall_at: found 7; allowed (retrieval."),
         (("overlay_gene",), "ERBB22", "config/config.yaml: overlay_gene: found 'ERBB22'"),
         (
             ("datasets", "human-lung-healthy-panel", "split", "shared_donors"),

@@ -15,6 +15,7 @@ from pairscape import (
     batches,
     embeddings,
     encoders,
+    failures,
     files,
     image_encoders,
     pair,
@@ -596,3 +597,65 @@ def test_the_closed_form_takes_the_place_of_training(dataset, tmp_path):
     assert outputs(run(dataset, tmp_path / "again", **options)) == outputs(out)
     with pytest.raises(InputError, match="a closed form needs stored features"):
         run(dataset, tmp_path / "no", image_tuning="full", **options)
+
+
+# What else a run leaves, for what is predicted from images and for tables.
+
+
+def test_train_images_are_stored_when_they_are_asked_for(dataset, trained, tmp_path):
+    run_dir = run(dataset, tmp_path / "run", options={"embed_train": True})
+    train = embeddings.read_run_images(run_dir, "train")
+    module = pair.load_pair(run_dir / "model.ckpt")[0]
+    rows = train["index"]["row"].to_numpy()
+    with torch.inference_mode():
+        wanted = module.images(torch.from_numpy(dataset[2][rows])).numpy()
+    assert np.allclose(train["images"], wanted, atol=1e-6)
+    assert sorted(set(train["index"]["sample"])) == ["S1"]
+    assert train["trunk"] is None  # a frozen encoder's output is its stored features
+    for split in ("val", "test"):
+        one, other = (embeddings.read_run_embeddings(run, split) for run in (run_dir, trained))
+        assert np.array_equal(one["images"], other["images"])
+    run(dataset, run_dir)
+    assert not embeddings.run_files(run_dir, "train")["meta"].exists()
+
+
+def test_a_tuned_encoders_own_output_is_stored_for_every_split(patches, tmp_path):
+    options = {"image_encoder": LORA_SPEC, "embed_train": True}
+    run_dir = tuned(patches, tmp_path / "run", options=options)
+    weights = patches[0] / "weights.pth"
+    module = pair.load_pair(run_dir / "model.ckpt", weights)[0]
+    untuned = image_encoders.build(LORA_SPEC, weights)
+    for split in ("train", "val", "test"):
+        stored = embeddings.read_run_images(run_dir, split)
+        assert stored["trunk"].shape == (len(stored["images"]), SPEC["width"])
+        with torch.inference_mode():
+            images = module.images.project(torch.from_numpy(np.array(stored["trunk"]))).numpy()
+        assert np.allclose(images, stored["images"], atol=1e-5)
+    read = image_encoders.patch_reader.PatchReader(patches[1], LORA_SPEC["input"]).read
+    batch = read(stored["index"]["row"].to_numpy())
+    normalised = image_encoders.patch_reader.normalise(
+        batch, *(LORA_SPEC["input"][k] for k in ("mean", "std"))
+    )
+    with torch.inference_mode():
+        before = untuned(normalised).numpy()
+    assert not np.allclose(before, stored["trunk"], atol=1e-4)
+    assert not list(run_dir.glob(".part-*"))
+
+
+def test_a_run_whose_memory_ran_out_says_so_in_a_file(dataset, tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pretraining, "train", full)
+        with pytest.raises(InputError, match=r"out of memory.*micro_batch"):
+            run(dataset, tmp_path / "run")
+    record = failures.read(tmp_path / "run" / "failed.json")
+    assert (record["reason"], record["seed"]) == ("out of memory", 7)
+    run(dataset, tmp_path / "run")
+    assert not (tmp_path / "run" / "failed.json").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(pretraining, "train", lambda *a, **k: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run(dataset, tmp_path / "run")
+    assert not (tmp_path / "run" / "failed.json").exists()

@@ -234,3 +234,21 @@ def test_options_without_a_needed_key_are_refused(tmp_path):
     files.write_json(inputs["run-options"], {"experiment": "e"})
     with pytest.raises(InputError, match="dataset"):
         write(tmp_path, inputs)
+
+
+def test_the_best_is_marked_and_a_run_out_of_memory_is_named(tmp_path):
+    rows = scores() + [
+        row | {"image_encoder": "conch", "value": row["value"] + 0.1} for row in scores()
+    ]
+    rows.append(
+        dict.fromkeys(rows[0], "")
+        | {key: rows[0][key] for key in ("experiment", "dataset", "gene_encoder", "seed")}
+        | {"image_encoder": "gigapath", "status": "out of memory"}
+    )
+    written(tmp_path, rows)
+    (tmp_path / "t.tsv").rename(tmp_path / "retrieval_e.tsv")
+    text, page = write(tmp_path, {"tables": tmp_path / "retrieval_e.tsv"})
+    assert '<span class="best">0.300</span> (0.100)\n[' in text
+    assert '<span class="second">0.200</span> (0.100)\n[' in text
+    named = "Retrieval, experiment e: breast, gigapath with mlp, out of memory: 24442"
+    assert named in "".join(page.text)

@@ -1,16 +1,19 @@
 """The retrieval table in its three forms, and the figure."""
 
+import itertools
 import json
 
+import numpy as np
 import pytest
 from PIL import Image
 
 import plot_retrieval
 import tabulate_retrieval
-from pairscape import files, retrieval, tables
+from pairscape import comparisons, files, retrieval, tables
 from pairscape.errors import InputError
 
 SEEDS = (24442, 422244, 42424244)
+OVER = "24 spatial blocks of 330 um within these donors (2)"
 
 
 def score_row(value, **changes):
@@ -23,18 +26,44 @@ def score_row(value, **changes):
         "split": "test",
         "direction": "i2g",
         "gallery": "split",
+        "status": "scored",
+        "group_by": "all",
         "group": "all",
         "metric": "recall@5",
         "value": value,
         "chance": 0.01,
         "ci_low": value - 0.02,
         "ci_high": value + 0.03,
-        "ci_over": "24 spatial blocks of 330 um within 2 test donors",
+        "pessimistic": value - 0.01,
+        "ci_over": OVER,
+        "donors": 2,
+        "donor_low": value - 0.05,
+        "donor_high": value + 0.04,
         "p_value": None,
         "queries": 500,
         "gallery_size": 500.0,
     }
     return row | changes
+
+
+def write_groups(values, **changes):
+    """Rows of donors: ``values`` by donor, image encoder and seed."""
+    return [
+        score_row(
+            value,
+            **{
+                "group_by": "donor",
+                "group": donor,
+                "image_encoder": image,
+                "seed": seed,
+                "donors": 1,
+                "donor_low": None,
+                "donor_high": None,
+            }
+            | changes,
+        )
+        for (donor, image, seed), value in values.items()
+    ]
 
 
 def scores(**changes):
@@ -75,6 +104,8 @@ def tabulated(tmp_path, paths, planned):
     outputs = [tmp_path / f"t.{suffix}" for suffix in ("tsv", "md", "tex")]
     flags = ("--table", "--markdown", "--latex")
     argv = ["--scores", *map(str, paths), "--options", options]
+    for flag in ("nearby", "groups", "comparisons"):
+        argv += [f"--{flag}", *(str(tmp_path / f"{flag}.{end}") for end in ("tsv", "md", "tex"))]
     for flag, path in zip(flags, outputs, strict=True):
         argv += [flag, str(path)]
     tabulate_retrieval.main(argv)
@@ -90,13 +121,18 @@ def test_a_cell_is_the_mean_and_deviation_over_seeds(tmp_path):
     assert row["recall@5_ci_low"] == pytest.approx(0.18)
     assert row["recall@5_ci_high"] == pytest.approx(0.23)
     assert row["recall@5_chance"] == pytest.approx(0.01)
+    assert row["recall@5_pessimistic"] == pytest.approx(0.19)
+    assert row["recall@5_donor_low"] == pytest.approx(0.15)
+    assert row["recall@5_donor_high"] == pytest.approx(0.24)
+    assert row["donors"] == 2
     assert (row["seeds_run"], row["seeds_planned"], row["seeds_missing"]) == (3, 3, "")
     assert row["p_value"] == pytest.approx(0.003)
     for text in (markdown, latex):
         assert "0.200 (0.100) [0.180" in text
         assert "3 of 3" in text
         assert "0.003" in text
-        assert "24 spatial blocks of 330 um within 2 test donors" in text
+        assert OVER in text
+        assert "2: 0.150" in text
     assert "| breast |  | chance |" in markdown
 
 
@@ -112,7 +148,7 @@ def test_a_pair_that_was_not_run_is_a_row_of_dashes(tmp_path):
     rows = [row for row in table if row["image_encoder"] == "conch"]
     assert len(rows) == 6
     assert all(row["recall@5"] is None and row["seeds_run"] == 0 for row in rows)
-    assert "| conch | mlp | I2G | — | — | — | — | — | 0 of 3, without" in markdown
+    assert "| conch | mlp | I2G | — | — | — | — | — | — | 0 of 3, without" in markdown
     assert "conch & mlp & I2G & --- & ---" in latex
 
 
@@ -131,9 +167,227 @@ def test_one_seed_has_no_deviation(tmp_path):
 
 
 def test_groups_of_one_sample_stay_out_of_the_table(tmp_path):
-    rows = scores() + [row | {"group": "T1", "value": 0.9} for row in scores()]
+    rows = scores() + [
+        row | {"group_by": "sample", "group": "T1", "value": 0.9} for row in scores()
+    ]
     table, _, _ = written(tmp_path, rows, expected())
     assert table[0]["recall@5"] == pytest.approx(0.2)
+
+
+def test_a_run_that_ran_out_of_memory_is_a_dash_with_its_reason(tmp_path):
+    def failed(image, seed):
+        return dict.fromkeys(retrieval.COLUMNS, None) | {
+            "experiment": "e",
+            "dataset": "breast",
+            "image_encoder": image,
+            "gene_encoder": "mlp",
+            "control": "",
+            "seed": seed,
+            "status": "out of memory",
+        }
+
+    rows = [row for row in scores() if row["seed"] != SEEDS[2]]
+    rows += [failed("uni", SEEDS[2]), *(failed("conch", seed) for seed in SEEDS)]
+    planned = [*expected(), *expected(image="conch")]
+    table, markdown, latex = written(tmp_path, rows, planned)
+    by_image = {row["image_encoder"]: row for row in table}
+    assert by_image["conch"]["recall@5"] is None
+    assert by_image["conch"]["seeds_missing"] == ""
+    assert by_image["conch"]["seeds_failed"] == f"out of memory: {' '.join(map(str, SEEDS))}"
+    assert (by_image["uni"]["seeds_run"], by_image["uni"]["seeds_planned"]) == (2, 3)
+    assert by_image["uni"]["recall@5"] == pytest.approx(0.15)
+    for text in (markdown, latex):
+        assert f"2 of 3; out of memory: {SEEDS[2]}" in text
+        assert f"0 of 3; out of memory: {SEEDS[0]}" in text
+        assert "the run says why it failed" in text
+    assert "| conch | mlp | I2G | — | — |" in markdown
+    draw(tmp_path, rows, planned)
+    # Nothing at all was trained: still a table and a figure.
+    table, _, _ = written(tmp_path, [failed("conch", seed) for seed in SEEDS])
+    assert all(row["seeds_failed"] for row in table)
+    draw(tmp_path, [failed("conch", seed) for seed in SEEDS])
+
+
+def cells_of(markdown, image, direction, gallery="the whole split"):
+    section = markdown.split(f"## Gallery: {gallery}")[1].split("## ")[0]
+    line = next(x for x in section.splitlines() if f"| {image} |" in x and f"| {direction} |" in x)
+    return [cell.strip() for cell in line.split("|")[1:-1]]
+
+
+def test_best_and_second_are_marked_and_controls_never_are(tmp_path):
+    rows = []
+    for image, add, control in (
+        ("uni", 0.0, ""),
+        ("conch", 0.1, ""),
+        ("gigapath", -0.05, ""),
+        ("expression", 0.5, "ceiling: expression as its own image"),
+    ):
+        rows += [
+            row | {"image_encoder": image, "control": control, "value": row["value"] + add}
+            for row in scores()
+        ]
+    table, markdown, latex = written(tmp_path, rows)
+    assert {row["control"] for row in table if row["image_encoder"] == "uni"} == {""}
+    assert cells_of(markdown, "conch", "I2G")[6].startswith("**0.300** (0.100)")
+    assert cells_of(markdown, "uni", "I2G")[6].startswith("*0.200* (0.100)")
+    assert cells_of(markdown, "gigapath", "I2G")[6].startswith("0.150 (0.100)")
+    assert cells_of(markdown, "expression", "I2G")[6].startswith("0.700 (0.100)")
+    assert cells_of(markdown, "expression", "I2G")[1] == "control"
+    # Of ranks the least is the best.
+    median = 8
+    assert cells_of(markdown, "gigapath", "G2I")[median].startswith("**")
+    assert "ceiling: expression as its own image" in markdown
+    assert r"\textbf{0.300} (0.100)" in latex
+    assert r"\underline{0.200} (0.100)" in latex
+    assert "chance" not in [
+        c for line in markdown.splitlines() if "**" in line for c in line.split()
+    ]
+
+
+def test_what_looks_equal_is_marked_alike_and_one_alone_is_not_marked(tmp_path):
+    rows = scores() + [
+        row | {"image_encoder": "conch", "value": row["value"] + 1e-6} for row in scores()
+    ]
+    _, markdown, _ = written(tmp_path, rows + scores(dataset="lung"))
+    assert "**" not in markdown.split("| lung |")[1]
+    equal = [cells_of(markdown, image, "I2G")[6][:5] for image in ("uni", "conch")]
+    assert equal[0] == equal[1]
+
+
+def test_the_published_batches_are_told_from_those_of_one_process(tmp_path):
+    rows = scores() + [
+        row | {"gallery": "in_batch_64_ranks_4"}
+        for row in scores()
+        if row["gallery"] == "in_batch_64"
+    ]
+    _, markdown, _ = written(tmp_path, rows)
+    assert "## Gallery: in batches of 64, in data set order\n" in markdown
+    assert "## Gallery: in batches of 64, by 4 processes\n" in markdown
+    assert "A short last batch of each process is kept, as published" in markdown
+
+
+def test_hits_nearby_have_a_table_of_their_own(tmp_path):
+    rows = scores() + [
+        row | {"metric": "recall@5_within_110um", "value": row["value"] + 0.4, "chance": 0.3}
+        for row in scores()
+        if row["metric"] == "recall@5" and row["gallery"] != "in_batch_64"
+    ]
+    main, markdown, _ = written(tmp_path, rows, expected())
+    assert "within" not in " ".join(main[0])
+    assert "within 110" not in markdown
+    near = tables.read_table(tmp_path / "nearby.tsv")
+    assert {row["gallery"] for row in near} == {"split", "sample"}
+    assert near[0]["recall@5_within_110um"] == pytest.approx(0.6)
+    assert "Recall@5 within 110 µm" in (tmp_path / "nearby.md").read_text()
+    assert "0.300" in (tmp_path / "nearby.md").read_text()
+
+
+def test_groups_have_a_table_of_their_own(tmp_path):
+    values = {
+        (donor, "uni", seed): 0.1 * (1 + number) + 0.01 * place
+        for number, donor in enumerate(("D1", "D2"))
+        for place, seed in enumerate(SEEDS[:2])
+    }
+    rows = scores() + write_groups(values) + write_groups(values, group_by="organ", group="Lung")
+    written(tmp_path, rows, expected())
+    table = tables.read_table(tmp_path / "groups.tsv")
+    found = {(row["group_by"], row["group"]): row for row in table}
+    assert found["donor", "D2"]["recall@5"] == pytest.approx(0.205)
+    assert found["donor", "D2"]["seeds_missing"] == str(SEEDS[2])
+    text = (tmp_path / "groups.md").read_text()
+    assert "## By donor; gallery: the whole split" in text
+    assert "| breast | D2 | uni | mlp | I2G | — | 0.205 (0.007) [0.185" in text
+    assert "2 of 3, without" in text
+
+
+# --------------------------------------------------------------------------------------- comparisons
+
+
+def compared(tmp_path, rows):
+    written(tmp_path, rows)
+    table = files.read_tsv(tmp_path / "comparisons.tsv", comparisons.COLUMNS)
+    return table, (tmp_path / "comparisons.md").read_text()
+
+
+def effects(donors, first_seeds=SEEDS[:2], second_seeds=SEEDS[:2], noise=0.0, down=()):
+    values = {}
+    for image, seeds, add in (("conch", first_seeds, 0.1), ("uni", second_seeds, 0.0)):
+        for number in range(donors):
+            for place, seed in enumerate(seeds):
+                gain = -0.02 if number in down and image == "conch" else add
+                value = 0.2 + 0.01 * number + gain + noise * place * (image == "conch")
+                values[f"D{number}", image, seed] = value
+    return values
+
+
+def test_below_six_donors_a_comparison_has_effects_and_no_p_value(tmp_path):
+    table, markdown = compared(tmp_path, write_groups(effects(5, down=(1,))))
+    (row,) = table
+    assert (row["first"], row["second"], row["shared"]) == ("conch", "uni", "mlp")
+    assert float(row["effect"]) == pytest.approx((4 * 0.1 - 0.02) / 5)
+    assert (row["donors"], row["donors_above"], row["donors_below"]) == ("5", "4", "1")
+    assert row["donor_effects"].startswith("D0 +0.1; D1 -0.02; ")
+    assert (row["p_value"], row["p_holm"], row["p_test"]) == ("", "", "too few donors")
+    assert "| too few donors |" in markdown
+
+
+def test_from_six_donors_on_the_signs_are_tested_exactly(tmp_path):
+    (row,), _ = compared(tmp_path, write_groups(effects(6)))
+    assert float(row["p_value"]) == pytest.approx(2 / 64)
+    assert row["p_test"] == "all 64 patterns of signs of 6 donors"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_sign_flip_p_value_equals_the_slow_loop(seed):
+    values = np.random.default_rng(seed).normal(0.4, 1, 7)
+    means = [np.dot(signs, values) / 7 for signs in itertools.product((-1, 1), repeat=7)]
+    slow = np.mean(np.abs(means) >= abs(values.mean()) - 1e-12)
+    assert comparisons.sign_flip(values.tolist())[0] == pytest.approx(slow)
+
+
+def test_the_sign_flip_test_is_valid_and_finds_an_effect():
+    rng = np.random.default_rng(1)
+    null = [comparisons.sign_flip(rng.standard_normal(8).tolist())[0] for _ in range(200)]
+    real = [comparisons.sign_flip((rng.standard_normal(8) + 2).tolist())[0] for _ in range(50)]
+    assert np.mean(np.array(null) <= 0.05) <= 0.09
+    assert np.mean(np.array(real) <= 0.05) >= 0.9
+
+
+def test_more_seeds_give_no_smaller_p_value(tmp_path):
+    few, _ = compared(tmp_path, write_groups(effects(6, noise=0.05)))
+    seeds = tuple(range(20))
+    many, _ = compared(tmp_path, write_groups(effects(6, seeds, seeds, noise=0.05)))
+    assert few[0]["p_value"] == many[0]["p_value"]
+    assert (few[0]["seeds"], many[0]["seeds"]) == ("2", "20")
+    assert (float(few[0]["seed_low"]), float(few[0]["seed_high"])) == pytest.approx((0.1, 0.15))
+    # The range between seeds isn't the range between donors.
+    assert float(few[0]["donor_low"]) == pytest.approx(float(few[0]["donor_high"]))
+
+
+def test_only_seeds_that_both_have_are_compared_and_the_others_are_named(tmp_path):
+    rows = write_groups(effects(3, SEEDS, SEEDS[:1], noise=0.05))
+    (row,), markdown = compared(tmp_path, rows)
+    assert float(row["effect"]) == pytest.approx(0.1)
+    assert row["seeds_left_out"] == f"{SEEDS[1]} {SEEDS[2]}"
+    assert f"without seed {SEEDS[1]}, {SEEDS[2]}" in markdown
+    assert "one seed" in markdown
+
+
+def test_pairs_that_share_no_encoder_and_other_data_are_not_compared(tmp_path):
+    values = effects(2)
+    other = {key: value for key, value in values.items() if key[1] == "uni"}
+    rows = write_groups({key: v for key, v in values.items() if key[1] == "conch"})
+    rows += write_groups(other, gene_encoder="drvi")
+    rows += write_groups(other, dataset="lung")
+    rows += write_groups(other, direction="g2i")
+    rows += write_groups(other, gallery="sample")
+    assert compared(tmp_path, rows)[0] == []
+
+
+def test_p_values_of_a_family_are_corrected_after_holm():
+    rows = [{"p_value": p} for p in (0.04, None, 0.01, 0.03)]
+    comparisons._correct(rows)
+    assert [row.get("p_holm") for row in rows] == pytest.approx([0.06, None, 0.03, 0.06])
 
 
 def test_shared_donors_are_said_in_a_footnote(tmp_path):

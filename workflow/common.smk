@@ -513,10 +513,99 @@ def all_weights(wildcards) -> list[str]:
     ]
 
 
+def has_failed(run: str) -> bool:
+    """Whether a run recorded that it can't be made (pairscape.failures); delete that to try again."""
+    return Path(run, "failed.json").is_file() and not Path(run, "options.json").is_file()
+
+
+def told_in(run: str) -> str:
+    """The file in which a run says what it is, or why it isn't."""
+    return f"{run}/failed.json" if has_failed(run) else f"{run}/options.json"
+
+
 def scores_of(experiment: str) -> list[str]:
     return [
         f"{RESULTS}/scores/{experiment}/{dataset}/retrieval.tsv"
         for dataset in EXPERIMENTS[experiment]["datasets"]
+    ]
+
+
+def batch_effect_scores(datasets) -> list[str]:
+    """The batch-effect scores of datasets; none where the configuration leaves them out."""
+    wanted = config["batch_effect"]["score"]
+    return [f"{RESULTS}/scores/batch_effect/{dataset}.tsv" for dataset in datasets if wanted]
+
+
+def batch_effect_scoring() -> dict:
+    """The options that batch effects are scored by: a change of the figure scores nothing anew."""
+    others = ("score", "recall_at", "pair")
+    return {key: value for key, value in config["batch_effect"].items() if key not in others}
+
+
+def batch_effect_pair(experiment: str) -> list[str] | None:
+    """The encoder pair that the figure shows, where the experiment has it."""
+    pair, plan = config["batch_effect"]["pair"], EXPERIMENTS[experiment]
+    if not pair or any(pair[f"{k}_encoder"] not in plan[f"{k}_encoders"] for k in ENCODERS):
+        return None
+    return [pair["image_encoder"], pair["gene_encoder"]]
+
+
+def batch_effect_files(*extensions: str) -> list[str]:
+    """The table and the figures of batch effects with these extensions."""
+    if not config["batch_effect"]["score"]:
+        return []
+    figures = [f"figures/batch_effect_{experiment}" for experiment in IN_ALL]
+    return [
+        f"{RESULTS}/{path}{extension}"
+        for extension in extensions
+        for path in (figures if extension in (".png", ".svg") else ["tables/batch_effect"])
+    ]
+
+
+def expression_encoders(experiment: str) -> dict[str, dict]:
+    """The image encoders that expression is predicted from: whose features, and what control."""
+    names = [run["image_encoder"] for run in expected_runs(experiment)]
+    found = {}
+    for name in dict.fromkeys([*names, *config["expression"]["also"]]):
+        spec = ENCODERS["image"][name]
+        base = base_images(name)
+        found[name] = {"features_of": base, "control": spec.get("control")}
+        if base not in found:
+            control = ENCODERS["image"][base].get("control")
+            found[base] = {"features_of": base, "control": control}
+    return found
+
+
+def expression_features(experiment: str, dataset: str) -> list[str]:
+    """The features of those encoders as they came, tuned in the pretraining or not."""
+    home = features_home(dataset)
+    bases = [of["features_of"] for of in expression_encoders(experiment).values()]
+    folders = [FEATURES.format(dataset=home, image=image) for image in dict.fromkeys(bases)]
+    return [f"{folder}/features.npy" for folder in folders]
+
+
+def expression_scoring() -> dict:
+    """The options that expression is scored by."""
+    return {
+        key: value for key, value in config["expression"].items() if key not in ("score", "also")
+    }
+
+
+def expression_scores(experiment: str) -> list[str]:
+    return [
+        f"{RESULTS}/scores/{experiment}/{dataset}/expression.tsv"
+        for dataset in EXPERIMENTS[experiment]["datasets"]
+    ]
+
+
+def expression_files(*extensions: str) -> list[str]:
+    """The tables and figures of expression prediction with these extensions, where it is scored."""
+    return [
+        f"{RESULTS}/{folder}/expression_{experiment}{extension}"
+        for extension in extensions
+        for folder in ["figures" if extension in (".png", ".svg") else "tables"]
+        for experiment in IN_ALL
+        if config["expression"]["score"]
     ]
 
 
@@ -535,6 +624,7 @@ def all_runs(file: str) -> list[str]:
         for experiment in IN_ALL
         for dataset in EXPERIMENTS[experiment]["datasets"]
         for run in runs(experiment, dataset)
+        if not has_failed(run)
     ]
 
 
@@ -748,12 +838,12 @@ def mutation_balances(names) -> list[str]:
     )
 
 
-def mutation_results() -> list[str]:
-    """What a plain run makes of the slide-level predictions."""
-    if not MUTATION_IN_ALL:
-        return []
-    return expand(f"{RESULTS}/tables/mutation.{{ext}}", ext=["tsv", "md", "tex"]) + expand(
-        f"{RESULTS}/figures/mutation_{{mutation}}.{{ext}}",
-        mutation=MUTATION_IN_ALL,
-        ext=["png", "svg"],
-    )
+def mutation_files(*extensions: str) -> list[str]:
+    """The table and the figures of slide-level predictions that a plain run makes."""
+    figures = [f"figures/mutation_{name}" for name in MUTATION_IN_ALL]
+    return [
+        f"{RESULTS}/{path}{extension}"
+        for extension in extensions
+        for path in (figures if extension in (".png", ".svg") else ["tables/mutation"])
+        if MUTATION_IN_ALL
+    ]

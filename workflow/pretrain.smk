@@ -123,6 +123,11 @@ rule pretrain:
         metrics=f"{RUN}/metrics.csv",
         curve=f"{RUN}/curve.png",
         embeddings=multiext(f"{RUN}/embeddings/test", ".json", ".tsv", "_images.npy", "_genes.npy"),
+        train=(
+            multiext(f"{RUN}/embeddings/train", ".json", ".tsv", "_images.npy")
+            if config["expression"]["score"]
+            else []
+        ),
     log:
         f"{RUN}/pretrain.log",
     conda:
@@ -150,6 +155,7 @@ rule pretrain:
             training=EXPERIMENTS[w.experiment]["training"],
             samples=DATASET_SAMPLES[w.dataset],
             protocol=config["protocol"],
+            embed_train=config["expression"]["score"],
         ),
     shell:
         "python {params.program:q} --shards {input.shards:q} --splits {input.splits:q}"

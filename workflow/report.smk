@@ -12,6 +12,11 @@ rule tabulate_retrieval:
         table=f"{RESULTS}/tables/retrieval_{{experiment}}.tsv",
         markdown=f"{RESULTS}/tables/retrieval_{{experiment}}.md",
         latex=f"{RESULTS}/tables/retrieval_{{experiment}}.tex",
+        nearby=multiext(f"{RESULTS}/tables/retrieval-nearby_{{experiment}}", ".tsv", ".md", ".tex"),
+        groups=multiext(f"{RESULTS}/tables/retrieval-groups_{{experiment}}", ".tsv", ".md", ".tex"),
+        comparisons=multiext(
+            f"{RESULTS}/tables/retrieval-comparisons_{{experiment}}", ".tsv", ".md", ".tex"
+        ),
     log:
         f"{RESULTS}/logs/tabulate_retrieval/{{experiment}}.log",
     conda:
@@ -29,7 +34,8 @@ rule tabulate_retrieval:
         ),
     shell:
         "python {params.program:q} --scores {input.scores:q} --table {output.table:q}"
-        " --markdown {output.markdown:q} --latex {output.latex:q}"
+        " --markdown {output.markdown:q} --latex {output.latex:q} --nearby {output.nearby:q}"
+        " --groups {output.groups:q} --comparisons {output.comparisons:q}"
         " --options {params.options:q} --log {log:q}"
 
 
@@ -55,6 +61,115 @@ rule plot_retrieval:
     shell:
         "python {params.program:q} --scores {input.scores:q} --png {output.png:q} --svg {output.svg:q}"
         " --options {params.options:q} --log {log:q}"
+
+
+rule tabulate_batch_effect:
+    input:
+        scores=batch_effect_scores(DATASETS),
+    output:
+        table=f"{RESULTS}/tables/batch_effect.tsv",
+        markdown=f"{RESULTS}/tables/batch_effect.md",
+        latex=f"{RESULTS}/tables/batch_effect.tex",
+    log:
+        f"{RESULTS}/logs/tabulate_batch_effect.log",
+    conda:
+        "../envs/pipeline.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        program=script("tabulate_batch_effect"),
+        options=options("tabulate_batch_effect", resolution=config["batch_effect"]["resolution"]),
+    shell:
+        "python {params.program:q} --scores {input.scores:q} --table {output.table:q}"
+        " --markdown {output.markdown:q} --latex {output.latex:q}"
+        " --options {params.options:q} --log {log:q}"
+
+
+rule plot_batch_effect:
+    input:
+        batch_effects=lambda w: batch_effect_scores(EXPERIMENTS[w.experiment]["datasets"]),
+        retrieval=lambda w: scores_of(w.experiment),
+    output:
+        png=f"{RESULTS}/figures/batch_effect_{{experiment}}.png",
+        svg=f"{RESULTS}/figures/batch_effect_{{experiment}}.svg",
+        numbers=f"{RESULTS}/figures/batch_effect_{{experiment}}.tsv",
+    log:
+        f"{RESULTS}/logs/plot_batch_effect/{{experiment}}.log",
+    conda:
+        "../envs/pipeline.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        program=script("plot_batch_effect"),
+        options=lambda w: options(
+            "plot_batch_effect",
+            experiment=w.experiment,
+            panels={
+                name: DATASETS[name]["panel"] for name in EXPERIMENTS[w.experiment]["datasets"]
+            },
+            resolution=config["batch_effect"]["resolution"],
+            recall_at=config["batch_effect"]["recall_at"],
+            pair=batch_effect_pair(w.experiment),
+            seed=config["batch_effect"]["seed"],
+        ),
+    shell:
+        "python {params.program:q} --batch-effects {input.batch_effects:q}"
+        " --retrieval {input.retrieval:q} --png {output.png:q} --svg {output.svg:q}"
+        " --numbers {output.numbers:q} --options {params.options:q} --log {log:q}"
+
+
+rule tabulate_expression:
+    input:
+        scores=lambda w: expression_scores(w.experiment),
+    output:
+        table=f"{RESULTS}/tables/expression_{{experiment}}.tsv",
+        markdown=f"{RESULTS}/tables/expression_{{experiment}}.md",
+        latex=f"{RESULTS}/tables/expression_{{experiment}}.tex",
+    log:
+        f"{RESULTS}/logs/tabulate_expression/{{experiment}}.log",
+    conda:
+        "../envs/pipeline.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        program=script("tabulate_expression"),
+        options=lambda w: options(
+            "tabulate_expression",
+            experiment=w.experiment,
+            expected=expected_runs(w.experiment),
+        ),
+    shell:
+        "python {params.program:q} --scores {input.scores:q} --table {output.table:q}"
+        " --markdown {output.markdown:q} --latex {output.latex:q}"
+        " --options {params.options:q} --log {log:q}"
+
+
+rule plot_expression:
+    input:
+        scores=lambda w: expression_scores(w.experiment),
+    output:
+        png=f"{RESULTS}/figures/expression_{{experiment}}.png",
+        svg=f"{RESULTS}/figures/expression_{{experiment}}.svg",
+    log:
+        f"{RESULTS}/logs/plot_expression/{{experiment}}.log",
+    conda:
+        "../envs/pipeline.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        program=script("plot_expression"),
+        options=lambda w: options("plot_expression", experiment=w.experiment),
+    shell:
+        "python {params.program:q} --scores {input.scores:q} --png {output.png:q}"
+        " --svg {output.svg:q} --options {params.options:q} --log {log:q}"
 
 
 rule tabulate_mutation:
@@ -108,8 +223,14 @@ rule plot_mutation:
 
 rule write_report:
     input:
-        tables=[f"{RESULTS}/tables/retrieval_{experiment}.tsv" for experiment in IN_ALL],
-        figures=[f"{RESULTS}/figures/retrieval_{experiment}.png" for experiment in IN_ALL],
+        tables=[f"{RESULTS}/tables/retrieval_{experiment}.tsv" for experiment in IN_ALL]
+        + batch_effect_files(".tsv")
+        + expression_files(".tsv")
+        + mutation_files(".tsv"),
+        figures=[f"{RESULTS}/figures/retrieval_{experiment}.png" for experiment in IN_ALL]
+        + batch_effect_files(".png")
+        + expression_files(".png")
+        + mutation_files(".png"),
         curves=all_runs("curve.png"),
         run_options=all_runs("options.json"),
         checks=[f"{RESULTS}/samples/{sample}/check.json" for sample in dict(used_samples())],
@@ -145,7 +266,10 @@ rule write_report:
                 )
                 for sample in dict(used_samples())
             ],
-            planned=["batch effects", "expression prediction", "mutation prediction", "audit"],
+            planned=["batch effects"] * (not config["batch_effect"]["score"])
+            + ["expression prediction"] * (not config["expression"]["score"])
+            + ["mutation prediction"] * (not MUTATION_IN_ALL)
+            + ["audit"],
         ),
     shell:
         "python {params.program:q} --tables {input.tables:q} --figures {input.figures:q}"

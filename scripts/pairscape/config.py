@@ -151,6 +151,10 @@ def check_config(config: Mapping, source, samples: Mapping[str, Mapping]) -> Non
                     f"{place}.controls[{i}].{kind}",
                     f"{kind} encoders",
                 )
+    _check_batch_effect(config, source)
+    allowed = encoders.list_encoders(config["encoders"], "image")
+    for i, encoder in enumerate(config["expression"]["also"]):
+        _known(encoder, allowed, source, f"expression.also[{i}]", "image encoders")
     for name, cohort in config["cohorts"].items():
         if bool(cohort["table"]) == bool(cohort["simulation"]):
             raise InputError(
@@ -166,6 +170,22 @@ def check_config(config: Mapping, source, samples: Mapping[str, Mapping]) -> Non
         specs = read_encoders(config["encoders"])["image"]
         for name in config["mutation"]:
             _check_mutation(name, config, source, rows, specs)
+
+
+def _check_batch_effect(config: Mapping, source) -> None:
+    """The figure of batch effects shows a recall that is scored, of encoders that there are."""
+    shown, scored = config["batch_effect"]["recall_at"], config["retrieval"]["recall_at"]
+    if shown not in scored:
+        raise InputError(
+            source,
+            "batch_effect.recall_at",
+            str(shown),
+            f"allowed (retrieval.recall_at): {', '.join(map(str, scored))}",
+        )
+    for key, encoder in (config["batch_effect"]["pair"] or {}).items():
+        kind = key.removesuffix("_encoder")
+        allowed = encoders.list_encoders(config["encoders"], kind)
+        _known(encoder, allowed, source, f"batch_effect.pair.{key}", f"{kind} encoders")
 
 
 def experiment_pairs(plan: Mapping) -> list[tuple[str, str]]:

@@ -17,7 +17,6 @@ from open_clip.loss import ClipLoss, SigLipLoss
 from pairscape.pair import SIDES, Pair, Side
 from pairscape.processes import World
 
-
 # Of one process: the embeddings they get are those of all.
 LOSSES = {"clip": ClipLoss(), "siglip": SigLipLoss()}
 

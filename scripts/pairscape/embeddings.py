@@ -131,18 +131,25 @@ def read_features(features_path, index_path) -> tuple[np.ndarray, dict]:
 
 
 def run_files(run_dir, split: str) -> dict[str, Path]:
-    """The paths of a run's embedded split: ``images``, ``genes``, ``index``, ``meta``."""
+    """The paths of a run's embedded split: ``images``, ``genes``, ``trunk``, ``index``, ``meta``."""
     folder = Path(run_dir) / "embeddings"
     return {
         "images": folder / f"{split}_images.npy",
         "genes": folder / f"{split}_genes.npy",
+        "trunk": folder / f"{split}_trunk.npy",
         "index": folder / f"{split}.tsv",
         "meta": folder / f"{split}.json",
     }
 
 
 def write_run_embeddings(
-    run_dir, split: str, images: np.ndarray, genes: np.ndarray, index, meta: Mapping
+    run_dir,
+    split: str,
+    images: np.ndarray,
+    genes: np.ndarray | None,
+    index,
+    meta: Mapping,
+    trunk: np.ndarray | None = None,
 ) -> None:
     """Write the embedded pairs of one split of a run.
 
@@ -151,43 +158,58 @@ def write_run_embeddings(
     run_dir
         The run's folder; the files go to its ``embeddings`` (see ``run_files``).
     split
-        ``val`` or ``test``.
+        ``train``, ``val`` or ``test``.
     images, genes
-        (N, D) each, rows of unit length; row i of both is pair i.
+        (N, D) each, rows of unit length; row i of both is pair i. The train split, which is only
+        read by what predicts from images, needs no genes.
     index
         One row per pair with ``INDEX_COLUMNS``: a pandas DataFrame or a sequence of mappings.
     meta
         More keys of the JSON, such as ``logit_scale``.
+    trunk
+        (N, W), what a tuned image encoder gives before the projection; may be memory-mapped.
     """
     paths = run_files(run_dir, split)
-    images = np.ascontiguousarray(images, np.float32)
-    genes = np.ascontiguousarray(genes, np.float32)
+    arrays = {"images": images, "genes": genes, "trunk": trunk}
+    arrays = {what: array for what, array in arrays.items() if array is not None}
     rows = index.to_dict("records") if hasattr(index, "to_dict") else [dict(row) for row in index]
-    if images.shape != genes.shape or len(rows) != len(images):
-        raise ValueError(f"{images.shape} images, {genes.shape} genes, {len(rows)} index rows")
-    for what, array in (("images", images), ("genes", genes)):
-        if not np.isfinite(array).all():
-            raise InputError(
-                paths[what],
-                f"{what} of {split}",
-                "embeddings that aren't finite",
-                "the training diverged: lower learning_rate or gradient_clip",
-            )
+    if any(len(array) != len(rows) for array in arrays.values()) or (
+        genes is not None and images.shape != genes.shape
+    ):
+        shapes = {what: array.shape for what, array in arrays.items()}
+        raise ValueError(f"{shapes} for {len(rows)} index rows")
+    for what, array in arrays.items():
         with files.atomic_path(paths[what]) as temporary:
-            np.save(temporary, array)
+            stored = np.lib.format.open_memmap(
+                temporary, mode="w+", dtype=np.float32, shape=array.shape
+            )
+            for at in range(0, len(array), _BLOCK_ROWS):
+                block = array[at : at + _BLOCK_ROWS]
+                if not np.isfinite(block).all():
+                    raise InputError(
+                        paths[what],
+                        f"{what} of {split}",
+                        "embeddings that aren't finite",
+                        "the training diverged: lower learning_rate or gradient_clip",
+                    )
+                stored[at : at + len(block)] = block
+            stored.flush()
+            del stored
+    for what in {"genes", "trunk"} - set(arrays):
+        paths[what].unlink(missing_ok=True)
     files.write_tsv(paths["index"], rows, INDEX_COLUMNS)
+    widths = {} if trunk is None else {"trunk_width": trunk.shape[1]}
     files.write_json(
         paths["meta"],
         {
             **meta,
+            **widths,
             "format": FORMAT,
             "split": split,
             "rows": len(images),
             "width": images.shape[1],
             "dtype": "float32",
-            "sha256": {
-                what: files.sha256_file(paths[what]) for what in ("images", "genes", "index")
-            },
+            "sha256": {what: files.sha256_file(paths[what]) for what in (*arrays, "index")},
         },
     )
 
@@ -205,8 +227,6 @@ def read_run_embeddings(run_dir, split: str) -> dict:
     InputError
         A file is missing, damaged, or not made with the others.
     """
-    import pandas as pd
-
     paths = run_files(run_dir, split)
     meta = _read_meta(paths["meta"], ("rows", "width", "sha256"))
     shape = (meta["rows"], meta["width"])
@@ -224,6 +244,36 @@ def read_run_embeddings(run_dir, split: str) -> dict:
                     "an embedding that isn't of unit length",
                     "delete it and pretrain again",
                 )
+    return {**arrays, "index": _read_index(paths, meta), "meta": meta}
+
+
+def read_run_images(run_dir, split: str) -> dict:
+    """Read the image side of one split of a run, which is all that the train split may have.
+
+    Returns
+    -------
+    ``images``: (N, D) float32, memory-mapped, rows of the shared space; ``trunk``: (N, W) what a
+    tuned image encoder gives before the projection, or None; ``index`` and ``meta`` as of
+    ``read_run_embeddings``.
+
+    Raises
+    ------
+    InputError
+        A file is missing, damaged, or not made with the others.
+    """
+    paths = run_files(run_dir, split)
+    meta = _read_meta(paths["meta"], ("rows", "width", "sha256"))
+    sums = meta["sha256"]
+    images = _read_array(paths["images"], (meta["rows"], meta["width"]), sums.get("images"))
+    trunk = None
+    if "trunk" in sums:
+        trunk = _read_array(paths["trunk"], (meta["rows"], meta.get("trunk_width")), sums["trunk"])
+    return {"images": images, "trunk": trunk, "index": _read_index(paths, meta), "meta": meta}
+
+
+def _read_index(paths: Mapping, meta: Mapping):
+    import pandas as pd
+
     _check_sum(paths["index"], meta["sha256"].get("index"))
     index = pd.read_csv(
         paths["index"],
@@ -239,7 +289,7 @@ def read_run_embeddings(run_dir, split: str) -> dict:
             f"{len(index)} rows of {', '.join(index.columns)}",
             f"it must hold {meta['rows']} rows of {', '.join(INDEX_COLUMNS)}: pretrain again",
         )
-    return {**arrays, "index": index, "meta": meta}
+    return index
 
 
 def _read_meta(path, keys: Sequence[str]) -> dict:

@@ -38,7 +38,7 @@ def plot_recall(table: Sequence[Mapping], scores: Sequence[Mapping], title: str)
     Returns
     -------
     A matplotlib figure: a row of panels per dataset, a panel per k; in each the encoder pairs,
-    first in the whole split, then in batches.
+    first in the whole split, then in batches as published.
     """
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
@@ -46,10 +46,10 @@ def plot_recall(table: Sequence[Mapping], scores: Sequence[Mapping], title: str)
 
     seeds: dict[tuple, list[float]] = {}
     for row in scores:
-        if row["group"] == "all":
+        if row["group_by"] == "all":
             key = (*(row[name] for name in tables.HEAD), row["metric"])
             seeds.setdefault(key, []).append(row["value"])
-    shown = [row for row in table if row["gallery"] != "sample"]
+    shown = _shown(table)
     datasets = list(dict.fromkeys(row["dataset"] for row in shown))
     recall = [name for name in tables.metric_names(shown[0]) if name.startswith("recall@")]
     layouts = {name: _lay_out([r for r in shown if r["dataset"] == name]) for name in datasets}
@@ -75,7 +75,7 @@ def plot_recall(table: Sequence[Mapping], scores: Sequence[Mapping], title: str)
                 for d in tables.DIRECTIONS
             ),
             Line2D([], [], color=VERMILION, linewidth=2, label="chance"),
-            Line2D([], [], color=BLACK, linewidth=1.2, label="95 % interval, spatial blocks"),
+            Line2D([], [], color=BLACK, linewidth=1.2, label=f"95 % interval, {_over(shown)}"),
             Line2D(
                 [],
                 [],
@@ -96,6 +96,23 @@ def plot_recall(table: Sequence[Mapping], scores: Sequence[Mapping], title: str)
         fontsize=8.5,
     )
     return figure
+
+
+def _shown(table: Sequence[Mapping]) -> list[Mapping]:
+    """The whole split, and of the galleries of batches the published one, or the first there is."""
+    batches = {row["gallery"] for row in table if row["gallery"].startswith("in_batch")}
+    published = sorted(batches, key=lambda name: (not name.endswith("_ranks_4"), name))[:1]
+    return [row for row in table if row["gallery"] in ("split", *published)]
+
+
+def _over(rows: Sequence[Mapping]) -> str:
+    """What the intervals are over."""
+    texts = [row["ci_over"] or "" for row in rows]
+    kinds = {
+        "over donors": any("bootstrap over" in text for text in texts),
+        "blocks within these donors": any("spatial blocks" in text for text in texts),
+    }
+    return " or ".join(words for words, used in kinds.items() if used) or "none"
 
 
 def save_figure(figure, png, svg) -> None:
@@ -135,7 +152,8 @@ def _draw_panel(panel, layout: Mapping, metric: str, seeds: Mapping) -> None:
     for y, direction, row in layout["bars"]:
         value = row[metric]
         if value is None:
-            panel.text(0, y, " not run", va="center", fontsize=7.5, color="#666666", style="italic")
+            why = row["seeds_failed"].partition(":")[0] or "not run"
+            panel.text(0, y, f" {why}", va="center", fontsize=7.5, color="#666666", style="italic")
             continue
         panel.barh(y, value, _BAR, color=DIRECTION_COLOURS[direction], zorder=2)
         low, high = row[metric + "_ci_low"], row[metric + "_ci_high"]
@@ -192,7 +210,7 @@ def _draw_panel(panel, layout: Mapping, metric: str, seeds: Mapping) -> None:
                 fontweight="bold",
                 color="#333333",
                 annotation_clip=False,
-            )
+            ).set_in_layout(False)  # a long one runs on above the next panel, where nothing is
     panel.set_yticks([y for y, _ in layout["labels"]], [text for _, text in layout["labels"]])
     panel.tick_params(axis="y", length=0, labelsize=8)
     panel.set_ylim(layout["height"] - 0.4, -0.3)

@@ -360,9 +360,7 @@ def validate(
 @torch.inference_mode()
 def embed_batch(pair: Pair, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """Embed both sides of pairs, ``micro_batch`` of them at a time, in evaluation mode."""
-    rows = pair.training_options["micro_batch"] or EMBED_ROWS
-    if pair.images.tower is not None:
-        rows = min(rows, EMBED_PATCHES)
+    rows = _rows_at_a_time(pair)
     found = []
     for name in SIDES:
         inputs, side = batch[name], getattr(pair, name)
@@ -375,20 +373,62 @@ def embed_pairs(
     pair: Pair, data: PairRows, rows: np.ndarray, world: World | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Embed pairs: images and genes, (len(rows), embedding_dim) float32 of unit length each."""
-    world = world or World(0, 1, torch.device("cpu"))
-    pair = pair.eval().to(world.device)
     width = pair.training_options["embedding_dim"]
     images = np.empty((len(rows), width), np.float32)
     genes = np.empty((len(rows), width), np.float32)
+    for at, batch in _evaluated(pair, data, rows, world):
+        for array, found in zip((images, genes), embed_batch(pair, batch), strict=True):
+            array[at : at + len(found)] = found.cpu().numpy()
+    return images, genes
+
+
+def embed_image_sides(
+    pair: Pair, data: PairRows, rows: np.ndarray, world: World | None = None, trunk_path=None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Embed the image side of pairs alone, and keep what its encoder gives before the projection.
+
+    Parameters
+    ----------
+    trunk_path
+        A scratch file for the encoder's output, which is as large as it is wide; None keeps none.
+
+    Returns
+    -------
+    Images (len(rows), embedding_dim) float32 of unit length, and the encoder's output
+    (len(rows), W) float32, memory-mapped, or None where none is kept or the head takes tokens.
+    """
+    side = pair.images
+    images = np.empty((len(rows), pair.training_options["embedding_dim"]), np.float32)
+    trunk = None
+    if trunk_path is not None and side.tower is not None and not side.takes_tokens:
+        trunk = np.lib.format.open_memmap(
+            trunk_path, mode="w+", dtype=np.float32, shape=(len(rows), side.tower.width)
+        )
+    for at, batch in _evaluated(pair, data, rows, world):
+        inputs = batch["images"]
+        with torch.inference_mode(), pair.autocast(inputs.device):
+            parts = [side.encode(chunk) for chunk in inputs.split(_rows_at_a_time(pair))]
+            images[at : at + len(inputs)] = torch.cat(list(map(side.project, parts))).cpu().numpy()
+            if trunk is not None:
+                trunk[at : at + len(inputs)] = torch.cat(parts).float().cpu().numpy()
+    return images, trunk
+
+
+def _evaluated(pair: Pair, data: PairRows, rows: np.ndarray, world: World | None):
+    """Yield (start, batch on the device) of all rows, the pair in evaluation mode."""
+    world = world or World(0, 1, torch.device("cpu"))
+    pair.eval().to(world.device)
     block = EMBED_PATCHES if data.reads_patches else EMBED_ROWS
     starts = range(0, len(rows), block)
     workers = pair.training_options["loader_workers"]
     reader = batches.plain_batches(data, [rows[at : at + block] for at in starts], workers, world)
     for at, batch in zip(program.progress(starts, "embed", unit="block"), reader, strict=True):
-        embedded = embed_batch(pair, batches.to_device(batch, world.device))
-        for array, found in zip((images, genes), embedded, strict=True):
-            array[at : at + block] = found.cpu().numpy()
-    return images, genes
+        yield at, batches.to_device(batch, world.device)
+
+
+def _rows_at_a_time(pair: Pair) -> int:
+    rows = pair.training_options["micro_batch"] or EMBED_ROWS
+    return rows if pair.images.tower is None else min(rows, EMBED_PATCHES)
 
 
 def selected_state(record: Record, pair: Pair) -> dict:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pairscape import files, tables
+from pairscape import batch_effect_table, expression_table, files, mutation_tables, tables
 from pairscape.errors import InputError
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -99,10 +99,25 @@ def read_runs(paths: Sequence) -> list[dict]:
     return [{**_read_object(path, RUN_KEYS), "sha256": files.sha256_file(path)} for path in paths]
 
 
+# Chapters beside retrieval: what the names of their tables and figures begin with.
+CHAPTERS = {
+    "batch_effects": "Batch effects",
+    "expression": "Expression prediction",
+    "mutation": "Mutation prediction",
+}
+
+
+def chapter(path) -> str | None:
+    """The chapter that a table or figure belongs to, by its name; None for retrieval."""
+    stem = Path(path).stem
+    return next((name for name in CHAPTERS if stem.startswith(name.removesuffix("s"))), None)
+
+
 def read_tables(paths: Sequence) -> list[dict]:
     """Tables laid out for the page: ``title``, ``sections`` as of ``tables.retrieval_sections``.
 
-    A retrieval table gets the layout of its own; any other TSV stands as it is.
+    Tables of retrieval, batch effects and expression have a layout of their own; any other TSV
+    stands as it is.
     """
     read = []
     for path in paths:
@@ -113,11 +128,31 @@ def read_tables(paths: Sequence) -> list[dict]:
             numbers = tables.read_table(path)
             missing = [
                 f"{name_in_words(path)}: {row['dataset']}, {row['image_encoder']} with "
+                f"{row['gene_encoder']}, {words}"
+                for row in numbers
+                for words in (
+                    f"seed {row['seeds_missing'].replace(' ', ', ')}" * bool(row["seeds_missing"]),
+                    row["seeds_failed"],
+                )
+                if words
+            ]
+            sections, kind = tables.retrieval_sections(numbers), "retrieval"
+        elif rows and batch_effect_table.is_batch_effect_table(rows[0]):
+            sections = batch_effect_table.sections(batch_effect_table.read_table(path))
+            missing, kind = [], "batch_effects"
+        elif rows and expression_table.is_expression_table(rows[0]):
+            numbers = expression_table.read_table(path)
+            missing = [
+                f"{name_in_words(path)}: {row['dataset']}, {row['image_encoder']} with "
                 f"{row['gene_encoder']}, seed {row['seeds_missing'].replace(' ', ', ')}"
+                + (f" ({row['note']})" if row["note"] else "")
                 for row in numbers
                 if row["seeds_missing"]
             ]
-            sections, kind = tables.retrieval_sections(numbers), "retrieval"
+            sections, kind = expression_table.sections(numbers), "expression"
+        elif rows and mutation_tables.is_mutation_table(rows[0]):
+            sections = mutation_tables.mutation_sections(mutation_tables.read_table(path))
+            missing, kind = [], "mutation"
         else:
             header = list(rows[0]) if rows else []
             body = [[row[name] for name in header] for row in rows]
@@ -136,7 +171,11 @@ def read_tables(paths: Sequence) -> list[dict]:
 
 def name_in_words(path) -> str:
     """What a file shows: ``retrieval_<experiment>.tsv`` is "Retrieval, experiment ..."."""
-    kind, _, experiment = Path(path).stem.partition("_")
+    stem = Path(path).stem
+    kind, _, experiment = stem.partition("_")
+    found = chapter(path)
+    if found is not None:
+        kind, experiment = CHAPTERS[found], stem.removeprefix(found.removesuffix("s"))[1:]
     return kind.capitalize() + (f", experiment {experiment}" if experiment else "")
 
 
@@ -216,7 +255,8 @@ def render(context: Mapping) -> str:
     context
         ``title``; ``samples`` (rows of the sample table, or what is known of them); ``datasets``,
         ``checks``, ``audits``, ``runs``, ``tables`` as read above; ``spot_figures``, ``curves``,
-        ``figures`` (mappings of ``uri``, ``alt``, ``caption``); ``experiments``; ``planned`` (names
+        ``figures`` (mappings of ``uri``, ``alt``, ``caption``), ``chapter_figures`` (the same by
+        chapter); ``experiments``; ``planned`` (names
         of what isn't run).
     """
     import jinja2
@@ -235,6 +275,7 @@ def render(context: Mapping) -> str:
     runs = context["runs"]
     return environment.get_template(TEMPLATE.name).render(
         **context,
+        chapters=CHAPTERS,
         input_kind=kind_of_input(context["samples"]),
         sample_columns=_filled_columns(context["samples"]),
         drop_reasons=list(

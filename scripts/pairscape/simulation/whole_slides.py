@@ -12,9 +12,9 @@ from pairscape.simulation import knobs as knob
 # tissue; the fourth target starts over. Unstable tumours are poorly differentiated and draw
 # lymphocytes, hence the first.
 DIRECTIONS = (
-    {"immune": 1.0, "grade": 1.0},
-    {"collagen": 1.4, "oedema": -0.7},
-    {"hypoxia": 1.2, "macrophage": 1.0},
+    {"immune": 1.5, "grade": 1.5},
+    {"collagen": 2.0, "oedema": -1.0},
+    {"hypoxia": 1.5, "macrophage": 1.5},
 )
 # How much patients differ besides, whatever their labels.
 PATIENT_SD = 0.3

@@ -1,0 +1,146 @@
+"""Score the batch effects of a dataset: how well splits, and donors, mix within clusters of spots.
+
+IN   the dataset's shards, splits.tsv, genes.tsv; a table of labels beside the clusters, if wanted
+     (tab-separated: sample, spot, label)
+OUT  scores: silhouette-batch and BRAS for each resolution of the clustering, iLISI, and Cramér's V of
+     the split with organ and disease state, with every choice that was made
+
+Options: dataset, and those of the configuration's part batch_effect. What the scores are stands in
+pairscape.batch_effect.
+"""
+
+import numpy as np
+
+from pairscape import batch_effect, files, pair_data, pairs, program, splits
+from pairscape.errors import InputError
+from pairscape.program import log
+
+RESULT_VERSION = 1
+_BLOCK_NUMBERS = 1 << 23  # counts held at once as a dense block (32 MB)
+
+
+def main(argv=None):
+    args = program.parse(
+        argv,
+        __doc__,
+        RESULT_VERSION,
+        shards=program.Many("the dataset's shards"),
+        splits="splits.tsv",
+        genes="genes.tsv",
+        labels="optional: table with columns sample, spot, label",
+        scores="scores to write (TSV)",
+    )
+    dataset = args.options.pop("dataset", None)
+    if not isinstance(dataset, str) or not dataset:
+        raise InputError("--options", "dataset", repr(dataset), "name the dataset")
+    options = batch_effect.check_options(args.options)
+    rows = splits.read_splits(args.splits)
+    genes = [gene["gene_symbol"] for gene in pairs.read_genes(args.genes)]
+    counts = pair_data.Counts(args.shards, genes)
+    samples = [pairs.shard_metadata(path)["sample"] for path in args.shards]
+    of_split = pair_data.split_rows(samples, counts.row_counts, rows, args.splits)
+
+    used = np.unique(np.concatenate(list(of_split.values())))
+    size = max(256, _BLOCK_NUMBERS // len(genes))
+    filled = np.concatenate([block.any(axis=1) for block in counts.blocks(used, size)])
+    empty, used = int((~filled).sum()), used[filled]
+    if len(used) < 3:
+        raise InputError(
+            args.splits, "spots", f"{len(used)} spots with counts", "give the dataset more spots"
+        )
+    given = _read_labels(args.labels, args.shards, counts.row_counts)[used] if args.labels else None
+    if empty:
+        log.warning("%s: %d spots without counts are left out", dataset, empty)
+
+    _limit_threads(args.threads)
+    blocks = program.progress(
+        counts.blocks(used, size), "reading counts", -(-len(used) // size), "block"
+    )
+    space = batch_effect.embed_counts(blocks, len(genes), options)
+    sample_of = np.repeat(np.arange(len(samples)), counts.row_counts)[used]
+    batches, notes = _batches(used, of_split, sample_of, samples, rows, empty)
+    spots = dict(zip(samples, np.bincount(sample_of, minlength=len(samples)).tolist(), strict=True))
+    scored = batch_effect.score_dataset(space, batches, options, given, notes)
+    scored += batch_effect.score_confounding(rows, spots)
+    head = {
+        "dataset": dataset,
+        "versions": batch_effect.versions(),
+        "options_sha256": files.sha256_json(options),
+    }
+    batch_effect.write_scores(args.scores, [{**row, **head} for row in scored])
+    log.info("%s: %s", dataset, _in_short(scored, options["resolution"]))
+
+
+def _batches(used, of_split, sample_of, samples, rows, empty: int):
+    """The scored spots and the batch of each, by split and by donor; and what to say with them."""
+    parts = {
+        name: np.flatnonzero(np.isin(used, members))
+        for name, members in of_split.items()
+        if len(members)
+    }
+    in_splits = np.concatenate(list(parts.values()))
+    names = np.repeat(list(parts), [len(spots) for spots in parts.values()])
+    donors = {row["sample"]: row["donor"] for row in rows}
+    of_donor = np.array([donors.get(sample, "") for sample in samples])[sample_of]
+    unknown = {row["donor"] for row in rows if row["donor_known"].lower() != "true"}
+    repeated = len(in_splits) - len(used)
+    left_out = f"{empty} spots without counts are left out" if empty else ""
+    notes = {
+        "split": [left_out, f"{repeated} spots stand in two splits and count in both"]
+        if repeated
+        else [left_out],
+        "donor": [
+            left_out,
+            f"{len(unknown)} of {len(set(donors.values()))} donors are placeholders",
+        ]
+        if unknown
+        else [left_out],
+    }
+    batches = {"split": (in_splits, names), "donor": (np.arange(len(used)), of_donor)}
+    return batches, {name: "; ".join(filter(None, said)) for name, said in notes.items()}
+
+
+def _read_labels(path, shards, row_counts) -> np.ndarray:
+    """The label of each row of the shards."""
+    found = {
+        (row["sample"], row["spot"]): row["label"]
+        for row in files.read_tsv(path, ("sample", "spot", "label"))
+    }
+    labels = []
+    for shard in shards:
+        for row in pairs.read_index(shard).select(["sample", "spot"]).to_pylist():
+            place = (row["sample"], row["spot"])
+            if not found.get(place):
+                raise InputError(
+                    path, f"sample {place[0]}, spot {place[1]}", "no label", "label every spot"
+                )
+            labels.append(found[place])
+    return np.array(labels, str)
+
+
+def _limit_threads(threads: int) -> None:
+    import numba
+    import scanpy
+    import threadpoolctl
+
+    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    scanpy.settings.n_jobs = threads
+    threadpoolctl.threadpool_limits(threads)
+
+
+def _in_short(scored, resolution: float) -> str:
+    told = []
+    for row in scored:
+        if (row["metric"], row["group"]) == ("silhouette_batch", "all") and (
+            row["resolution"] == resolution
+        ):
+            value = "none" if row["value"] is None else f"{row['value']:.3f}"
+            told.append(
+                f"by {row['batch']} {value} ({row['labels']} clusters, "
+                f"{row['spots_skipped']:.0%} of spots in skipped ones)"
+            )
+    return "silhouette-batch " + ", ".join(told)
+
+
+if __name__ == "__main__":
+    program.run(main)

@@ -1,0 +1,52 @@
+"""Bring the batch-effect scores of all datasets to one table, for spreadsheets, Markdown and LaTeX.
+
+IN   scores of score_batch_effect, of each dataset
+OUT  the table as TSV (numbers), Markdown and LaTeX (for reading)
+
+Options: resolution, of the clusters whose score is the main one.
+"""
+
+from pairscape import batch_effect, batch_effect_table, files, program, tables
+from pairscape.errors import InputError
+from pairscape.program import log
+
+RESULT_VERSION = 1
+
+
+def main(argv=None):
+    args = program.parse(
+        argv,
+        __doc__,
+        RESULT_VERSION,
+        scores=program.Many("scores of each dataset (TSV)"),
+        table="TSV to write",
+        markdown="Markdown to write",
+        latex="LaTeX to write",
+    )
+    resolution = args.options.get("resolution", 1.0)
+    scores, of = [], {}
+    for path in args.scores:
+        rows = batch_effect.read_scores(path)
+        if not any(row["resolution"] == resolution for row in rows):
+            raise InputError(path, "resolution", f"none of {resolution:g}", "score it again")
+        for row in rows:
+            if of.setdefault(row["dataset"], path) != path:
+                raise InputError(
+                    path, "dataset", f"{row['dataset']}, as in {of[row['dataset']]}", "give it once"
+                )
+        scores += rows
+    rows = batch_effect_table.tabulate(scores, dict.fromkeys(of, resolution))
+    title = "Batch effects"
+    batch_effect_table.write_table(args.table, rows)
+    laid_out = batch_effect_table.sections(rows)
+    for path, text in (
+        (args.markdown, tables.to_markdown(title, laid_out)),
+        (args.latex, tables.to_latex(title, laid_out)),
+    ):
+        with files.atomic_path(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    log.info("%d datasets, %d rows", len(of), len(rows))
+
+
+if __name__ == "__main__":
+    program.run(main)
