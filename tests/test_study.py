@@ -83,6 +83,32 @@ def test_shuffled_pairs_share_the_features_of_their_encoder(study):
     ]
 
 
+def test_the_study_ends_with_slide_predictions_before_and_after_pretraining_leaked_and_not(study):
+    with open(study / "results/mini/tables/mutation.tsv") as handle:
+        rows = list(csv.DictReader(handle, delimiter="\t"))
+    found = {(row["mutation"], row["cohort"], row["target"], row["model"]): row for row in rows}
+    image, pair = "tf_efficientnet_lite0", "frozen.mini.tf_efficientnet_lite0-drvi_small.seed1"
+    targets = ("null_equal", "null_unequal")
+    assert set(found) == {
+        *(("preserved", of, target, model) for of in ("mini", "elsewhere") for target in targets
+          for model in (image, pair)),
+        *(("leaking", "mini", target, image) for target in targets),
+    }  # fmt: skip
+    assert all(0 <= float(row["auroc"]) <= 1 for row in rows)
+    for target in targets:
+        assert found["preserved", "mini", target, pair]["baseline"] == image
+        assert found["leaking", "mini", target, image]["preserved"] == "preserved"
+
+
+def test_simulated_slides_are_all_embedded(study):
+    for cohort, number in (("mini", 17), ("elsewhere", 6)):
+        folder = study / "results/mini/slides" / cohort / "tf_efficientnet_lite0"
+        with open(folder / "slides.tsv") as handle:
+            rows = list(csv.DictReader(handle, delimiter="\t"))
+        assert [row["status"] for row in rows] == ["embedded"] * number
+        assert all((folder / f"{row['slide']}.h5").is_file() for row in rows)
+
+
 def test_naming_one_model_makes_that_run_alone(study):
     model = RUN.format("expression-mlp") + "/model.ckpt"
     assert planned(study, model) == {}
