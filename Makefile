@@ -51,7 +51,7 @@ format: env  ## let ruff and snakefmt rewrite the code
 	snakefmt Snakefile workflow
 
 test: env  ## units, the tiny pipeline, the shape of the repository (10 minutes)
-	$(VENV)/bin/python -m pytest --numprocesses $(CORES) --dist loadgroup
+	$(VENV)/bin/python -m pytest --numprocesses $(CORES) --dist loadfile
 
 demo: env  ## the whole way on simulated tissue (10 minutes): results/demo/report.html
 	@start=$$SECONDS

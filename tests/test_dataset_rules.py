@@ -22,6 +22,7 @@ def write_config(folder, datasets):
         "seeds": [1],
     }
     config["experiments"]["benchmark"]["training"] = {"image_tuning": "frozen"}
+    config |= {"batch_effect": {"score": False}, "expression": {"score": False}}
     (folder / "mine.yaml").write_text(yaml.safe_dump(config))
     return "--configfile", "mine.yaml"
 

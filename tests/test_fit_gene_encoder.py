@@ -19,7 +19,6 @@ from pairscape.architectures import drvi
 from pairscape.errors import InputError
 
 # One fit for the whole file: the import of drvi alone takes 20 s.
-pytestmark = pytest.mark.xdist_group("drvi")
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "config" / "encoders"
 SAMPLES = {"S1": ("D1", "train", 200), "S2": ("D2", "train", 160), "S3": ("D3", "test", 90)}

@@ -11,7 +11,7 @@ import sys
 import pytest
 from conftest import ROOT
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("study")]
+pytestmark = pytest.mark.slow
 RUN = "results/mini/runs/frozen/mini/{}/seed1"
 
 

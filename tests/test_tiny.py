@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("tiny")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import yaml
 from conftest import ROOT
 from good_inputs import tiny_bundle, write_bundle_with_cells, write_panel_list
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("broken_runs")]
+pytestmark = pytest.mark.slow
 
 # Sample -> its row from column bundle on (bundle, he_image, he_alignment, panel) and what is said.
 MISTAKES = {
