@@ -360,9 +360,8 @@ def write_run(args, data, training, identity, trained, selected, metrics, world)
         args,
         data,
         facts | {"logit_scale": scale},
-        lambda rows: pretraining.embed_pairs(module, trained["rows"], rows, world),
-        lambda rows, path: pretraining.embed_image_sides(
-            module, trained["rows"], rows, world, path
+        lambda rows, sides, path: pretraining.embed_pairs(
+            module, trained["rows"], rows, world, sides, path
         ),
         keeps_trunk=not module.images.is_frozen,
     )
@@ -405,7 +404,7 @@ def fit_closed_form(args, data, training, identity) -> None:
     import numpy as np
     import torch
 
-    from pairscape import batches, contrastive, linear_alignment, training_curve
+    from pairscape import batches, contrastive, linear_alignment, pair, training_curve
 
     options, rows, counts = args.options, data["rows"], data["counts"]
     if options["image_encoder"].get("shuffle_pairs"):
@@ -430,14 +429,15 @@ def fit_closed_form(args, data, training, identity) -> None:
         },
     )
 
-    def embed(chosen):
-        return (
-            alignment.embed_images(np.asarray(features[chosen])),
-            alignment.embed_genes(counts[chosen]),
-        )
+    def embed(chosen, sides=pair.SIDES, path=None):
+        of = {
+            "images": lambda: alignment.embed_images(np.asarray(features[chosen])),
+            "genes": lambda: alignment.embed_genes(counts[chosen]),
+        }
+        return {side: of[side]() for side in sides}
 
     recalls = [
-        (len(part), float(contrastive.batch_recall(*map(torch.from_numpy, embed(part)))))
+        (len(part), float(contrastive.batch_recall(*map(torch.from_numpy, embed(part).values()))))
         for part in batches.validation_batches(rows["val"], training["batch_size"], options["seed"])
     ]
     metrics = []
@@ -452,13 +452,7 @@ def fit_closed_form(args, data, training, identity) -> None:
             }
         ]
     facts = run_facts(options, identity, 0)
-    write_embeddings(
-        args,
-        data,
-        facts | {"logit_scale": 1.0},
-        embed,
-        lambda rows, path: (alignment.embed_images(np.asarray(features[rows])), None),
-    )
+    write_embeddings(args, data, facts | {"logit_scale": 1.0}, embed)
     write_metrics(args.metrics, metrics)
     training_curve.plot_penalties(args.curve, alignment.about, run_title(options))
     write_options(
@@ -513,7 +507,7 @@ def symbols(data) -> list[str]:
     return [gene["gene_symbol"] for gene in data["genes"]]
 
 
-def write_embeddings(args, data, meta, embed, embed_images, keeps_trunk: bool = False) -> None:
+def write_embeddings(args, data, meta, embed, keeps_trunk: bool = False) -> None:
     """Embed and write the validation and test pairs; an absent split has no files.
 
     With the option ``embed_train`` also the image side of the train pairs, and what a tuned image
@@ -522,13 +516,12 @@ def write_embeddings(args, data, meta, embed, embed_images, keeps_trunk: bool = 
     Parameters
     ----------
     embed
-        Rows -> images and genes.
-    embed_images
-        Rows and a scratch file or None -> images, and the encoder's output if there is a file.
+        Rows, sides and a scratch file or None -> by side the embeddings, and ``trunk``, the image
+        encoder's output, if there is a file.
     keeps_trunk
         Whether the image encoder was tuned.
     """
-    from pairscape import embeddings, pair_data
+    from pairscape import embeddings, pair, pair_data
 
     folder = Path(args.model).parent
     folder.mkdir(parents=True, exist_ok=True)
@@ -540,19 +533,15 @@ def write_embeddings(args, data, meta, embed, embed_images, keeps_trunk: bool = 
             for path in embeddings.run_files(folder, split).values():
                 path.unlink(missing_ok=True)
             continue
-        expression = trunk = None
-        if split == "train" or scratch is not None:
-            images, trunk = embed_images(rows, scratch)
-        if split != "train":
-            images, expression = embed(rows)
+        found = embed(rows, ("images",) if split == "train" else pair.SIDES, scratch)
         embeddings.write_run_embeddings(
             folder,
             split,
-            images,
-            expression,
+            found["images"],
+            found.get("genes"),
             pair_data.run_index(args.shards, data["splits"], rows),
             meta,
-            trunk,
+            found.get("trunk"),
         )
         if scratch is not None:
             scratch.unlink(missing_ok=True)

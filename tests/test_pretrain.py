@@ -154,7 +154,7 @@ def test_the_stored_model_gives_the_stored_embeddings(dataset, trained):
     module, meta = pair.load_pair(trained / "model.ckpt")
     _, _, features, counts = dataset
     data = batches.PairRows(features, counts, len(counts))
-    images, genes = pretraining.embed_pairs(module, data, np.arange(68, 92))
+    images, genes = pretraining.embed_pairs(module, data, np.arange(68, 92)).values()
     read = embeddings.read_run_embeddings(trained, "test")
     assert np.abs(images - read["images"]).max() < 1e-6
     assert np.abs(genes - read["genes"]).max() < 1e-6
@@ -493,7 +493,7 @@ def test_stored_views_are_trained_on_and_the_plain_one_is_embedded(dataset, tmp_
     out = run(dataset, tmp_path / "run", features=tmp_path, **settings)
     module, _ = pair.load_pair(out / "model.ckpt")
     plain = batches.PairRows(features, counts, len(counts))
-    images, _ = pretraining.embed_pairs(module, plain, np.arange(68, 92))
+    images = pretraining.embed_pairs(module, plain, np.arange(68, 92))["images"]
     assert np.abs(images - embeddings.read_run_embeddings(out, "test")["images"]).max() < 1e-6
     with pytest.raises(InputError, match=r"views by flips where training.augmentation is hescape"):
         run(dataset, tmp_path / "no", features=tmp_path, **settings | {"augmentation": "hescape"})

@@ -8,7 +8,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -370,48 +370,48 @@ def embed_batch(pair: Pair, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Te
 
 
 def embed_pairs(
-    pair: Pair, data: PairRows, rows: np.ndarray, world: World | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Embed pairs: images and genes, (len(rows), embedding_dim) float32 of unit length each."""
-    width = pair.training_options["embedding_dim"]
-    images = np.empty((len(rows), width), np.float32)
-    genes = np.empty((len(rows), width), np.float32)
-    for at, batch in _evaluated(pair, data, rows, world):
-        for array, found in zip((images, genes), embed_batch(pair, batch), strict=True):
-            array[at : at + len(found)] = found.cpu().numpy()
-    return images, genes
-
-
-def embed_image_sides(
-    pair: Pair, data: PairRows, rows: np.ndarray, world: World | None = None, trunk_path=None
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Embed the image side of pairs alone, and keep what its encoder gives before the projection.
+    pair: Pair,
+    data: PairRows,
+    rows: np.ndarray,
+    world: World | None = None,
+    sides: Sequence[str] = SIDES,
+    trunk_path=None,
+) -> dict[str, np.ndarray]:
+    """Embed pairs, in one pass over their inputs.
 
     Parameters
     ----------
+    rows
+        Rows of the dataset.
+    sides
+        Which sides.
     trunk_path
-        A scratch file for the encoder's output, which is as large as it is wide; None keeps none.
+        A scratch file for what the image encoder gives before the projection; None keeps none, and
+        neither does a head that takes tokens.
 
     Returns
     -------
-    Images (len(rows), embedding_dim) float32 of unit length, and the encoder's output
-    (len(rows), W) float32, memory-mapped, or None where none is kept or the head takes tokens.
+    By side (len(rows), embedding_dim) float32 of unit length; and ``trunk``, (len(rows), W) float32,
+    memory-mapped, if it is kept.
     """
-    side = pair.images
-    images = np.empty((len(rows), pair.training_options["embedding_dim"]), np.float32)
-    trunk = None
-    if trunk_path is not None and side.tower is not None and not side.takes_tokens:
-        trunk = np.lib.format.open_memmap(
-            trunk_path, mode="w+", dtype=np.float32, shape=(len(rows), side.tower.width)
+    width = pair.training_options["embedding_dim"]
+    found = {name: np.empty((len(rows), width), np.float32) for name in sides}
+    tower = pair.images.tower
+    if trunk_path is not None and tower is not None and not pair.images.takes_tokens:
+        found["trunk"] = np.lib.format.open_memmap(
+            trunk_path, mode="w+", dtype=np.float32, shape=(len(rows), tower.width)
         )
+    at_a_time = _rows_at_a_time(pair)
     for at, batch in _evaluated(pair, data, rows, world):
-        inputs = batch["images"]
-        with torch.inference_mode(), pair.autocast(inputs.device):
-            parts = [side.encode(chunk) for chunk in inputs.split(_rows_at_a_time(pair))]
-            images[at : at + len(inputs)] = torch.cat(list(map(side.project, parts))).cpu().numpy()
-            if trunk is not None:
-                trunk[at : at + len(inputs)] = torch.cat(parts).float().cpu().numpy()
-    return images, trunk
+        for name in sides:
+            side, inputs = getattr(pair, name), batch[name]
+            with torch.inference_mode(), pair.autocast(inputs.device):
+                parts = [side.encode(chunk) for chunk in inputs.split(at_a_time)]
+                embedded = torch.cat([side.project(part) for part in parts])
+            found[name][at : at + len(inputs)] = embedded.cpu().numpy()
+            if name == "images" and "trunk" in found:
+                found["trunk"][at : at + len(inputs)] = torch.cat(parts).float().cpu().numpy()
+    return found
 
 
 def _evaluated(pair: Pair, data: PairRows, rows: np.ndarray, world: World | None):
