@@ -19,7 +19,7 @@ def write_config(folder, datasets):
         "datasets": [LUNG, *(name for name in datasets if name.startswith("fold"))],
         "image_encoders": ["uni"],
         "gene_encoders": ["mlp"],
-        "seeds": [1],
+        "seeds": [24442],
     }
     config["experiments"]["benchmark"]["training"] = {"image_tuning": "frozen"}
     config |= {"batch_effect": {"score": False}, "expression": {"score": False}}
