@@ -20,6 +20,7 @@ include: "workflow/dataset.smk"
 include: "workflow/pretrain.smk"
 include: "workflow/evaluate.smk"
 include: "workflow/slides.smk"
+include: "workflow/calibrate.smk"
 include: "workflow/report.smk"
 
 
@@ -44,6 +45,7 @@ rule all:
         batch_effect_files(".md", ".svg"),
         expression_files(".md", ".svg"),
         mutation_files(".md", ".svg"),
+        calibration_files(".md", ".svg"),
         pooled_also,
 
 

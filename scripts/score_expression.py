@@ -14,13 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
-from pairscape import embeddings, expression, failures, files, pair_data, pairs, program
+from pairscape import embeddings, expression, files, pair_data, pairs, program, runs
 from pairscape.errors import InputError
 from pairscape.expression import AFTER, AS_IT_CAME, ENCODER, SHARED, TRUNK
 from pairscape.program import log
 
 RESULT_VERSION = 1
-RUN_KEYS = (*failures.RUN_KEYS, "shards", "splits")
+RUN_KEYS = ("shards", "splits")
 
 
 def main(argv=None):
@@ -76,7 +76,7 @@ def main(argv=None):
     head = {
         "experiment": names["experiment"],
         "dataset": names["dataset"],
-        "donors_shared": _shared_donors(rows_of_splits),
+        "donors_shared": runs.shared_donors(rows_of_splits, "test"),
         "options_sha256": files.sha256_json(options),
     }
     rows = []
@@ -112,15 +112,7 @@ def check_sources(args, names, shards, splits) -> list[tuple[dict, object]]:
         facts |= {"stage": AS_IT_CAME, "gene_encoder": "", "seed": ""}
         found.append((facts, _open_features(path, index_path)))
     for given in args.runs or []:
-        failed = failures.beside(given)
-        path = failed or given
-        run = failures.read(path) if failed else files.read_json(path)
-        for key in failures.RUN_KEYS if failed else RUN_KEYS:
-            if not isinstance(run, dict) or key not in run:
-                raise InputError(path, key, "nothing", "delete the run and pretrain it again")
-        for key in ("experiment", "dataset"):
-            if run[key] != names[key]:
-                raise InputError(path, key, run[key], f"give only runs of {key} {names[key]}")
+        path, run, failed = runs.read_run(given, RUN_KEYS, names["experiment"], names["dataset"])
         about = _about(names["encoders"], run["image_encoder"], path, "image_encoder")
         identity = (run["image_encoder"], run["gene_encoder"], run["seed"])
         _once(seen, identity, path)
@@ -129,7 +121,7 @@ def check_sources(args, names, shards, splits) -> list[tuple[dict, object]]:
             if _places(run["splits"]) != _places(splits):
                 raise InputError(path, "splits", "other than splits.tsv", "pretrain again")
         facts = dict(zip(("image_encoder", "gene_encoder", "seed"), identity, strict=True))
-        facts |= {**about, "control": _control(run) or about["control"], "stage": AFTER}
+        facts |= {**about, "control": runs.control_words(run) or about["control"], "stage": AFTER}
         found.append((facts, _open_failed(run) if failed else _open_run(Path(path).parent)))
     return found
 
@@ -139,13 +131,6 @@ def _about(encoders, name, path, field: str) -> dict:
         raise InputError(path, field, str(name), f"give only those of {', '.join(encoders)}")
     of = encoders[name]
     return {"features_of": of.get("features_of", name), "control": of.get("control") or ""}
-
-
-def _control(run) -> str:
-    """What the run stands for where it isn't an encoder pair but a floor or a ceiling."""
-    specs = [run.get("options", {}).get(f"{kind}_encoder") for kind in ("image", "gene")]
-    words = [spec.get("control") for spec in specs if isinstance(spec, dict)]
-    return "; ".join(filter(None, words)) or run.get("control", "")
 
 
 def _check_shards(path, made_of, shards, remedy: str) -> None:
@@ -220,12 +205,6 @@ def _open_run(folder: Path):
             yield name, expression.Source(arrays, places), ""
 
     return open_source
-
-
-def _shared_donors(splits) -> str:
-    """The words with which the dataset admits donors of the test split in another one."""
-    words = (row.get("shared_donors", "") for row in splits if row["split"] == "test")
-    return "; ".join(dict.fromkeys(text for text in words if text))
 
 
 def _name(facts, representation: str) -> str:

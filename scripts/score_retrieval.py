@@ -10,12 +10,12 @@ ranks, chance, intervals and p-values are made stands in pairscape.retrieval.
 
 from pathlib import Path
 
-from pairscape import embeddings, failures, files, program, ranks, retrieval
+from pairscape import embeddings, failures, program, ranks, retrieval, runs
 from pairscape.errors import InputError
 from pairscape.program import log
 
 RESULT_VERSION = 2
-RUN_KEYS = (*failures.RUN_KEYS, "options_sha256", "splits")
+RUN_KEYS = ("options_sha256", "splits")
 
 
 def main(argv=None):
@@ -27,10 +27,10 @@ def main(argv=None):
         scores="retrieval.tsv to write",
     )
     options = retrieval.check_options(args.options)
-    runs = _read_runs(args.runs, options)
+    found = _read_runs(args.runs, options)
     rows = []
-    for names, (path, run) in program.progress(sorted(runs.items()), "scoring runs", unit="run"):
-        head = {key: run[key] for key in failures.RUN_KEYS} | {"control": _control(run)}
+    for names, (path, run) in program.progress(sorted(found.items()), "scoring runs", unit="run"):
+        head = {key: run[key] for key in failures.RUN_KEYS} | {"control": runs.control_words(run)}
         if "reason" in run:
             rows.append({**head, "status": run["reason"], "split": options["split"]})
             log.info("%s-%s seed %s: not scored, %s", *names, run["reason"])
@@ -38,7 +38,7 @@ def main(argv=None):
         scored = _score(path, run, options)
         head |= {
             "status": retrieval.SCORED,
-            "donors_shared": _shared_donors(run["splits"], options["split"]),
+            "donors_shared": runs.shared_donors(run["splits"], options["split"]),
             "options_sha256": run["options_sha256"],
         }
         rows += [{**row, **head} for row in scored]
@@ -74,37 +74,16 @@ def _score(path, run, options) -> list[dict]:
 
 def _read_runs(paths, options) -> dict[tuple[str, str, int], tuple]:
     """The runs by image encoder, gene encoder and seed: where they are told of, and what is told."""
-    runs = {}
+    found = {}
     for given in paths:
-        failed = failures.beside(given)
-        path = failed or given
-        run = failures.read(path) if failed else files.read_json(path)
-        for key in failures.RUN_KEYS if failed else RUN_KEYS:
-            if not isinstance(run, dict) or key not in run:
-                raise InputError(path, key, "nothing", "delete the run and pretrain it again")
-        for key in ("experiment", "dataset"):
-            if run[key] != options[key]:
-                raise InputError(path, key, run[key], f"give only runs of {key} {options[key]}")
+        path, run, _ = runs.read_run(given, RUN_KEYS, options["experiment"], options["dataset"])
         names = (run["image_encoder"], run["gene_encoder"], run["seed"])
-        if names in runs:
+        if names in found:
             raise InputError(
-                path, "run", f"the encoders and seed of {runs[names][0]}", "give each run once"
+                path, "run", f"the encoders and seed of {found[names][0]}", "give each run once"
             )
-        runs[names] = (path, run)
-    return runs
-
-
-def _control(run) -> str:
-    """What the run stands for where it isn't an encoder pair but a floor or a ceiling."""
-    specs = [run.get("options", {}).get(f"{kind}_encoder") for kind in ("image", "gene")]
-    words = [spec.get("control") for spec in specs if isinstance(spec, dict)]
-    return "; ".join(filter(None, words)) or run.get("control", "")
-
-
-def _shared_donors(splits, split: str) -> str:
-    """The words with which the data set admits donors of this split in another one."""
-    words = (row.get("shared_donors", "") for row in splits if row.get("split") == split)
-    return "; ".join(dict.fromkeys(text for text in words if text))
+        found[names] = (path, run)
+    return found
 
 
 def _in_short(scored) -> str:

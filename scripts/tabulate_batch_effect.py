@@ -6,7 +6,7 @@ OUT  the table as TSV (numbers), Markdown and LaTeX (for reading)
 Options: resolution, of the clusters whose score is the main one.
 """
 
-from pairscape import batch_effect, batch_effect_table, files, program, tables
+from pairscape import batch_effect, batch_effect_table, program, tables
 from pairscape.errors import InputError
 from pairscape.program import log
 
@@ -36,15 +36,10 @@ def main(argv=None):
                 )
         scores += rows
     rows = batch_effect_table.tabulate(scores, dict.fromkeys(of, resolution))
-    title = "Batch effects"
     batch_effect_table.write_table(args.table, rows)
-    laid_out = batch_effect_table.sections(rows)
-    for path, text in (
-        (args.markdown, tables.to_markdown(title, laid_out)),
-        (args.latex, tables.to_latex(title, laid_out)),
-    ):
-        with files.atomic_path(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+    tables.write_for_reading(
+        (args.markdown, args.latex), "Batch effects", batch_effect_table.sections(rows)
+    )
     log.info("%d datasets, %d rows", len(of), len(rows))
 
 

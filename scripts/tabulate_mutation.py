@@ -7,7 +7,7 @@ Options: expected, the planned runs (mutation, leaking, cohort, target, model ea
 is missing is said.
 """
 
-from pairscape import files, mutation_scores, mutation_tables, program, site_folds
+from pairscape import mutation_scores, mutation_tables, program, site_folds, tables
 from pairscape.errors import InputError
 from pairscape.program import log
 
@@ -37,12 +37,7 @@ def main(argv=None):
     balances = [site_folds.read_balance(path) for path in args.balance or ()]
     sections = mutation_tables.mutation_sections(rows, balances)
     mutation_tables.write_table(args.table, rows)
-    for path, text in (
-        (args.markdown, mutation_tables.to_markdown(sections)),
-        (args.latex, mutation_tables.to_latex(sections)),
-    ):
-        with files.atomic_path(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+    tables.write_for_reading((args.markdown, args.latex), mutation_tables.TITLE, sections)
     missing = sum(row["auroc"] is None for row in rows)
     log.info("%d rows, %d of them not run", len(rows), missing)
 

@@ -61,6 +61,15 @@ def test_controls_are_rows_of_the_table(study):
     assert all(row["seeds_run"] == row["seeds_planned"] == "1" for row in rows)
 
 
+def test_the_calibration_is_a_table_and_a_figure(study):
+    with open(study / "results/mini/tables/calibration.tsv") as handle:
+        rows = list(csv.DictReader(handle, delimiter="\t"))
+    assert {row["score"] for row in rows} == {"recall@5", "pearson", "silhouette_batch", "bras"}
+    assert {row["datasets"] for row in rows} == {"4"}  # two signals, two batch effects, one seed
+    assert (study / "results/mini/figures/calibration.png").stat().st_size > 10_000
+    assert "Calibration" in (study / "results/mini/report.html").read_text()
+
+
 def test_a_stored_side_is_never_built_and_a_tuned_one_is(study):
     def parameters(run):
         return json.loads((study / run / "options.json").read_text())["parameters"]

@@ -54,6 +54,7 @@ RUN = f"{RESULTS}/runs/{{experiment}}/{{dataset}}/{{image}}-{{gene}}/seed{{seed}
 FEATURES = f"{RESULTS}/datasets/{{dataset}}/embeddings/images/{{image}}"
 FIT = f"{RESULTS}/mutation/{{mutation}}/{{target}}/{{model}}"
 GENE_FEATURES = f"{RESULTS}/datasets/{{dataset}}/embeddings/genes/{{gene}}"
+CALIBRATION = config["calibration"]
 COHORTS, MUTATION, SLIDES = config["cohorts"], config["mutation"], config["slides"]
 MODELS_OF = {name: embedding_models(config, name, ENCODERS["image"]) for name in MUTATION}
 MODELS = {model: parts for models in MODELS_OF.values() for model, parts in models.items()}
@@ -505,6 +506,7 @@ def all_weights(wildcards) -> list[str]:
         for kind, name in zip(("image", "gene"), pair)
     ]
     used += [("image", base_images(parts["image"])) for parts in MODELS.values()]
+    used += [("image", CALIBRATION["image_encoder"])] if CALIBRATION else []
     return [
         f"{file}{end}"
         for kind, name in dict.fromkeys(used)
@@ -559,6 +561,25 @@ def batch_effect_files(*extensions: str) -> list[str]:
         f"{RESULTS}/{path}{extension}"
         for extension in extensions
         for path in (figures if extension in (".png", ".svg") else ["tables/batch_effect"])
+    ]
+
+
+def calibration_scores() -> list[str]:
+    """The scores of every batch effect and seed of the calibration grid."""
+    return [
+        f"{RESULTS}/scores/calibration/batch-effect{effect:g}_seed{seed}.tsv"
+        for effect in (CALIBRATION or {}).get("batch_effect", [])
+        for seed in CALIBRATION["seeds"]
+    ]
+
+
+def calibration_files(*extensions: str) -> list[str]:
+    """The table and the figure of the calibration with these extensions."""
+    kind = {".png": "figures", ".svg": "figures"}
+    return [
+        f"{RESULTS}/{kind.get(extension, 'tables')}/calibration{extension}"
+        for extension in extensions
+        if CALIBRATION
     ]
 
 

@@ -226,11 +226,13 @@ rule write_report:
         tables=[f"{RESULTS}/tables/retrieval_{experiment}.tsv" for experiment in IN_ALL]
         + batch_effect_files(".tsv")
         + expression_files(".tsv")
-        + mutation_files(".tsv"),
+        + mutation_files(".tsv")
+        + calibration_files(".tsv"),
         figures=[f"{RESULTS}/figures/retrieval_{experiment}.png" for experiment in IN_ALL]
         + batch_effect_files(".png")
         + expression_files(".png")
-        + mutation_files(".png"),
+        + mutation_files(".png")
+        + calibration_files(".png"),
         curves=all_runs("curve.png"),
         run_options=all_runs("options.json"),
         checks=[f"{RESULTS}/samples/{sample}/check.json" for sample in dict(used_samples())],
@@ -266,7 +268,8 @@ rule write_report:
                 )
                 for sample in dict(used_samples())
             ],
-            planned=["batch effects"] * (not config["batch_effect"]["score"])
+            planned=["calibration"] * (not CALIBRATION)
+            + ["batch effects"] * (not config["batch_effect"]["score"])
             + ["expression prediction"] * (not config["expression"]["score"])
             + ["mutation prediction"] * (not MUTATION_IN_ALL)
             + ["audit"],

@@ -24,7 +24,6 @@ from typing import NamedTuple
 import numpy as np
 
 from pairscape import config, files
-from pairscape.errors import InputError
 
 COLUMNS = (
     "dataset",
@@ -574,11 +573,7 @@ def versions() -> str:
 
 def write_scores(path, rows) -> None:
     """Write tidy scores, numbers with 8 significant digits, ``None`` as an empty field."""
-    files.write_tsv(
-        path,
-        ({n: f"{v:.8g}" if isinstance(v, float) else v for n, v in row.items()} for row in rows),
-        COLUMNS,
-    )
+    files.write_numbers(path, rows, COLUMNS, digits=8)
 
 
 def read_scores(path) -> list[dict]:
@@ -589,16 +584,7 @@ def read_scores(path) -> list[dict]:
     InputError
         A column is missing, or a field that must be a number isn't one.
     """
-    rows = files.read_tsv(path, COLUMNS)
-    for line, row in enumerate(rows, start=2):
-        for name in NUMBERS:
-            try:
-                row[name] = float(row[name]) if row[name] else None
-            except ValueError:
-                raise InputError(
-                    path, f"line {line}, {name}", repr(row[name]), "delete it and score again"
-                ) from None
-    return rows
+    return files.read_numbers(path, COLUMNS, "delete it and score again", NUMBERS)
 
 
 # ------------------------------------------------------------------------------------------- kernels

@@ -9,7 +9,6 @@ import numpy as np
 
 from pairscape import files, tables
 from pairscape.batch_effect import BATCHES, CONFOUNDERS
-from pairscape.errors import InputError
 
 KEYS = ("dataset", "batch", "label")
 MAIN = ("silhouette_batch", "clusters", "spots_skipped", "bras", "ilisi")
@@ -97,7 +96,7 @@ def tabulate(scores: Iterable[Mapping], resolutions: Mapping[str, float]) -> lis
 
 def write_table(path, rows: Sequence[Mapping]) -> None:
     """Write the table as TSV, numbers with 6 significant digits, ``None`` as an empty field."""
-    files.write_tsv(path, map(_in_digits, rows), list(rows[0]))
+    files.write_numbers(path, rows, list(rows[0]))
 
 
 def is_batch_effect_table(columns: Iterable[str]) -> bool:
@@ -107,16 +106,12 @@ def is_batch_effect_table(columns: Iterable[str]) -> bool:
 
 def read_table(path) -> list[dict]:
     """Read what ``write_table`` wrote; numbers as float, empty ones as None."""
-    rows = files.read_tsv(path, (*KEYS, *FACTS, *MAIN, *CONFOUNDING, *WORDS))
-    for line, row in enumerate(rows, start=2):
-        for name in set(row) - {*KEYS, *WORDS}:
-            try:
-                row[name] = float(row[name]) if row[name] else None
-            except ValueError:
-                raise InputError(
-                    path, f"line {line}, {name}", repr(row[name]), "delete it and tabulate again"
-                ) from None
-    return rows
+    return files.read_numbers(
+        path,
+        (*KEYS, *FACTS, *MAIN, *CONFOUNDING, *WORDS),
+        "delete it and tabulate again",
+        texts=(*KEYS, *WORDS),
+    )
 
 
 def sections(rows: Sequence[Mapping]) -> list[dict]:
@@ -170,10 +165,6 @@ def _label_words(row: Mapping) -> str:
 
 def _number(value: float | None) -> str:
     return tables.NOT_RUN if value is None else f"{value:.3f}"
-
-
-def _in_digits(row: Mapping) -> dict:
-    return {n: f"{v:.6g}" if isinstance(v, float) else v for n, v in row.items()}
 
 
 # ------------------------------------------------------------------------- against recall, over panels
@@ -327,4 +318,4 @@ def _mean_of_pairs(recalls: Sequence[Mapping]) -> dict:
 
 def write_points(path, rows: Sequence[Mapping]) -> None:
     """Write the numbers behind the figure as TSV."""
-    files.write_tsv(path, map(_in_digits, rows), POINT_COLUMNS)
+    files.write_numbers(path, rows, POINT_COLUMNS)

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pairscape import files
+from pairscape import files, runs
 from pairscape.errors import InputError
 from pairscape.leakage import SPLITS
 
@@ -630,11 +630,7 @@ def split_spots(of_split: Mapping[str, np.ndarray], donor_of_row: np.ndarray) ->
 
 def write_scores(path, rows: Iterable[Mapping]) -> None:
     """Write scores as TSV, numbers with 8 significant digits, ``None`` as an empty field."""
-    files.write_tsv(
-        path,
-        ({n: f"{v:.8g}" if isinstance(v, float) else v for n, v in row.items()} for row in rows),
-        COLUMNS,
-    )
+    files.write_numbers(path, rows, COLUMNS, digits=8)
 
 
 def read_scores(path) -> list[dict]:
@@ -645,16 +641,7 @@ def read_scores(path) -> list[dict]:
     InputError
         A column is missing, or a field that must be a number isn't one.
     """
-    rows = files.read_tsv(path, COLUMNS)
-    for line, row in enumerate(rows, start=2):
-        for name in NUMBERS:
-            try:
-                row[name] = float(row[name]) if row[name] else None
-            except ValueError:
-                raise InputError(
-                    path, f"line {line}, {name}", repr(row[name]), "delete it and score again"
-                ) from None
-    return rows
+    return files.read_numbers(path, COLUMNS, "delete it and score again", NUMBERS)
 
 
 def read_experiment_scores(paths: Iterable, experiment: str) -> list[dict]:
@@ -667,14 +654,7 @@ def read_experiment_scores(paths: Iterable, experiment: str) -> list[dict]:
     """
     scores = []
     for path in paths:
-        for line, row in enumerate(read_scores(path), start=2):
-            if row["experiment"] != experiment:
-                raise InputError(
-                    path,
-                    f"line {line}, experiment",
-                    row["experiment"],
-                    f"give only scores of {experiment}",
-                )
-            if row["gene"] == MEAN:
-                scores.append(row)
+        rows = read_scores(path)
+        runs.check_experiment(path, rows, experiment)
+        scores += [row for row in rows if row["gene"] == MEAN]
     return scores

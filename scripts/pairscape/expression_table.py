@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from pairscape import files, tables
 from pairscape.comparisons import TOO_FEW, sign_flip
-from pairscape.errors import InputError
 from pairscape.expression import AFTER, ALL, AS_IT_CAME, RECIPES, SHARED
 from pairscape.intervals import DONORS_NEEDED
 
@@ -207,11 +206,7 @@ def _over_donors(before: Mapping, after: Mapping) -> dict:
 
 def write_table(path, rows: Sequence[Mapping]) -> None:
     """Write the table as TSV, numbers with 6 significant digits, ``None`` as an empty field."""
-    files.write_tsv(
-        path,
-        ({n: f"{v:.6g}" if isinstance(v, float) else v for n, v in row.items()} for row in rows),
-        COLUMNS,
-    )
+    files.write_numbers(path, rows, COLUMNS)
 
 
 def is_expression_table(columns: Iterable[str]) -> bool:
@@ -221,16 +216,9 @@ def is_expression_table(columns: Iterable[str]) -> bool:
 
 def read_table(path) -> list[dict]:
     """Read what ``write_table`` wrote; numbers as float, empty ones as None."""
-    rows = files.read_tsv(path, COLUMNS)
-    for line, row in enumerate(rows, start=2):
-        for name in set(COLUMNS) - set(TEXT):
-            try:
-                row[name] = float(row[name]) if row[name] else None
-            except ValueError:
-                raise InputError(
-                    path, f"line {line}, {name}", repr(row[name]), "delete it and tabulate again"
-                ) from None
-    return rows
+    return files.read_numbers(
+        path, COLUMNS, "delete it and tabulate again", set(COLUMNS) - set(TEXT)
+    )
 
 
 # ----------------------------------------------------------------------------------- for the reader

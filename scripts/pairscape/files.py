@@ -133,3 +133,46 @@ def read_tsv(path, columns: Sequence[str] = (), remark: str = "") -> list[dict[s
     if len(set(names)) != len(names):
         raise InputError(path, "header", "a repeated column", "give each column one name")
     return rows
+
+
+def write_numbers(path, rows: Iterable[Mapping], columns: Sequence[str], digits: int = 6) -> None:
+    """Write a table as TSV: floats with so many significant digits, ``None`` as an empty field."""
+    write_tsv(
+        path,
+        ({n: f"{v:.{digits}g}" if isinstance(v, float) else v for n, v in r.items()} for r in rows),
+        columns,
+    )
+
+
+def read_numbers(
+    path,
+    columns: Sequence[str],
+    remedy: str,
+    numbers: Iterable[str] = (),
+    texts: Iterable[str] = (),
+) -> list[dict]:
+    """Read what ``write_numbers`` wrote; numbers as float, empty ones as None.
+
+    Parameters
+    ----------
+    columns
+        Columns that must be there.
+    remedy
+        What to do with a damaged file, for the message.
+    numbers
+        The columns of numbers; none given, all but ``texts``.
+
+    Raises
+    ------
+    InputError
+        A column is missing, or a field that must be a number isn't one.
+    """
+    rows = read_tsv(path, columns)
+    wanted = list(numbers) or [name for name in (rows[0] if rows else ()) if name not in set(texts)]
+    for line, row in enumerate(rows, start=2):
+        for name in wanted:
+            try:
+                row[name] = float(row[name]) if row[name] else None
+            except ValueError:
+                raise InputError(path, f"line {line}, {name}", repr(row[name]), remedy) from None
+    return rows

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from pairscape.errors import InputError
-from pairscape.files import read_tsv, write_tsv
+from pairscape.files import read_numbers, read_tsv, write_numbers
 
 PREDICTIONS = ("patient", "site", "label", "fold", "role", "logit", "probability")
 # A row is a metric of a model, or where `compared_model` is named its difference to that one.
@@ -549,17 +549,7 @@ def _difference(draws: np.ndarray, strata: str) -> dict:
 
 def write_scores(path, rows: Iterable[Mapping]) -> None:
     """Write tidy scores, numbers with 6 significant digits."""
-    write_tsv(
-        path,
-        (
-            {
-                name: f"{value:.6g}" if isinstance(value, float) else value
-                for name, value in {**dict.fromkeys(COLUMNS), **row}.items()
-            }
-            for row in rows
-        ),
-        COLUMNS,
-    )
+    write_numbers(path, rows, COLUMNS)
 
 
 def read_scores(path) -> list[dict]:
@@ -570,13 +560,4 @@ def read_scores(path) -> list[dict]:
     InputError
         A column is missing or a number is none.
     """
-    rows = read_tsv(path, COLUMNS)
-    for line, row in enumerate(rows, start=2):
-        for name in NUMBERS:
-            try:
-                row[name] = float(row[name]) if row[name] else None
-            except ValueError:
-                raise InputError(
-                    path, f"line {line}, {name}", repr(row[name]), "delete it and score again"
-                ) from None
-    return rows
+    return read_numbers(path, COLUMNS, "delete it and score again", NUMBERS)

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from pairscape import files, site_folds, tables
-from pairscape.errors import InputError
+from pairscape import files, site_folds
 from pairscape.mutation_scores import RANKED, TEST
 from pairscape.tables import MINUS_TO, NOT_RUN
+
+TITLE = "Slide-level mutation prediction"
 
 HEAD = ("mutation", "leaking", "cohort", "target", "model", "role")
 PARTS = ("", "_sd", "_ci_low", "_ci_high", "_chance", "_chance_low", "_chance_high")
@@ -81,11 +82,7 @@ def tabulate_mutation(scores: Iterable[Mapping], expected: Iterable[Mapping]) ->
 
 def write_table(path, rows: Sequence[Mapping]) -> None:
     """Write the table as TSV, numbers with 6 significant digits, ``None`` as an empty field."""
-    files.write_tsv(
-        path,
-        ({n: f"{v:.6g}" if isinstance(v, float) else v for n, v in row.items()} for row in rows),
-        COLUMNS,
-    )
+    files.write_numbers(path, rows, COLUMNS)
 
 
 def is_mutation_table(columns: Iterable[str]) -> bool:
@@ -95,17 +92,7 @@ def is_mutation_table(columns: Iterable[str]) -> bool:
 
 def read_table(path) -> list[dict]:
     """Read what ``write_table`` wrote; numbers as float, empty ones as None."""
-    rows = files.read_tsv(path, COLUMNS)
-    for line, row in enumerate(rows, start=2):
-        for name in row:
-            try:
-                if name not in TEXTS:
-                    row[name] = float(row[name]) if row[name] else None
-            except ValueError:
-                raise InputError(
-                    path, f"line {line}, {name}", repr(row[name]), "delete it and tabulate again"
-                ) from None
-    return rows
+    return files.read_numbers(path, COLUMNS, "delete it and tabulate again", texts=TEXTS)
 
 
 # ----------------------------------------------------------------------------------- for the reader
@@ -286,13 +273,3 @@ def short_model(name: str) -> str:
         return name
     experiment, dataset, pair, seed = parts
     return f"{pair}\n{experiment}, {dataset}, {seed}"
-
-
-def to_markdown(sections: Sequence[Mapping]) -> str:
-    """The sections as Markdown."""
-    return tables.to_markdown("Slide-level mutation prediction", sections)
-
-
-def to_latex(sections: Sequence[Mapping]) -> str:
-    """The sections as LaTeX."""
-    return tables.to_latex("Slide-level mutation prediction", sections)

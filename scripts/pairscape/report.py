@@ -6,7 +6,14 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pairscape import batch_effect_table, expression_table, files, mutation_tables, tables
+from pairscape import (
+    batch_effect_table,
+    calibration_table,
+    expression_table,
+    files,
+    mutation_tables,
+    tables,
+)
 from pairscape.errors import InputError
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -101,6 +108,7 @@ def read_runs(paths: Sequence) -> list[dict]:
 
 # Chapters beside retrieval: what the names of their tables and figures begin with.
 CHAPTERS = {
+    "calibration": "Calibration",
     "batch_effects": "Batch effects",
     "expression": "Expression prediction",
     "mutation": "Mutation prediction",
@@ -153,6 +161,9 @@ def read_tables(paths: Sequence) -> list[dict]:
         elif rows and mutation_tables.is_mutation_table(rows[0]):
             sections = mutation_tables.mutation_sections(mutation_tables.read_table(path))
             missing, kind = [], "mutation"
+        elif rows and calibration_table.is_calibration_table(rows[0]):
+            sections = calibration_table.sections(calibration_table.read_table(path))
+            missing, kind = [], "calibration"
         else:
             header = list(rows[0]) if rows else []
             body = [[row[name] for name in header] for row in rows]

@@ -32,7 +32,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from pairscape import config, files, intervals, ranks
+from pairscape import config, files, intervals, ranks, runs
 from pairscape.errors import InputError
 from pairscape.ranks import Ranks
 from pairscape.shift_test import shift_p_values
@@ -368,14 +368,7 @@ def write_scores(path, rows: Iterable[Mapping]) -> None:
 
     A run that failed has one row: its names, and in ``status`` why.
     """
-    files.write_tsv(
-        path,
-        (
-            {name: f"{v:.6g}" if isinstance(v, float) else v for name, v in row.items()}
-            for row in rows
-        ),
-        COLUMNS,
-    )
+    files.write_numbers(path, rows, COLUMNS)
 
 
 def read_scores(path) -> list[dict]:
@@ -386,16 +379,7 @@ def read_scores(path) -> list[dict]:
     InputError
         A column is missing, or a field that must be a number isn't one.
     """
-    rows = files.read_tsv(path, COLUMNS)
-    for line, row in enumerate(rows, start=2):
-        for name in NUMBERS:
-            try:
-                row[name] = float(row[name]) if row[name] else None
-            except ValueError:
-                raise InputError(
-                    path, f"line {line}, {name}", repr(row[name]), "delete it and score again"
-                ) from None
-    return rows
+    return files.read_numbers(path, COLUMNS, "delete it and score again", NUMBERS)
 
 
 def read_experiment_scores(paths: Iterable, experiment: str) -> list[dict]:
@@ -409,13 +393,6 @@ def read_experiment_scores(paths: Iterable, experiment: str) -> list[dict]:
     scores = []
     for path in paths:
         rows = read_scores(path)
-        for line, row in enumerate(rows, start=2):
-            if row["experiment"] != experiment:
-                raise InputError(
-                    path,
-                    f"line {line}, experiment",
-                    row["experiment"],
-                    f"give only scores of {experiment}",
-                )
+        runs.check_experiment(path, rows, experiment)
         scores += rows
     return scores

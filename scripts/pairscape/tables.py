@@ -5,7 +5,6 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
 from pairscape import files
-from pairscape.errors import InputError
 
 KEYS = ("dataset", "image_encoder", "gene_encoder")
 HEAD = (*KEYS, "direction", "gallery")
@@ -245,11 +244,9 @@ def write_table(path, rows: Sequence[Mapping], columns: Sequence[str] | None = N
 
     Its columns are those of a table of retrieval, unless they are given.
     """
-    files.write_tsv(
-        path,
-        ({n: f"{v:.6g}" if isinstance(v, float) else v for n, v in row.items()} for row in rows),
-        (table_columns(rows) if rows else (*HEAD, *SEEDS, *TAIL)) if columns is None else columns,
-    )
+    if columns is None:
+        columns = table_columns(rows) if rows else (*HEAD, *SEEDS, *TAIL)
+    files.write_numbers(path, rows, columns)
 
 
 def write_for_reading(paths: Sequence, title: str, sections: Sequence[Mapping]) -> None:
@@ -268,18 +265,9 @@ def is_retrieval_table(columns: Iterable[str]) -> bool:
 
 def read_table(path) -> list[dict]:
     """Read what ``write_table`` wrote; numbers as float, empty ones as None."""
-    rows = files.read_tsv(path, (*HEAD, *SEEDS, *TAIL))
-    for line, row in enumerate(rows, start=2):
-        for name in row:
-            if name in TEXTS:
-                continue
-            try:
-                row[name] = float(row[name]) if row[name] else None
-            except ValueError:
-                raise InputError(
-                    path, f"line {line}, {name}", repr(row[name]), "delete it and tabulate again"
-                ) from None
-    return rows
+    return files.read_numbers(
+        path, (*HEAD, *SEEDS, *TAIL), "delete it and tabulate again", texts=TEXTS
+    )
 
 
 # ----------------------------------------------------------------------------------- for the reader

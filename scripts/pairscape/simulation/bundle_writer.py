@@ -14,13 +14,13 @@ import numpy as np
 
 from pairscape.files import write_json, write_tsv
 from pairscape.program import progress
-from pairscape.simulation import histology, segmentation
+from pairscape.simulation import histology, segmentation, transcripts
 from pairscape.simulation import knobs as knob
 from pairscape.simulation import tissue as tissues
 from pairscape.simulation.tissue import DOMAINS, KINDS, STATES, Tissue
+from pairscape.simulation.transcripts import MIN_QV
 
 FOV_UM = 640.0
-MIN_QV = 20.0
 SOFTWARE = "xenium-3.0.0.15"
 SEGMENTATION = "Segmented by nucleus expansion of 5.0µm"
 
@@ -860,18 +860,8 @@ def _write_truth(
 
     folder.mkdir()
     n_genes = int(features["is_gene"].sum())
-    rows, columns = (math.ceil(knobs[side] / knob.SPOT_UM) for side in ("height_um", "width_um"))
-    good = (molecules["qv"] >= MIN_QV) & features["is_gene"][molecules["feature"]]
-    # Places as stored, in float64: multiples of 1/64 over a whole number don't round across a line.
-    row, column = (
-        np.floor(molecules[axis][good].astype(np.float64) / knob.SPOT_UM).astype(np.int64)
-        for axis in ("y_um", "x_um")
-    )
-    tile = row * columns + column
-    keys, found = np.unique(tile * n_genes + molecules["feature"][good], return_counts=True)
-    spots = sparse.csr_matrix(
-        (found.astype(np.int32), (keys // n_genes, keys % n_genes)), shape=(rows * columns, n_genes)
-    )
+    rows, columns = transcripts.tile_grid(knobs)
+    spots = transcripts.count_tiles(molecules, features["is_gene"], knobs)
     sparse.save_npz(folder / "counts.npz", spots)
     write_tsv(
         folder / "genes.tsv",
@@ -887,9 +877,7 @@ def _write_truth(
     index = cells["index"]
     x_um, y_um = tissue.cells["x_um"][index], tissue.cells["y_um"][index]
     kind = tissue.cells["kind"][index]
-    home = (y_um // knob.SPOT_UM).astype(int) * columns + (x_um // knob.SPOT_UM).astype(int)
-    types = np.zeros((rows * columns, len(KINDS)), int)
-    np.add.at(types, (home, kind), 1)
+    types = transcripts.cells_per_tile(x_um, y_um, kind, knobs)
     centre_x = np.minimum((np.arange(columns) + 0.5) * knob.SPOT_UM, knobs["width_um"])
     centre_y = np.minimum((np.arange(rows) + 0.5) * knob.SPOT_UM, knobs["height_um"])
     centre_x, centre_y = np.tile(centre_x, rows), np.repeat(centre_y, columns)

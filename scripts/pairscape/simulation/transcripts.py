@@ -1,5 +1,6 @@
 """Expression programmes over a gene panel, and the transcripts that they cause."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +12,9 @@ from pairscape.simulation import tissue as tissues
 from pairscape.simulation.fields import STEP_UM
 from pairscape.simulation.segmentation import outline_cells
 from pairscape.simulation.tissue import KINDS, STATES, Tissue
+
+MIN_QV = 20.0
+"""Quality from which a transcript counts, as 10x Genomics recommends."""
 
 # Genes whose type every histologist would name; those of a panel are used, the rest of the panel
 # is dealt out by the seed.
@@ -255,6 +259,40 @@ def draw_transcripts(
         "z_um": (np.round(depth * 64) / 64)[within].astype(np.float32),
         "qv": quality[within].astype(np.float32),
     }
+
+
+def tile_grid(knobs: dict) -> tuple[int, int]:
+    """Rows and columns of the tiles of ``SPOT_UM`` over the region, those cut at its border too."""
+    rows, columns = (math.ceil(knobs[side] / knob.SPOT_UM) for side in ("height_um", "width_um"))
+    return rows, columns
+
+
+def count_tiles(molecules: dict, is_gene: np.ndarray, knobs: dict):
+    """Counts of good gene transcripts per tile, (tiles, genes) int32 in CSR, tiles row by row."""
+    from scipy import sparse
+
+    rows, columns = tile_grid(knobs)
+    genes = int(is_gene.sum())
+    good = (molecules["qv"] >= MIN_QV) & is_gene[molecules["feature"]]
+    # Places as stored, in float64: multiples of 1/64 over a whole number don't round across a line.
+    row, column = (
+        np.floor(molecules[axis][good].astype(np.float64) / knob.SPOT_UM).astype(np.int64)
+        for axis in ("y_um", "x_um")
+    )
+    tile = row * columns + column
+    keys, found = np.unique(tile * genes + molecules["feature"][good], return_counts=True)
+    return sparse.csr_matrix(
+        (found.astype(np.int32), (keys // genes, keys % genes)), shape=(rows * columns, genes)
+    )
+
+
+def cells_per_tile(x_um, y_um, kind, knobs: dict) -> np.ndarray:
+    """Cells of each of ``KINDS`` by their centre's tile, (tiles, kinds); all lie in the region."""
+    rows, columns = tile_grid(knobs)
+    home = (y_um // knob.SPOT_UM).astype(int) * columns + (x_um // knob.SPOT_UM).astype(int)
+    cells = np.zeros((rows * columns, len(KINDS)), int)
+    np.add.at(cells, (home, kind), 1)
+    return cells
 
 
 def _from_cells(tissue, knobs, random, programmes, shift):

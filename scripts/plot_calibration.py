@@ -1,0 +1,29 @@
+"""Draw the scores of the calibration grid over what is known of the data.
+
+IN   scores of calibrate_scores, of each batch effect and seed
+OUT  the figure as PNG and SVG
+"""
+
+import matplotlib
+
+from pairscape import calibration, calibration_figure, figures, program
+
+RESULT_VERSION = 1
+
+
+def main(argv=None):
+    args = program.parse(
+        argv,
+        __doc__,
+        RESULT_VERSION,
+        scores=program.Many("scores of each batch effect and seed (TSV)"),
+        png="PNG to write",
+        svg="SVG to write",
+    )
+    rows = calibration.read_scores(args.scores)
+    with matplotlib.rc_context(figures.STYLE):
+        figures.save_figure(calibration_figure.plot_grid(rows), args.png, args.svg)
+
+
+if __name__ == "__main__":
+    program.run(main)

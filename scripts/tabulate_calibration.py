@@ -1,0 +1,32 @@
+"""Bring the scores of the calibration grid to one table, for spreadsheets, Markdown and LaTeX.
+
+IN   scores of calibrate_scores, of each batch effect and seed
+OUT  the table as TSV (numbers), Markdown and LaTeX (for reading)
+"""
+
+from pairscape import calibration, calibration_table, program, tables
+from pairscape.program import log
+
+RESULT_VERSION = 1
+
+
+def main(argv=None):
+    args = program.parse(
+        argv,
+        __doc__,
+        RESULT_VERSION,
+        scores=program.Many("scores of each batch effect and seed (TSV)"),
+        table="TSV to write",
+        markdown="Markdown to write",
+        latex="LaTeX to write",
+    )
+    rows = calibration.follow(calibration.read_scores(args.scores))
+    calibration_table.write_table(args.table, rows)
+    tables.write_for_reading(
+        (args.markdown, args.latex), "Calibration", calibration_table.sections(rows)
+    )
+    log.info("%d scores, over up to %d datasets", len(rows), max(row["datasets"] for row in rows))
+
+
+if __name__ == "__main__":
+    program.run(main)
