@@ -129,7 +129,8 @@ def test_recall_tells_features_that_know_the_spot_from_noise(data):
 
 def test_silhouettes_are_taken_on_true_types_and_clusters_by_split_and_donor(data):
     rows = calibration.rows_of(data, 3, "apart")
-    scored = calibration.score_counts(data, rows, options())
+    space = calibration.embed_counts(data, options())
+    scored = calibration.score_counts(data, rows, options(), space)
     assert {row["of"] for row in scored} == {
         f"{label}, {batch} as batch"
         for label, batch in itertools.product(

@@ -103,6 +103,16 @@ BREAST = ("datasets", "human-breast-panel")
             "drvy",
             "batch_effect.pair.gene_encoder: found ",
         ),
+        (
+            ("calibration",),
+            {"panel": "human-brest-panel"},
+            "calibration.panel: found 'human-brest-panel'; did you mean human-breast-panel?",
+        ),
+        (
+            ("calibration",),
+            {"gene_encoder": "drvi"},
+            "calibration.gene_encoder: found drvi, learned from dataset; name one that is learned",
+        ),
         (("batch_effect", "recall_at"), 7, "batch_effect.recall_at: found 7; allowed (retrieval."),
         (("overlay_gene",), "ERBB22", "config/config.yaml: overlay_gene: found 'ERBB22'"),
         (

@@ -28,9 +28,6 @@ KEYS = (*KNOBS, "donors", "seed", "score", "of", "gallery")
 COLUMNS = (*KEYS, "value", "chance", "spots", "skipped", "options_sha256")
 NUMBERS = (*KNOBS, "value", "chance", "spots", "skipped")
 RECALL, PEARSON, SILHOUETTE, BRAS = "recall@5", "pearson", "silhouette_batch", "bras"
-# What is said of a score in the table: the knob that it should follow, the one it should not, and on
-# which arrangement of the donors.
-FOLLOWED = {RECALL: "morphology_signal", PEARSON: "morphology_signal"}
 SECTIONS_PER_DONOR = 2
 PATCH_PX = 224
 _TRUE, _LEIDEN = "true cell types", "Leiden clusters"
@@ -145,10 +142,12 @@ def rows_of(data: Simulated, donors: int, arrangement: str) -> dict[str, np.ndar
 # --------------------------------------------------------------------------------------------- scores
 
 
-def score_counts(data: Simulated, rows: Mapping, options: Mapping, space=None) -> list[dict]:
-    """Batch effects of one arrangement, on true cell types and on clusters; by split and by donor."""
+def score_counts(data: Simulated, rows: Mapping, options: Mapping, space) -> list[dict]:
+    """Batch effects of one arrangement, on true cell types and on clusters; by split and by donor.
+
+    ``space`` is that of ``embed_counts``, common to all arrangements.
+    """
     settings = {**options["batch_effect_scoring"], "resolutions": []}
-    space = embed_counts(data, options) if space is None else space
     split = np.empty(len(data.counts), object)
     for name, chosen in rows.items():
         split[chosen] = name
@@ -171,7 +170,7 @@ def score_counts(data: Simulated, rows: Mapping, options: Mapping, space=None) -
 
 
 def embed_counts(data: Simulated, options: Mapping):
-    """The spots as points and graph, common to all arrangements."""
+    """The spots as points and graph."""
     return batch_effect.embed_counts(
         [data.counts], data.counts.shape[1], options["batch_effect_scoring"]
     )
@@ -301,12 +300,11 @@ def follow(rows: Sequence[Mapping]) -> list[dict]:
 
     Returns
     -------
-    A row per score, kind, gallery and arrangement of the donors: ``datasets``; the mean over the
-    datasets at the least and the greatest value of each knob; Spearman's coefficient with each knob
-    over all datasets, and the least and greatest of single seeds; ``skipped``, the mean share of spots
-    in labels that count for nothing, where there is one. A coefficient is None where a score or knob is
-    the same throughout; one of a score that is the same *by construction* is 0 as far as it can be
-    told, and None says that it doesn't move.
+    A row per score, kind, gallery and arrangement of the donors: ``datasets`` and how many of them are
+    ``undefined``, without a score; the mean over the datasets at the least and the greatest value of
+    each knob; Spearman's coefficient with each knob over all datasets, and the least and greatest of
+    single seeds, None where score or knob is the same throughout; ``skipped``, the mean share of spots
+    in labels that count for nothing, where there is one.
     """
     groups: dict[tuple, list] = {}
     for row in rows:

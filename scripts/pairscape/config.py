@@ -152,6 +152,7 @@ def check_config(config: Mapping, source, samples: Mapping[str, Mapping]) -> Non
                     f"{kind} encoders",
                 )
     _check_batch_effect(config, source)
+    _check_calibration(config, source)
     allowed = encoders.list_encoders(config["encoders"], "image")
     for i, encoder in enumerate(config["expression"]["also"]):
         _known(encoder, allowed, source, f"expression.also[{i}]", "image encoders")
@@ -186,6 +187,29 @@ def _check_batch_effect(config: Mapping, source) -> None:
         kind = key.removesuffix("_encoder")
         allowed = encoders.list_encoders(config["encoders"], kind)
         _known(encoder, allowed, source, f"batch_effect.pair.{key}", f"{kind} encoders")
+
+
+def _check_calibration(config: Mapping, source) -> None:
+    """The calibration's panel has a list, and its encoders are declared and can run there."""
+    grid = config["calibration"]
+    if grid is None:
+        return
+    panels = [path.stem for path in sorted(Path(config["panels"]).glob("*.tsv"))]
+    _known(grid["panel"], panels, source, "calibration.panel", f"lists of {config['panels']}")
+    for kind in encoders.KINDS:
+        place, allowed = (
+            f"calibration.{kind}_encoder",
+            encoders.list_encoders(config["encoders"], kind),
+        )
+        _known(grid[f"{kind}_encoder"], allowed, source, place, f"{kind} encoders")
+    gene = encoders.read_encoder(config["encoders"], "gene", grid["gene_encoder"])
+    if gene["learned_from"] != "pair":
+        raise InputError(
+            source,
+            "calibration.gene_encoder",
+            f"{grid['gene_encoder']}, learned from {gene['learned_from']}",
+            "name one that is learned with the pair, such as mlp",
+        )
 
 
 def experiment_pairs(plan: Mapping) -> list[tuple[str, str]]:
