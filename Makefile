@@ -8,13 +8,15 @@ VENV := .venv
 CORES ?= $(shell getconf _NPROCESSORS_ONLN)
 PINS := envs/uv.txt envs/pipeline.txt envs/dev.txt
 NEEDS_GB := 12
+RESULTS ?= results/demo
+FAULTS ?= two
 SNAKEMAKE := $(VENV)/bin/snakemake --cores $(CORES) --workflow-profile profiles/local
 export PYTHONNOUSERSITE := 1
 
-.PHONY: help env lint format test demo study real bench pins clean
+.PHONY: help env lint format test demo study verify real bench test-slurm pins clean
 
 help:  ## what there is to make
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## (.*)/  make \1 \t\2/' | expand -t 16
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1 \t\2/' | expand -t 20
 
 env: $(VENV)/.ready  ## the software, pinned with hashes, in .venv
 
@@ -53,6 +55,11 @@ format: env  ## let ruff and snakefmt rewrite the code
 test: env  ## units, the tiny pipeline, the shape of the repository (10 minutes)
 	$(VENV)/bin/python -m pytest --numprocesses $(CORES) --dist loadfile
 
+test-slurm: env  ## the tiny pipeline through a real Slurm, with faults (6 minutes; needs root on Debian)
+	@start=$$SECONDS
+	PAIRSCAPE_TEST_SLURM=$(FAULTS) $(VENV)/bin/python -m pytest -rs tests/test_slurm.py
+	echo "test-slurm: $$((SECONDS - start)) s" >&2
+
 demo: env  ## the whole way on simulated tissue (10 minutes): results/demo/report.html
 	@start=$$SECONDS
 	$(SNAKEMAKE) --configfile config/demo.yaml
@@ -62,6 +69,9 @@ study: env  ## two seeds, controls and a tuned encoder (40 minutes): results/stu
 	@start=$$SECONDS
 	$(SNAKEMAKE) --configfile config/study.yaml
 	echo "study: $$((SECONDS - start)) s; open results/study/report.html" >&2
+
+verify: env  ## are the files of RESULTS=results/demo as they were made, and by today's programs
+	@$(VENV)/bin/python scripts/verify_results.py --results $(RESULTS) --threads $(CORES)
 
 real: env  ## real H&E and counts from ../shared/data: results/real/report.html
 	@start=$$SECONDS

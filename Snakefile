@@ -46,6 +46,7 @@ rule all:
         expression_files(".md", ".svg"),
         mutation_files(".md", ".svg"),
         calibration_files(".md", ".svg"),
+        gap_files(".md"),
         pooled_also,
 
 
@@ -62,3 +63,29 @@ rule fetch_all_weights:  # on a login node, before compute nodes without a netwo
 rule smoke:  # one short pretraining on stored embeddings, scored
     input:
         smoke_scores,
+
+
+# In place of Snakemake's own lock, which outlives a killed Snakemake (hence `nolock` in the profiles).
+# Dry runs and the Snakemakes inside jobs don't come to these hooks.
+from pairscape import job_lock
+
+RESULTS_LOCK = f"{RESULTS}/.pairscape.lock"
+
+
+onstart:
+    try:
+        job_lock.take(RESULTS_LOCK, logger.warning, wait=False)
+    except InputError as error:
+        # Other exceptions are printed with the place in this file.
+        raise SystemExit(f"Error: {error}") from None
+    except OSError as error:
+        found = f"found {error.strerror}; make it writable, or choose another results folder"
+        raise SystemExit(f"Error: {error.filename}: lock: {found}") from None
+
+
+onsuccess:
+    job_lock.release(RESULTS_LOCK)
+
+
+onerror:
+    job_lock.release(RESULTS_LOCK)

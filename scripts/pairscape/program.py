@@ -1,23 +1,39 @@
 """What every program shares: its flags, its options, its log, its progress, its way to fail."""
 
 import argparse
+import contextlib
+import errno
 import faulthandler
 import json
 import logging
 import os
-import re
 import sys
+import time
 import traceback
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from pairscape import job_lock, records
 from pairscape.errors import InputError
 
 log = logging.getLogger("pairscape")
+_job = {}  # what the record of this job is written from; empty without a log
 
 
 class Many(str):
     """The help text of a flag that takes one value or more."""
+
+
+class Output(str):
+    """The help text of a flag that names a file or folder which the program makes."""
+
+
+class OutputMany(Output, Many):
+    """The help text of a flag that names one or more files which the program makes."""
+
+
+class Stopped(Exception):
+    """A signal ended the work in good order: the same command goes on where it stopped."""
 
 
 def parse(argv, description: str, result_version: int, **flags: str) -> argparse.Namespace:
@@ -35,11 +51,13 @@ def parse(argv, description: str, result_version: int, **flags: str) -> argparse
     **flags
         One required flag each: its name with underscores, and its help text. A ``Many`` text makes
         the flag take several values. A text that starts with ``optional:`` makes it optional.
+        ``Output`` and ``OutputMany`` texts mark what the program makes, for the record of the job.
 
     Returns
     -------
     The flags as attributes, ``options`` (the JSON of ``--options`` as a dictionary), ``threads``,
-    and ``log`` (path or None). Logging is set up as a side effect.
+    and ``log`` (path or None). As side effects logging is set up, and the job's lock ``<log>.lock``
+    is taken: a second process of the same job waits here until the first has ended.
     """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -56,6 +74,9 @@ def parse(argv, description: str, result_version: int, **flags: str) -> argparse
     parser.add_argument("--log", help="file that takes a copy of what is said on the terminal")
     args = parser.parse_args(argv)
     _start_log(args.log)
+    _job.clear()
+    if args.log:
+        _start_record(args, result_version, flags)
     try:
         args.options = json.loads(args.options)
     except json.JSONDecodeError as error:
@@ -76,6 +97,7 @@ def run(main) -> None:
     name = Path(sys.argv[0]).stem
     try:
         main()
+        _write_record(name)
     except InputError as error:
         log.error("%s", error)
         code = 1
@@ -84,6 +106,11 @@ def run(main) -> None:
     except KeyboardInterrupt:
         log.error("interrupted")
         code = 130
+    except Stopped as stop:
+        # Of several processes the first tells; another that failed would have it killed.
+        first = is_first_process(os.environ)
+        log.log(logging.WARNING if first else logging.DEBUG, "%s", stop)
+        code = 143 if first else 0
     except OSError as error:
         place = error.filename or "the disk"
         log.error(
@@ -98,7 +125,16 @@ def run(main) -> None:
     else:
         code = 0
     logging.shutdown()
+    job_lock.release_all()
     sys.exit(code)
+
+
+def also_made(*paths, sha256: str | None = None) -> None:
+    """Tell of outputs that no flag names, for the record of the job; absent ones are left out.
+
+    ``sha256`` saves reading a single large one once more, where its checksum is known.
+    """
+    _job.setdefault("also", {}).update(dict.fromkeys(map(str, paths), sha256))
 
 
 def is_first_process(environment: Mapping[str, str]) -> bool:
@@ -123,8 +159,6 @@ def progress(items: Iterable, what: str, total: int | None = None, unit: str = "
 
 
 def _os_remedy(error: OSError) -> str:
-    import errno
-
     return {
         errno.ENOSPC: "free space on that disk and run the same command again",
         errno.EDQUOT: "free some of your quota and run the same command again",
@@ -133,6 +167,46 @@ def _os_remedy(error: OSError) -> str:
         errno.EROFS: "choose a folder on a disk that can be written",
         errno.ENOENT: "make the file or correct its path",
     }.get(error.errno, "mend that and run the same command again")
+
+
+def _start_record(args, result_version: int, flags) -> None:
+    """Keep what the record of this job is written from."""
+    paths = {name: getattr(args, name) for name in flags if getattr(args, name) is not None}
+    paths = {name: [value] if isinstance(value, str) else value for name, value in paths.items()}
+    is_output = {name: isinstance(flags[name], Output) for name in paths}
+    _job.update(
+        log=args.log,
+        result_version=result_version,
+        options=args.options,  # as given: programs fill in their defaults
+        inputs={name: value for name, value in paths.items() if not is_output[name]},
+        outputs={name: value for name, value in paths.items() if is_output[name]},
+        threads=args.threads,
+        also={},
+        start=time.monotonic(),
+    )
+
+
+def _write_record(name: str) -> None:
+    """Write the record of a job that has ended well; only a full disk makes that fail.
+
+    Raises
+    ------
+    OSError
+        The disk or the quota is full.
+    """
+    if "log" not in _job or not os.path.isfile(_job["log"]) or not is_first_process(os.environ):
+        return
+    job = dict(_job)
+    try:
+        records.write(program=name, seconds=time.monotonic() - job.pop("start"), **job)
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        place = records.path_beside(job["log"])
+        log.warning("%s: no record of this job could be written: %s", place, error)
+        log.debug("%s", traceback.format_exc())
+        with contextlib.suppress(OSError):
+            place.unlink()  # an older one would speak of other outputs
 
 
 def _start_log(path) -> None:
@@ -148,12 +222,17 @@ def _start_log(path) -> None:
     log.addHandler(to_terminal)
     if path and first:
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        said = []
+        if os.path.isfile(path) or not os.path.exists(path):  # a device needs no lock
+            job_lock.release_all()  # of an earlier main() of this process
+            job_lock.take(f"{path}.lock", lambda line: said.append(line) or log.info("%s", line))
         to_file = logging.FileHandler(path, mode="w")
         to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         log.addHandler(to_file)
         # The query of an address may hold a token or a signature.
-        command = re.sub(r"(https?://[^\s\"'?]*)\?[^\s\"']*", r"\1", " ".join(sys.argv))
-        log.debug("command: %s", command)
+        log.debug("command: %s", records.without_secrets(" ".join(sys.argv)))
+        for line in said:
+            log.debug("%s", line)
         faulthandler.enable(to_file.stream)
     logging.captureWarnings(True)
     warnings_log = logging.getLogger("py.warnings")

@@ -1,0 +1,360 @@
+"""A job leaves a record of what it made; what isn't as it was made is found and named."""
+
+import errno
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+import verify_results
+from pairscape import files, program, records
+from pairscape.errors import InputError
+
+VERSION = 3
+OPTIONS = {"seed": 1, "sample": {"url": "https://me:hush@host.org/a/b.zip?token=secret&x=1#hidden"}}
+
+
+def make(results, log="logs/make_things/s1.log", text="one", **more):
+    """Run a program of all kinds of outputs as a job, in this process; gives its exit status."""
+    results.mkdir(parents=True, exist_ok=True)
+    (results / "input.txt").write_text("given")
+
+    def main():
+        args = program.parse(
+            [
+                *("--given", str(results / "input.txt"), "--mirrors", '{"http://a?t=secret": "b"}'),
+                *("--table", str(results / "things.tsv"), "--spots", str(results / "s.zarr")),
+                *("--forms", str(results / "f.md"), str(results / "f.tex")),
+                *("--options", json.dumps(OPTIONS | more), "--log", str(results / log)),
+            ],
+            "Make things.",
+            VERSION,
+            given="a file",
+            mirrors="what is no file",
+            table=program.Output("TSV to write"),
+            spots=program.Output("folder to write"),
+            forms=program.OutputMany("optional: files to write"),
+        )
+        args.options["seed"] = "filled in by the program"
+        files.write_tsv(args.table, [{"a": text}], ["a"])
+        with files.atomic_path(args.spots) as folder:
+            (folder / "tables" / "0").mkdir(parents=True)
+            (folder / "tables" / "0" / "chunk").write_bytes(text.encode() * 100)
+            (folder / f"{text}.json").write_text("{}")
+        for path in args.forms:
+            files.write_json(path, text)
+        files.write_json(results / "beside.json", text)
+        program.also_made(results / "beside.json", results / "absent.json")
+
+    with pytest.raises(SystemExit) as end:
+        program.run(main)
+    return end.value.code
+
+
+@pytest.fixture(autouse=True)
+def as_a_program(monkeypatch):
+    """The program that `make` runs is called make_things, and is of this version."""
+    monkeypatch.setattr(sys, "argv", ["make_things.py"])
+    monkeypatch.setattr(records, "program_version", {"make_things": VERSION}.get)
+
+
+@pytest.fixture
+def results(tmp_path):
+    assert make(tmp_path / "results") == 0
+    return tmp_path / "results"
+
+
+def record_of(results, log="logs/make_things/s1.log"):
+    return json.loads((results / log).with_suffix(".made.json").read_text())
+
+
+def verify(capfd, *results, **options):
+    """Exit status and what is said line by line, without the program's name."""
+    more = ["--options", json.dumps(options)] if options else []
+    capfd.readouterr()
+    with pytest.raises(SystemExit) as end:
+        program.run(lambda: verify_results.main(["--results", *map(str, results), *more]))
+    lines = capfd.readouterr().err.splitlines()
+    return end.value.code, [line.split(": ", 2)[2] for line in lines]
+
+
+def test_a_record_says_what_was_made_of_what_by_what(results):
+    record = record_of(results)
+    assert (record["program"], record["result_version"]) == ("make_things", VERSION)
+    assert record["options"]["seed"] == 1
+    assert record["options_sha256"] == files.sha256_json(record["options"])
+    assert record["git_commit"] == records.git_commit()
+    assert record["versions"]["python"].startswith("3.11")
+    assert [(e["flag"], e["path"], e["sha256"]) for e in record["inputs"]] == [
+        ("given", "../../input.txt", files.sha256_file(results / "input.txt"))
+    ]
+    outputs = {entry["path"]: entry for entry in record["outputs"]}
+    assert list(outputs) == [
+        f"../../{name}" for name in ("things.tsv", "s.zarr", "f.md", "f.tex", "beside.json")
+    ]
+    assert outputs["../../things.tsv"]["sha256"] == files.sha256_file(results / "things.tsv")
+    assert outputs["../../things.tsv"]["bytes"] == 6
+    inside = outputs["../../s.zarr"]["files"]
+    assert inside["tables/0/chunk"] == [300, files.sha256_file(results / "s.zarr/tables/0/chunk")]
+    assert outputs["../../s.zarr"]["bytes"] == 302
+    assert not list(results.rglob(".part-*"))
+
+
+def test_no_token_and_no_query_of_an_address_stands_in_a_record_or_log(results):
+    for path in (results / "logs").rglob("*.*"):
+        for secret in ("secret", "hush", "hidden"):
+            assert secret not in path.read_text(), path
+    assert record_of(results)["options"]["sample"] == {"url": "https://host.org/a/b.zip"}
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("http://h/a?b", "http://h/a"),
+        ("s3://user:word@h/a/b#c", "s3://h/a/b"),
+        ('--options {"u": "https://h/a?t=1", "v": 2}', '--options {"u": "https://h/a", "v": 2}'),
+        ("what? an@address", "what? an@address"),
+        (["https://h?q", {"k": "ftp://u@h"}, 1, None], ["https://h", {"k": "ftp://h"}, 1, None]),
+    ],
+)
+def test_addresses_lose_user_query_and_fragment(text, left):
+    assert records.without_secrets(text) == left
+
+
+def test_clean_results_verify(results, capfd):
+    status, said = verify(capfd, results)
+    assert status == 0
+    told = "6 files of 1 jobs, 0 faults, 0 of old versions, 0.0 MB as they were made"
+    assert said == [f"{results}: {told}"]
+
+
+def test_results_that_were_moved_verify(results, capfd):
+    moved = results.parent / "moved"
+    results.rename(moved)
+    assert verify(capfd, moved)[0] == 0
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def delete(path):
+    files.remove(path)
+
+
+def add(path):
+    (path.parent / "more").write_text("x")
+
+
+@pytest.mark.parametrize(
+    ("harm", "file", "named", "words"),
+    [
+        (flip, "things.tsv", "things.tsv", "checksum: found other bytes than make_things made"),
+        (cut, "f.tex", "f.tex", "size: found 5 bytes where make_things made 6"),
+        (empty, "beside.json", "beside.json", "size: found 0 bytes where make_things made 6"),
+        (delete, "f.md", "f.md", "file: found nothing where make_things made 6 bytes"),
+        (flip, "s.zarr/tables/0/chunk", "s.zarr/tables/0/chunk", "checksum: found other bytes"),
+        (delete, "s.zarr/tables/0/chunk", "s.zarr/tables/0/chunk", "file: found nothing"),
+        (add, "s.zarr/one.json", "s.zarr/more", "file: found one that make_things didn't make"),
+        (delete, "s.zarr", "s.zarr", "folder: found nothing where make_things made 2 files"),
+    ],
+)
+def test_a_harmed_output_is_named_in_one_line(results, capfd, harm, file, named, words):
+    harm(results / file)
+    status, said = verify(capfd, results)
+    assert status == 1
+    assert len(said) == 2
+    assert said[0].startswith(f"{results / named}: {words}")
+    assert "snakemake command again" in said[0] or "take it out of" in said[0]
+    assert "6 files of 1 jobs, 1 faults" in said[1]
+
+
+def test_what_snakemake_and_nfs_leave_in_a_folder_is_no_fault(results, capfd):
+    for name in (".snakemake_timestamp", ".nfs0000a1"):
+        (results / "s.zarr" / name).touch()
+    assert verify(capfd, results)[0] == 0
+
+
+def test_every_harmed_output_is_named(results, capfd):
+    for name in ("things.tsv", "f.md", "s.zarr/one.json"):
+        flip(results / name)
+    status, said = verify(capfd, results)
+    assert status == 1
+    assert sorted(line.split(":")[0] for line in said[:-1]) == sorted(
+        str(results / name) for name in ("things.tsv", "f.md", "s.zarr/one.json")
+    )
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        cut,
+        empty,
+        lambda path: path.write_text(path.read_text().replace('"seed": 1', '"seed": 2')),
+        lambda path: path.write_text(re.sub(r'"sha256": "\w', '"sha256": "', path.read_text())),
+        lambda path: path.write_text(path.read_text().replace('"one.json"', '"two.json"')),
+        lambda path: path.write_text("[]"),
+    ],
+)
+def test_a_damaged_record_is_named_in_one_line(results, capfd, harm):
+    make(results, "logs/other.log")
+    record = results / "logs/other.made.json"
+    record.write_text(record.read_text().rstrip())
+    harm(record)
+    status, said = verify(capfd, results)
+    assert status == 1
+    assert len(said) == 2
+    assert said[0].startswith(f"{record}: ")
+
+
+def test_records_of_another_version_are_listed_and_refused_when_asked(results, capfd, monkeypatch):
+    monkeypatch.setattr(records, "program_version", {"make_things": VERSION + 1}.get)
+    status, said = verify(capfd, results)
+    assert status == 0
+    record = results / "logs/make_things/s1.made.json"
+    assert said[0].startswith(f"{record}: result_version: found 3, and make_things makes 4 now; ")
+    assert "0 faults, 1 of old versions" in said[1]
+    assert verify(capfd, results, old_versions="refuse")[0] == 1
+    monkeypatch.setattr(records, "program_version", lambda name: None)
+    assert "there is no such program now" in verify(capfd, results)[1][0]
+    status, said = verify(capfd, results, old_versions="ignore")
+    assert status == 1
+    assert said == ["--options: old_versions: found 'ignore'; write list or refuse"]
+
+
+def test_versions_of_programs_are_read_without_import(monkeypatch):
+    monkeypatch.undo()
+    assert records.program_version("verify_results") == verify_results.RESULT_VERSION
+    assert records.program_version("no_such_program") is None
+
+
+def test_what_a_later_job_made_again_is_no_fault(results, capfd):
+    """Neither with the same log nor with another, nor a file that a folder no longer holds."""
+    for log in ("logs/make_things/s1.log", "logs/make_things/s2.log"):
+        assert make(results, log, "two") == 0
+        assert not (results / "s.zarr/one.json").exists()
+        assert verify(capfd, results)[0] == 0
+    assert make(results, text="three") == 0  # the first log again: its record is the newer one
+    assert verify(capfd, results)[0] == 0
+    flip(results / "s.zarr/three.json")
+    assert verify(capfd, results)[0] == 1
+
+
+def test_bundles_that_two_results_share_count_as_made_last(tmp_path, capfd):
+    one, two = tmp_path / "one", tmp_path / "two"
+    make(tmp_path, "one/logs/a.log")
+    make(tmp_path, "two/logs/a.log", "two")
+    assert verify(capfd, one)[0] == 1
+    assert verify(capfd, one, two)[0] == 0
+
+
+def test_a_run_that_failed_when_it_was_tried_again_is_no_fault(tmp_path, capfd):
+    make(tmp_path, "runs/r/pretrain.log")
+    make(tmp_path / "other")
+    delete(tmp_path / "things.tsv")
+    assert verify(capfd, tmp_path)[0] == 1
+    files.write_json(tmp_path / "runs/r/failed.json", {})
+    assert verify(capfd, tmp_path)[0] == 0
+
+
+def test_a_folder_without_records_is_refused(tmp_path, capfd):
+    status, said = verify(capfd, tmp_path)
+    assert status == 1
+    assert said[0].startswith(f"{tmp_path}: records (*.made.json): found none; ")
+
+
+def test_only_the_first_process_writes_a_record_and_only_of_a_job_that_ended_well(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("RANK", "1")
+    assert make(tmp_path / "second") == 0
+    monkeypatch.delenv("RANK")
+
+    def fail(*args):
+        raise InputError("a", "b", "c", "d")
+
+    monkeypatch.setattr(files, "write_json", fail)
+    assert make(tmp_path / "failed") == 1
+    assert not records.find(tmp_path)
+
+
+def test_a_job_without_log_leaves_no_record(tmp_path):
+    def main():
+        args = program.parse(["--table", str(tmp_path / "t")], "", 1, table=program.Output("t"))
+        files.write_json(args.table, 1)
+
+    with pytest.raises(SystemExit):
+        program.run(main)
+    assert [path.name for path in tmp_path.iterdir()] == ["t"]
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(errno.ENOSPC, 1), (errno.EDQUOT, 1), (errno.EACCES, 0)]
+)
+def test_a_record_that_cant_be_written_fails_the_job_only_when_the_disk_is_full(
+    results, monkeypatch, capfd, number, status
+):
+    def refuse(path, value, write=files.write_json):
+        if str(path).endswith(".made.json"):
+            raise OSError(number, os.strerror(number), str(path))
+        write(path, value)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "write_json", refuse)
+        assert make(results, text="two") == status
+    said = capfd.readouterr().err
+    assert "Traceback" not in said
+    assert os.strerror(number) in said
+    if status == 0:  # an old record must not speak of the new files
+        assert not records.find(results)
+
+
+def test_every_output_of_a_rule_is_a_flag_that_is_recorded():
+    seen = 0
+    for path in sorted((ROOT / "workflow").glob("*.smk")):
+        for block in re.split(r"^rule ", path.read_text(), flags=re.MULTILINE)[1:]:
+            name = block.split(":", 1)[0]
+            text = (ROOT / "scripts" / f"{name}.py").read_text()
+            declared = set(re.findall(r"^        (\w+)=program\.Output(?:Many)?\(", text, re.M))
+            given = set(re.findall(r"--([a-z-]+) \{output", block))
+            assert declared, name
+            assert {flag.replace("-", "_") for flag in given} <= declared, name
+            seen += len(given)
+    assert seen > 60
+
+
+def test_a_real_program_leaves_a_record_that_verifies(tmp_path):
+    rows = "".join(f"s{i}\tp{i}\tsite{i % 12}\ts{i}.svs\t0.5\t\t{i % 2}\n" for i in range(60))
+    (tmp_path / "cohort.tsv").write_text(
+        "slide\tpatient\tsite\tfile\tum_per_px\tnotes\tMSI\n" + rows
+    )
+    options = {"cohort": "c", "target": "MSI", "folds": 3, "leaking": False, "seed": 1}
+    job = [
+        *(sys.executable, str(ROOT / "scripts/split_sites.py"), "--cohort", "cohort.tsv"),
+        *("--folds", "results/folds.tsv", "--balance", "results/balance.json"),
+        *("--log", "results/logs/split_sites/c.log", "--options", json.dumps(options)),
+    ]
+    check = [sys.executable, str(ROOT / "scripts/verify_results.py"), "--results", "results"]
+    subprocess.run(job, cwd=tmp_path, check=True)
+    assert subprocess.run(check, cwd=tmp_path).returncode == 0
+    record = record_of(tmp_path, "results/logs/split_sites/c.log")
+    assert [entry["path"] for entry in record["inputs"]] == ["../../../cohort.tsv"]
+    assert record["versions"]["numpy"]
+    flip(tmp_path / "results/folds.tsv")
+    done = subprocess.run(check, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "results/folds.tsv: checksum" in done.stderr.splitlines()[0]
