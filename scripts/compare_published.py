@@ -1,0 +1,63 @@
+"""Set our retrieval beside the published one: difference, seeds' spread, order of the encoders.
+
+IN   retrieval.tsv of the datasets that are scored, of one experiment or of the experiments that are
+     the levels of an ablation; the published numbers (config/published/retrieval.tsv, ablations.tsv)
+OUT  the table as TSV (numbers), Markdown and LaTeX (for reading); how far the encoders stand in the
+     same order, as TSV
+
+Options: name; experiments, by name: training (resolved) and expected, the planned runs (dataset,
+image_encoder, gene_encoder, seed each); datasets, by name: panel, and unlike (why its numbers don't
+compare with published ones; empty where they do); protocol. Scores of an experiment that isn't named
+are refused; those that are missing are told.
+"""
+
+from pairscape import program, published_gap, published_scores, retrieval, tables
+from pairscape.errors import InputError
+from pairscape.program import log
+
+RESULT_VERSION = 1
+
+
+def main(argv=None):
+    args = program.parse(
+        argv,
+        __doc__,
+        RESULT_VERSION,
+        scores=program.Many("optional: retrieval.tsv of each dataset that is scored"),
+        published="the published retrieval.tsv",
+        ablations="the published ablations.tsv",
+        table=program.Output("TSV to write"),
+        markdown=program.Output("Markdown to write"),
+        latex=program.Output("LaTeX to write"),
+        ranks=program.Output("TSV to write: the order of the encoders"),
+    )
+    name, experiments = args.options["name"], args.options["experiments"]
+    published = published_scores.read_retrieval(args.published)
+    published += published_scores.read_ablations(args.ablations)
+    scores = []
+    for path in args.scores or []:
+        rows = retrieval.read_scores(path)
+        for line, row in enumerate(rows, start=2):
+            if row["experiment"] not in experiments:
+                raise InputError(
+                    path,
+                    f"line {line}, experiment",
+                    row["experiment"],
+                    f"give only scores of {', '.join(experiments)}",
+                )
+        scores += rows
+    rows = published_gap.compare(
+        published, scores, experiments, args.options["datasets"], args.options.get("protocol", "")
+    )
+    published_gap.write_table(args.table, rows)
+    tables.write_for_reading(
+        (args.markdown, args.latex),
+        f"Gap to the published numbers, {name}",
+        published_gap.sections(rows),
+    )
+    published_gap.write_ranks(args.ranks, published_gap.agreement(rows))
+    log.info("%s: %s", name, published_gap.in_short(rows))
+
+
+if __name__ == "__main__":
+    program.run(main)

@@ -1,0 +1,93 @@
+"""Every published table has a target that the full configuration can plan, without any data."""
+
+import pytest
+from conftest import ROOT
+from test_workflow import checkout, plan  # noqa: F401
+
+from pairscape import config, published_scores
+
+SOURCE = "config/config.yaml"
+TABLES = ROOT / "config/published"
+COMPARED = ("benchmark", "ablation_projection", "ablation_loss", "ablation_finetuning")
+
+
+@pytest.fixture(scope="module")
+def full():
+    import yaml
+
+    return config.resolve_config(yaml.safe_load((ROOT / SOURCE).read_text()), SOURCE)
+
+
+def experiments_of(full, name):
+    plans = full["experiments"]
+    return {e: plan for e, plan in plans.items() if e == name or e.startswith(f"{name}_")}
+
+
+@pytest.mark.slow
+def test_the_targets_of_all_published_tables_are_planned(checkout, full):  # noqa: F811
+    targets = [f"results/tables/published-gap_{name}.md" for name in COMPARED]
+    targets += ["results/figures/batch_effect_benchmark.png", "results/tables/batch_effect.md"]
+    targets += ["results/tables/expression_benchmark.md", "results/tables/mutation.md"]
+    targets += [
+        f"results/{kind}/retrieval_{experiment}.{end}"
+        for kind, end in (("tables", "md"), ("figures", "png"))
+        for experiment in full["experiments"]
+    ]
+    counts, _ = plan(checkout, *targets, "--configfile", SOURCE)
+    cells = published_scores.read_ablations(TABLES / "ablations.tsv")
+    names = ("source", "level", "gene_encoder", "image_encoder", "panel")
+    ablated = {tuple(cell[name] for name in names) for cell in cells}
+    assert counts["pretrain"] == 6 * 5 * 4 * 3 + len(ablated)
+    assert counts["compare_published"] == len(COMPARED)
+
+
+@pytest.mark.slow
+def test_what_is_scored_so_far_is_compared_without_training(checkout):  # noqa: F811
+    counts, _ = plan(checkout, "results/tables/published-gap-so-far_benchmark.md")
+    assert counts["compare_published_so_far"] == counts["total"] == 1
+
+
+def test_every_published_cell_has_a_run_in_the_configuration(full):
+    """By the training options: a level that nobody trains would be a hole in the table."""
+    cells = published_scores.read_retrieval(TABLES / "retrieval.tsv")
+    cells += published_scores.read_ablations(TABLES / "ablations.tsv")
+    names = {
+        "": "benchmark",
+        "image_projection": "ablation_projection",
+        "loss": "ablation_loss",
+        "finetuning_image/gene": "ablation_finetuning",
+    }
+    for cell in cells:
+        found = [
+            name
+            for name, plan in experiments_of(full, names[cell["factor"]]).items()
+            if published_scores.fits(plan["training"], cell["factor"])
+            and published_scores.level_of(plan["training"], cell["factor"]) == cell["level"]
+            and cell["panel"] in plan["datasets"]
+            and cell["image_encoder"] in plan["image_encoders"]
+            and cell["gene_encoder"] in plan["gene_encoders"]
+            and len(plan["seeds"]) == cell["seeds"]
+        ]
+        assert len(found) == 1, cell
+
+
+def test_the_donors_that_the_table_supports_are_fewer_than_the_paper_counts(full):
+    """The paper counts 54; a donor that no source names stands for one bundle."""
+    samples = config.read_samples(ROOT / full["samples"])
+    of_panels = {
+        sample
+        for name in full["experiments"]["benchmark"]["datasets"]
+        for sample in config.dataset_samples(full, samples, name)
+    }
+    known = {s: samples[s]["donor_known"] == "True" for s in of_panels}
+    donors = {samples[sample]["donor"] for sample in of_panels}
+    named = {samples[sample]["donor"] for sample in of_panels if known[sample]}
+    assert (len(of_panels), len(donors), len(named)) == (57, 52, 25)
+
+
+def test_the_breast_add_on_pairs_are_a_dataset_of_their_own(full):
+    rows = config.published_splits(full)
+    published = {row["sample"] for row in rows if row["split"] == "paired_w_addon"}
+    samples = config.read_samples(ROOT / full["samples"])
+    assert set(config.dataset_samples(full, samples, "human-breast-addon")) == published
+    assert all("human-breast-addon" not in p["datasets"] for p in full["experiments"].values())
