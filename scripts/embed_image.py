@@ -1,0 +1,153 @@
+"""Embed the patches of a new H&E image by a pretrained pair, and look up their gene profiles.
+
+Patches have the field of view that the pair was trained on and lie side by side, or where --centres
+says. No rule runs this program: it is for images beyond the benchmark.
+
+IN   model.ckpt of a run; an H&E image (PNG, JPEG, TIFF, OME-TIFF, SVS, or what OpenSlide reads);
+     a run's embeddings/<split>_genes.npy with what lies beside it (--gallery)
+OUT  embeddings (.npy), one row per patch, of unit length; their index (.tsv): patch, x_px and y_px
+     of its centre in the image, side_px, tissue_fraction; for each patch the five spots of the
+     gallery with the most similar gene profiles (.tsv)
+"""
+
+import math
+
+from pairscape import files, program
+from pairscape.errors import InputError
+
+RESULT_VERSION = 1
+MIN_TISSUE = 0.1
+
+
+def main(argv=None):
+    args = program.parse(
+        argv,
+        __doc__,
+        RESULT_VERSION,
+        model="the pretrained pair (model.ckpt)",
+        image="the H&E image",
+        image_weights="optional: the image encoder's fetched weights; not for those in a package",
+        um_per_px="optional: µm per pixel of the image, where the file doesn't say",
+        patch_px="optional: side of a patch in its own pixels; by default as the pair was trained",
+        patch_um_per_px="optional: µm per pixel of a patch; by default as the pair was trained",
+        step_um="optional: distance of neighbouring patches; by default they lie side by side",
+        min_tissue=f"optional: least share of tissue in a patch of the grid; {MIN_TISSUE:g}",
+        centres="optional: table (.tsv) with x_px and y_px of the patches, in place of a grid",
+        gallery="optional: the run's embeddings/<split>_genes.npy",
+        embeddings=program.Output("embeddings to write (.npy)"),
+        index=program.Output("index of the patches to write (.tsv)"),
+        nearest=program.Output("optional: the most similar gene profiles to write (.tsv)"),
+    )
+    numbers = read_numbers(args)
+    if (args.gallery is None) != (args.nearest is None):
+        missing = "--gallery" if args.gallery is None else "--nearest"
+        raise InputError(missing, "flag", "nothing", "give --gallery and --nearest, or neither")
+    if args.centres is not None and args.step_um is not None:
+        raise InputError(
+            "--step-um", "flag", args.step_um, "leave it out: --centres has the places"
+        )
+
+    import numpy as np
+
+    from pairscape import image_embedding
+
+    meta = image_embedding.read_facts(args.model)
+    gallery = None
+    if args.gallery is not None:
+        gallery = image_embedding.read_gallery(args.gallery, meta)
+    field = find_field(args, numbers, meta)
+    with image_embedding.open_image(args.image, numbers["um_per_px"]) as image:
+        check_scale(image, field)
+        side_px = field.side_um / image.um_per_px
+        if args.centres is None:
+            step_px = (numbers["step_um"] or field.side_um) / image.um_per_px
+            centres = image_embedding.lay_grid(image, side_px, step_px)
+            least = MIN_TISSUE if numbers["min_tissue"] is None else numbers["min_tissue"]
+        else:
+            centres = image_embedding.read_centres(args.centres, image, side_px)
+            least = numbers["min_tissue"] or 0.0
+        model = image_embedding.load_model(args.model, args.image_weights)
+        places, found, tissue = image_embedding.embed_patches(
+            model, image, centres, field, least, args.threads
+        )
+    with files.atomic_path(args.embeddings) as temporary, open(temporary, "wb") as handle:
+        np.save(handle, found.astype(np.float32))
+    rows = (
+        {"patch": row, "x_px": x, "y_px": y, "side_px": side_px, "tissue_fraction": share}
+        for row, ((x, y), share) in enumerate(
+            zip(centres[places].tolist(), tissue.tolist(), strict=True)
+        )
+    )
+    files.write_numbers(args.index, rows, image_embedding.INDEX_COLUMNS, digits=9)
+    if gallery is not None:
+        files.write_numbers(
+            args.nearest,
+            image_embedding.nearest_profiles(found, gallery),
+            image_embedding.NEAREST_COLUMNS,
+        )
+    program.log.info(
+        "%s: %d of %d patches of %g um embedded into %d numbers each%s",
+        args.image,
+        len(found),
+        len(centres),
+        field.side_um,
+        found.shape[1],
+        f"; {len(centres) - len(found)} have too little tissue"
+        if len(found) < len(centres)
+        else "",
+    )
+
+
+def read_numbers(args) -> dict[str, float | None]:
+    """The flags that are numbers.
+
+    Raises
+    ------
+    InputError
+        One isn't a number, or isn't in its range.
+    """
+    found = {}
+    for name in ("um_per_px", "patch_px", "patch_um_per_px", "step_um", "min_tissue"):
+        text = getattr(args, name)
+        try:
+            found[name] = None if text is None else float(text)
+            at_zero = name == "min_tissue"
+            if text is not None and not (0 if at_zero else 1e-9) <= found[name] < math.inf:
+                raise ValueError
+            if name == "patch_px" and text is not None and found[name] % 1:
+                raise ValueError
+        except ValueError:
+            flag = "--" + name.replace("_", "-")
+            raise InputError(flag, "flag", repr(text), "give a positive number") from None
+    return found
+
+
+def find_field(args, numbers, meta):
+    """The field of view: the user's, or that of the pair's dataset."""
+    from pairscape.image_embedding import Field, find_field
+
+    given = numbers["patch_px"], numbers["patch_um_per_px"]
+    if None not in given:
+        return Field(int(given[0]), given[1])
+    if any(given):
+        raise InputError(
+            "--patch-px", "flags", "one of two", "give --patch-px and --patch-um-per-px, or neither"
+        )
+    return find_field(args.model, meta["dataset"])
+
+
+def check_scale(image, field) -> None:
+    """Refuse an image that is coarser than what the pair was trained on."""
+    from pairscape.whole_slide import MAX_UPSAMPLING
+
+    if image.um_per_px > MAX_UPSAMPLING * field.um_per_px:
+        raise InputError(
+            image.path,
+            "um_per_px",
+            f"{image.um_per_px:g}, coarser than the {field.um_per_px:g} of the pair's patches",
+            "scan or export it at a higher resolution, or correct --um-per-px",
+        )
+
+
+if __name__ == "__main__":
+    program.run(main)
