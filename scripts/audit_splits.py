@@ -37,9 +37,9 @@ def main(argv=None):
         RESULT_VERSION,
         samples="the sample table",
         fitted_on="optional: what published encoders were fitted on (encoder, panel, sample)",
-        leakage=program.Many("leakage.tsv to write, in the order of options.datasets"),
-        summary="leakage_summary.tsv to write",
-        donor_splits="donor_splits.tsv to write",
+        leakage=program.OutputMany("leakage.tsv to write, in the order of options.datasets"),
+        summary=program.Output("leakage_summary.tsv to write"),
+        donor_splits=program.Output("donor_splits.tsv to write"),
     )
     options = args.options
     samples = read_samples(args.samples)

@@ -21,7 +21,7 @@ def main(argv=None):
         RESULT_VERSION,
         panel="table of the panel's genes and their mean counts per spot",
         weights="optional: the image encoder's fetched weights; not for those in a Python package",
-        scores="scores to write (TSV)",
+        scores=program.Output("scores to write (TSV)"),
     )
     options = check_options(args.options)
 

@@ -31,8 +31,8 @@ def main(argv=None):
         bundle="folder of the bundle",
         he_image="H&E image",
         he_alignment="optional: alignment file, H&E pixels to morphology pixels",
-        report="alignment.json to write",
-        overlay="overlay.png to write",
+        report=program.Output("alignment.json to write"),
+        overlay=program.Output("overlay.png to write"),
     )
     sample, trusted = args.options.get("sample", {}), args.options.get("trusted", False)
     pixel_size_um = xenium.pixel_size_um(xenium.read_experiment(args.bundle))

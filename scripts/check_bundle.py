@@ -22,7 +22,7 @@ def main(argv=None):
         he_image="optional: H&E image",
         he_alignment="optional: matrix of H&E pixels to morphology pixels",
         panel="optional: genes that the panel should have (gene_symbol, ensembl_id)",
-        report="check.json to write",
+        report=program.Output("check.json to write"),
     )
     expected = None
     if args.panel:

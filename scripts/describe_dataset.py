@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pairscape import hf_card, leakage, pairs, patch_hashes, program
 from pairscape.errors import InputError
-from pairscape.files import atomic_path, sha256_file
+from pairscape.files import atomic_path
 from pairscape.program import log
 from pairscape.splits import SPLITS, read_splits
 
@@ -32,9 +32,9 @@ def main(argv=None):
         genes="genes.tsv of the dataset",
         splits="splits.tsv of the dataset",
         leakage="leakage.tsv of the dataset",
-        patch_leakage="patch_leakage.tsv to write",
-        layout=program.Many("train.csv, val.csv and test.csv to write, in one folder"),
-        card="README.md to write",
+        patch_leakage=program.Output("patch_leakage.tsv to write"),
+        layout=program.OutputMany("train.csv, val.csv and test.csv to write, in one folder"),
+        card=program.Output("README.md to write"),
     )
     options = args.options
     samples = {row["sample"]: row for row in options["samples"]}
@@ -59,7 +59,7 @@ def main(argv=None):
     leakage.refuse_leaks(patch_leaks, f"datasets.{options['dataset']}.split", "--options")
     shards = {
         sample: {
-            "sha256": sha256_file(path),
+            "sha256": pairs.shard_sha256(path),
             "pairs": pairs.read_shard_table(path).num_rows,
             "metadata": pairs.shard_metadata(path),
         }

@@ -23,8 +23,8 @@ def main(argv=None):
         splits="optional: the dataset's splits.tsv, for encoders that know of the train split",
         genes="the dataset's genes.tsv",
         weights="optional: the encoder's weights, fetched or fitted, other files of it beside them",
-        features="the features to write (.npy)",
-        index="their index to write (.json)",
+        features=program.Output("the features to write (.npy)"),
+        index=program.Output("their index to write (.json)"),
     )
     options = args.options
     spec, name, samples = options["encoder"], options["encoder_name"], options["samples"]
@@ -47,7 +47,7 @@ def main(argv=None):
         if found != sample:
             raise InputError(path, "sample", found, f"give the shard of {sample} in this place")
         rows = pairs.read_shard_table(path).num_rows
-        shards.append({"sample": sample, "rows": rows, "sha256": files.sha256_file(path)})
+        shards.append({"sample": sample, "rows": rows, "sha256": pairs.shard_sha256(path)})
     genes = pairs.read_genes(args.genes)
     counts = pair_data.Counts(args.shards, [gene["gene_symbol"] for gene in genes])
     train, known = None, {}

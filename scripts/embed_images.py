@@ -22,8 +22,8 @@ def main(argv=None):
         __doc__,
         RESULT_VERSION,
         shards=program.Many("the dataset's shards, in the order of the option samples"),
-        features="the features to write (.npy)",
-        index="their index to write (.json)",
+        features=program.Output("the features to write (.npy)"),
+        index=program.Output("their index to write (.json)"),
         weights="optional: the encoder's fetched weights; not for those in a Python package",
     )
     options = args.options
@@ -40,7 +40,7 @@ def main(argv=None):
     augmented = check_augmentation(options) if views > 1 else {}
     weights = find_weights(spec, options["encoder_name"], args.weights)
 
-    from pairscape import embeddings, files, image_encoders, pairs
+    from pairscape import embeddings, image_encoders, pairs
 
     shards = []
     for sample, path in zip(samples, args.shards, strict=True):
@@ -48,7 +48,7 @@ def main(argv=None):
         if found != sample:
             raise InputError(path, "sample", found, f"give the shard of {sample} in this place")
         rows = pairs.read_shard_table(path).num_rows
-        shards.append({"sample": sample, "rows": rows, "sha256": files.sha256_file(path)})
+        shards.append({"sample": sample, "rows": rows, "sha256": pairs.shard_sha256(path)})
     if spec["builder"] == "expression":
         width, blocks = read_expression(args.shards)
         model = {"weights_sha256": None, "fingerprint": None}

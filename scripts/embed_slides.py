@@ -25,11 +25,11 @@ def main(argv=None):
         __doc__,
         RESULT_VERSION,
         cohort="the cohort table",
-        slides="the list of slides to write (slides.tsv)",
+        slides=program.Output("the list of slides to write (slides.tsv)"),
         weights="optional: the image encoder's fetched weights; not for those in a Python package",
         pair="optional: model.ckpt of the pretrained pair whose image side embeds",
         base="optional: slides.tsv of the same cohort by the pair's frozen encoder",
-        figures="optional: folder of the figures to draw",
+        figures=program.Output("optional: folder of the figures to draw"),
     )
     options = args.options
     options["slide_embedding"] = resolve_part("slide_embedding", options["slide_embedding"])
@@ -56,6 +56,8 @@ def main(argv=None):
                 found = embed_slide(model, row, target, args)
             if args.figures and drawn < options["slide_embedding"]["figures"]:
                 drawn += draw_slide(row, found["file"], args)
+            if found["file"] == target:  # not the user's own
+                program.also_made(target, sha256=found["sha256"])
             unverified += not found.pop("verified")
             program.log.debug("%s: %d patches", row["slide"], found["patches"])
         except InputError as error:

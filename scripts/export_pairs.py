@@ -35,7 +35,7 @@ def main(argv=None):
         he_image="optional: the H&E image",
         he_alignment="optional: alignment file of H&E pixels to morphology pixels",
         genes="genes.tsv of the dataset",
-        shard="Arrow shard to write",
+        shard=program.Output("Arrow shard to write"),
     )
     sample, patches = args.options["sample"], args.options["patches"]
     name = sample["sample"]

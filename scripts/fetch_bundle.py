@@ -51,7 +51,7 @@ def main(argv=None):
         argv,
         __doc__,
         RESULT_VERSION,
-        bundle="folder to make",
+        bundle=program.Output("folder to make"),
         archive="optional: published zip on this disk, unpacked in place of a fetched one",
         downloads="optional: folder of files that the user has downloaded",
         mirrors="optional: JSON of beginnings of addresses that stand for each other",

@@ -20,8 +20,10 @@ def main(argv=None):
         argv,
         __doc__,
         RESULT_VERSION,
-        weights="the file to write",
-        source="optional: the JSON to write; <weights>.source.json if it isn't given",
+        weights=program.Output("the file to write"),
+        source=program.Output(
+            "optional: the JSON to write; <weights>.source.json if it isn't given"
+        ),
     )
     kind, name, spec = (args.options[key] for key in ("kind", "name", "encoder"))
     file = f"config/encoders/{kind}/{name}.yaml"
@@ -34,9 +36,9 @@ def main(argv=None):
             source,
             f"there is nothing to fetch for {name}: use it without this step",
         )
-    record = weight_files.fetch(
-        spec, file, args.weights, args.source or f"{args.weights}.source.json"
-    )
+    told_in = args.source or f"{args.weights}.source.json"
+    record = weight_files.fetch(spec, file, args.weights, told_in)
+    program.also_made(told_in)
     log.info("%s: %.1f MB, SHA-256 %s", args.weights, record["bytes"] / 1e6, record["sha256"])
 
 

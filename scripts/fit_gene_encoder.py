@@ -28,10 +28,12 @@ def main(argv=None):
         shards=program.Many("the dataset's shards, in the order of the option samples"),
         splits="the dataset's splits.tsv",
         genes="the dataset's genes.tsv",
-        encoder="the fitted encoder to write (encoder.pt)",
-        fit="the record of what it was fitted on to write, in the same folder (fit.json)",
-        history="the history of the fit to write (.csv)",
-        curve="the figure of the history to write (.png)",
+        encoder=program.Output("the fitted encoder to write (encoder.pt)"),
+        fit=program.Output(
+            "the record of what it was fitted on to write, in the same folder (fit.json)"
+        ),
+        history=program.Output("the history of the fit to write (.csv)"),
+        curve=program.Output("the figure of the history to write (.png)"),
     )
     options = args.options
     spec, name, samples = options["encoder"], options["encoder_name"], options["samples"]
@@ -107,7 +109,7 @@ def main(argv=None):
                 "donor": donors[sample],
                 "rows": int((owner[rows] == i).sum()),
                 "fitted": int((owner[kept_rows] == i).sum()),
-                "sha256": files.sha256_file(args.shards[i]),
+                "sha256": pairs.shard_sha256(args.shards[i]),
             }
             for i, sample in enumerate(samples)
             if (owner[rows] == i).any()
@@ -129,7 +131,7 @@ def main(argv=None):
             writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
     with files.atomic_path(args.curve) as path:
         gene_fitting.plot_history(path, history, f"{spec['title']}, {options['dataset']}")
-    files.write_json(args.fit, record)
+    files.write_json(args.fit, record, sealed=True)
     program.log.info(
         "%s fitted to %d spots of %d samples (%d left out): %d epochs, negative ELBO %.1f,"
         " %d of %d dimensions in use",

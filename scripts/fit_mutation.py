@@ -32,9 +32,9 @@ def main(argv=None):
         folds="its folds for the target (.tsv)",
         external_cohorts=program.Many("optional: tables of the cohorts of the option external"),
         external_slides=program.Many("optional: their slides.tsv, in the same order"),
-        predictions="the predictions to write (.tsv)",
-        training="the losses to write (.tsv)",
-        attention="the folder of heat maps to write",
+        predictions=program.Output("the predictions to write (.tsv)"),
+        training=program.Output("the losses to write (.tsv)"),
+        attention=program.Output("the folder of heat maps to write"),
     )
     options = args.options
     training = config.resolve_part("mutation_training", options["training"])

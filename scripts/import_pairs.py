@@ -29,7 +29,7 @@ def main(argv=None):
         RESULT_VERSION,
         published_data="folder of one panel of the published data set",
         genes="genes.tsv of the dataset",
-        shard="Arrow shard to write",
+        shard=program.Output("Arrow shard to write"),
     )
     sample, labels = args.options["sample"], args.options["labels"]
     name = sample["sample"]

@@ -23,7 +23,7 @@ def main(argv=None):
         __doc__,
         RESULT_VERSION,
         cards=program.Many("README.md of each dataset"),
-        card="README.md to write",
+        card=program.Output("README.md to write"),
     )
     title = args.options.get("title", "Image-gene pairs")
     folder = Path(args.card).resolve().parent

@@ -31,9 +31,9 @@ def main(argv=None):
         RESULT_VERSION,
         batch_effects=program.Many("scores of score_batch_effect of each dataset (TSV)"),
         retrieval=program.Many("retrieval.tsv of each dataset"),
-        png="PNG to write",
-        svg="SVG to write",
-        numbers="TSV to write",
+        png=program.Output("PNG to write"),
+        svg=program.Output("SVG to write"),
+        numbers=program.Output("TSV to write"),
     )
     options = {"resolution": 1.0, "recall_at": 5, "pair": None, "seed": 0, **args.options}
     for name in ("experiment", "panels"):

@@ -17,8 +17,8 @@ def main(argv=None):
         __doc__,
         RESULT_VERSION,
         scores=program.Many("scores of each batch effect and seed (TSV)"),
-        png="PNG to write",
-        svg="SVG to write",
+        png=program.Output("PNG to write"),
+        svg=program.Output("SVG to write"),
     )
     rows = calibration.read_scores(args.scores)
     with matplotlib.rc_context(figures.STYLE):

@@ -21,8 +21,8 @@ def main(argv=None):
         __doc__,
         RESULT_VERSION,
         scores="scores of the entry",
-        png="PNG to write",
-        svg="SVG to write",
+        png=program.Output("PNG to write"),
+        svg=program.Output("SVG to write"),
     )
     mutation = args.options["mutation"]
     scores = mutation_scores.read_scores(args.scores)

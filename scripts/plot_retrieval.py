@@ -21,8 +21,8 @@ def main(argv=None):
         __doc__,
         RESULT_VERSION,
         scores=program.Many("retrieval.tsv of each dataset"),
-        png="PNG to write",
-        svg="SVG to write",
+        png=program.Output("PNG to write"),
+        svg=program.Output("SVG to write"),
     )
     experiment = args.options["experiment"]
     scores = retrieval.read_experiment_scores(args.scores, experiment)

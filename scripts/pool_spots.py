@@ -47,10 +47,10 @@ def main(argv=None):
         bundle="folder of the bundle",
         he_image="optional: H&E image, for the tissue mask and the figure",
         he_alignment="optional: matrix of H&E pixels to morphology pixels",
-        spots="spots.zarr to write",
-        audit="audit.json to write",
-        table="qc.tsv to write",
-        figure="qc.png to write",
+        spots=program.Output("spots.zarr to write"),
+        audit=program.Output("audit.json to write"),
+        table=program.Output("qc.tsv to write"),
+        figure=program.Output("qc.png to write"),
     )
     sample = args.options.get("sample", {})
     preset = _read_preset(args.options.get("spots", {}))

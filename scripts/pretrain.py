@@ -11,11 +11,11 @@ OUT  model.ckpt, options.json, metrics.csv, curve.png; embeddings/<split>* besid
 import csv
 import importlib.metadata
 import platform
-import subprocess
 from pathlib import Path
 
 from pairscape import config, encoders, failures, files, program
 from pairscape.errors import InputError
+from pairscape.records import git_commit
 
 RESULT_VERSION = 3
 PACKAGES = ("torch", "lightning", "open_clip_torch", "peft", "timm", "numpy", "pyarrow")
@@ -36,10 +36,10 @@ def main(argv=None):
         gene_index="optional: their index (.json)",
         image_weights="optional: the image encoder's fetched weights, where it is tuned",
         gene_weights="optional: the gene encoder's weights, fetched or fitted, where it is tuned",
-        model="the trained pair to write (model.ckpt)",
-        run_options="the resolved options to write (options.json)",
-        metrics="the training metrics to write (.csv)",
-        curve="the training curve to write (.png)",
+        model=program.Output("the trained pair to write (model.ckpt)"),
+        run_options=program.Output("the resolved options to write (options.json)"),
+        metrics=program.Output("the training metrics to write (.csv)"),
+        curve=program.Output("the training curve to write (.png)"),
     )
     options = args.options
     check_options(options, args.shards)
@@ -56,7 +56,7 @@ def main(argv=None):
         {
             "sample": sample,
             "rows": pairs.read_shard_table(path).num_rows,
-            "sha256": files.sha256_file(path),
+            "sha256": pairs.shard_sha256(path),
         }
         for sample, path in zip(options["samples"], args.shards, strict=True)
     ]
@@ -543,6 +543,7 @@ def write_embeddings(args, data, meta, embed, keeps_trunk: bool = False) -> None
             meta,
             found.get("trunk"),
         )
+        program.also_made(*embeddings.run_files(folder, split).values())
         if scratch is not None:
             scratch.unlink(missing_ok=True)
 
@@ -575,6 +576,7 @@ def write_options(args, data, training, facts, more) -> None:
             "versions": versions(),
             "git_commit": git_commit(),
         },
+        sealed=True,
     )
 
 
@@ -584,28 +586,6 @@ def versions() -> dict[str, str]:
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in PACKAGES},
     }
-
-
-def git_commit() -> str | None:
-    """The commit this program is of, or None outside a git repository."""
-    try:
-        done = subprocess.run(
-            [
-                "git",
-                "-C",
-                str(Path(__file__).parent),
-                "describe",
-                "--always",
-                "--dirty",
-                "--abbrev=40",
-            ],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()
 
 
 if __name__ == "__main__":

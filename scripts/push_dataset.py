@@ -29,7 +29,7 @@ def main(argv=None):
         __doc__,
         RESULT_VERSION,
         card="README.md over all datasets",
-        pushed="pushed.json to write",
+        pushed=program.Output("pushed.json to write"),
     )
     repo, private = args.options.get("repo"), args.options.get("private", True)
     if not repo:

@@ -22,7 +22,7 @@ def main(argv=None):
         __doc__,
         RESULT_VERSION,
         he_image="H&E image of the sample",
-        tiled="image to write",
+        tiled=program.Output("image to write"),
     )
     from pairscape.slide import Slide, retile
 

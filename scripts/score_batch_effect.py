@@ -28,7 +28,7 @@ def main(argv=None):
         splits="splits.tsv",
         genes="genes.tsv",
         labels="optional: table with columns sample, spot, label",
-        scores="scores to write (TSV)",
+        scores=program.Output("scores to write (TSV)"),
     )
     dataset = args.options.pop("dataset", None)
     if not isinstance(dataset, str) or not dataset:
@@ -37,6 +37,8 @@ def main(argv=None):
     rows = splits.read_splits(args.splits)
     genes = [gene["gene_symbol"] for gene in pairs.read_genes(args.genes)]
     counts = pair_data.Counts(args.shards, genes)
+    for path in args.shards:
+        pairs.shard_sha256(path)  # refuses one that was damaged
     samples = [pairs.shard_metadata(path)["sample"] for path in args.shards]
     of_split = pair_data.split_rows(samples, counts.row_counts, rows, args.splits)
 

@@ -33,7 +33,7 @@ def main(argv=None):
         genes="genes.tsv",
         features=program.Many("optional: image features (.npy), each with its .json beside it"),
         runs=program.Many("optional: options.json, or failed.json, of each run"),
-        scores="expression.tsv to write",
+        scores=program.Output("expression.tsv to write"),
     )
     names = {name: args.options.pop(name, None) for name in ("experiment", "dataset", "encoders")}
     for name, value in names.items():
@@ -53,7 +53,7 @@ def main(argv=None):
         {
             "sample": pairs.shard_metadata(path)["sample"],
             "rows": rows,
-            "sha256": files.sha256_file(path),
+            "sha256": pairs.shard_sha256(path),
         }
         for path, rows in zip(args.shards, counts.row_counts, strict=True)
     ]

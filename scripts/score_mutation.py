@@ -24,7 +24,7 @@ def main(argv=None):
         __doc__,
         RESULT_VERSION,
         predictions=program.Many("predictions.tsv of each run"),
-        scores="table of scores to write",
+        scores=program.Output("table of scores to write"),
     )
     options = args.options
     for name in OPTIONS:

@@ -24,7 +24,7 @@ def main(argv=None):
         __doc__,
         RESULT_VERSION,
         runs=program.Many("options.json, or failed.json, of each run"),
-        scores="retrieval.tsv to write",
+        scores=program.Output("retrieval.tsv to write"),
     )
     options = retrieval.check_options(args.options)
     found = _read_runs(args.runs, options)

@@ -25,7 +25,7 @@ def main(argv=None):
         RESULT_VERSION,
         spots=program.Many("optional: spots.zarr of each sample"),
         panel="optional: the panel's list (gene_symbol, ensembl_id)",
-        genes="genes.tsv to write",
+        genes=program.Output("genes.tsv to write"),
     )
     dataset, samples = args.options["dataset"], args.options["samples"]
     panel = read_panel_list(args.panel) if args.panel else None

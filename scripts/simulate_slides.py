@@ -20,9 +20,9 @@ def main(argv=None):
         argv,
         __doc__,
         RESULT_VERSION,
-        table="cohort table to write",
-        truth="table of the truth to write",
-        slides="folder of the slides to make",
+        table=program.Output("cohort table to write"),
+        truth=program.Output("table of the truth to write"),
+        slides=program.Output("folder of the slides to make"),
     )
     from pairscape import cohorts
     from pairscape.config import check_slide_simulation, resolve_part

@@ -28,8 +28,8 @@ def main(argv=None):
         RESULT_VERSION,
         spots=program.Many("audit.json of each sample's spots, or its shard"),
         experiments=program.Many("optional: experiment.xenium of each bundle"),
-        splits="splits.tsv to write",
-        leakage="leakage.tsv to write",
+        splits=program.Output("splits.tsv to write"),
+        leakage=program.Output("leakage.tsv to write"),
     )
     options = args.options
     dataset, samples = options["dataset"], options["samples"]

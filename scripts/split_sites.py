@@ -20,8 +20,8 @@ def main(argv=None):
         __doc__,
         RESULT_VERSION,
         cohort="cohort table",
-        folds="table of folds to write",
-        balance="JSON to write",
+        folds=program.Output("table of folds to write"),
+        balance=program.Output("JSON to write"),
     )
     for name in ("cohort", "target", "folds", "seed"):
         if name not in args.options:

@@ -19,9 +19,9 @@ def main(argv=None):
         __doc__,
         RESULT_VERSION,
         scores=program.Many("scores of each dataset (TSV)"),
-        table="TSV to write",
-        markdown="Markdown to write",
-        latex="LaTeX to write",
+        table=program.Output("TSV to write"),
+        markdown=program.Output("Markdown to write"),
+        latex=program.Output("LaTeX to write"),
     )
     resolution = args.options.get("resolution", 1.0)
     scores, of = [], {}

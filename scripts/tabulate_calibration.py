@@ -16,9 +16,9 @@ def main(argv=None):
         __doc__,
         RESULT_VERSION,
         scores=program.Many("scores of each batch effect and seed (TSV)"),
-        table="TSV to write",
-        markdown="Markdown to write",
-        latex="LaTeX to write",
+        table=program.Output("TSV to write"),
+        markdown=program.Output("Markdown to write"),
+        latex=program.Output("LaTeX to write"),
     )
     rows = calibration.follow(calibration.read_scores(args.scores))
     calibration_table.write_table(args.table, rows)

@@ -21,9 +21,9 @@ def main(argv=None):
         __doc__,
         RESULT_VERSION,
         scores=program.Many("expression.tsv of each dataset"),
-        table="TSV to write",
-        markdown="Markdown to write",
-        latex="LaTeX to write",
+        table=program.Output("TSV to write"),
+        markdown=program.Output("Markdown to write"),
+        latex=program.Output("LaTeX to write"),
     )
     experiment = args.options.get("experiment")
     if not experiment:

@@ -21,9 +21,9 @@ def main(argv=None):
         RESULT_VERSION,
         scores=program.Many("scores of each entry"),
         balance=program.Many("optional: balance of the folds, JSON"),
-        table="TSV to write",
-        markdown="Markdown to write",
-        latex="LaTeX to write",
+        table=program.Output("TSV to write"),
+        markdown=program.Output("Markdown to write"),
+        latex=program.Output("LaTeX to write"),
     )
     expected = args.options.get("expected", [])
     for run in expected:

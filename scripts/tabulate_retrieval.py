@@ -24,12 +24,12 @@ def main(argv=None):
         __doc__,
         RESULT_VERSION,
         scores=program.Many("retrieval.tsv of each dataset"),
-        table="TSV to write",
-        markdown="Markdown to write",
-        latex="LaTeX to write",
-        nearby=program.Many(f"optional: hits within a radius: {FORMS}"),
-        groups=program.Many(f"optional: by donor, organ, disease state and sample: {FORMS}"),
-        comparisons=program.Many(f"optional: encoders compared: {FORMS}"),
+        table=program.Output("TSV to write"),
+        markdown=program.Output("Markdown to write"),
+        latex=program.Output("LaTeX to write"),
+        nearby=program.OutputMany(f"optional: hits within a radius: {FORMS}"),
+        groups=program.OutputMany(f"optional: by donor, organ, disease state and sample: {FORMS}"),
+        comparisons=program.OutputMany(f"optional: encoders compared: {FORMS}"),
     )
     experiment = args.options["experiment"]
     expected = args.options.get("expected", [])

@@ -32,7 +32,7 @@ def main(argv=None):
         splits=program.Many("optional: splits.tsv of each dataset"),
         leakage=program.Many("optional: leakage.tsv of each dataset"),
         run_options=program.Many("optional: options.json of each run"),
-        report="HTML page to write",
+        report=program.Output("HTML page to write"),
     )
     audits = report.read_audits(args.audits or [])
     datasets = report.read_datasets(args.splits or [], args.leakage or [])

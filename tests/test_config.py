@@ -276,6 +276,7 @@ def test_the_published_datasets_have_the_published_samples():
     assert counts == {
         "human-5k-panel": 7,
         "human-breast-panel": 5,
+        "human-breast-addon": 4,
         "human-colon-panel": 5,
         "human-immuno-oncology-panel": 5,
         "human-lung-healthy-panel": 20,

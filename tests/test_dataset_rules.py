@@ -46,7 +46,7 @@ def test_folds_export_nothing_anew_and_share_the_image_features(checkout):  # no
     folds = {f"fold{k}": {"shards_of": LUNG, "split": {**fold, "fold": k}} for k in range(3)}
     config = write_config(checkout, folds)
     counts, _ = plan(checkout, "results/report.html", *config)
-    assert counts["split_donors"] == 6 + 3
+    assert counts["split_donors"] == 7 + 3
     assert counts["export_pairs"] == 20
     assert counts["embed_images"] == 1
     assert counts["pretrain"] == 4

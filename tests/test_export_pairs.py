@@ -184,10 +184,11 @@ def test_a_jpeg_shard_shows_the_same_pictures_as_a_png_shard(folder):
         assert 0 < np.abs((one.astype(int) - other) @ luma).mean() < 4
 
 
-def test_nothing_but_the_shard_stays_in_its_folder(folder):
+def test_nothing_but_the_shard_and_its_checksum_stays_in_its_folder(folder):
     (folder / "shards").mkdir()
     run(folder, shard=folder / "shards" / "S1.arrow")
-    assert [path.name for path in (folder / "shards").iterdir()] == ["S1.arrow"]
+    names = sorted(path.name for path in (folder / "shards").iterdir())
+    assert names == ["S1.arrow", "S1.arrow.sha256"]
 
 
 def test_an_image_on_the_morphology_grid_needs_no_alignment_file(folder):

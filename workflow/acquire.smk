@@ -31,8 +31,8 @@ rule simulate_bundle:
         "../envs/pipeline.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=30,
+        mem_mb=grows(4000),
+        runtime=grows(30),
     params:
         program=script("simulate_bundle"),
         bundle=lambda w: bundle_folder(w.sample),
@@ -72,8 +72,8 @@ rule fetch_bundle:
         "../envs/pipeline.yaml"
     threads: 1
     resources:
-        mem_mb=6000,
-        runtime=480,
+        mem_mb=grows(6000),
+        runtime=grows(240, gb=10),
     params:
         program=script("fetch_bundle"),
         bundle=lambda w: bundle_folder(w.sample),
@@ -129,8 +129,8 @@ rule retile_image:
         "../envs/pipeline.yaml"
     threads: 1
     resources:
-        mem_mb=6000,
-        runtime=120,
+        mem_mb=grows(6000),
+        runtime=grows(60, gb=10),
     params:
         program=script("retile_image"),
         he=lambda w: flags(he_as_given(w.sample), "he_image"),
@@ -153,8 +153,8 @@ rule fetch_weights:
         "../envs/pipeline.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=240,
+        mem_mb=grows(2000),
+        runtime=grows(240),
     params:
         program=script("fetch_weights"),
         options=lambda w: options(
@@ -176,8 +176,8 @@ rule check_bundle:
         "../envs/pipeline.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=grows(4000),
+        runtime=grows(30, gb=2),
     params:
         program=script("check_bundle"),
         bundle=lambda w: bundle_folder(w.sample),

@@ -19,8 +19,8 @@ rule calibrate_scores:
         "../envs/pipeline.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=120,
+        mem_mb=grows(4000),
+        runtime=grows(120),
     params:
         program=script("calibrate_scores"),
         weights=lambda w: first_flag("--weights", weights_of("image", CALIBRATION["image_encoder"])),
@@ -57,8 +57,8 @@ rule tabulate_calibration:
         "../envs/pipeline.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=grows(1000),
+        runtime=grows(10),
     params:
         program=script("tabulate_calibration"),
         options=options("tabulate_calibration"),
@@ -80,8 +80,8 @@ rule plot_calibration:
         "../envs/pipeline.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=grows(1000),
+        runtime=grows(10),
     params:
         program=script("plot_calibration"),
         options=options("plot_calibration"),

@@ -75,7 +75,51 @@ PUBLISHED_SAMPLES = {row["sample"] for row in PUBLISHED}
 
 # Jobs run the Python of this Snakemake, unless conda or a container brings its own.
 if not workflow.deployment_settings.deployment_method:
-    shell.prefix(f"export PATH='{Path(sys.executable).parent}':$PATH; ")
+    # exec: a signal of the scheduler reaches the program and leaves no shell between that dies of it.
+    shell.prefix(f"export PATH='{Path(sys.executable).parent}':$PATH; exec ")
+
+
+def grows(base: float, gb: float = 0, kspots: float = 0):
+    """A job's mem_mb or runtime, which grows with what it works on and with each attempt.
+
+    To `base`, `gb` is added for each gigabyte of raw bundle and `kspots` for each thousand spots of
+    the sample, or of all samples of the dataset, as the sample table has them: rough, but known
+    before any bundle is there.
+    """
+
+    def needed(wildcards, attempt):
+        dataset, sample = wildcards.get("dataset"), wildcards.get("sample")
+        samples = [sample] if sample else DATASET_SAMPLES.get(dataset, [])
+        preset = wildcards.get("spots") or DATASETS.get(dataset, {}).get("spots")
+        size = gb * sum(map(raw_gb, samples))
+        size += kspots * sum(thousand_spots(name, preset) for name in samples)
+        return round((base + size) * attempt)
+
+    return needed
+
+
+def raw_gb(sample: str) -> float:
+    """Gigabytes of a sample's bundle and H&E by the sample table; 10 and 2 where it doesn't say."""
+    row = SAMPLES[sample]
+    if row["source"] == "simulated":
+        return 0
+    return int(row["bundle_bytes"] or 10e9) / 1e9 + int(row["he_image_bytes"] or 2e9) / 1e9
+
+
+def thousand_spots(sample: str, preset: str | None) -> float:
+    """About how many thousand spots a sample has; HEST's number of its own, 100 µm apart, tells."""
+    row, spots = SAMPLES[sample], config["spots"].get(preset) or {}
+    pitch_um = spots.get("pitch_um") or spots.get("size_um") or 55
+    if row["source"] == "simulated":
+        tissue = config["simulations"][row["simulation"]]
+        return tissue["width_um"] * tissue["height_um"] / pitch_um**2 / 1e3
+    return int(row["hest_spots"] or 10_000) * (100 / pitch_um) ** 2 / 1e3
+
+
+def devices_of(wildcards) -> int:
+    """The GPUs that a run asks for; on a machine without one they are processes."""
+    training = EXPERIMENTS[wildcards.experiment]["training"]
+    return training["devices"] * training["nodes"]
 
 
 def one_of(names) -> str:
@@ -867,4 +911,56 @@ def mutation_files(*extensions: str) -> list[str]:
         for extension in extensions
         for path in (figures if extension in (".png", ".svg") else ["tables/mutation"])
         if MUTATION_IN_ALL
+    ]
+
+
+def compared_experiments(name: str) -> list[str]:
+    """The experiment of that name, or the levels of an ablation: those whose names go on after `_`."""
+    found = [name] if name in EXPERIMENTS else [e for e in EXPERIMENTS if e.startswith(f"{name}_")]
+    if not found:
+        raise WorkflowError(
+            f"{SOURCE}: experiments: found neither {name} nor {name}_...; name one of them"
+        )
+    return found
+
+
+def unlike_published(dataset: str) -> str:
+    """Why numbers of a dataset don't compare with those of the paper; empty where they do."""
+    plan, samples = DATASETS[dataset], DATASET_SAMPLES[dataset]
+    if any(SAMPLES[sample]["source"] == "simulated" for sample in samples):
+        return "simulated tissue"
+    if plan["split"]["method"] != "published":
+        return f"split by method {plan['split']['method']}, not the published one"
+    lacking = {row["sample"] for row in split_rows(config, dataset)} - set(samples)
+    return f"without {', '.join(sorted(lacking))} of the published samples" if lacking else ""
+
+
+def gap_options(name: str) -> dict:
+    """What compare_published is told of the experiments that it compares, and of their datasets."""
+    compared = compared_experiments(name)
+    return {
+        "name": name,
+        "protocol": config["protocol"],
+        "experiments": {
+            experiment: {
+                "training": EXPERIMENTS[experiment]["training"],
+                "expected": expected_runs(experiment),
+            }
+            for experiment in compared
+        },
+        "datasets": {
+            dataset: {"panel": DATASETS[dataset]["panel"], "unlike": unlike_published(dataset)}
+            for experiment in compared
+            for dataset in EXPERIMENTS[experiment]["datasets"]
+        },
+    }
+
+
+def gap_files(*extensions: str) -> list[str]:
+    """The comparison with the paper's numbers of the experiments that compare with them."""
+    return [
+        f"{RESULTS}/tables/published-gap_{experiment}{extension}"
+        for extension in extensions
+        for experiment in IN_ALL
+        if not all(map(unlike_published, EXPERIMENTS[experiment]["datasets"]))
     ]

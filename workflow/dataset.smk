@@ -39,8 +39,8 @@ rule select_genes:
         "../envs/pipeline.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=20,
+        mem_mb=grows(4000),
+        runtime=grows(20),
     params:
         program=script("select_genes"),
         spots=lambda w: many("--spots", spots_of(w.dataset)),
@@ -69,8 +69,8 @@ rule split_donors:
         "../envs/pipeline.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=grows(1000),
+        runtime=grows(10),
     params:
         program=script("split_donors"),
         experiments=lambda w: many("--experiments", experiments_of(w.dataset)),
@@ -105,8 +105,8 @@ rule export_pairs:
         "../envs/pipeline.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=120,
+        mem_mb=grows(4000),
+        runtime=grows(15, kspots=0.5),
     params:
         program=script("export_pairs"),
         he=lambda w: flags(he_files(w.sample), "he_image", "he_alignment"),
@@ -142,8 +142,8 @@ rule import_pairs:
         "../envs/pipeline.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=120,
+        mem_mb=grows(4000),
+        runtime=grows(15, kspots=0.5),
     params:
         program=script("import_pairs"),
         folder=lambda w: DATASETS[w.dataset]["published_data"],
@@ -186,8 +186,8 @@ rule describe_dataset:
         "../envs/pipeline.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=30,
+        mem_mb=grows(2000),
+        runtime=grows(20, kspots=0.2),
     params:
         program=script("describe_dataset"),
         options=lambda w: options(
@@ -215,8 +215,8 @@ rule index_datasets:
         "../envs/pipeline.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=grows(1000),
+        runtime=grows(10),
     params:
         program=script("index_datasets"),
         options=options("index_datasets", title=config["title"]),
@@ -239,8 +239,8 @@ rule audit_splits:
         "../envs/pipeline.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=grows(1000),
+        runtime=grows(10),
     params:
         program=script("audit_splits"),
         options=options(
@@ -267,8 +267,8 @@ rule push_dataset:
         "../envs/pipeline.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=1440,
+        mem_mb=grows(2000),
+        runtime=grows(1440),
     params:
         program=script("push_dataset"),
         options=options(

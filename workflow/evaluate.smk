@@ -22,8 +22,8 @@ rule score_retrieval:
         "../envs/pipeline.yaml"
     threads: 1
     resources:
-        mem_mb=8000,
-        runtime=120,
+        mem_mb=grows(8000, kspots=10),
+        runtime=grows(120, kspots=1),
     params:
         program=script("score_retrieval"),
         options=lambda w: options(
@@ -52,8 +52,8 @@ rule score_batch_effect:
         "../envs/pipeline.yaml"
     threads: 2
     resources:
-        mem_mb=16000,
-        runtime=120,
+        mem_mb=grows(16000, kspots=60),
+        runtime=grows(120, kspots=1),
     params:
         program=script("score_batch_effect"),
         options=lambda w: options("score_batch_effect", dataset=w.dataset, **batch_effect_scoring()),
@@ -78,8 +78,8 @@ rule score_expression:
         "../envs/pipeline.yaml"
     threads: 2
     resources:
-        mem_mb=16000,
-        runtime=240,
+        mem_mb=grows(16000, kspots=60),
+        runtime=grows(240, kspots=1),
     params:
         program=script("score_expression"),
         options=lambda w: options(

@@ -23,8 +23,9 @@ rule fit_gene_encoder:
         "../envs/pipeline.yaml"
     threads: 2
     resources:
-        mem_mb=16000,
-        runtime=720,
+        mem_mb=grows(16000, kspots=60),
+        runtime=grows(720, kspots=1),
+        gpu=1,
     params:
         program=script("fit_gene_encoder"),
         options=lambda w: options(
@@ -58,8 +59,9 @@ rule embed_genes:
         "../envs/pipeline.yaml"
     threads: 2
     resources:
-        mem_mb=16000,
-        runtime=720,
+        mem_mb=grows(16000, kspots=60),
+        runtime=grows(240, kspots=1),
+        gpu=1,
     params:
         program=script("embed_genes"),
         splits=lambda w: many("--splits", splits_for(w)),
@@ -91,8 +93,9 @@ rule embed_images:
         "../envs/pipeline.yaml"
     threads: 2
     resources:
-        mem_mb=8000,
-        runtime=240,
+        mem_mb=grows(8000),
+        runtime=grows(240, kspots=0.5),
+        gpu=1,
     params:
         program=script("embed_images"),
         weights=lambda w: first_flag("--weights", weights_of("image", w.image)),
@@ -134,8 +137,9 @@ rule pretrain:
         "../envs/pipeline.yaml"
     threads: 1
     resources:
-        mem_mb=16000,
-        runtime=1440,
+        mem_mb=grows(16000, kspots=20),
+        runtime=1440,  # a second attempt goes on where the first was stopped
+        gpu=devices_of,
     params:
         program=script("pretrain"),
         features=lambda w: flags(

@@ -23,8 +23,8 @@ rule tabulate_retrieval:
         "../envs/pipeline.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=grows(1000),
+        runtime=grows(10),
     params:
         program=script("tabulate_retrieval"),
         options=lambda w: options(
@@ -51,8 +51,8 @@ rule plot_retrieval:
         "../envs/pipeline.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=grows(1000),
+        runtime=grows(10),
     params:
         program=script("plot_retrieval"),
         options=lambda w: options(
@@ -76,8 +76,8 @@ rule tabulate_batch_effect:
         "../envs/pipeline.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=grows(1000),
+        runtime=grows(10),
     params:
         program=script("tabulate_batch_effect"),
         options=options("tabulate_batch_effect", resolution=config["batch_effect"]["resolution"]),
@@ -101,8 +101,8 @@ rule plot_batch_effect:
         "../envs/pipeline.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=grows(1000),
+        runtime=grows(10),
     params:
         program=script("plot_batch_effect"),
         options=lambda w: options(
@@ -135,8 +135,8 @@ rule tabulate_expression:
         "../envs/pipeline.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=10,
+        mem_mb=grows(2000),
+        runtime=grows(10),
     params:
         program=script("tabulate_expression"),
         options=lambda w: options(
@@ -162,8 +162,8 @@ rule plot_expression:
         "../envs/pipeline.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=10,
+        mem_mb=grows(2000),
+        runtime=grows(10),
     params:
         program=script("plot_expression"),
         options=lambda w: options("plot_expression", experiment=w.experiment),
@@ -186,8 +186,8 @@ rule tabulate_mutation:
         "../envs/pipeline.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=grows(1000),
+        runtime=grows(10),
     params:
         program=script("tabulate_mutation"),
         options=options("tabulate_mutation", expected=mutation_models(tabled_mutation())),
@@ -209,8 +209,8 @@ rule plot_mutation:
         "../envs/pipeline.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=grows(1000),
+        runtime=grows(10),
     params:
         program=script("plot_mutation"),
         options=lambda w: options(
@@ -227,7 +227,8 @@ rule write_report:
         + batch_effect_files(".tsv")
         + expression_files(".tsv")
         + mutation_files(".tsv")
-        + calibration_files(".tsv"),
+        + calibration_files(".tsv")
+        + gap_files(".tsv"),
         figures=[f"{RESULTS}/figures/retrieval_{experiment}.png" for experiment in IN_ALL]
         + batch_effect_files(".png")
         + expression_files(".png")
@@ -254,8 +255,8 @@ rule write_report:
         "../envs/pipeline.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=20,
+        mem_mb=grows(2000),
+        runtime=grows(20),
     params:
         program=script("write_report"),
         options=options(
@@ -272,6 +273,7 @@ rule write_report:
             + ["batch effects"] * (not config["batch_effect"]["score"])
             + ["expression prediction"] * (not config["expression"]["score"])
             + ["mutation prediction"] * (not MUTATION_IN_ALL)
+            + ["gap to the published numbers"] * (not gap_files(".tsv"))
             + ["audit"],
         ),
     shell:
@@ -281,3 +283,59 @@ rule write_report:
         " --audits {input.audits:q} --spot-figures {input.spot_figures:q}"
         " --splits {input.splits:q} --leakage {input.leakage:q} --report {output.report:q}"
         " --options {params.options:q} --log {log:q}"
+
+
+# ---------------------------------------------------------------- the gap to the published numbers
+# {comparison}: an experiment, or the beginning of the names of an ablation's levels.
+
+
+rule compare_published:
+    input:
+        scores=lambda w: [
+            file for name in compared_experiments(w.comparison) for file in scores_of(name)
+        ],
+        published="config/published/retrieval.tsv",
+        ablations="config/published/ablations.tsv",
+    output:
+        table=f"{RESULTS}/tables/published-gap_{{comparison}}.tsv",
+        markdown=f"{RESULTS}/tables/published-gap_{{comparison}}.md",
+        latex=f"{RESULTS}/tables/published-gap_{{comparison}}.tex",
+        ranks=f"{RESULTS}/tables/published-ranks_{{comparison}}.tsv",
+    log:
+        f"{RESULTS}/logs/compare_published/{{comparison}}.log",
+    wildcard_constraints:
+        comparison="[A-Za-z0-9_-]+",
+    conda:
+        "../envs/pipeline.yaml"
+    threads: 1
+    resources:
+        mem_mb=grows(1000),
+        runtime=grows(10),
+    params:
+        program=script("compare_published"),
+        scores=lambda w, input: many("--scores", input.get("scores", [])),
+        options=lambda w: options("compare_published", **gap_options(w.comparison)),
+    shell:
+        "python {params.program:q} {params.scores} --published {input.published:q}"
+        " --ablations {input.ablations:q} --table {output.table:q} --markdown {output.markdown:q}"
+        " --latex {output.latex:q} --ranks {output.ranks:q} --options {params.options:q} --log {log:q}"
+
+
+# The same from the scores that are on disk, whatever else is planned: it trains nothing.
+use rule compare_published as compare_published_so_far with:
+    input:
+        scores=lambda w: [
+            file
+            for name in compared_experiments(w.comparison)
+            for file in scores_of(name)
+            if Path(file).is_file()
+        ],
+        published="config/published/retrieval.tsv",
+        ablations="config/published/ablations.tsv",
+    output:
+        table=f"{RESULTS}/tables/published-gap-so-far_{{comparison}}.tsv",
+        markdown=f"{RESULTS}/tables/published-gap-so-far_{{comparison}}.md",
+        latex=f"{RESULTS}/tables/published-gap-so-far_{{comparison}}.tex",
+        ranks=f"{RESULTS}/tables/published-ranks-so-far_{{comparison}}.tsv",
+    log:
+        f"{RESULTS}/logs/compare_published/so-far_{{comparison}}.log",

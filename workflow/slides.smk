@@ -19,8 +19,8 @@ rule simulate_slides:
         "../envs/pipeline.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=grows(4000),
+        runtime=grows(60),
     params:
         program=script("simulate_slides"),
         options=lambda w: options(
@@ -47,8 +47,9 @@ rule embed_slides:
         "../envs/pipeline.yaml"
     threads: 2
     resources:
-        mem_mb=8000,
-        runtime=1440,
+        mem_mb=grows(8000),
+        runtime=1440,  # a second attempt goes on where the first was stopped
+        gpu=1,
     params:
         program=script("embed_slides"),
         model=model_flags,
@@ -81,8 +82,8 @@ rule split_sites:
         "../envs/pipeline.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=20,
+        mem_mb=grows(1000),
+        runtime=grows(20),
     params:
         program=script("split_sites"),
         options=lambda w: options(
@@ -116,8 +117,8 @@ rule fit_mutation:
         "../envs/pipeline.yaml"
     threads: 1
     resources:
-        mem_mb=8000,
-        runtime=1440,
+        mem_mb=grows(8000),
+        runtime=grows(1440),
     params:
         program=script("fit_mutation"),
         external=lambda w: " ".join(
@@ -151,8 +152,8 @@ rule score_mutation:
         "../envs/pipeline.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=30,
+        mem_mb=grows(2000),
+        runtime=grows(30),
     params:
         program=script("score_mutation"),
         options=lambda w: options(

@@ -21,8 +21,8 @@ rule check_alignment:
         "../envs/pipeline.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=30,
+        mem_mb=grows(4000),
+        runtime=grows(30, gb=1),
     params:
         program=script("check_alignment"),
         bundle=lambda w: bundle_folder(w.sample),
@@ -54,8 +54,8 @@ rule pool_spots:
         "../envs/pipeline.yaml"
     threads: 1
     resources:
-        mem_mb=6000,
-        runtime=60,
+        mem_mb=grows(6000, kspots=60),
+        runtime=grows(30, gb=2),
     params:
         program=script("pool_spots"),
         bundle=lambda w: bundle_folder(w.sample),

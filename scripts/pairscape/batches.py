@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from pairscape import augmentation
+from pairscape import augmentation, processes
 from pairscape.processes import World
 
 if TYPE_CHECKING:
@@ -169,6 +169,7 @@ def train_batches(
             num_workers=number,
             multiprocessing_context="spawn",  # a fork of a process with threads or CUDA may hang
             pin_memory=world.device.type == "cuda",
+            worker_init_fn=processes.ignore_signals,
         )
     )
 

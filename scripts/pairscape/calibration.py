@@ -285,6 +285,7 @@ def read_scores(paths: Iterable) -> list[dict]:
     """
     found: dict[tuple, dict] = {}
     for path in paths:
+        files.require_end(path, "delete it and calibrate again")
         for row in files.read_numbers(path, COLUMNS, "delete it and calibrate again", NUMBERS):
             key = tuple(row[name] for name in KEYS)
             if key in found:

@@ -102,7 +102,7 @@ def write_features(
         "sha256": sha256,
         "shards": shards,
     }
-    files.write_json(index_path, index)
+    files.write_json(index_path, index, sealed=True)
     return index
 
 
@@ -211,6 +211,7 @@ def write_run_embeddings(
             "dtype": "float32",
             "sha256": {what: files.sha256_file(paths[what]) for what in (*arrays, "index")},
         },
+        sealed=True,
     )
 
 

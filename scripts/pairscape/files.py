@@ -6,10 +6,13 @@ import hashlib
 import json
 import os
 import shutil
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pairscape.errors import InputError
+
+SEAL = "json_sha256"
 
 
 @contextlib.contextmanager
@@ -55,8 +58,81 @@ def sha256_json(value) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def write_json(path, value) -> None:
-    """Write ``value`` as indented JSON, atomically. NaN and infinity are refused."""
+def sums_path(path) -> Path:
+    """Where ``write_sums`` writes."""
+    path = Path(path)
+    return path.with_name(f"{path.name}.sha256")
+
+
+def write_sums(path) -> None:
+    """Write the checksums of a file, or of all files of a folder, beside it: ``<name>.sha256``.
+
+    For formats that hold none. ``sha256sum -c`` in that folder verifies them as well.
+    """
+    path = Path(path)
+    found = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    with atomic_path(sums_path(path)) as temporary:
+        temporary.write_text(
+            "".join(
+                f"{sha256_file(file)}  {file.relative_to(path.parent).as_posix()}\n"
+                for file in found
+            )
+        )
+
+
+def check_sums(path, remedy: str) -> str | None:
+    """Refuse a file or folder that isn't as ``write_sums`` saw it; nothing without its list.
+
+    Returns
+    -------
+    The checksum of a file that was compared; None for a folder, and without a list.
+
+    Raises
+    ------
+    InputError
+        A file is missing or another.
+    """
+    path = Path(path)
+    try:
+        lines = sums_path(path).read_text(errors="replace").splitlines()
+    except FileNotFoundError:
+        return None
+    found = None
+    for line in lines:
+        wanted, _, name = line.partition("  ")
+        file = path.parent / name
+        if file != path and path not in file.parents:
+            raise InputError(sums_path(path), "list", repr(line[:100]), remedy)
+        found = sha256_file(file) if file.is_file() else "nothing"
+        if found != wanted:
+            raise InputError(
+                file, "sha256", found[:12], f"{wanted[:12]} is what was written: {remedy}"
+            )
+    return None if path.is_dir() else found
+
+
+def zip_fault(path) -> str | None:
+    """What is damaged in a ZIP archive by its own checksums, or None.
+
+    ``torch.save`` writes such archives, and ``torch.load`` doesn't compare their checksums.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entry = archive.testzip()
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # whatever a damaged archive raises
+        return f"a damaged archive ({error})"
+    return None if entry is None else f"a damaged entry, {entry}"
+
+
+def write_json(path, value, sealed: bool = False) -> None:
+    """Write ``value`` as indented JSON, atomically. NaN and infinity are refused.
+
+    ``sealed`` adds a checksum of a dictionary to it, which ``read_json`` verifies and takes off.
+    """
+    if sealed:
+        value = {**value, SEAL: sha256_json(json.loads(json.dumps(value, allow_nan=False)))}
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
 
@@ -67,16 +143,27 @@ def read_json(path):
     Raises
     ------
     InputError
-        The file is missing or isn't JSON.
+        The file is missing or isn't JSON, or it is sealed and was changed.
     """
     try:
-        return json.loads(Path(path).read_text())
+        value = json.loads(Path(path).read_text())
     except FileNotFoundError:
         raise InputError(path, "file", "nothing", "make it or correct the path") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(
             path, "JSON", str(error), "the file is damaged: delete it and make it again"
         ) from None
+    if isinstance(value, dict) and SEAL in value:
+        seal, found = value.pop(SEAL), sha256_json(value)
+        if seal != found:
+            raise InputError(
+                path,
+                SEAL,
+                str(seal)[:12],
+                f"its content gives {found[:12]}: it was changed or damaged; delete it and make it"
+                " again",
+            )
+    return value
 
 
 def write_tsv(path, rows: Iterable[Mapping], columns: Sequence[str]) -> None:
@@ -142,6 +229,18 @@ def write_numbers(path, rows: Iterable[Mapping], columns: Sequence[str], digits:
         ({n: f"{v:.{digits}g}" if isinstance(v, float) else v for n, v in r.items()} for r in rows),
         columns,
     )
+
+
+def require_end(path, remedy: str) -> None:
+    """Refuse a text file of ours that is cut off in mid-line.
+
+    A row that lacks only an end of its last field looks whole.
+    """
+    with contextlib.suppress(FileNotFoundError), open(path, "rb") as handle:
+        if handle.seek(0, os.SEEK_END):
+            handle.seek(-1, os.SEEK_END)
+            if handle.read() != b"\n":
+                raise InputError(path, "last line", "no end: the file is cut off", remedy)
 
 
 def read_numbers(

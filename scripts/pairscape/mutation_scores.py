@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from pairscape.errors import InputError
-from pairscape.files import read_numbers, read_tsv, write_numbers
+from pairscape.files import read_numbers, read_tsv, require_end, write_numbers
 
 PREDICTIONS = ("patient", "site", "label", "fold", "role", "logit", "probability")
 # A row is a metric of a model, or where `compared_model` is named its difference to that one.
@@ -560,4 +560,5 @@ def read_scores(path) -> list[dict]:
     InputError
         A column is missing or a number is none.
     """
+    require_end(path, "delete it and score again")
     return read_numbers(path, COLUMNS, "delete it and score again", NUMBERS)

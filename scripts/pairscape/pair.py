@@ -422,6 +422,8 @@ def _image_side(description: Mapping, tower: nn.Module | None) -> Side:
 def _read_stored(path) -> tuple[dict, dict, dict]:
     """Description, state and metadata of a saved pair."""
     try:
+        if (fault := files.zip_fault(path)) is not None:
+            raise ValueError(fault)
         stored = torch.load(path, map_location="cpu", weights_only=True)
         if stored["format"] != FORMAT:
             raise ValueError(f"format {stored['format']}, not {FORMAT}")

@@ -126,7 +126,8 @@ def split_rows(
     Raises
     ------
     InputError
-        splits.tsv names a sample without a shard, or an unknown split, or none to train on.
+        splits.tsv names a sample without a shard, or an unknown split, or none to train on; or it
+        lacks a sample.
     """
     starts = dict(zip(samples, np.cumsum([0, *row_counts[:-1]]), strict=True))
     sizes = dict(zip(samples, row_counts, strict=True))
@@ -141,6 +142,10 @@ def split_rows(
                 path, f"line {number}, sample", row["sample"], f"allowed: {', '.join(samples)}"
             )
         chosen[row["split"]].append(row["sample"])
+    listed = {row["sample"] for row in splits}
+    for sample in samples:
+        if sample not in listed:
+            raise InputError(path, f"sample {sample}", "no split", "run split_donors again")
     rows = {
         split: np.concatenate(
             [np.arange(0)]

@@ -16,7 +16,16 @@ import numpy as np
 import pyarrow as pa
 
 from pairscape.errors import InputError
-from pairscape.files import atomic_path, read_tsv, write_tsv
+from pairscape.files import (
+    atomic_path,
+    check_sums,
+    read_tsv,
+    require_end,
+    sha256_file,
+    sums_path,
+    write_sums,
+    write_tsv,
+)
 
 BATCH_ROWS = 256
 GENE_COLUMNS = ("gene_symbol", "gene_id")
@@ -153,6 +162,8 @@ def encode_patch(patch: np.ndarray, encoding: str, quality: int = 95) -> bytes:
 def write_shard(path, rows: Iterable[Mapping], features, metadata: Mapping) -> int:
     """Write a shard, atomically and streamed; the same rows make the same bytes.
 
+    Its checksum goes beside it, to ``<name>.arrow.sha256``: Arrow's format has none.
+
     Parameters
     ----------
     rows
@@ -185,6 +196,7 @@ def write_shard(path, rows: Iterable[Mapping], features, metadata: Mapping) -> i
     }
     written = 0
     rows = iter(rows)
+    sums_path(path).unlink(missing_ok=True)
     with (
         atomic_path(path) as temporary,
         pa.OSFile(str(temporary), "wb") as sink,
@@ -194,7 +206,19 @@ def write_shard(path, rows: Iterable[Mapping], features, metadata: Mapping) -> i
             arrays = [_column(field, [row[field.name] for row in batch], codes) for field in schema]
             writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=schema))
             written += len(batch)
+    write_sums(path)
     return written
+
+
+def shard_sha256(path) -> str:
+    """The checksum of a shard's file, which is what was written.
+
+    Raises
+    ------
+    InputError
+        It is another than lies beside the shard.
+    """
+    return check_sums(path, _REMEDY) or sha256_file(path)
 
 
 def open_shard(path):
@@ -234,7 +258,10 @@ def read_schema(path) -> pa.Schema:
 
 def shard_metadata(path) -> dict:
     """What made a shard: ``sample``, ``dataset``, ``genes``, ``patches``, ``spots``, ..."""
-    return json.loads(_read_schema(path).metadata[_METADATA])
+    try:
+        return json.loads(_read_schema(path).metadata[_METADATA])
+    except ValueError as error:
+        raise InputError(path, "schema metadata", str(error), _REMEDY) from None
 
 
 def map_expression(path) -> list[np.ndarray]:
@@ -267,8 +294,9 @@ def read_genes(path) -> list[dict[str, str]]:
     Raises
     ------
     InputError
-        It is missing, has no genes, or names one twice.
+        It is missing or cut off, has no genes, or names one twice.
     """
+    require_end(path, "run select_genes again")
     genes = read_tsv(path, GENE_COLUMNS)
     symbols = [gene["gene_symbol"] for gene in genes]
     if not symbols:

@@ -7,6 +7,7 @@ of the seed, the step and the process, so that a resumed run ends where an unbro
 import logging
 import math
 import os
+import signal
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -218,6 +219,11 @@ def train(
     -------
     The selected weights (``state`` as of ``Pair.kept_state``, ``step`` and ``loss``, the validation
     loss or None), and the metrics; in the first process, which alone writes anything.
+
+    Raises
+    ------
+    program.Stopped
+        SIGTERM or SIGUSR1 came; ``last.ckpt`` is of the step that was under way.
     """
     options = pair.training_options
     folder = Path(folder)
@@ -249,34 +255,47 @@ def train(
     if world.is_first:
         steps = program.progress(steps, "pretrain", len(steps), "step")
     pair.train()
-    for step in steps:
-        rate = options["learning_rate"] * learning_rate_factor(
-            step, options["warmup_steps"], options["max_steps"]
-        )
-        found = train_step(
-            pair,
-            optimizer,
-            batches.to_device(next(reader), world.device),
-            batch_size,
-            world,
-            seed,
-            step,
-            rate,
-            (step + 1) % record.often == 0 or step + 1 == options["max_steps"],
-        )
-        is_due = (step + 1) % every == 0 or step + 1 == options["max_steps"]
-        row = record.after_step(pair, step + 1, found, batch_size, rate)
-        if row is not None:
-            loggers.log(row)
-        if is_due and len(rows["val"]):
-            loss, recall, batch = validate(pair, data, rows["val"], seed, world)
-            loggers.log(record.after_validation(pair, step + 1, loss, recall, batch, rate))
-        if world.is_first and (is_due or time.monotonic() - saved > _SAVE_SECONDS):
-            _save(folder, identity, pair, optimizer, record, step + 1)
-            saved = time.monotonic()
-        if record.is_over:
-            log.info("stopped early at step %d: the validation loss doesn't fall", step + 1)
-            break
+    with processes.noted_signals() as arrived:
+        question = processes.StopQuestion(world, arrived)
+        for step in steps:
+            rate = options["learning_rate"] * learning_rate_factor(
+                step, options["warmup_steps"], options["max_steps"]
+            )
+            is_last = step + 1 == options["max_steps"]
+            found = train_step(
+                pair,
+                optimizer,
+                batches.to_device(next(reader), world.device),
+                batch_size,
+                world,
+                seed,
+                step,
+                rate,
+                (step + 1) % record.often == 0 or is_last,
+            )
+            is_due = (step + 1) % every == 0 or is_last
+            row = record.after_step(pair, step + 1, found, batch_size, rate)
+            if row is not None:
+                loggers.log(row)
+            if is_due and len(rows["val"]):
+                loss, recall, batch = validate(pair, data, rows["val"], seed, world)
+                loggers.log(record.after_validation(pair, step + 1, loss, recall, batch, rate))
+            sent = question.ask(is_last or record.is_over)
+            if world.is_first and (sent or is_due or time.monotonic() - saved > _SAVE_SECONDS):
+                _save(folder, identity, pair, optimizer, record, step + 1)
+                saved = time.monotonic()
+            if sent:
+                loggers.close()
+                world.leave()
+                raise program.Stopped(
+                    f"stopped by {signal.Signals(sent).name} at step {step + 1} of"
+                    f" {options['max_steps']}; the same command goes on from there"
+                )
+            if record.is_over:
+                log.info("stopped early at step %d: the validation loss doesn't fall", step + 1)
+                break
+    if arrived:  # after the last question: as if it had come now
+        signal.raise_signal(arrived[0])
     loggers.close()
     return selected_state(record, pair), record.metrics
 
@@ -452,6 +471,8 @@ def resumable(folder, identity: str) -> Path | None:
     if not path.is_file():
         return None
     try:
+        if (fault := files.zip_fault(path)) is not None:
+            raise ValueError(fault)
         stored = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         found, step = stored["identity"], stored["step"]
         why = "it is of other options or data"

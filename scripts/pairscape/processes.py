@@ -6,9 +6,13 @@ asks for several devices: it takes the job's one task for all there are. Here wh
 compared with what is asked for before anything is trained.
 """
 
+import contextlib
 import datetime
 import os
-from collections.abc import Mapping
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +22,9 @@ from torch import distributed, nn
 from pairscape.errors import InputError
 
 TIMEOUT = datetime.timedelta(minutes=30)
+# What a scheduler sends before it kills: at the time limit, at a preemption, at scancel.
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+_ASK_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,14 @@ class World:
         if self.size > 1:
             for value in module.state_dict().values():
                 distributed.broadcast(value, 0)
+
+    def highest(self, mine: list[float]) -> list[float]:
+        """The highest of each number among all processes."""
+        if self.size == 1:
+            return mine
+        numbers = torch.tensor(mine, dtype=torch.float64, device=self.device)
+        distributed.all_reduce(numbers, distributed.ReduceOp.MAX)
+        return numbers.tolist()
 
     def wait(self) -> None:
         """Wait until all processes are here."""
@@ -150,6 +165,67 @@ def launched(environment: Mapping[str, str]) -> tuple[str, int | None]:
         return "torchrun", int(environment["WORLD_SIZE"])
     tasks = int(environment.get("SLURM_STEP_NUM_TASKS", "1"))
     return ("srun", tasks) if tasks > 1 else ("plain", None)
+
+
+@contextlib.contextmanager
+def noted_signals() -> Iterator[list[int]]:
+    """Yield a list that takes the ``STOP_SIGNALS`` of the block, which would end the program."""
+    arrived: list[int] = []
+    if threading.current_thread() is not threading.main_thread():  # only that one may
+        yield arrived
+        return
+
+    def note(number: int, frame) -> None:
+        arrived.append(number)
+
+    before = {number: signal.signal(number, note) for number in STOP_SIGNALS}
+    try:
+        yield arrived
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def ignore_signals(worker: int = 0) -> None:
+    """Leave the ``STOP_SIGNALS`` to the process that this one works for; it ends when that does.
+
+    A scheduler sends them to all processes of a job, and one that reads ahead mustn't go before what
+    it has read is saved.
+    """
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+class StopQuestion:
+    """Whether any process of a training was sent a signal to stop: the same answer in all of them.
+
+    Each answer makes the processes wait for each other, and so they ask about once a second.
+
+    Parameters
+    ----------
+    world
+        The processes; each asks after every step.
+    arrived
+        What ``noted_signals`` gave.
+    """
+
+    def __init__(self, world: World, arrived: list[int]):
+        self.world, self.arrived = world, arrived
+        self.asked, self.passed, self.wanted = time.monotonic(), 0, 1
+
+    def ask(self, is_last: bool) -> int:
+        """The signal to stop for after this step, or 0; the last step is always asked at."""
+        mine = max(self.arrived, default=0)
+        if self.world.size == 1:
+            return mine
+        self.passed += 1
+        if self.passed < self.wanted and not is_last:
+            return 0
+        seconds = (time.monotonic() - self.asked) / self.passed
+        found, seconds = self.world.highest([mine, seconds])
+        self.asked, self.passed = time.monotonic(), 0
+        self.wanted = max(1, int(_ASK_SECONDS / max(seconds, 1e-6)))
+        return int(found)
 
 
 def share_batchnorm(module: nn.Module, world: World) -> None:

@@ -12,6 +12,7 @@ from pairscape import (
     expression_table,
     files,
     mutation_tables,
+    published_gap,
     tables,
 )
 from pairscape.errors import InputError
@@ -112,6 +113,7 @@ CHAPTERS = {
     "batch_effects": "Batch effects",
     "expression": "Expression prediction",
     "mutation": "Mutation prediction",
+    "published-gap": "Gap to the published numbers",
 }
 
 
@@ -164,6 +166,12 @@ def read_tables(paths: Sequence) -> list[dict]:
         elif rows and calibration_table.is_calibration_table(rows[0]):
             sections = calibration_table.sections(calibration_table.read_table(path))
             missing, kind = [], "calibration"
+        elif rows and published_gap.is_gap_table(rows[0]):
+            numbers = published_gap.read_table(path)
+            missing = [
+                f"{name_in_words(path)}: {words}" for words in published_gap.missing(numbers)
+            ]
+            sections, kind = published_gap.sections(numbers), "published-gap"
         else:
             header = list(rows[0]) if rows else []
             body = [[row[name] for name in header] for row in rows]

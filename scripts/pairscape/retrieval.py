@@ -379,6 +379,7 @@ def read_scores(path) -> list[dict]:
     InputError
         A column is missing, or a field that must be a number isn't one.
     """
+    files.require_end(path, "delete it and score again")
     return files.read_numbers(path, COLUMNS, "delete it and score again", NUMBERS)
 
 

@@ -4,10 +4,15 @@
 the top-left corners in pixels of the slide's full resolution, with those of ``COORDS_ATTRIBUTES``.
 Files of TRIDENT and of HistoBistro (``feats``) are read as well; what they lack is None.
 
+Ours hold a checksum of both and of their attributes, ``rows_sha256``, which the readers of the
+numbers verify.
+
 A cohort's slides are listed in ``slides.tsv`` beside them, those without features too.
 """
 
 import contextlib
+import hashlib
+import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -32,6 +37,7 @@ COORDS_ATTRIBUTES = (
 )
 EMBEDDED, SKIPPED = "embedded", "skipped"
 SLIDES_COLUMNS = ("slide", "status", "reason", "patches", "um_per_px", "file", "sha256")
+SUM = "rows_sha256"
 _BLOCK_ROWS = 1 << 13
 
 
@@ -92,7 +98,7 @@ def write_slide_features(
             "features", (0, width), np.float32, maxshape=(None, width), chunks=(1, width)
         )
         features.attrs.update({**own, "encoder": encoder, **(more or {})})
-        at = 0
+        at, digest = 0, hashlib.sha256()
         for block in blocks:
             if block.shape[1] != width:
                 raise ValueError(f"blocks of width {block.shape[1]}, not {width}")
@@ -105,6 +111,7 @@ def write_slide_features(
                 )
             features.resize(at + len(block), axis=0)
             features[at:] = block
+            digest.update(np.ascontiguousarray(block, np.float32))
             at += len(block)
         if coords is not None:
             coords = np.asarray(coords, np.int64).reshape(-1, 2)
@@ -112,6 +119,7 @@ def write_slide_features(
                 raise ValueError(f"the blocks hold {at} rows, the coordinates {len(coords)}")
             places = file.create_dataset("coords", data=coords)
             places.attrs.update({**attributes, **own})
+        features.attrs[SUM] = _sum(digest, features, file.get("coords"))
     return at
 
 
@@ -125,22 +133,20 @@ def read_slide_features(path) -> SlideFeatures:
     """
     with _open(path) as (features, coords, attributes):
         found = np.empty(features.shape[-2:], np.float32)
-        source = features if features.ndim == 2 else features[0]
-        for at in range(0, len(found), _BLOCK_ROWS):
-            block = source[at : at + _BLOCK_ROWS].astype(np.float32)
-            _require_finite(path, block, at)
+        at = 0
+        for block in _blocks(path, features, coords, _BLOCK_ROWS):
             found[at : at + len(block)] = block
+            at += len(block)
         return SlideFeatures(found, None if coords is None else _corners(coords), attributes)
 
 
 def iter_slide_features(path, rows: int = _BLOCK_ROWS):
-    """Yield the features of one slide in blocks (n, D) float32, checked as by the other reader."""
-    with _open(path) as (features, _, _):
-        source = features if features.ndim == 2 else features[0]
-        for at in range(0, features.shape[-2], rows):
-            block = source[at : at + rows].astype(np.float32)
-            _require_finite(path, block, at)
-            yield block
+    """Yield the features of one slide in blocks (n, D) float32, checked as by the other reader.
+
+    The checksum can only be compared after the last block.
+    """
+    with _open(path) as (features, coords, _):
+        yield from _blocks(path, features, coords, rows)
 
 
 def read_slide_facts(path) -> tuple[tuple[int, int], np.ndarray | None, dict]:
@@ -232,10 +238,30 @@ def _open(path):
         raise _damaged(path, "HDF5", str(error)) from None
     with file:
         try:
-            yield _checked(path, file)
+            checked = _checked(path, file)
+        except InputError:
+            raise
+        except Exception as error:  # whatever h5py makes of damaged structures
+            raise _damaged(path, "structure", str(error)) from None
+        try:
+            yield checked
         except (OSError, RuntimeError, KeyError) as error:
             # Cut off within its data a file opens well, and fails where it is read.
             raise _damaged(path, "data", str(error)) from None
+
+
+def _blocks(path, features, coords, rows: int):
+    """Yield the features in blocks, then verify the checksum if the file holds one."""
+    source = features if features.ndim == 2 else features[0]
+    digest = hashlib.sha256()
+    for at in range(0, features.shape[-2], rows):
+        block = np.ascontiguousarray(source[at : at + rows], np.float32)
+        _require_finite(path, block, at)
+        digest.update(block)
+        yield block
+    wanted, found = _attributes(features).get(SUM), _sum(digest, features, coords)
+    if wanted not in (None, found):
+        raise _damaged(path, SUM, f"{str(wanted)[:12]} for numbers that give {found[:12]}")
 
 
 def _checked(path, file) -> tuple:
@@ -269,7 +295,18 @@ def _checked(path, file) -> tuple:
             f"one x and y for each of {shape[-2]} patches is needed",
         )
     attributes = {} if coords is None else _attributes(coords)
-    return features, coords, attributes | _attributes(features)
+    attributes |= _attributes(features)
+    return features, coords, {key: v for key, v in attributes.items() if key != SUM}
+
+
+def _sum(digest, features, coords) -> str:
+    """The checksum of a file, given that of the features' numbers."""
+    for dataset in (features,) if coords is None else (features, coords):
+        attributes = {key: v for key, v in _attributes(dataset).items() if key != SUM}
+        digest.update(json.dumps(attributes, sort_keys=True, default=repr).encode())
+    if coords is not None:
+        digest.update(np.ascontiguousarray(coords[...], np.int64))
+    return digest.hexdigest()
 
 
 def _attributes(dataset) -> dict:

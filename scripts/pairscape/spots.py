@@ -13,7 +13,7 @@ import numpy as np
 
 from pairscape.alignment import um_to_he_matrix
 from pairscape.errors import InputError
-from pairscape.files import atomic_path
+from pairscape.files import atomic_path, check_sums, sums_path, write_sums
 
 OBS = ("array_row", "array_col", "x_um", "y_um", "transcripts", "genes")
 ATTRS = "pairscape"
@@ -33,7 +33,9 @@ def write_spots(
     attrs: dict,
     corners_um: np.ndarray | None = None,
 ) -> None:
-    """Write a ``spots.zarr``, atomically.
+    """Write a ``spots.zarr``, atomically, and the checksums of its files to ``spots.zarr.sha256``.
+
+    A chunk that is missing from a Zarr reads as zeros, and one that is damaged as other numbers.
 
     Parameters
     ----------
@@ -111,8 +113,10 @@ def write_spots(
             )
         },
     )
+    sums_path(path).unlink(missing_ok=True)
     with atomic_path(path) as temporary:
         data.write(temporary)
+    write_sums(path)
 
 
 def read_spots(path):
@@ -132,6 +136,7 @@ def read_spots(path):
     path = Path(path)
     if not path.is_dir():
         raise InputError(path, "spots", "nothing", "let pool_spots make it")
+    check_sums(path, REMAKE)
     try:
         table = anndata.read_zarr(path / "tables" / "counts")
     except Exception as error:  # zarr and anndata raise whatever the damaged part makes them raise
