@@ -45,8 +45,14 @@ def main(argv=None):
         name: calibration.rows_of(data, options["donors"], name) for name in calibration.DONORS
     }
     of_counts = {
-        name: calibration.score_counts(data, rows, options, space) for name, rows in splits.items()
+        name: calibration.score_counts(
+            data, "split", calibration.split_of(data, options["donors"], name), options, space
+        )
+        for name in splits
     }
+    of_counts[calibration.EITHER] = calibration.score_counts(
+        data, "donor", data.index["donor"].to_numpy(str), options, space
+    )
     log.info(
         "batch effect %g, seed %d: %d sections, %d spots",
         options["batch_effect"],
@@ -58,19 +64,19 @@ def main(argv=None):
     for signal in program.progress(options["morphology_signal"], "signals", unit="signal"):
         patches = calibration.draw_patches(data, options, signal)
         features = embed(tower, options["image_encoder"], patches, args.threads)
+        of_signal = {name: list(rows) for name, rows in of_counts.items()}
         for name, rows in splits.items():
-            scored = [
-                *calibration.score_retrieval(data, features, rows, genes, options),
-                *calibration.score_expression(data, features, rows, genes, options),
-                *of_counts[name],
-            ]
-            names = {"morphology_signal": float(signal), "donors": name, **head}
-            found += [{"gallery": "", **row, **names} for row in scored]
-            told = next(row for row in scored if row.get("gallery") == "split")
+            recall = calibration.score_retrieval(data, features, rows, genes, options)
+            told = next(row for row in recall if row["gallery"] == "split")
+            of_signal[name] += recall
+            of_signal[name] += calibration.score_expression(data, features, rows, genes, options)
             log.info(
                 "morphology signal %g, donors %s: Recall@5 %.3f (chance %.3f)",
                 *(signal, name, told["value"], told["chance"]),
             )
+        for name, scored in of_signal.items():
+            names = {"morphology_signal": float(signal), "donors": name, **head}
+            found += [{"gallery": "", **row, **names} for row in scored]
     calibration.write_scores(args.scores, found)
 
 

@@ -160,10 +160,10 @@ def _calibration_caption(path: Path) -> tuple[str, str]:
     name = report.name_in_words(path)
     return (
         name,
-        f"{name}: scores on small simulated datasets. Left: recall of a trained pair and expression "
+        f"{name}: scores on small simulated datasets. Above: recall of a trained pair and expression "
         "predicted from the frozen image encoder, over the share of the image that shows the tissue of "
-        "the transcripts. Right: silhouette-batch over the donors' shift of stain and expression. "
-        "Above, donors of the test split stand in no other; below, in the train split too. Lines: "
+        "the transcripts. Below: silhouette-batch over the donors' shift of stain and expression. "
+        "Left, donors of the test split stand in no other; right, in the train split too. Lines: "
         "means over seeds; dots: datasets; dashed: chance.",
     )
 

@@ -127,17 +127,20 @@ def test_recall_tells_features_that_know_the_spot_from_noise(data):
     assert found["noise"]["value"] < 3 * found["noise"]["chance"]
 
 
-def test_silhouettes_are_taken_on_true_types_and_clusters_by_split_and_donor(data):
-    rows = calibration.rows_of(data, 3, "apart")
+def test_silhouettes_are_taken_on_true_types_and_on_clusters(data):
     space = calibration.embed_counts(data, options())
-    scored = calibration.score_counts(data, rows, options(), space)
-    assert {row["of"] for row in scored} == {
-        f"{label}, {batch} as batch"
-        for label, batch in itertools.product(
-            ("true cell types", "Leiden clusters"), ("split", "donor")
-        )
-    }
+    split = calibration.split_of(data, 3, "apart")
+    scored = calibration.score_counts(data, "split", split, options(), space)
+    assert [(row["score"], row["of"]) for row in scored] == [
+        (score, f"{label}, split as batch")
+        for label in ("Leiden clusters", "true cell types")
+        for score in ("silhouette_batch", "bras")
+    ]
     assert all(0 <= row["skipped"] <= 1 for row in scored)
+    # Two batches that are the same spots twice over would mix; spots dealt at random nearly do.
+    dealt = np.random.default_rng(0).permutation(split)
+    mixed = calibration.score_counts(data, "split", dealt, options(), space)
+    assert mixed[2]["value"] > scored[2]["value"]
 
 
 def made_up_rows(value):

@@ -24,6 +24,7 @@ from pairscape.errors import InputError
 
 KNOBS = ("morphology_signal", "batch_effect")
 DONORS = ("apart", "shared")
+EITHER = "either"  # of scores that don't know of the split
 KEYS = (*KNOBS, "donors", "seed", "score", "of", "gallery")
 COLUMNS = (*KEYS, "value", "chance", "spots", "skipped", "options_sha256")
 NUMBERS = (*KNOBS, "value", "chance", "spots", "skipped")
@@ -133,33 +134,38 @@ def draw_patches(data: Simulated, options: Mapping, signal: float) -> np.ndarray
     )
 
 
+def split_of(data: Simulated, donors: int, arrangement: str) -> np.ndarray:
+    """The split of each spot (N,)."""
+    return data.index["sample"].map(split_samples(donors, arrangement)).to_numpy(str)
+
+
 def rows_of(data: Simulated, donors: int, arrangement: str) -> dict[str, np.ndarray]:
     """The spots of each split; the validation split is empty."""
-    split = data.index["sample"].map(split_samples(donors, arrangement)).to_numpy(str)
+    split = split_of(data, donors, arrangement)
     return {name: np.flatnonzero(split == name) for name in ("train", "val", "test")}
 
 
 # --------------------------------------------------------------------------------------------- scores
 
 
-def score_counts(data: Simulated, rows: Mapping, options: Mapping, space) -> list[dict]:
-    """Batch effects of one arrangement, on true cell types and on clusters; by split and by donor.
+def score_counts(
+    data: Simulated, batch: str, of: np.ndarray, options: Mapping, space
+) -> list[dict]:
+    """Batch effects on true cell types and on clusters.
 
-    ``space`` is that of ``embed_counts``, common to all arrangements.
+    Parameters
+    ----------
+    batch, of
+        What the batches are, and the batch of each spot (N,).
+    space
+        Of ``embed_counts``.
     """
     settings = {**options["batch_effect_scoring"], "resolutions": []}
-    split = np.empty(len(data.counts), object)
-    for name, chosen in rows.items():
-        split[chosen] = name
-    every = np.arange(len(data.counts))
-    batches = {
-        "split": (every, split.astype(str)),
-        "donor": (every, data.index["donor"].to_numpy(str)),
-    }
+    batches = {batch: (np.arange(len(data.counts)), of)}
     return [
         {
             "score": row["metric"],
-            "of": f"{_TRUE if row['label'] == 'given' else _LEIDEN}, {row['batch']} as batch",
+            "of": f"{_TRUE if row['label'] == 'given' else _LEIDEN}, {batch} as batch",
             "value": row["value"],
             "spots": row["spots"],
             "skipped": row["spots_skipped"],

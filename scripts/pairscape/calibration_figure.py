@@ -46,32 +46,29 @@ def plot_grid(rows: Sequence[Mapping]):
 
     Returns
     -------
-    A matplotlib figure: a row of panels per arrangement of the donors. Lines: means over the seeds at
-    each value of the other knob; dots: datasets. Dashed: chance. On Leiden clusters each mean has
+    A matplotlib figure: a column of panels per arrangement of the donors. Lines: means over the seeds
+    at each value of the other knob; dots: datasets. Dashed: chance. On Leiden clusters each mean has
     beside it the share of spots in skipped labels.
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(15.5, 6.6), dpi=_DPI, layout="constrained")
-    panels = figure.subplots(len(DONORS), len(_PANELS), squeeze=False, sharey="col")
-    for line, donors in zip(panels, DONORS, strict=True):
-        of_donors = [row for row in rows if row["donors"] == donors]
-        for axis, (title, score, of, gallery, knob) in zip(line, _PANELS, strict=True):
+    figure = Figure(figsize=(9.5, 3 * len(_PANELS)), dpi=_DPI, layout="constrained")
+    panels = figure.subplots(len(_PANELS), len(DONORS), squeeze=False, sharey="row")
+    for line, (title, score, of, gallery, knob) in zip(panels, _PANELS, strict=True):
+        for axis, donors in zip(line, DONORS, strict=True):
             drawn = [
                 row
-                for row in of_donors
-                if row["score"] == score
+                for row in rows
+                if (row["donors"], row["score"], row["gallery"]) == (donors, score, gallery)
                 and (of is None or row["of"] == of)
-                and row["gallery"] == gallery
                 and row["value"] is not None
             ]
             _draw(axis, drawn, knob, shows_skipped="Leiden" in title)
-            axis.set_title(f"{title}\ndonors {donors}", loc="left")
+            axis.set_title(f"{title}, donors {donors}", loc="left")
             axis.set_xlabel(_AXIS_WORDS[knob])
             axis.set_ylabel(_Y_WORDS[score])
     for place in (0, -1):
-        handles, labels = panels[0][place].get_legend_handles_labels()
-        panels[0][place].legend(handles, labels, fontsize=7, frameon=False)
+        panels[place][0].legend(fontsize=8, frameon=False)
     figure.suptitle(
         "Calibration: scores on simulated data whose signal is known", x=0.01, ha="left"
     )
@@ -113,5 +110,5 @@ def _draw(axis, rows: Sequence[Mapping], knob: str, shows_skipped: bool) -> None
                     xytext=(0, -12),
                     textcoords="offset points",
                     ha="center",
-                    fontsize=6.5,
+                    fontsize=8,
                 )

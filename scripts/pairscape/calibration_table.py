@@ -42,6 +42,8 @@ def score_words(row: Mapping) -> str:
 
 def sections(rows: Sequence[Mapping]) -> list[dict]:
     """Lay the table out for a reader, as ``tables.retrieval_sections`` does."""
+    order = list(_WORDS)
+    rows = sorted(rows, key=lambda row: (order.index(row["score"]), row["of"], row["donors"]))
     body = [
         [score_words(row), row["donors"], f"{row['datasets']:.0f}"]
         + [
@@ -57,7 +59,8 @@ def sections(rows: Sequence[Mapping]) -> list[dict]:
     ]
     notes = [
         "Small simulated datasets. Donors apart: those of the test split stand in no other; shared: "
-        "each test section has another of its donor in the train split.",
+        "each test section has another of its donor in the train split; either: the score doesn't know "
+        "of the split.",
         "From ... to: mean score of the datasets at the knob's least and at its greatest value. "
         "Spearman: between score and knob over all datasets, whatever the other knob and the seed; in "
         "brackets the least and greatest of single seeds.",
