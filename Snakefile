@@ -48,6 +48,7 @@ rule all:
         calibration_files(".md", ".svg"),
         gap_files(".md"),
         pooled_also,
+        kept_files(),
 
 
 rule push_to_hub:  # never part of all

@@ -27,7 +27,6 @@ RUN = "runs/tiny/tiny/tf_efficientnet_lite0-mlp/seed1"
 DIFFERS = {
     "*.log": "times",
     "*.made.json": "seconds, the commit, the job",
-    "cells.zarr.zip": "a zip holds the time of its members (bundles of the simulator only)",
 }
 
 

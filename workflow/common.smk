@@ -693,6 +693,19 @@ def all_runs(file: str) -> list[str]:
     ]
 
 
+def kept_files() -> list[str]:
+    """Pairs, trained pairs and scores: made again where they are missing, though all that was made of
+    them is there. Spots and features aren't among them: who deletes those may want the space.
+    """
+    shards = [shard for dataset in DATASETS for shard in shards_of(dataset)]
+    scores = [file for experiment in IN_ALL for file in scores_of(experiment)]
+    if config["expression"]["score"]:
+        scores += [file for experiment in IN_ALL for file in expression_scores(experiment)]
+    return list(
+        dict.fromkeys([*shards, *all_runs("model.ckpt"), *scores, *batch_effect_scores(DATASETS)])
+    )
+
+
 def audited_splits() -> list[dict]:
     """Every split that audit_splits looks at: the datasets', and the published ones beside them."""
     found = [

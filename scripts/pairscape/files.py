@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import glob
 import hashlib
 import json
 import os
@@ -20,12 +21,17 @@ def atomic_path(path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; it takes the place of ``path`` when the block ends well.
 
     After an error nothing of it stays and an older ``path`` is untouched. The block may create a
-    file or a folder there. The temporary name keeps the suffixes of ``path``.
+    file or a folder there. The temporary name keeps the suffixes of ``path``. What processes that
+    were killed have left of the same path is deleted.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".part-{os.getpid()}-{path.name}")
     remove(temporary)
+    for left in path.parent.glob(f".part-*-{glob.escape(path.name)}"):
+        number = left.name.split("-")[1]
+        if left.name == f".part-{number}-{path.name}" and not _is_running(number):
+            remove(left)
     try:
         yield temporary
         if not temporary.is_dir():
@@ -36,6 +42,19 @@ def atomic_path(path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         remove(temporary)
+
+
+def _is_running(number: str) -> bool:
+    """Whether this machine has a process of that number; another machine's may look dead: job locks
+    see to it that none of those is at work on the same path.
+    """
+    try:
+        os.kill(int(number), 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, ValueError):
+        pass
+    return True
 
 
 def remove(path) -> None:

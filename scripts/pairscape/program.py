@@ -7,6 +7,7 @@ import faulthandler
 import json
 import logging
 import os
+import signal
 import sys
 import time
 import traceback
@@ -95,6 +96,7 @@ def parse(argv, description: str, result_version: int, **flags: str) -> argparse
 def run(main) -> None:
     """Run ``main()`` and leave: one line for a bad input, a traceback only for our own defects."""
     name = Path(sys.argv[0]).stem
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         main()
         _write_record(name)
@@ -103,9 +105,11 @@ def run(main) -> None:
         code = 1
     except BrokenPipeError:
         code = 1
-    except KeyboardInterrupt:
-        log.error("interrupted")
-        code = 130
+    except KeyboardInterrupt as error:
+        log.error(
+            "%s; the same command starts it anew", error.args[0] if error.args else "interrupted"
+        )
+        code = 143 if error.args else 130
     except Stopped as stop:
         # Of several processes the first tells; another that failed would have it killed.
         first = is_first_process(os.environ)
@@ -127,6 +131,11 @@ def run(main) -> None:
     logging.shutdown()
     job_lock.release_all()
     sys.exit(code)
+
+
+def _interrupt(number: int, frame) -> None:
+    """Leave as after Ctrl-C: nothing half-written stays."""
+    raise KeyboardInterrupt(f"stopped by {signal.Signals(number).name}")
 
 
 def also_made(*paths, sha256: str | None = None) -> None:

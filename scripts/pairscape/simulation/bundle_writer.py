@@ -311,8 +311,9 @@ def _zarr_chunk_row(archive, name, row, values, chunks, compressor) -> None:
 
 
 def _zarr_chunk(archive, name, values, compressor) -> None:
-    from numcodecs import Blosc
+    from numcodecs import Blosc, blosc
 
+    blosc.use_threads = False  # threads write the blocks of a chunk in the order they end
     settings = {key: value for key, value in compressor.items() if key != "id"}
     _zarr_put(archive, name, bytes(Blosc(**settings).encode(np.ascontiguousarray(values))))
 

@@ -1,0 +1,76 @@
+"""The tiny pipeline, killed, cut off and started twice, ends with the files of an undisturbed run."""
+
+import os
+import shutil
+import signal
+import time
+
+import pytest
+from faults import (
+    RESULTS,
+    checkout,
+    differences,
+    files_of,
+    finish,
+    jobs_done,
+    kill_at,
+    leftovers,
+    processes_of,
+    seeded_moments,
+    start,
+)
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = checkout(tmp_path_factory.mktemp("faults") / "undisturbed")
+    finish(folder)
+    return folder
+
+
+def test_killed_three_times_at_seeded_moments_and_started_again(undisturbed, tmp_path):
+    folder = checkout(tmp_path / "killed")
+    for jobs, seconds in seeded_moments(seed=7, number=3):
+        kill_at(folder, jobs, seconds)
+    finish(folder)
+    assert jobs_done(folder) > 5
+    assert differences(undisturbed, folder) == []
+    assert leftovers(folder) == []
+    assert processes_of(folder) == []
+
+
+def test_what_was_cut_off_by_hand_is_refused_and_made_again(undisturbed, tmp_path):
+    folder = checkout(tmp_path / "cut")
+    for name in ("results", ".snakemake"):  # with the times of the files
+        shutil.copytree(undisturbed / name, folder / name, symlinks=True)
+    shard = folder / RESULTS / "datasets/tiny/shards/speck.arrow"
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[: len(whole) // 2])
+    refused = start(folder)
+    assert refused.wait(600) == 1
+    said = (folder / "said.txt").read_text()
+    assert str(RESULTS / "datasets/tiny/shards/speck.arrow") in said
+    assert "Traceback" not in said
+    shard.unlink()
+    finish(folder)
+    assert shard.read_bytes() == whole
+    assert differences(undisturbed, folder) == []
+
+
+def test_ctrl_c_stops_the_jobs_and_the_same_command_goes_on(undisturbed, tmp_path):
+    folder = checkout(tmp_path / "interrupted")
+    running = start(folder)
+    while jobs_done(folder) < 2 and running.poll() is None:
+        time.sleep(0.05)
+    os.killpg(running.pid, signal.SIGINT)
+    assert running.wait(120) != 0
+    deadline = time.monotonic() + 30
+    while processes_of(folder) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert processes_of(folder) == []
+    assert [path for path in files_of(folder) if ".part-" in path] == []
+    finish(folder)
+    assert differences(undisturbed, folder) == []
+    assert leftovers(folder) == []
