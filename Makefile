@@ -13,7 +13,7 @@ FAULTS ?= two
 SNAKEMAKE := $(VENV)/bin/snakemake --cores $(CORES) --workflow-profile profiles/local
 export PYTHONNOUSERSITE := 1
 
-.PHONY: help env lint format test demo study verify real bench test-slurm pins clean
+.PHONY: help env lint format test test-slurm soak demo study verify real bench pins clean
 
 help:  ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1 \t\2/' | expand -t 20
@@ -59,6 +59,9 @@ test-slurm: env  ## the tiny pipeline through a real Slurm, with faults (6 minut
 	@start=$$SECONDS
 	PAIRSCAPE_TEST_SLURM=$(FAULTS) $(VENV)/bin/python -m pytest -rs tests/test_slurm.py
 	echo "test-slurm: $$((SECONDS - start)) s" >&2
+
+soak: env  ## the tiny pipeline through every fault, a table of what was lost (20 minutes; some need root)
+	$(VENV)/bin/python tests/soak.py
 
 demo: env  ## the whole way on simulated tissue (10 minutes): results/demo/report.html
 	@start=$$SECONDS

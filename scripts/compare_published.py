@@ -11,11 +11,11 @@ compare with published ones; empty where they do); protocol. Scores of an experi
 are refused; those that are missing are told.
 """
 
-from pairscape import program, published_gap, published_scores, retrieval, tables
+from pairscape import program, published_gap, published_scores, records, retrieval, tables
 from pairscape.errors import InputError
 from pairscape.program import log
 
-RESULT_VERSION = 1
+RESULT_VERSION = 2
 
 
 def main(argv=None):
@@ -56,6 +56,7 @@ def main(argv=None):
         published_gap.sections(rows),
     )
     published_gap.write_ranks(args.ranks, published_gap.agreement(rows))
+    records.add_origin([args.table, args.ranks], args.options, args.scores or [])
     log.info("%s: %s", name, published_gap.in_short(rows))
 
 

@@ -16,12 +16,13 @@ from pairscape import (
     batch_effect_table,
     figures,
     program,
+    records,
     retrieval,
 )
 from pairscape.errors import InputError
 from pairscape.program import log
 
-RESULT_VERSION = 1
+RESULT_VERSION = 2
 
 
 def main(argv=None):
@@ -62,6 +63,7 @@ def main(argv=None):
         title = f"Batch effects and retrieval, experiment {experiment}"
         figure = batch_effect_figure.plot_points(drawn, title)
         figures.save_figure(figure, args.png, args.svg)
+    records.add_origin([args.numbers], args.options, [*args.batch_effects, *args.retrieval])
     first = drawn[0]
     log.info(
         "%s: %d panels, %s",

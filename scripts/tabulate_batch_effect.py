@@ -6,11 +6,11 @@ OUT  the table as TSV (numbers), Markdown and LaTeX (for reading)
 Options: resolution, of the clusters whose score is the main one.
 """
 
-from pairscape import batch_effect, batch_effect_table, program, tables
+from pairscape import batch_effect, batch_effect_table, program, records, tables
 from pairscape.errors import InputError
 from pairscape.program import log
 
-RESULT_VERSION = 1
+RESULT_VERSION = 2
 
 
 def main(argv=None):
@@ -40,6 +40,7 @@ def main(argv=None):
     tables.write_for_reading(
         (args.markdown, args.latex), "Batch effects", batch_effect_table.sections(rows)
     )
+    records.add_origin([args.table], args.options, args.scores)
     log.info("%d datasets, %d rows", len(of), len(rows))
 
 

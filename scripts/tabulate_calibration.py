@@ -4,10 +4,10 @@ IN   scores of calibrate_scores, of each batch effect and seed
 OUT  the table as TSV (numbers), Markdown and LaTeX (for reading)
 """
 
-from pairscape import calibration, calibration_table, program, tables
+from pairscape import calibration, calibration_table, program, records, tables
 from pairscape.program import log
 
-RESULT_VERSION = 1
+RESULT_VERSION = 2
 
 
 def main(argv=None):
@@ -25,6 +25,7 @@ def main(argv=None):
     tables.write_for_reading(
         (args.markdown, args.latex), "Calibration", calibration_table.sections(rows)
     )
+    records.add_origin([args.table], args.options, args.scores)
     log.info("%d scores, over up to %d datasets", len(rows), max(row["datasets"] for row in rows))
 
 

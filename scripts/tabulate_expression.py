@@ -8,11 +8,11 @@ Options: experiment; expected, the planned runs (dataset, image_encoder, gene_en
 so that what is missing is said.
 """
 
-from pairscape import expression, expression_table, program, tables
+from pairscape import expression, expression_table, program, records, tables
 from pairscape.errors import InputError
 from pairscape.program import log
 
-RESULT_VERSION = 1
+RESULT_VERSION = 2
 
 
 def main(argv=None):
@@ -41,6 +41,7 @@ def main(argv=None):
     laid_out = expression_table.sections(rows)
     expression_table.write_table(args.table, rows)
     tables.write_for_reading((args.markdown, args.latex), title, laid_out)
+    records.add_origin([args.table], args.options, args.scores)
     of_pairs = [row for row in rows if row["gene_encoder"] and row["metric"] == "pearson"]
     log.info(
         "%s: %d rows; %s",

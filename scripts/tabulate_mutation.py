@@ -7,11 +7,11 @@ Options: expected, the planned runs (mutation, leaking, cohort, target, model ea
 is missing is said.
 """
 
-from pairscape import mutation_scores, mutation_tables, program, site_folds, tables
+from pairscape import mutation_scores, mutation_tables, program, records, site_folds, tables
 from pairscape.errors import InputError
 from pairscape.program import log
 
-RESULT_VERSION = 1
+RESULT_VERSION = 2
 
 
 def main(argv=None):
@@ -38,6 +38,7 @@ def main(argv=None):
     sections = mutation_tables.mutation_sections(rows, balances)
     mutation_tables.write_table(args.table, rows)
     tables.write_for_reading((args.markdown, args.latex), mutation_tables.TITLE, sections)
+    records.add_origin([args.table], args.options, args.scores)
     missing = sum(row["auroc"] is None for row in rows)
     log.info("%d rows, %d of them not run", len(rows), missing)
 

@@ -9,11 +9,11 @@ Options: experiment; expected, the planned runs (dataset, image_encoder, gene_en
 control where it is one), so that what is missing is said.
 """
 
-from pairscape import comparisons, program, retrieval, tables
+from pairscape import comparisons, program, records, retrieval, tables
 from pairscape.errors import InputError
 from pairscape.program import log
 
-RESULT_VERSION = 2
+RESULT_VERSION = 3
 COMPARED = ("split", "other_donors", "sample")  # galleries
 FORMS = ".tsv, .md and .tex to write"
 
@@ -69,6 +69,8 @@ def main(argv=None):
         tables.write_for_reading(
             args.comparisons[1:], f"{title}: encoders compared", comparisons.sections(compared)
         )
+    made = [paths[0] for paths in (args.nearby, args.groups, args.comparisons) if paths]
+    records.add_origin([args.table, *made], args.options, args.scores)
     missing, failed = _runs(rows, "seeds_missing"), _runs(rows, "seeds_failed")
     log.info("%s: %d rows, %d runs missing, %d failed", experiment, len(rows), missing, failed)
 

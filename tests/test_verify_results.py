@@ -358,3 +358,23 @@ def test_a_real_program_leaves_a_record_that_verifies(tmp_path):
     done = subprocess.run(check, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1
     assert "results/folds.tsv: checksum" in done.stderr.splitlines()[0]
+
+
+def test_every_row_of_a_table_says_what_made_it(tmp_path):
+    scores, table = tmp_path / "scores.tsv", tmp_path / "table.tsv"
+    scores.write_text("a\n1\n")
+    files.write_numbers(
+        table, [{"name": "x", "value": 0.5}, {"name": "y", "value": None}], ["name", "value"]
+    )
+    options = {"experiment": "e", "from": "https://user:secret@host/path?token=1"}
+    records.add_origin([table], options, [scores])
+    first = files.read_tsv(table)
+    assert [list(row) for row in first] == [["name", "value", *files.ORIGIN]] * 2
+    assert first[0]["options_sha256"] == files.sha256_json(records.without_secrets(options))
+    assert first[0]["git_commit"] == (records.git_commit() or "")
+    assert files.read_numbers(table, ["name"], "", texts=["name"])[0]["value"] == 0.5
+    scores.write_text("a\n2\n")
+    records.add_origin([table], options, [scores])  # once more: the columns stand once
+    second = files.read_tsv(table)
+    assert list(second[0]) == list(first[0])
+    assert second[0]["scores_sha256"] != first[0]["scores_sha256"]

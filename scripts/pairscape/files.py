@@ -14,6 +14,7 @@ from pathlib import Path
 from pairscape.errors import InputError
 
 SEAL = "json_sha256"
+ORIGIN = ("scores_sha256", "options_sha256", "git_commit")  # what made a row of a table
 
 
 @contextlib.contextmanager
@@ -286,7 +287,9 @@ def read_numbers(
         A column is missing, or a field that must be a number isn't one.
     """
     rows = read_tsv(path, columns)
-    wanted = list(numbers) or [name for name in (rows[0] if rows else ()) if name not in set(texts)]
+    wanted = list(numbers) or [
+        name for name in (rows[0] if rows else ()) if name not in {*texts, *ORIGIN}
+    ]
     for line, row in enumerate(rows, start=2):
         for name in wanted:
             try:

@@ -142,6 +142,7 @@ def write(
     if not made:
         return None
     given = without_secrets(json.loads(options))
+    given.pop("result_version", None)  # it has a place of its own
     record = {
         "program": program,
         "result_version": result_version,
@@ -165,6 +166,33 @@ def write(
     }
     files.write_json(path, record)
     return path
+
+
+def add_origin(tables: Iterable, options: Mapping, scores: Iterable) -> None:
+    """Let every row of tables say what made it: a row that is copied elsewhere can be traced.
+
+    Parameters
+    ----------
+    tables
+        TSV files, to which the columns ``files.ORIGIN`` are added: the checksum of the scores, that
+        of the options, and the commit.
+    options
+        Of the program, as its record has them.
+    scores
+        The files that the tables were made from, in the order that they were given.
+    """
+    origin = (
+        files.sha256_json([files.sha256_file(path) for path in scores]),
+        files.sha256_json(without_secrets(options)),
+        git_commit() or "",
+    )
+    for path in tables:
+        with open(path, newline="") as handle:
+            header = handle.readline().rstrip("\n").split("\t")
+        columns = [name for name in header if name not in files.ORIGIN]
+        rows = files.read_tsv(path, columns)
+        said = dict(zip(files.ORIGIN, origin, strict=True))
+        files.write_tsv(path, [{**row, **said} for row in rows], [*columns, *files.ORIGIN])
 
 
 def read(path) -> dict:
