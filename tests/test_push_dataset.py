@@ -123,7 +123,7 @@ def test_cards_tables_and_named_shards_go_up_and_nothing_else(datasets, hub):
             "tiny/README.md",
             "tiny/*.tsv",
             "tiny/data/tiny/*.csv",
-            "tiny/shards/*",
+            "tiny/shards/*.arrow",
         )
         for path in datasets.glob(pattern)
     }
