@@ -38,6 +38,8 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen:
             stdout=said,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            # What a shell starts in the background ignores Ctrl-C, and so would this.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             env={**os.environ, "HF_HOME": str(folder / "hf"), "HF_HUB_OFFLINE": "1"},
         )
 

@@ -97,6 +97,7 @@ def interrupted(jobs: int):
             time.sleep(0.05)
         os.killpg(running.pid, signal.SIGINT)
         code = running.wait(120)
+        assert code != 0, "it wasn't interrupted"
         time.sleep(3)
         assert not processes_of(folder), "its jobs go on"
         finish(folder)
