@@ -194,7 +194,7 @@ def refused_until_deleted(path: Path, change):
             place.unlink()
             finish(folder)
             return "refused by its reader in one line; deleted, it was made again"
-        return "made again without asking"
+        return "not refused"
 
     return fault
 
@@ -216,6 +216,24 @@ def flipped_unseen(folder: Path, whole: Path) -> str:
     place.unlink()
     finish(folder)
     return "named by make verify; a run that reads it refuses; deleted, it was made again"
+
+
+def named_by_verify(path: Path, change):
+    """Change by hand what no further step reads: ``make verify`` names it; deleted, it is made again."""
+
+    def fault(folder: Path, whole: Path) -> str:
+        finished(folder, whole)
+        place = folder / path
+        place.write_bytes(change(place.read_bytes()))
+        verify = [sys.executable, "scripts/verify_results.py", "--results", str(RESULTS)]
+        done = subprocess.run(verify, cwd=folder, capture_output=True, text=True)
+        assert done.returncode == 1, done.stderr
+        assert str(path) in done.stderr + done.stdout, done.stderr
+        place.unlink()
+        finish(folder)
+        return "no step reads it; named by make verify; deleted, it was made again"
+
+    return fault
 
 
 def deleted(*paths: Path):
@@ -246,7 +264,7 @@ FAULTS = {
     "a disk of 12 MB": disk_full(12),
     "results that can't be written": read_only,
     "Arrow shard cut in half": refused_until_deleted(SHARD, cut),
-    "model.ckpt of no bytes": refused_until_deleted(RUN / "model.ckpt", lambda data: b""),
+    "model.ckpt of no bytes": named_by_verify(RUN / "model.ckpt", lambda data: b""),
     "a byte of the image features flipped, its time kept": flipped_unseen,
     "scores and a trained pair deleted": deleted(SCORES, RUN / "model.ckpt"),
 }
