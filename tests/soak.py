@@ -219,7 +219,7 @@ def flipped_unseen(folder: Path, whole: Path) -> str:
 
 
 def named_by_verify(path: Path, change):
-    """Change by hand what no further step reads: ``make verify`` names it; deleted, it is made again."""
+    """Change what no further step reads: ``make verify`` names it; deleted, it is made again."""
 
     def fault(folder: Path, whole: Path) -> str:
         finished(folder, whole)
