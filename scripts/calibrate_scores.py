@@ -131,12 +131,11 @@ def embed(tower, spec, patches, threads: int):
 
     from pairscape import image_encoders, patch_reader
 
-    size = {key: spec["input"][key] for key in ("resize_px", "crop_px", "interpolation")}
     step = image_encoders.batch_size()
     batches = [range(at, min(at + step, len(patches))) for at in range(0, len(patches), step)]
 
     def read(rows):
-        return np.stack([patch_reader.fit(patches[row], **size) for row in rows])
+        return patch_reader.fit_all((patches[row] for row in rows), spec["input"])
 
     return np.concatenate(list(image_encoders.embed(tower, spec, read, batches, threads)))
 

@@ -11,8 +11,7 @@ compare with published ones; empty where they do); protocol. Scores of an experi
 are refused; those that are missing are told.
 """
 
-from pairscape import program, published_gap, published_scores, records, retrieval, tables
-from pairscape.errors import InputError
+from pairscape import program, published_gap, published_scores, records, retrieval, runs, tables
 from pairscape.program import log
 
 RESULT_VERSION = 2
@@ -37,14 +36,7 @@ def main(argv=None):
     scores = []
     for path in args.scores or []:
         rows = retrieval.read_scores(path)
-        for line, row in enumerate(rows, start=2):
-            if row["experiment"] not in experiments:
-                raise InputError(
-                    path,
-                    f"line {line}, experiment",
-                    row["experiment"],
-                    f"give only scores of {', '.join(experiments)}",
-                )
+        runs.check_experiment(path, rows, *experiments)
         scores += rows
     rows = published_gap.compare(
         published, scores, experiments, args.options["datasets"], args.options.get("protocol", "")

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -82,6 +83,12 @@ def leftovers(folder: Path) -> list[str]:
         for pattern in (".part-*", "*.lock*", "last*.ckpt", "failed.json")
         for path in (folder / "results").rglob(pattern)
     ]
+
+
+def copy_results(source: Path, folder: Path) -> None:
+    """The results of one run, with their times, as if the other had made them."""
+    for name in ("results", ".snakemake"):
+        shutil.copytree(source / name, folder / name, symlinks=True)
 
 
 def jobs_done(folder: Path) -> int:

@@ -19,6 +19,7 @@ from faults import (
     RESULTS,
     ROOT,
     checkout,
+    copy_results,
     differences,
     finish,
     jobs_done,
@@ -173,17 +174,11 @@ def read_only(folder: Path, whole: Path) -> str | None:
     return f"refused: {told.strip()[:90].replace('|', '/')}"
 
 
-def finished(folder: Path, whole: Path) -> None:
-    """The undisturbed results, with their times."""
-    for name in ("results", ".snakemake"):
-        shutil.copytree(whole / name, folder / name, symlinks=True)
-
-
 def refused_until_deleted(path: Path, change):
     """Change a file by hand: whoever reads it refuses in one line; deleted, it is made again."""
 
     def fault(folder: Path, whole: Path) -> str:
-        finished(folder, whole)
+        copy_results(whole, folder)
         place = folder / path
         place.write_bytes(change(place.read_bytes()))
         code = start(folder).wait(900)
@@ -199,17 +194,22 @@ def refused_until_deleted(path: Path, change):
     return fault
 
 
+def must_be_named(folder: Path, path: Path) -> None:
+    """``make verify`` refuses the results and names the file."""
+    verify = [sys.executable, "scripts/verify_results.py", "--results", str(RESULTS)]
+    done = subprocess.run(verify, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    assert str(path) in done.stderr + done.stdout, done.stderr
+
+
 def flipped_unseen(folder: Path, whole: Path) -> str:
-    finished(folder, whole)
+    copy_results(whole, folder)
     place, times = folder / FEATURES, os.stat(folder / FEATURES)
     data = bytearray(place.read_bytes())
     data[len(data) // 2] ^= 1
     place.write_bytes(data)
     os.utime(place, ns=(times.st_atime_ns, times.st_mtime_ns))
-    verify = [sys.executable, "scripts/verify_results.py", "--results", str(RESULTS)]
-    done = subprocess.run(verify, cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 1, done.stderr
-    assert str(FEATURES) in done.stderr + done.stdout, done.stderr
+    must_be_named(folder, FEATURES)
     (folder / RUN / "model.ckpt").unlink()
     code = start(folder).wait(600)
     assert code != 0, "the run was trained on it"
@@ -222,13 +222,10 @@ def named_by_verify(path: Path, change):
     """Change what no further step reads: ``make verify`` names it; deleted, it is made again."""
 
     def fault(folder: Path, whole: Path) -> str:
-        finished(folder, whole)
+        copy_results(whole, folder)
         place = folder / path
         place.write_bytes(change(place.read_bytes()))
-        verify = [sys.executable, "scripts/verify_results.py", "--results", str(RESULTS)]
-        done = subprocess.run(verify, cwd=folder, capture_output=True, text=True)
-        assert done.returncode == 1, done.stderr
-        assert str(path) in done.stderr + done.stdout, done.stderr
+        must_be_named(folder, path)
         place.unlink()
         finish(folder)
         return "no step reads it; named by make verify; deleted, it was made again"
@@ -238,7 +235,7 @@ def named_by_verify(path: Path, change):
 
 def deleted(*paths: Path):
     def fault(folder: Path, whole: Path) -> str:
-        finished(folder, whole)
+        copy_results(whole, folder)
         for path in paths:
             (folder / path).unlink()
         finish(folder)

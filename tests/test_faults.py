@@ -1,7 +1,6 @@
 """The tiny pipeline, killed, cut off and started twice, ends with the files of an undisturbed run."""
 
 import os
-import shutil
 import signal
 import time
 
@@ -9,6 +8,7 @@ import pytest
 from faults import (
     RESULTS,
     checkout,
+    copy_results,
     differences,
     files_of,
     finish,
@@ -43,8 +43,7 @@ def test_killed_three_times_at_seeded_moments_and_started_again(undisturbed, tmp
 
 def test_what_was_cut_off_by_hand_is_refused_and_made_again(undisturbed, tmp_path):
     folder = checkout(tmp_path / "cut")
-    for name in ("results", ".snakemake"):  # with the times of the files
-        shutil.copytree(undisturbed / name, folder / name, symlinks=True)
+    copy_results(undisturbed, folder)
     shard = folder / RESULTS / "datasets/tiny/shards/speck.arrow"
     whole = shard.read_bytes()
     shard.write_bytes(whole[: len(whole) // 2])

@@ -34,6 +34,7 @@ from pairscape.encoders import features_name, takes_stored_images, uses_train_fa
 from pairscape.errors import InputError
 from pairscape.leakage import FACTS as LEAK_FACTS
 from pairscape.leakage import SPLITS
+from pairscape.records import program_version
 
 SOURCE = (workflow.overwrite_configfiles or ["config/config.yaml"])[-1]
 TRANSCRIPTS = ("transcripts.parquet", "transcripts.csv.gz")  # the first one there is read
@@ -139,12 +140,6 @@ wildcard_constraints:
     mutation=one_of(MUTATION),
     model=one_of(MODELS),
     target=one_of({target for entry in MUTATION.values() for target in entry["targets"]}),
-
-
-def program_version(name: str) -> int:
-    """The RESULT_VERSION of scripts/<name>.py, read without importing it."""
-    text = Path(workflow.basedir, "scripts", f"{name}.py").read_text()
-    return int(re.search(r"^RESULT_VERSION = (\d+)$", text, re.MULTILINE).group(1))
 
 
 PROGRAM_VERSIONS = {}

@@ -241,7 +241,7 @@ def read_facts(path) -> dict:
     from pairscape import pair
 
     _refuse_closed_form(path)
-    return pair._read_stored(path)[2]
+    return pair.read_stored(path)[2]
 
 
 def load_model(path, weights=None):
@@ -343,7 +343,6 @@ def embed_patches(
     """
     from pairscape import image_encoders, patch_reader, program
 
-    size = {key: model.spec["input"][key] for key in ("resize_px", "crop_px", "interpolation")}
     side_px = field.side_um / image.um_per_px
     places, tissue = [], []
 
@@ -359,12 +358,12 @@ def embed_patches(
             if field.encoding is not None:  # the pair has seen its traces, and none without
                 stored = pairs.encode_patch(patch, field.encoding, field.quality)
                 patch = patch_reader.decode(stored, image.path, place)
-            kept.append(patch_reader.fit(patch, **size))
+            kept.append(patch)
             if len(kept) == image_encoders.batch_size():
-                yield np.stack(kept)
+                yield patch_reader.fit_all(kept, model.spec["input"])
                 kept.clear()
         if kept:
-            yield np.stack(kept)
+            yield patch_reader.fit_all(kept, model.spec["input"])
 
     blocks = list(image_encoders.embed(model.tower, model.spec, _same, batches(), threads))
     if not blocks:

@@ -194,10 +194,9 @@ def transform(spec: Mapping) -> Callable[[Sequence[np.ndarray]], torch.Tensor]:
     normalised. A patch that has the size already isn't resampled.
     """
     options = spec["input"]
-    size = {key: options[key] for key in ("resize_px", "crop_px", "interpolation")}
 
     def prepare(patches: Sequence[np.ndarray]) -> torch.Tensor:
-        fitted = np.stack([patch_reader.fit(patch, **size) for patch in patches])
+        fitted = patch_reader.fit_all(patches, options)
         return patch_reader.normalise(fitted, options["mean"], options["std"])
 
     return prepare

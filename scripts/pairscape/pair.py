@@ -351,7 +351,7 @@ def load_pair(path, image_weights=None, gene_weights=None) -> tuple[Pair, dict]:
     InputError
         The file is missing, damaged, or of another format, or the trunk's weights are others.
     """
-    description, state, meta = _read_stored(path)
+    description, state, meta = read_stored(path)
     towers = build_towers(description, image_weights, gene_weights, with_state=True)
     _require_trunks(path, description, trunk_checksums(description, towers))
     try:
@@ -380,7 +380,7 @@ def load_image_side(path, image_weights=None) -> tuple[Side, dict]:
     InputError
         As ``load_pair``.
     """
-    description, state, _ = _read_stored(path)
+    description, state, _ = read_stored(path)
     # Genes as if they were stored: their encoder stays unbuilt.
     widths = {"images": None, "genes": 0}
     if encoders.takes_stored_images(description["training"]):
@@ -419,7 +419,7 @@ def _image_side(description: Mapping, tower: nn.Module | None) -> Side:
     )
 
 
-def _read_stored(path) -> tuple[dict, dict, dict]:
+def read_stored(path) -> tuple[dict, dict, dict]:
     """Description, state and metadata of a saved pair."""
     try:
         if (fault := files.zip_fault(path)) is not None:

@@ -5,7 +5,7 @@ where it stays uint8 (a quarter of float32) until the last step: augmentation wo
 one fused pass makes it float32, on the CPU or on the device that it was brought to.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numba
 import numpy as np
@@ -13,6 +13,7 @@ import numpy as np
 from pairscape import pairs
 from pairscape.errors import InputError
 
+SIZE_KEYS = ("resize_px", "crop_px", "interpolation")
 _JPEG = b"\xff\xd8\xff"
 
 
@@ -37,7 +38,7 @@ class PatchReader:
 
     def __init__(self, shards: Sequence, input_spec: Mapping):
         self.shards = [str(path) for path in shards]
-        self.input = {key: input_spec[key] for key in ("resize_px", "crop_px", "interpolation")}
+        self.input = {key: input_spec[key] for key in SIZE_KEYS}
         self.row_counts = [pairs.read_shard_table(path).num_rows for path in self.shards]
         self._parts = None
 
@@ -118,6 +119,12 @@ def decode(encoded, path, row: int) -> np.ndarray:
             return np.asarray(image.convert("RGB"))
     except (ValueError, OSError, UnidentifiedImageError) as error:
         raise _damaged(path, row, error) from None
+
+
+def fit_all(patches: Iterable[np.ndarray], input_spec: Mapping) -> np.ndarray:
+    """Bring patches (H, W, 3) uint8 to the size of an encoder's ``input``: (n, crop_px, crop_px, 3)."""
+    size = {key: input_spec[key] for key in SIZE_KEYS}
+    return np.stack([fit(patch, **size) for patch in patches])
 
 
 def fit(patch: np.ndarray, resize_px: int, crop_px: int, interpolation: str) -> np.ndarray:

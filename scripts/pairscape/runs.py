@@ -52,13 +52,13 @@ def shared_donors(splits: Iterable[Mapping], split: str) -> str:
     return "; ".join(dict.fromkeys(text for text in words if text))
 
 
-def check_experiment(path, rows: Iterable[Mapping], experiment: str) -> None:
+def check_experiment(path, rows: Iterable[Mapping], *experiments: str) -> None:
     """Refuse scores of another experiment; ``path`` is their file, for the message."""
     for line, row in enumerate(rows, start=2):
-        if row["experiment"] != experiment:
+        if row["experiment"] not in experiments:
             raise InputError(
                 path,
                 f"line {line}, experiment",
                 row["experiment"],
-                f"give only scores of {experiment}",
+                f"give only scores of {', '.join(experiments)}",
             )

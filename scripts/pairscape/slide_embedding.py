@@ -95,11 +95,9 @@ def embed_patches(
     """
     from pairscape import patch_reader
 
-    size = {key: model.spec["input"][key] for key in ("resize_px", "crop_px", "interpolation")}
-
     def read(rows):
         patches = (whole_slide.read_patch(slide, grid, row) for row in rows)
-        return np.stack([patch_reader.fit(patch, **size) for patch in patches])
+        return patch_reader.fit_all(patches, model.spec["input"])
 
     count = len(grid.coords)
     batches = [range(at, min(at + batch, count)) for at in range(0, count, batch)]
