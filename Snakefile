@@ -21,6 +21,7 @@ include: "workflow/pretrain.smk"
 include: "workflow/evaluate.smk"
 include: "workflow/slides.smk"
 include: "workflow/calibrate.smk"
+include: "workflow/audit.smk"
 include: "workflow/report.smk"
 
 
@@ -46,6 +47,7 @@ rule all:
         expression_files(".md", ".svg"),
         mutation_files(".md", ".svg"),
         calibration_files(".md", ".svg"),
+        audit_files(".md", ".svg"),
         gap_files(".md"),
         pooled_also,
         kept_files(),

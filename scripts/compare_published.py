@@ -5,16 +5,16 @@ IN   retrieval.tsv of the datasets that are scored, of one experiment or of the 
 OUT  the table as TSV (numbers), Markdown and LaTeX (for reading); how far the encoders stand in the
      same order, as TSV
 
-Options: name; experiments, by name: training (resolved) and expected, the planned runs (dataset,
-image_encoder, gene_encoder, seed each); datasets, by name: panel, and unlike (why its numbers don't
-compare with published ones; empty where they do); protocol. Scores of an experiment that isn't named
-are refused; those that are missing are told.
+Options: name; experiments, by name: training (resolved), expected, the planned runs (dataset,
+image_encoder, gene_encoder, seed each), protocol, and variants (encoders that stand for others);
+datasets, by name: panel, and unlike (why its numbers don't compare with published ones; empty where
+they do). Scores of an experiment that isn't named are refused; those that are missing are told.
 """
 
 from pairscape import program, published_gap, published_scores, records, retrieval, runs, tables
 from pairscape.program import log
 
-RESULT_VERSION = 2
+RESULT_VERSION = 3
 
 
 def main(argv=None):
@@ -38,9 +38,7 @@ def main(argv=None):
         rows = retrieval.read_scores(path)
         runs.check_experiment(path, rows, *experiments)
         scores += rows
-    rows = published_gap.compare(
-        published, scores, experiments, args.options["datasets"], args.options.get("protocol", "")
-    )
+    rows = published_gap.compare(published, scores, experiments, args.options["datasets"])
     published_gap.write_table(args.table, rows)
     tables.write_for_reading(
         (args.markdown, args.latex),

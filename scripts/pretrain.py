@@ -17,7 +17,7 @@ from pairscape import config, encoders, failures, files, program
 from pairscape.errors import InputError
 from pairscape.records import git_commit
 
-RESULT_VERSION = 3
+RESULT_VERSION = 4
 PACKAGES = ("torch", "lightning", "open_clip_torch", "peft", "timm", "numpy", "pyarrow")
 MADE_BY = {"image": "embed_images", "gene": "embed_genes"}
 
@@ -142,13 +142,6 @@ def check_options(options, shards) -> None:
     for kind in encoders.KINDS:
         file = f"config/encoders/{kind}/{options[f'{kind}_name']}.yaml"
         encoders.require_built(options[f"{kind}_encoder"], file)
-    if options.get("protocol", "corrected") != "corrected":
-        raise InputError(
-            "--options",
-            "protocol",
-            options["protocol"],
-            "choose corrected: the other isn't built yet",
-        )
     if len(shards) != len(options["samples"]):
         raise InputError(
             "--shards",
@@ -331,6 +324,11 @@ def build(args, data, training) -> dict:
             seed,
             pretraining.augmentation_kind(training),
             dealt,
+            training["augmentation_draws"] == "per_batch",
+            (image["input"]["mean"], image["input"]["std"])
+            if training["sharpen"] == "after_normalisation"
+            else None,
+            training["evaluation_crop"] == "random",
         ),
     }
 
@@ -359,7 +357,7 @@ def write_run(args, data, training, identity, trained, selected, metrics, world)
     write_embeddings(
         args,
         data,
-        facts | {"logit_scale": scale},
+        facts | {"logit_scale": scale, "unit_length": training["unit_length"]},
         lambda rows, sides, path: pretraining.embed_pairs(
             module, trained["rows"], rows, world, sides, path
         ),

@@ -36,6 +36,7 @@ def published():
 
 def experiment(panels=PANELS, images=IMAGES, genes=GENES, seeds=SEEDS, **training):
     return {
+        "protocol": "corrected",
         "training": config.resolve_part("training", training),
         "expected": [
             {"dataset": d, "image_encoder": i, "gene_encoder": g, "seed": seed}
@@ -79,7 +80,7 @@ def compared(cells, rows, experiments=None, unlike=None):
     experiments = experiments or {"benchmark": experiment()}
     used = {run["dataset"] for of in experiments.values() for run in of["expected"]}
     datasets = {d: {"panel": d, "unlike": (unlike or {}).get(d, "")} for d in sorted(used)}
-    return published_gap.compare(cells, rows, experiments, datasets, "corrected")
+    return published_gap.compare(cells, rows, experiments, datasets)
 
 
 def run(tmp_path, rows, experiments=None, datasets=None, **tables):
@@ -89,7 +90,6 @@ def run(tmp_path, rows, experiments=None, datasets=None, **tables):
         "name": "benchmark",
         "experiments": experiments,
         "datasets": datasets or {d: {"panel": d, "unlike": ""} for d in sorted(used)},
-        "protocol": "corrected",
     }
     argv = ["--options", json.dumps(options)]
     if rows:
@@ -310,6 +310,21 @@ def test_options_other_than_the_papers_are_said(published):
     notes = " ".join(published_gap.sections(rows)[0]["notes"])
     assert "max_steps 400 (published: 20000)" in notes
     assert "protocol corrected" in notes
+
+
+def test_an_encoder_that_repeats_what_was_published_stands_for_the_published_one(published):
+    rows = [
+        row | {"gene_encoder": row["gene_encoder"].replace("mlp", "mlp_published")}
+        for row in ours(published, lambda cell: 0.01 * (cell["gene_encoder"] == "mlp"))
+    ]
+    plan = experiment(genes=[gene.replace("mlp", "mlp_published") for gene in GENES])
+    plan |= {"protocol": "published", "variants": {"mlp_published": "mlp"}}
+    found = [row for row in compared(published, rows, {"benchmark": plan}) if row["source"]]
+    of_mlp = [row["difference"] for row in found if row["gene_encoder"] == "mlp"]
+    assert [d for d in of_mlp if d is not None]
+    assert all(abs(d - 0.01) < 1e-6 for d in of_mlp if d is not None)
+    scored = {row["gene_encoder"] for row in found if row["ours_status"] == published_gap.SCORED}
+    assert scored == set(GENES)
 
 
 def test_spearmans_p_is_the_share_of_orders_and_few_items_have_none():

@@ -17,7 +17,14 @@ from pairscape.config import (
 )
 from pairscape.errors import InputError
 
-CONFIGS = ["config/config.yaml", "config/demo.yaml", "tests/tiny.yaml", "tests/real/config.yaml"]
+CONFIGS = [
+    "config/config.yaml",
+    "config/demo.yaml",
+    "config/study.yaml",
+    "tests/tiny.yaml",
+    "tests/study.yaml",
+    "tests/real/config.yaml",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +53,8 @@ def test_defaults_fill_every_level_and_are_valid_themselves(path):
     resolved, _ = check(load(path), path)
     assert resolved["retrieval"]["recall_at"] == [1, 5, 10]
     for experiment in resolved["experiments"].values():
-        assert experiment["training"]["betas"] == [0.9, 0.95]
+        second = 0.999 if experiment["flags"]["adam_betas"] else 0.95
+        assert experiment["training"]["betas"] == [0.9, second]
     for name, preset in resolved["spots"].items():
         assert preset["min_qv"] == (0 if name == "published55" else 20)
     assert resolve_config(resolved, path) == resolved
@@ -272,7 +280,15 @@ def test_the_published_data_set_as_a_source_needs_no_bundle():
 
 def test_the_published_datasets_have_the_published_samples():
     resolved, samples = check(load("config/config.yaml"))
-    counts = {name: len(dataset_samples(resolved, samples, name)) for name in resolved["datasets"]}
+    counts = {
+        name: len(dataset_samples(resolved, samples, name))
+        for name, plan in resolved["datasets"].items()
+        if not plan["on_request"]
+    }
+    for name, count in counts.items():
+        also = f"{name}-as-published"
+        if name != "human-breast-addon":
+            assert len(dataset_samples(resolved, samples, also)) == count
     assert counts == {
         "human-5k-panel": 7,
         "human-breast-panel": 5,

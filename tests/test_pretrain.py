@@ -89,7 +89,6 @@ def run(dataset, out, splits=None, features=None, options=None, weights=None, **
         "gene_name": "mlp",
         "seed": 7,
         "samples": list(SAMPLES),
-        "protocol": "corrected",
         "training": TRAINING | training,
     } | (options or {})
     source = features or folder
@@ -338,7 +337,6 @@ def test_too_many_processes_are_refused(dataset, tmp_path, monkeypatch):
         ({"loss": "mse"}, "training.loss: found 'mse'; allowed: clip, siglip"),
         ({"warmup_steps": 60}, "training.warmup_steps: found 60"),
         ({"gene_projection": "identity"}, "identity for an encoder of width 128"),
-        ({"options": {"protocol": "published"}}, "protocol: found published"),
         ({"options": {"gene_encoder": {**MLP, "built": False}}}, "not built yet"),
         ({"options": {"samples": ["S1", "S2"]}}, "--shards: number: found 3"),
         ({"options": {"samples": ["S1", "S3", "S2"]}}, "features that weren't made of"),
@@ -443,7 +441,7 @@ def test_augmentation_is_of_the_train_patches_alone(patches, tmp_path, monkeypat
     seen = []
     real = batches.augmentation.augment
 
-    def augment(batch, seed, step, rows, kind):
+    def augment(batch, seed, step, rows, kind, *published):
         seen.append((seed, step, kind, set(rows)))
         return real(batch, seed, step, rows, kind)
 

@@ -34,6 +34,7 @@ from pairscape.encoders import features_name, takes_stored_images, uses_train_fa
 from pairscape.errors import InputError
 from pairscape.leakage import FACTS as LEAK_FACTS
 from pairscape.leakage import SPLITS
+from pairscape.protocol import audit_rows, variants_in
 from pairscape.records import program_version
 
 SOURCE = (workflow.overwrite_configfiles or ["config/config.yaml"])[-1]
@@ -71,6 +72,9 @@ MODELS |= {  # frozen encoders, whose features of a slide their pairs project
 MUTATION_IN_ALL = [name for name, entry in MUTATION.items() if not entry["on_request"]]
 FITTED = f"{RESULTS}/datasets/{{dataset}}/encoders/{{gene}}"
 IN_ALL = [name for name, plan in EXPERIMENTS.items() if not plan["on_request"]]
+DATASETS_IN_ALL = [name for name, plan in DATASETS.items() if not plan["on_request"]]
+AUDITS = config["audit"]
+AUDITS_IN_ALL = [name for name, audit in AUDITS.items() if not audit["on_request"]]
 DATASET_SAMPLES = {name: dataset_samples(config, SAMPLES, name) for name in DATASETS}
 PUBLISHED_SAMPLES = {row["sample"] for row in PUBLISHED}
 
@@ -136,6 +140,7 @@ wildcard_constraints:
     gene=one_of(ENCODERS["gene"]),
     kind="image|gene",
     seed=r"\d+",
+    audit=one_of(AUDITS),
     cohort=one_of(COHORTS),
     mutation=one_of(MUTATION),
     model=one_of(MODELS),
@@ -365,11 +370,17 @@ def expected_runs(experiment: str) -> list[dict]:
     ]
 
 
+def reported_datasets() -> list[str]:
+    """The datasets of a plain run: those that aren't on request, and those of its audits."""
+    audited = {row["dataset"] for name in AUDITS_IN_ALL for row in audit_rows(name, AUDITS[name])}
+    return [name for name in DATASETS if name in DATASETS_IN_ALL or name in audited]
+
+
 def used_samples() -> list[tuple[str, str]]:
     """Each sample with each spot preset that something asks for."""
     pairs = {
         (sample, DATASETS[dataset]["spots"])
-        for dataset in DATASETS
+        for dataset in reported_datasets()
         if not is_imported(dataset)
         for sample in DATASET_SAMPLES[dataset]
     }
@@ -692,13 +703,62 @@ def kept_files() -> list[str]:
     """Pairs, trained pairs and scores: made again where they are missing, though all that was made of
     them is there. Spots and features aren't among them: who deletes those may want the space.
     """
-    shards = [shard for dataset in DATASETS for shard in shards_of(dataset)]
+    shards = [shard for dataset in reported_datasets() for shard in shards_of(dataset)]
     scores = [file for experiment in IN_ALL for file in scores_of(experiment)]
     if config["expression"]["score"]:
         scores += [file for experiment in IN_ALL for file in expression_scores(experiment)]
     return list(
-        dict.fromkeys([*shards, *all_runs("model.ckpt"), *scores, *batch_effect_scores(DATASETS)])
+        dict.fromkeys(
+            [
+                *shards,
+                *all_runs("model.ckpt"),
+                *scores,
+                *batch_effect_scores(DATASETS_IN_ALL),
+                *[f"{run}/model.ckpt" for name in AUDITS_IN_ALL for run in audit_run_folders(name)],
+            ]
+        )
     )
+
+
+def audited_runs(name: str) -> list[dict]:
+    """The rows of an audit, each with its runs: how the audit names their encoders, and their own."""
+    rows = []
+    for row in audit_rows(name, AUDITS[name]):
+        plan = EXPERIMENTS.get(row["experiment"], {})
+        asked = row.pop("asked")
+        pairs = [
+            {"image_encoder": image, "gene_encoder": gene, "image": own_image, "gene": own_gene}
+            for image, own_image in zip(asked.get("image", []), plan.get("image_encoders", []))
+            for gene, own_gene in zip(asked.get("gene", []), plan.get("gene_encoders", []))
+        ]
+        rows.append({**row, "pairs": pairs, "seeds": AUDITS[name]["seeds"]})
+    return rows
+
+
+def audit_run_folders(name: str) -> list[str]:
+    """The run folders of an audit, but for those that failed."""
+    folders = [
+        RUN.format(
+            experiment=row["experiment"],
+            dataset=row["dataset"],
+            image=pair["image"],
+            gene=pair["gene"],
+            seed=seed,
+        )
+        for row in audited_runs(name)
+        for pair in row["pairs"]
+        for seed in row["seeds"]
+    ]
+    return [folder for folder in folders if not has_failed(folder)]
+
+
+def audit_files(*extensions: str) -> list[str]:
+    """The tables and figures of the audits of a plain run with these extensions."""
+    return [
+        f"{RESULTS}/{'figures' if extension in ('.png', '.svg') else 'tables'}/audit_{name}{extension}"
+        for extension in extensions
+        for name in AUDITS_IN_ALL
+    ]
 
 
 def audited_splits() -> list[dict]:
@@ -948,9 +1008,10 @@ def gap_options(name: str) -> dict:
     compared = compared_experiments(name)
     return {
         "name": name,
-        "protocol": config["protocol"],
         "experiments": {
             experiment: {
+                "protocol": EXPERIMENTS[experiment]["protocol"],
+                "variants": variants_in(EXPERIMENTS[experiment]["flags"]),
                 "training": EXPERIMENTS[experiment]["training"],
                 "expected": expected_runs(experiment),
             }

@@ -12,7 +12,7 @@ LABELS = {
     "tissue": sorted({row["organ"].lower() for row in SAMPLES.values()}),
 }
 IMPORTED = [dataset for dataset in DATASETS if is_imported(dataset)]
-AUDITS = audited_splits()
+AUDITED_SPLITS = audited_splits()
 CARD_FACTS = (
     "panel",
     "donor",
@@ -206,7 +206,7 @@ rule describe_dataset:
 
 rule index_datasets:
     input:
-        cards=[f"{RESULTS}/datasets/{dataset}/README.md" for dataset in DATASETS],
+        cards=[f"{RESULTS}/datasets/{dataset}/README.md" for dataset in DATASETS_IN_ALL],
     output:
         card=f"{RESULTS}/datasets/README.md",
     log:
@@ -230,7 +230,7 @@ rule audit_splits:
         samples=config["samples"],
         fitted_on=config["published_fits"],
     output:
-        leakage=[f"{RESULTS}/audits/splits/{audit['name']}/leakage.tsv" for audit in AUDITS],
+        leakage=[f"{RESULTS}/audits/splits/{audit['name']}/leakage.tsv" for audit in AUDITED_SPLITS],
         summary=f"{RESULTS}/audits/splits/leakage_summary.tsv",
         donor_splits=f"{RESULTS}/audits/splits/donor_splits.tsv",
     log:
@@ -245,8 +245,8 @@ rule audit_splits:
         program=script("audit_splits"),
         options=options(
             "audit_splits",
-            datasets=AUDITS,
-            panels=list(dict.fromkeys(audit["panel"] for audit in AUDITS)),
+            datasets=AUDITED_SPLITS,
+            panels=list(dict.fromkeys(audit["panel"] for audit in AUDITED_SPLITS)),
             seed=config["seed"],
             fractions={"train": 0.7, "val": 0.15, "test": 0.15},
         ),

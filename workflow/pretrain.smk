@@ -158,7 +158,8 @@ rule pretrain:
             seed=int(w.seed),
             training=EXPERIMENTS[w.experiment]["training"],
             samples=DATASET_SAMPLES[w.dataset],
-            protocol=config["protocol"],
+            protocol=EXPERIMENTS[w.experiment]["protocol"],
+            flags=[flag for flag, on in EXPERIMENTS[w.experiment]["flags"].items() if on],
             embed_train=config["expression"]["score"],
         ),
     shell:

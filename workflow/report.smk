@@ -65,7 +65,7 @@ rule plot_retrieval:
 
 rule tabulate_batch_effect:
     input:
-        scores=batch_effect_scores(DATASETS),
+        scores=batch_effect_scores(DATASETS_IN_ALL),
     output:
         table=f"{RESULTS}/tables/batch_effect.tsv",
         markdown=f"{RESULTS}/tables/batch_effect.md",
@@ -228,12 +228,14 @@ rule write_report:
         + expression_files(".tsv")
         + mutation_files(".tsv")
         + calibration_files(".tsv")
+        + audit_files(".tsv")
         + gap_files(".tsv"),
         figures=[f"{RESULTS}/figures/retrieval_{experiment}.png" for experiment in IN_ALL]
         + batch_effect_files(".png")
         + expression_files(".png")
         + mutation_files(".png")
-        + calibration_files(".png"),
+        + calibration_files(".png")
+        + audit_files(".png"),
         curves=all_runs("curve.png"),
         run_options=all_runs("options.json"),
         checks=[f"{RESULTS}/samples/{sample}/check.json" for sample in dict(used_samples())],
@@ -245,8 +247,8 @@ rule write_report:
         spot_figures=[
             f"{RESULTS}/samples/{sample}/{spots}/qc.png" for sample, spots in used_samples()
         ],
-        splits=[f"{RESULTS}/datasets/{dataset}/splits.tsv" for dataset in DATASETS],
-        leakage=[f"{RESULTS}/datasets/{dataset}/leakage.tsv" for dataset in DATASETS],
+        splits=[f"{RESULTS}/datasets/{dataset}/splits.tsv" for dataset in reported_datasets()],
+        leakage=[f"{RESULTS}/datasets/{dataset}/leakage.tsv" for dataset in reported_datasets()],
     output:
         report=f"{RESULTS}/report.html",
     log:
@@ -274,7 +276,7 @@ rule write_report:
             + ["expression prediction"] * (not config["expression"]["score"])
             + ["mutation prediction"] * (not MUTATION_IN_ALL)
             + ["gap to the published numbers"] * (not gap_files(".tsv"))
-            + ["audit"],
+            + ["audit"] * (not AUDITS_IN_ALL),
         ),
     shell:
         "python {params.program:q} --tables {input.tables:q} --figures {input.figures:q}"

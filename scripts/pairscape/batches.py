@@ -56,6 +56,10 @@ class PairRows(torch.utils.data.Dataset):
         Of the augmentation (``augmentation.augment``) of patches, or None.
     dealt
         Where images are dealt to other pairs of the train split: the row of the image by pair.
+    per_batch, normalisation
+        Of the augmentation, as published (``augmentation.augment``).
+    crops_evaluation
+        Whether patches that are read without augmentation are cropped at random, as published.
     """
 
     def __init__(
@@ -66,9 +70,14 @@ class PairRows(torch.utils.data.Dataset):
         seed: int = 0,
         kind: str | None = None,
         dealt: np.ndarray | None = None,
+        per_batch: bool = False,
+        normalisation: tuple | None = None,
+        crops_evaluation: bool = False,
     ):
         self.images, self.genes, self.pairs = images, genes, pairs
         self.seed, self.kind, self.dealt = seed, kind, dealt
+        self.per_batch, self.normalisation = per_batch, normalisation
+        self.crops_evaluation = crops_evaluation
 
     @property
     def reads_patches(self) -> bool:
@@ -81,7 +90,17 @@ class PairRows(torch.utils.data.Dataset):
         if self.reads_patches:
             images = self.images.read(image_rows)
             if step is not None and self.kind is not None:
-                images = augmentation.augment(images, self.seed, step, image_rows, self.kind)
+                images = augmentation.augment(
+                    images,
+                    self.seed,
+                    step,
+                    image_rows,
+                    self.kind,
+                    self.per_batch,
+                    self.normalisation,
+                )
+            elif step is None and self.crops_evaluation:
+                images = augmentation.crop_at_random(images, self.seed, image_rows, self.per_batch)
         else:
             images = self.images[image_rows if views is None else views * self.pairs + image_rows]
         return {"images": torch.from_numpy(images), "genes": torch.from_numpy(self.genes[rows])}

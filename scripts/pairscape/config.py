@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 from jsonschema import Draft202012Validator
 
-from pairscape import cohorts, encoders, splits
+from pairscape import cohorts, encoders, protocol, splits
 from pairscape.errors import InputError
 from pairscape.files import read_tsv
 
@@ -36,11 +36,33 @@ def resolve_config(config: Mapping, source) -> dict:
         A key is unknown, missing, misspelt or has a value that the schema doesn't allow.
     """
     schema = read_schema("config")
-    resolved = _with_defaults(dict(config), schema, schema)
+    resolved = _with_defaults(_apply_protocols(dict(config), schema, source), schema, schema)
     _refuse_invalid(resolved, schema, source, "")
     for name in resolved["datasets"]:
         _inherit(name, resolved["datasets"], source)
     return resolved
+
+
+def _apply_protocols(config: dict, schema: Mapping, source) -> dict:
+    """The configuration with the experiments of its audits, and each experiment by its protocol."""
+    part = {**schema["properties"]["audit"], "$defs": schema["$defs"]}
+    audits = _with_defaults(config.get("audit") or {}, part, schema)
+    _refuse_invalid(audits, part, source, "audit")
+    experiments = config.get("experiments") or {}
+    if not all(isinstance(of, Mapping) for of in (experiments, *experiments.values())):
+        return config  # the schema refuses it
+    experiments = dict(experiments)
+    for name, audit in audits.items():
+        protocol.check_flags(audit["flags"] or (), f"audit.{name}.flags", source, protocol.FLAGS)
+        about_data = [flag for flag, of in protocol.FLAGS.items() if of.dataset]
+        protocol.check_flags(audit["data_flags"], f"audit.{name}.data_flags", source, about_data)
+        experiments |= protocol.audit_experiments(name, audit)
+    default = config.get("protocol") or protocol.CORRECTED
+    config["experiments"] = {
+        name: protocol.resolve_experiment(name, plan, default, source)
+        for name, plan in experiments.items()
+    }
+    return config
 
 
 def read_schema(name: str) -> dict:
@@ -340,14 +362,18 @@ def runs_once(training: Mapping, gene_encoder: Mapping) -> dict[str, bool]:
     Returns
     -------
     ``image``: a frozen trunk under a head that needs one vector per patch, without augmentation or
-    with stored views of it. ``gene``: a frozen encoder that doesn't learn with the pair.
+    with stored views of it. ``gene``: a frozen encoder that doesn't learn with the pair. Neither where
+    frozen trunks stay in training mode.
     """
     plain = training["augmentation"] in ("auto", "none") or training["stored_views"] > 0
+    quiet = training["frozen_trunks"] == "eval"
     return {
-        "image": training["image_tuning"] == "frozen"
-        and training["image_projection"] != "transformer"
+        "image": encoders.takes_stored_images(training)
+        and training["evaluation_crop"] == "whole"
         and plain,
-        "gene": training["gene_tuning"] == "frozen" and gene_encoder["learned_from"] != "pair",
+        "gene": training["gene_tuning"] == "frozen"
+        and gene_encoder["learned_from"] != "pair"
+        and quiet,
     }
 
 

@@ -17,6 +17,7 @@ from open_clip.loss import ClipLoss, SigLipLoss
 from pairscape.pair import SIDES, Pair, Side
 from pairscape.processes import World
 
+_TRUNK = 1 << 20  # keeps a noisy trunk's draws apart from those of the head's chunks
 # Of one process: the embeddings they get are those of all.
 LOSSES = {"clip": ClipLoss(), "siglip": SigLipLoss()}
 
@@ -95,9 +96,13 @@ def _embed(
     run, rows = side, pair.training_options["micro_batch"] or len(inputs)
     if side.tower is not None and side.is_frozen:
         # No gradient goes through it: it runs once, whatever the chunks are.
-        with torch.no_grad(), pair.autocast(inputs.device):
-            inputs = torch.cat([side.encode(chunk) for chunk in inputs.split(rows)])
-        run = side.project
+        features = []
+        for number, chunk in enumerate(inputs.split(rows if side.is_by_row else len(inputs))):
+            if side.trunk_mode == "train":
+                draw(_TRUNK + number)
+            with torch.no_grad(), pair.autocast(inputs.device):
+                features.append(side.encode(chunk))
+        inputs, run = torch.cat(features), side.project
     if rows >= len(inputs) or not side.is_by_row:
         draw(0)
         with pair.autocast(inputs.device):

@@ -160,7 +160,8 @@ def write_run_embeddings(
     split
         ``train``, ``val`` or ``test``.
     images, genes
-        (N, D) each, rows of unit length; row i of both is pair i. The train split, which is only
+        (N, D) each, rows of unit length but where ``meta`` says ``unit_length`` false; row i of both is
+        pair i. The train split, which is only
         read by what predicts from images, needs no genes.
     index
         One row per pair with ``INDEX_COLUMNS``: a pandas DataFrame or a sequence of mappings.
@@ -220,7 +221,8 @@ def read_run_embeddings(run_dir, split: str) -> dict:
 
     Returns
     -------
-    ``images`` and ``genes``: (N, D) float32, memory-mapped, read-only, rows of unit length;
+    ``images`` and ``genes``: (N, D) float32, memory-mapped, read-only, rows of unit length but where
+    ``meta`` says ``unit_length`` false;
     ``index``: a pandas DataFrame of ``INDEX_COLUMNS``, row i for pair i; ``meta``: the JSON.
 
     Raises
@@ -235,7 +237,7 @@ def read_run_embeddings(run_dir, split: str) -> dict:
         what: _read_array(paths[what], shape, meta["sha256"].get(what))
         for what in ("images", "genes")
     }
-    for what, array in arrays.items():
+    for what, array in arrays.items() if meta.get("unit_length", True) else ():
         for at in range(0, len(array), _BLOCK_ROWS):
             norms = np.linalg.norm(array[at : at + _BLOCK_ROWS].astype(np.float64), axis=1)
             if len(norms) and np.abs(norms - 1).max() > 1e-3:

@@ -96,7 +96,11 @@ def features_name(spec: Mapping, name: str) -> str:
 
 def takes_stored_images(training: Mapping) -> bool:
     """Whether a pair's image side embeds what its encoder, as it came, makes of an image."""
-    return training["image_tuning"] == "frozen" and training["image_projection"] != "transformer"
+    return (
+        training["image_tuning"] == "frozen"
+        and training["frozen_trunks"] == "eval"  # else its batch statistics are others
+        and training["image_projection"] != "transformer"
+    )
 
 
 def uses_train_facts(spec: Mapping) -> bool:

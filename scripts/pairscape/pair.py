@@ -18,14 +18,16 @@ from pairscape.heads import projection
 from pairscape.pair_data import TrainFacts
 from pairscape.weights import find_weights, state_sha256
 
-FORMAT = 2
+FORMAT = 3
 SIDES = ("images", "genes")
 MAX_LOGIT_SCALE = math.log(100)
 SIGLIP_BIAS = -10.0
+# What a frozen trunk in training mode still learns: the running statistics of batch normalisation.
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 class Side(nn.Module):
-    """One side of a pair: inputs -> embeddings (B, embedding_dim) of unit length.
+    """One side of a pair: inputs -> embeddings (B, embedding_dim), of unit length unless asked.
 
     Parameters
     ----------
@@ -37,11 +39,17 @@ class Side(nn.Module):
         What of the tower is trained: ``frozen``, ``lora``, ``full``, or ``learned`` for one that
         starts from nothing.
     image_input
-        For images: the encoder's ``input``; then the tower's inputs are (B, H, W, 3) uint8.
+        For images: the encoder's ``input``; then the tower's inputs are patches, (B, H, W, 3) uint8, or
+        (B, 3, H, W) floats that are normalised already.
     takes_tokens
         Whether the head takes the tower's tokens.
     is_by_row
-        False where a row's embedding depends on the others of the batch by the tower's preparation.
+        False where a row's embedding depends on the others of the batch by the tower's preparation or
+        by the head.
+    unit_length
+        Whether embeddings are brought to unit length.
+    trunk_mode
+        ``eval``, or ``train``: what isn't trained of the tower is in training mode in training, too.
     """
 
     def __init__(
@@ -52,8 +60,11 @@ class Side(nn.Module):
         image_input: Mapping | None = None,
         takes_tokens: bool = False,
         is_by_row: bool = True,
+        unit_length: bool = True,
+        trunk_mode: str = "eval",
     ):
         super().__init__()
+        self.unit_length, self.trunk_mode = unit_length, trunk_mode
         self.tower, self.head, self.tuning = tower, head, tuning
         self.image_input, self.takes_tokens, self._by_row = image_input, takes_tokens, is_by_row
 
@@ -72,10 +83,12 @@ class Side(nn.Module):
         """Training mode for what is trained: a frozen trunk stays in eval mode.
 
         So do the batch normalisations of a trunk that was trained before: their statistics are
-        kept, and an embedding depends on no batch.
+        kept, and an embedding depends on no batch. With ``trunk_mode`` train all is in training mode.
         """
         super().train(mode)
         if self.tower is None or self.tuning == "learned" or not mode:
+            return self
+        if self.trunk_mode == "train":
             return self
         if self.tuning != "full":
             self.tower.eval()
@@ -95,7 +108,9 @@ class Side(nn.Module):
         from pairscape import patch_reader  # seconds of numba, which stored features don't need
 
         mean, std = self.image_input["mean"], self.image_input["std"]
-        if inputs.device.type == "cpu":
+        if inputs.is_floating_point():
+            images = inputs
+        elif inputs.device.type == "cpu":
             images = patch_reader.normalise(inputs.numpy(), mean, std)
         else:
             images = patch_reader.normalise_on_device(inputs, mean, std)
@@ -103,8 +118,9 @@ class Side(nn.Module):
         return self.tower.tokens(images) if self.takes_tokens else self.tower(images)
 
     def project(self, features: torch.Tensor) -> torch.Tensor:
-        """Features (or tokens) of the encoder -> embeddings of unit length, float32."""
-        return nn.functional.normalize(self.head(features.float()).float(), dim=1)
+        """Features (or tokens) of the encoder -> embeddings, float32."""
+        found = self.head(features.float()).float()
+        return nn.functional.normalize(found, dim=1) if self.unit_length else found
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         return self.project(self.encode(inputs))
@@ -112,6 +128,8 @@ class Side(nn.Module):
     def is_kept(self, name: str) -> bool:
         """Whether an entry of the state is saved with the pair: what isn't lies in the weights."""
         if not name.startswith("tower.") or self.tuning in ("full", "learned"):
+            return True
+        if self.trunk_mode == "train" and name.endswith(_STATISTICS):
             return True
         return self.tuning == "lora" and "lora_" in name
 
@@ -146,6 +164,8 @@ class Pair(nn.Module):
             projection(training["gene_projection"], gene_width, width, dropout),
             tuning,
             is_by_row=gene["input"].get("library_size") != "batch_median",
+            unit_length=training["unit_length"],
+            trunk_mode=training["frozen_trunks"],
         )
         self.logit_scale = nn.Parameter(torch.tensor(-math.log(training["temperature"])))
         self.logit_bias = None
@@ -402,6 +422,7 @@ def load_image_side(path, image_weights=None) -> tuple[Side, dict]:
 def _image_side(description: Mapping, tower: nn.Module | None) -> Side:
     training, image = description["training"], description["image_encoder"]
     takes_tokens = training["image_projection"] == "transformer"
+    across_batch = takes_tokens and training["transformer_attends"] == "batch"
     width = description["stored_width"]["images"]
     if tower is not None:
         width = tower.token_width if takes_tokens else tower.width
@@ -412,10 +433,14 @@ def _image_side(description: Mapping, tower: nn.Module | None) -> Side:
             width,
             training["embedding_dim"],
             training["projection_dropout"],
+            across_batch,
         ),
         training["image_tuning"],
         image["input"],
         takes_tokens,
+        not across_batch,
+        training["unit_length"],
+        training["frozen_trunks"],
     )
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pairscape import batches, config, contrastive, files, processes, program
+from pairscape import batches, config, contrastive, encoders, files, processes, program
 from pairscape.batches import PairRows
 from pairscape.errors import InputError
 from pairscape.metric_loggers import MetricLoggers
@@ -68,6 +68,12 @@ def resolve_training(training: Mapping) -> dict:
             refuse("stored_views", "views without augmentation", "set augmentation, or this to 0")
         if resolved["image_projection"] == "transformer":
             refuse("stored_views", "views for a head that takes tokens", "set it to 0")
+        if not encoders.takes_stored_images(resolved) or resolved["evaluation_crop"] == "random":
+            refuse("stored_views", "views for a trunk that runs in every step", "set it to 0")
+        for key in ("augmentation_draws", "sharpen"):
+            default = config.resolve_part("training", {})[key]
+            if resolved[key] != default:
+                refuse(key, f"{resolved[key]}, for stored views", f"set it to {default}")
     return resolved
 
 
@@ -410,8 +416,8 @@ def embed_pairs(
 
     Returns
     -------
-    By side (len(rows), embedding_dim) float32 of unit length; and ``trunk``, (len(rows), W) float32,
-    memory-mapped, if it is kept.
+    By side (len(rows), embedding_dim) float32, as ``Side`` gives them; and ``trunk``, (len(rows), W)
+    float32, memory-mapped, if it is kept.
     """
     width = pair.training_options["embedding_dim"]
     found = {name: np.empty((len(rows), width), np.float32) for name in sides}
@@ -446,6 +452,8 @@ def _evaluated(pair: Pair, data: PairRows, rows: np.ndarray, world: World | None
 
 
 def _rows_at_a_time(pair: Pair) -> int:
+    if not (pair.images.is_by_row and pair.genes.is_by_row):
+        return EMBED_PATCHES  # what an embedding depends on: batches of 64, as published
     rows = pair.training_options["micro_batch"] or EMBED_ROWS
     return rows if pair.images.tower is None else min(rows, EMBED_PATCHES)
 

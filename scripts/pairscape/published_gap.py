@@ -53,7 +53,6 @@ def compare(
     scores: Iterable[Mapping],
     experiments: Mapping[str, Mapping],
     datasets: Mapping[str, Mapping],
-    protocol: str = "",
 ) -> list[dict]:
     """Set scores of experiments beside the published tables that they stand for.
 
@@ -64,11 +63,10 @@ def compare(
     scores
         Rows of ``retrieval.read_scores``, of any of the experiments.
     experiments
-        By name: ``training`` (resolved) and ``expected``, the planned runs.
+        By name: ``training`` (resolved) and ``expected``, the planned runs; ``protocol``, the rules of
+        computation they were made by; ``variants``, the encoders that stand for others.
     datasets
         By name: ``panel``, and ``unlike``, why its numbers don't compare (empty where they do).
-    protocol
-        Which rules of computation ours were made by, in a word.
 
     Returns
     -------
@@ -78,13 +76,16 @@ def compare(
     factors = _tables_of(experiments)
     cells = [row for row in published if row["factor"] in factors]
     ours = _collect(scores, experiments, datasets)
-    settings = {name: _setting(of["training"], protocol) for name, of in experiments.items()}
+    settings = {name: _setting(of) for name, of in experiments.items()}
     rows, used = [], set()
     for cell in cells:
         fitting = [
             key
             for key in ours
-            if all(key[2 + i] == cell[name] for i, name in enumerate(CELL[1:4]))
+            if all(
+                experiments[key[0]].get("variants", {}).get(key[2 + i], key[2 + i]) == cell[name]
+                for i, name in enumerate(CELL[1:4])
+            )
             and datasets[key[1]]["panel"] == cell["panel"]
             and published_scores.level_of(experiments[key[0]]["training"], cell["factor"])
             == cell["level"]
@@ -128,8 +129,9 @@ def _tables_of(experiments: Mapping[str, Mapping]) -> set[str]:
     return {""} if "" in fitting else fitting
 
 
-def _setting(training: Mapping, protocol: str) -> str:
+def _setting(experiment: Mapping) -> str:
     """In which options ours differ from the paper's, whose are the defaults."""
+    training, protocol = experiment["training"], experiment.get("protocol", "")
     paper = config.resolve_part("training", {})
     words = [
         f"{key} {training[key]} (published: {value})"

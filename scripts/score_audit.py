@@ -1,0 +1,82 @@
+"""Score an audit: what each flag does to recall, from the embeddings that the runs stored.
+
+IN   options.json of each run (its embeddings lie beside it, in embeddings/), or the failed.json of a
+     run that ran out of memory
+OUT  scores: one row per start, flag, encoder pair, gallery, k and direction, with the difference to
+     the base of that start; one for a flag that can't be tried
+
+Options: audit; rows, those of the audit in table order, each with its encoder pairs and seeds; seed,
+and those of the configuration's part `retrieval`. How differences and intervals are made stands in
+pairscape.audit.
+"""
+
+from pathlib import Path
+
+from pairscape import audit, embeddings, failures, files, program
+from pairscape.errors import InputError
+from pairscape.program import log
+
+RESULT_VERSION = 1
+RUN_KEYS = ("options_sha256", "splits")
+
+
+def main(argv=None):
+    args = program.parse(
+        argv,
+        __doc__,
+        RESULT_VERSION,
+        runs=program.Many("options.json, or failed.json, of each run"),
+        scores=program.Output("scores to write (TSV)"),
+    )
+    options = audit.check_options(args.options)
+    found = _read_runs(args.runs, options)
+    rows = audit.score(
+        options,
+        {run: told.get("reason", "") for run, (_, told) in found.items()},
+        lambda run: _load(*found[run]),
+        lambda several: program.progress(several, "scoring the audit", unit="row"),
+    )
+    audit.write_scores(args.scores, rows)
+    tried = {(row["start"], row["flag"]) for row in rows if row.get("difference") is not None}
+    flags = {(row["start"], row["flag"]) for row in rows if row["flag"]}
+    log.info(
+        "audit %s: %d of %d changes scored, %d of %d runs",
+        options["audit"],
+        len(tried),
+        len(flags),
+        sum("reason" not in told for _, told in found.values()),
+        len(options["expected"]),
+    )
+
+
+def _read_runs(paths, options) -> dict[audit.Run, tuple]:
+    """The runs: where they are told of, and what is told."""
+    found = {}
+    for given in paths:
+        failed = failures.beside(given)
+        path = failed or given
+        told = failures.read(path) if failed else files.read_json(path)
+        for key in (*failures.RUN_KEYS, *(() if failed else RUN_KEYS)):
+            if not isinstance(told, dict) or key not in told:
+                raise InputError(path, key, "nothing", "delete the run and pretrain it again")
+        run = audit.Run(*(told[key] for key in audit.Run._fields))
+        if run not in options["expected"]:
+            raise InputError(path, "run", audit.words(run), "give only runs of this audit")
+        if run in found:
+            raise InputError(path, "run", f"{audit.words(run)} twice", "give each run once")
+        found[run] = (path, told)
+    return found
+
+
+def _load(path, told) -> audit.Loaded:
+    unknown = {
+        row["donor"]
+        for row in told["splits"]
+        if row.get("donor_known") in ("False", "false", False)
+    }
+    embedded = embeddings.read_run_embeddings(Path(path).parent, "test")
+    return audit.Loaded(embedded, unknown, told["options_sha256"], str(path))
+
+
+if __name__ == "__main__":
+    program.run(main)

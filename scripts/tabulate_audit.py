@@ -1,0 +1,35 @@
+"""Bring the scores of an audit to one table, for spreadsheets, Markdown and LaTeX.
+
+IN   scores of score_audit
+OUT  the table as TSV (numbers), Markdown and LaTeX (for reading)
+
+Options: audit.
+"""
+
+from pairscape import audit, audit_table, program, records, tables
+from pairscape.program import log
+
+RESULT_VERSION = 1
+
+
+def main(argv=None):
+    args = program.parse(
+        argv,
+        __doc__,
+        RESULT_VERSION,
+        scores="scores of score_audit (TSV)",
+        table=program.Output("TSV to write"),
+        markdown=program.Output("Markdown to write"),
+        latex=program.Output("LaTeX to write"),
+    )
+    rows = audit.read_scores(args.scores, args.options.get("audit"))
+    audit_table.write_table(args.table, rows)
+    tables.write_for_reading(
+        (args.markdown, args.latex), f"Audit, {rows[0]['audit']}", audit_table.sections(rows)
+    )
+    records.add_origin([args.table], args.options, [args.scores])
+    log.info("audit %s: %s", rows[0]["audit"], audit_table.in_short(rows))
+
+
+if __name__ == "__main__":
+    program.run(main)
