@@ -13,7 +13,7 @@ FAULTS ?= two
 SNAKEMAKE := $(VENV)/bin/snakemake --cores $(CORES) --workflow-profile profiles/local
 export PYTHONNOUSERSITE := 1
 
-.PHONY: help env lint format test test-slurm soak demo study verify real bench pins clean
+.PHONY: help env lint format test test-slurm soak demo study inference verify real bench pins clean
 
 help:  ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1 \t\2/' | expand -t 20
@@ -72,6 +72,9 @@ study: env  ## two seeds, controls and a tuned encoder (40 minutes): results/stu
 	@start=$$SECONDS
 	$(SNAKEMAKE) --configfile config/study.yaml
 	echo "study: $$((SECONDS - start)) s; open results/study/report.html" >&2
+
+inference: demo  ## a pair of the demo embeds an H&E image, and names the nearest gene profiles
+	$(VENV)/bin/python docs/embed_new_image.py
 
 verify: env  ## are the files of RESULTS=results/demo as they were made, and by today's programs
 	@$(VENV)/bin/python scripts/verify_results.py --results $(RESULTS) --threads $(CORES)

@@ -13,7 +13,7 @@ from pathlib import Path
 from pairscape import files, program, report
 from pairscape.program import log
 
-RESULT_VERSION = 2
+RESULT_VERSION = 3
 
 
 def main(argv=None):
@@ -40,7 +40,6 @@ def main(argv=None):
         "overlays": (args.overlays or [], _overlay_caption),
         "spot_figures": (args.spot_figures or [], _spot_caption(audits)),
         "curves": (args.curves or [], _curve_caption),
-        "figures": ([p for p in args.figures or [] if not report.chapter(p)], _figure_caption),
     }
     chapters = {
         name: ([p for p in args.figures or [] if report.chapter(p) == name], caption)
@@ -168,23 +167,40 @@ def _calibration_caption(path: Path) -> tuple[str, str]:
     )
 
 
-CAPTIONS = {
-    "calibration": _calibration_caption,
-    "batch_effects": _batch_caption,
-    "expression": _expression_caption,
-    "mutation": _mutation_caption,
-}
+def _audit_caption(path: Path) -> tuple[str, str]:
+    name = report.name_in_words(path)
+    return (
+        name,
+        f"{name}: by how much Recall@5 changes when one flag of the published protocol is changed by "
+        "itself: switched on where all else is corrected, and repaired where all else is as published. "
+        "Marks: difference from the run with no other change, mean over seeds and both directions, "
+        "hollow where the two test on different spots; lines: 95 % intervals over test spots; ticks: "
+        "least and greatest of single seeds. One panel has the published gallery, batches of 64 dealt "
+        "out to four processes; the other the full one, the whole test split. Grey: flags that can't "
+        "make a difference here, and why.",
+    )
 
 
-def _figure_caption(path: Path) -> tuple[str, str]:
+def _retrieval_caption(path: Path) -> tuple[str, str]:
     name = report.name_in_words(path)
     return (
         name,
         f"{name}: share of test queries whose partner is among the k most similar, for each "
         "encoder pair and direction, in the whole test split and in batches. Bars: mean over "
-        "seeds; white dots: seeds; black lines: 95 % interval over spatial blocks of these donors; "
-        "red: chance.",
+        "seeds; white dots: seeds; black lines: 95 % interval, over donors or over blocks of tissue "
+        "within them, as the table says; red: chance.",
     )
+
+
+CAPTIONS = {
+    "calibration": _calibration_caption,
+    "retrieval": _retrieval_caption,
+    "batch_effects": _batch_caption,
+    "expression": _expression_caption,
+    "mutation": _mutation_caption,
+    "ablations": _retrieval_caption,
+    "audit": _audit_caption,
+}
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 
 import numpy as np
@@ -10,11 +11,14 @@ from PIL import Image
 from test_tables import expected, scores, written
 
 import write_report
-from pairscape import files, report
+from pairscape import audit_table, files, report
 from pairscape.errors import InputError
 
 VOID = {"meta", "img", "br", "link", "hr", "input"}
-SECTIONS = ("about", "data", "spots", "training", "retrieval", "missing", "provenance")
+CHAPTERS = (
+    *("about", "data", "calibration", "retrieval", "batch-effects", "expression", "mutation"),
+    *("ablations", "audit", "published-gap", "missing", "provenance"),
+)
 NASTY = '<script>alert("x")</script> & "quoted"'
 
 
@@ -122,6 +126,16 @@ def write(root, inputs, **options):
     return text, Page(text)
 
 
+def section(text, name):
+    """The HTML of a chapter."""
+    return text.split(f'<section id="{name}">')[1].split("</section>")[0]
+
+
+def words(html):
+    """What a reader reads of some HTML, on one line."""
+    return " ".join("".join(Page(html).text).split())
+
+
 def sample_row(**changes):
     return {"sample": "S1", "source": "simulated", "donor": "D1", "donor_known": "True"} | changes
 
@@ -129,16 +143,28 @@ def sample_row(**changes):
 def test_the_page_is_complete_and_self_contained(tmp_path):
     text, page = write(tmp_path, make_inputs(tmp_path), title="A demo", samples=[sample_row()])
     assert text.startswith("<!DOCTYPE html>")
-    assert [name for name in page.ids if name in SECTIONS] == list(SECTIONS)
     anchors = {link[1:] for link in page.links if link.startswith("#")}
-    assert set(SECTIONS) <= anchors <= set(page.ids)
+    assert set(CHAPTERS) <= anchors <= set(page.ids)
     outside = [link for link in page.links if not link.startswith(("#", "data:image/"))]
     assert outside == []
     assert not re.search(r"url\(|@import|https?://", text)
     assert "script" not in page.tags
     assert page.tags.count("img") == 3
-    for words in ("A demo", "0.200 (0.100)", "700 (70.0%)", "EPCAM", "abc123", "torch 2.15.0"):
-        assert words in "".join(page.text)
+    for told in ("A demo", "0.200 (0.100)", "700 (70.0%)", "EPCAM", "abc123", "torch 2.15.0"):
+        assert told in "".join(page.text)
+
+
+def test_the_chapters_stand_in_order_in_the_page_and_in_its_contents(tmp_path):
+    text, page = write(tmp_path, make_inputs(tmp_path), samples=[sample_row()])
+    assert re.findall(r'<section id="([^"]+)">', text) == list(CHAPTERS)
+    assert [link[1:] for link in page.links if link.startswith("#")][: len(CHAPTERS)] == list(
+        CHAPTERS
+    )
+    # Spots and training are parts of the data.
+    data = section(text, "data")
+    assert [name for name in page.ids if name not in CHAPTERS] == ["spots", "training"]
+    assert 'id="spots"' in data
+    assert 'alt="Training curve of uni-mlp, seed 24442"' in data
 
 
 def test_texts_are_escaped(tmp_path):
@@ -149,7 +175,7 @@ def test_texts_are_escaped(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("sources", "words"),
+    ("sources", "told"),
     [
         (["simulated", "simulated"], "Simulated tissue."),
         (["10x", "simulated"], "Partly simulated tissue."),
@@ -157,10 +183,10 @@ def test_texts_are_escaped(tmp_path):
         ([""], "Origin of the tissue not stated."),
     ],
 )
-def test_the_page_says_whether_the_tissue_is_simulated(tmp_path, sources, words):
+def test_the_page_says_whether_the_tissue_is_simulated(tmp_path, sources, told):
     samples = [sample_row(source=source) for source in sources]
     _, page = write(tmp_path, {}, samples=samples)
-    assert words in "".join(page.text)
+    assert told in "".join(page.text)
 
 
 def test_shared_donors_are_said(tmp_path):
@@ -182,10 +208,129 @@ def test_what_is_not_run_is_named(tmp_path):
     assert "Retrieval, experiment e: demo, uni with mlp, seed 1, 2" in told
 
 
-def test_a_page_of_nothing_is_still_a_page(tmp_path):
-    _, page = write(tmp_path, {})
-    assert set(SECTIONS) <= set(page.ids)
-    assert "Everything that was planned for this report is in it." in "".join(page.text)
+def test_a_page_of_nothing_names_every_chapter_as_not_run(tmp_path):
+    text, page = write(tmp_path, {}, planned=["calibration"])
+    assert set(CHAPTERS) <= set(page.ids)
+    named = re.findall("<li>([^<]+)</li>", section(text, "missing"))
+    headings = [chapter.heading for chapter in report.CHAPTERS.values()]
+    assert named == ["calibration", *headings[1:]]  # the one that was told is told once
+    for name, chapter in report.CHAPTERS.items():
+        assert chapter.absent in words(section(text, name.replace("_", "-")))
+
+
+def test_ablations_have_a_chapter_of_their_own(tmp_path):
+    inputs = make_inputs(tmp_path)
+    table = shutil.copy(inputs["tables"], tmp_path / "retrieval_ablation_loss_clip.tsv")
+    figure = write_png(tmp_path / "figures/retrieval_ablation_loss_clip.png")
+    inputs["tables"], inputs["figures"] = [inputs["tables"], table], [inputs["figures"], figure]
+    text, _ = write(tmp_path, inputs)
+    ablations, retrieval = section(text, "ablations"), section(text, "retrieval")
+    assert "Retrieval, experiment ablation_loss_clip" in words(ablations)
+    assert "0.200 (0.100)" in words(ablations)
+    assert ablations.count("<figure") == retrieval.count("<figure") == 1
+    assert "ablation_loss_clip" not in retrieval
+    assert "Retrieval, experiment e" in words(retrieval)
+    assert "Ablations" not in words(section(text, "missing"))
+
+
+def test_a_report_without_ablations_says_how_they_are_run(tmp_path):
+    text, _ = write(tmp_path, make_inputs(tmp_path))
+    told = words(section(text, "ablations"))
+    assert "The ablations haven't been run" in told
+    assert "published-gap_ablation_loss.md" in told
+    assert "Ablations" in words(section(text, "missing"))
+
+
+def audit_row(**changes):
+    row = dict.fromkeys(audit_table.COLUMNS, "") | {
+        **{"audit": "lung", "start": "corrected", "image_encoder": "uni", "gene_encoder": "mlp"},
+        **{"gallery": "split", "direction": "both", "recall_at": 5, "value": 0.2, "chance": 0.01},
+        **{"seeds": 1, "queries": 50, "status": "scored"},
+    }
+    return row | changes
+
+
+def audit_inputs(root):
+    """A flag that was scored, one whose run is missing, and one that can't be tried."""
+    scored = {"flag": "last_checkpoint", "findings": "H4", "meaning": "the last weights are tested"}
+    numbers = {"difference": 0.125, "difference_low": 0.05, "difference_high": 0.2, "paired": "yes"}
+    lacking = {"flag": "adam_betas", "status": "not run", "value": "", "seeds": 0}
+    idle = {"flag": "conch_trunk", "status": "not tried", "why_not": "no CONCH", "value": ""}
+    rows = [
+        row | {"direction": direction}
+        for row in (audit_row(), audit_row(**scored, **numbers), audit_row(**lacking))
+        for direction in ("both", "i2g", "g2i")
+    ]
+    rows.append(audit_row(**idle, gallery="", direction=""))
+    table = root / "audit_lung.tsv"
+    audit_table.write_table(table, rows)
+    return {"tables": table, "figures": write_png(root / "figures/audit_lung.png")}
+
+
+def test_the_audit_has_a_chapter_with_its_table_and_a_caption_that_stands_alone(tmp_path):
+    text, _ = write(tmp_path, audit_inputs(tmp_path))
+    chapter = section(text, "audit")
+    told = words(chapter)
+    assert "Audit lung" in told
+    assert "+0.125 [+0.050 to +0.200]" in told
+    assert "not tried: no CONCH" in told
+    (caption,) = re.findall("<figcaption>(.*?)</figcaption>", chapter, re.DOTALL)
+    for part in (
+        "Recall@5",
+        "one flag of the published protocol",
+        "95 %",
+        "batches of 64",
+        "whole",
+    ):
+        assert part in caption
+    missing = re.findall("<li>([^<]+)</li>", section(text, "missing"))
+    assert "Audit lung: from corrected, Adam betas, uni with mlp: not run" in missing
+    assert "Audit" not in missing
+
+
+def test_a_report_without_an_audit_says_how_it_is_run(tmp_path):
+    text, _ = write(tmp_path, make_inputs(tmp_path))
+    assert "results/tables/audit_<name>.md makes it" in words(section(text, "audit"))
+
+
+def test_donors_are_counted_by_what_is_known_of_them():
+    rows = [
+        sample_row(sample="S1", donor="A", donor_known="True"),
+        sample_row(sample="S2", donor="A", donor_known="False"),  # one row's word is enough
+        sample_row(sample="S3", donor="B", donor_known="True"),
+        sample_row(sample="S4", donor="bundle4", donor_known="False"),
+        sample_row(sample="S5", donor="bundle5", donor_known="False"),
+        sample_row(sample="S5", donor="bundle5", donor_known="False"),  # in two splits
+        sample_row(sample="S6", donor="C", donor_known=""),
+    ]
+    counted = {"samples": 6, "donors": 5, "known": 2, "placeholders": 2, "unstated": 1, "least": 2}
+    assert report.count_donors(rows) == counted
+    assert report.count_donors(rows[3:6])["least"] == 1
+    assert report.count_donors([])["least"] == 0
+
+
+def test_the_page_prints_how_many_samples_and_donors_there_are(tmp_path):
+    inputs = make_inputs(tmp_path)
+    columns = ["sample", "donor", "donor_known", "split"]
+    values = [
+        ("S1", "A", "True", "train"),
+        ("S2", "b2", "False", "val"),
+        ("S3", "b3", "False", "test"),
+    ]
+    files.write_tsv(
+        inputs["splits"], [dict(zip(columns, row, strict=True)) for row in values], columns
+    )
+    samples = [sample_row(**dict(zip(columns, row, strict=True))) for row in values]
+    samples += [sample_row(sample="S4", donor="B")]
+    text, _ = write(tmp_path, inputs, samples=samples)
+    told = words(section(text, "data"))
+    assert "4 samples of 4 donors: 2 are known to be distinct persons, 2 are placeholders." in told
+    assert "these samples are of at least 2 and at most 4 persons" in told
+    cells = re.findall(r'<th scope="row">([^<]*)</th>(.*?)</tr>', section(text, "data"))
+    assert [(name, re.findall(">([0-9]+)<", row)) for name, row in cells] == [
+        ("demo", ["3", "3", "1", "2"]),
+        ("All samples of this report", ["4", "4", "2", "2"]),
+    ]
 
 
 def test_large_images_are_scaled_to_fit_the_page(tmp_path):

@@ -72,6 +72,8 @@ MODELS |= {  # frozen encoders, whose features of a slide their pairs project
 MUTATION_IN_ALL = [name for name, entry in MUTATION.items() if not entry["on_request"]]
 FITTED = f"{RESULTS}/datasets/{{dataset}}/encoders/{{gene}}"
 IN_ALL = [name for name, plan in EXPERIMENTS.items() if not plan["on_request"]]
+# Those that are scored by more than retrieval.
+FULLY_SCORED = [name for name in IN_ALL if not EXPERIMENTS[name]["retrieval_only"]]
 DATASETS_IN_ALL = [name for name, plan in DATASETS.items() if not plan["on_request"]]
 AUDITS = config["audit"]
 AUDITS_IN_ALL = [name for name, audit in AUDITS.items() if not audit["on_request"]]
@@ -606,7 +608,7 @@ def batch_effect_files(*extensions: str) -> list[str]:
     """The table and the figures of batch effects with these extensions."""
     if not config["batch_effect"]["score"]:
         return []
-    figures = [f"figures/batch_effect_{experiment}" for experiment in IN_ALL]
+    figures = [f"figures/batch_effect_{experiment}" for experiment in FULLY_SCORED]
     return [
         f"{RESULTS}/{path}{extension}"
         for extension in extensions
@@ -675,7 +677,7 @@ def expression_files(*extensions: str) -> list[str]:
         f"{RESULTS}/{folder}/expression_{experiment}{extension}"
         for extension in extensions
         for folder in ["figures" if extension in (".png", ".svg") else "tables"]
-        for experiment in IN_ALL
+        for experiment in FULLY_SCORED
         if config["expression"]["score"]
     ]
 
@@ -706,7 +708,7 @@ def kept_files() -> list[str]:
     shards = [shard for dataset in reported_datasets() for shard in shards_of(dataset)]
     scores = [file for experiment in IN_ALL for file in scores_of(experiment)]
     if config["expression"]["score"]:
-        scores += [file for experiment in IN_ALL for file in expression_scores(experiment)]
+        scores += [file for experiment in FULLY_SCORED for file in expression_scores(experiment)]
     return list(
         dict.fromkeys(
             [

@@ -3,14 +3,17 @@
 import base64
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from pairscape import (
+    audit_table,
     batch_effect_table,
     calibration_table,
     expression_table,
     files,
+    leakage,
     mutation_tables,
     published_gap,
     tables,
@@ -61,7 +64,7 @@ def read_audits(paths: Sequence) -> list[dict]:
     return audits
 
 
-def read_datasets(splits: Sequence, leakage: Sequence) -> list[dict]:
+def read_datasets(splits: Sequence, leaks: Sequence) -> list[dict]:
     """The splits of each dataset and what leaks between them.
 
     A dataset is named after the folder of its splits.tsv.
@@ -69,12 +72,10 @@ def read_datasets(splits: Sequence, leakage: Sequence) -> list[dict]:
     Returns
     -------
     Mappings of ``name``, ``rows`` (of splits.tsv), ``leaks`` (of leakage.tsv; None where it wasn't
-    given), ``leak_columns``, ``words`` (with which shared donors are admitted) and ``splits`` (by
-    split: samples, donors, spots).
+    given), ``leak_columns``, ``words`` (with which shared donors are admitted), ``donors`` (as
+    ``count_donors`` has them) and ``splits`` (by split: samples, donors, spots).
     """
-    leaks = {
-        _folder(path): files.read_tsv(path, ("finding", "donor", "sample")) for path in leakage
-    }
+    leaks = {_folder(path): files.read_tsv(path, ("finding", "donor", "sample")) for path in leaks}
     datasets = []
     for path in splits:
         rows = files.read_tsv(path, SPLIT_COLUMNS)
@@ -93,6 +94,7 @@ def read_datasets(splits: Sequence, leakage: Sequence) -> list[dict]:
                 "name": _folder(path),
                 "rows": rows,
                 "columns": list(rows[0]) if rows else list(SPLIT_COLUMNS),
+                "donors": count_donors(rows),
                 "leaks": found,
                 "leak_columns": list(found[0]) if found else [],
                 "words": list(dict.fromkeys(filter(None, (r.get("shared_donors") for r in rows)))),
@@ -102,32 +104,128 @@ def read_datasets(splits: Sequence, leakage: Sequence) -> list[dict]:
     return datasets
 
 
+def count_donors(rows: Iterable[Mapping]) -> dict[str, int]:
+    """How many samples and donors some rows of the sample table, or of splits, hold.
+
+    Returns
+    -------
+    ``samples``; ``donors``, of which ``known`` are named by a source, and so are distinct persons;
+    ``placeholders`` stand for one bundle each whose donor no source names; of the ``unstated`` it
+    isn't said. ``least`` is the least number of persons that this can be: placeholders may be
+    anyone, ``donors`` the greatest.
+    """
+    rows = list(rows)
+    stated: dict[str, str] = {}
+    for row in rows:
+        if not (donor := row.get("donor")):
+            continue
+        # What any row of a donor knows of it holds for all of them.
+        stated[donor] = max(stated.get(donor, ""), str(row.get("donor_known") or ""))
+    known = sum(said == "True" for said in stated.values())
+    placeholders = sum(leakage.is_placeholder({"donor_known": said}) for said in stated.values())
+    return {
+        "samples": len({row["sample"] for row in rows}),
+        "donors": len(stated),
+        "known": known,
+        "placeholders": placeholders,
+        "unstated": len(stated) - known - placeholders,
+        "least": max(known, min(1, len(stated))),
+    }
+
+
 def read_runs(paths: Sequence) -> list[dict]:
     """The options.json of runs, each with its ``sha256``."""
     return [{**_read_object(path, RUN_KEYS), "sha256": files.sha256_file(path)} for path in paths]
 
 
-# Chapters beside retrieval: what the names of their tables and figures begin with.
+class Chapter(NamedTuple):
+    """A chapter of scores: its heading, what it shows, and what stands there when nothing does."""
+
+    heading: str
+    about: str
+    absent: str
+
+
+# In the order of the page, behind the data.
 CHAPTERS = {
-    "calibration": "Calibration",
-    "batch_effects": "Batch effects",
-    "expression": "Expression prediction",
-    "mutation": "Mutation prediction",
-    "published-gap": "Gap to the published numbers",
+    "calibration": Chapter(
+        "Calibration",
+        "What the scores say of small simulated datasets, whose signal, batch effect and leaked "
+        "donors are known: whether a score moves with what it is meant to measure.",
+        "The scores haven't been held against data whose signal is known. The configuration's part "
+        "calibration asks for it.",
+    ),
+    "retrieval": Chapter(
+        "Retrieval",
+        "A query of one modality looks for its partner among a gallery of the other. How to read "
+        "the numbers:",
+        "No retrieval has been scored: no experiment of this report has a finished run.",
+    ),
+    "batch_effects": Chapter(
+        "Batch effects",
+        "Whether the expression of spots tells which split or donor they are from: silhouette-batch "
+        "and its kin, 1 for well mixed, from counts alone.",
+        "Batch effects haven't been scored. The configuration's batch_effect: {score: true} asks "
+        "for it.",
+    ),
+    "expression": Chapter(
+        "Expression prediction",
+        "Genes of a spot predicted from its image by a linear model on frozen features, before and "
+        "after contrastive pretraining.",
+        "Expression prediction hasn't been run. The configuration's expression: {score: true} asks "
+        "for it.",
+    ),
+    "mutation": Chapter(
+        "Mutation prediction",
+        "Labels of whole slides predicted from frozen patch embeddings, by folds that share no site.",
+        "Mutation prediction hasn't been run: it needs cohorts of labelled slides (the "
+        "configuration's parts cohorts and mutation).",
+    ),
+    "ablations": Chapter(
+        "Ablations",
+        "Experiments that change one choice of the pretraining: the projection head, the loss, which "
+        "encoder is tuned. Their retrieval, read as in the chapter before, and the published "
+        "ablations beside it where there are any.",
+        "The ablations haven't been run: no table or figure of an experiment whose name starts with "
+        "ablation_ was given to this report. In the full configuration they are made when asked for, "
+        "by results/tables/published-gap_ablation_projection.md, published-gap_ablation_loss.md and "
+        "published-gap_ablation_finetuning.md.",
+    ),
+    "audit": Chapter(
+        "Audit",
+        "What each quirk of the published code and splits does to Recall@5: from the corrected "
+        "protocol, one quirk put in at a time; from the published one, one repaired at a time.",
+        "The audit hasn't been run. The configuration's part audit names one, and "
+        "results/tables/audit_<name>.md makes it.",
+    ),
+    "published-gap": Chapter(
+        "Gap to the published numbers",
+        "The paper's numbers with ours beside them, cell by cell.",
+        "Nothing of this report was compared with the paper's numbers. An experiment on the "
+        "published panels is, by results/tables/published-gap_<experiment>.md.",
+    ),
+}
+# What the names of a chapter's files begin with; the rest is retrieval.
+_PREFIXES = {
+    "retrieval_ablation_": "ablations",
+    "published-gap_ablation_": "ablations",
+    "audit_": "audit",
+    "batch_effect": "batch_effects",
+    **{name: name for name in ("calibration", "expression", "mutation", "published-gap")},
 }
 
 
-def chapter(path) -> str | None:
-    """The chapter that a table or figure belongs to, by its name; None for retrieval."""
+def chapter(path) -> str:
+    """The chapter that a table or figure belongs to, by its name."""
     stem = Path(path).stem
-    return next((name for name in CHAPTERS if stem.startswith(name.removesuffix("s"))), None)
+    return next((name for start, name in _PREFIXES.items() if stem.startswith(start)), "retrieval")
 
 
 def read_tables(paths: Sequence) -> list[dict]:
     """Tables laid out for the page: ``title``, ``sections`` as of ``tables.retrieval_sections``.
 
-    Tables of retrieval, batch effects and expression have a layout of their own; any other TSV
-    stands as it is.
+    ``kind`` is the table's chapter; those of experiments named ``ablation_...`` have one of their
+    own. Any other TSV stands as it is, where its name belongs.
     """
     read = []
     for path in paths:
@@ -172,11 +270,17 @@ def read_tables(paths: Sequence) -> list[dict]:
                 f"{name_in_words(path)}: {words}" for words in published_gap.missing(numbers)
             ]
             sections, kind = published_gap.sections(numbers), "published-gap"
+        elif rows and audit_table.is_audit_table(rows[0]):
+            numbers = audit_table.read_table(path)
+            missing = [f"{name_in_words(path)}: {words}" for words in audit_table.missing(numbers)]
+            sections, kind = audit_table.sections(numbers), "audit"
         else:
             header = list(rows[0]) if rows else []
             body = [[row[name] for name in header] for row in rows]
             sections = [{"title": "", "header": header, "rows": body, "chance": [], "notes": []}]
-            missing, kind = [], "other"
+            missing, kind = [], chapter(path)
+        if chapter(path) == "ablations" and kind in ("retrieval", "published-gap"):
+            kind = "ablations"
         read.append(
             {
                 "title": name_in_words(path),
@@ -191,10 +295,14 @@ def read_tables(paths: Sequence) -> list[dict]:
 def name_in_words(path) -> str:
     """What a file shows: ``retrieval_<experiment>.tsv`` is "Retrieval, experiment ..."."""
     stem = Path(path).stem
+    if stem.startswith("audit_"):
+        return f"Audit {stem.removeprefix('audit_')}"
+    start = next((start for start in _PREFIXES if stem.startswith(start)), "")
     kind, _, experiment = stem.partition("_")
-    found = chapter(path)
-    if found is not None:
-        kind, experiment = CHAPTERS[found], stem.removeprefix(found.removesuffix("s"))[1:]
+    if start and not start.endswith("_"):
+        kind, experiment = CHAPTERS[_PREFIXES[start]].heading, stem.removeprefix(start)[1:]
+    elif kind in CHAPTERS:
+        kind = CHAPTERS[kind].heading
     return kind.capitalize() + (f", experiment {experiment}" if experiment else "")
 
 
@@ -273,10 +381,9 @@ def render(context: Mapping) -> str:
     ----------
     context
         ``title``; ``samples`` (rows of the sample table, or what is known of them); ``datasets``,
-        ``checks``, ``audits``, ``runs``, ``tables`` as read above; ``spot_figures``, ``curves``,
-        ``figures`` (mappings of ``uri``, ``alt``, ``caption``), ``chapter_figures`` (the same by
-        chapter); ``experiments``; ``planned`` (names
-        of what isn't run).
+        ``checks``, ``audits``, ``runs``, ``tables`` as read above; ``overlays``, ``spot_figures``,
+        ``curves`` (mappings of ``uri``, ``alt``, ``caption``), ``chapter_figures`` (the same by
+        chapter); ``experiments``; ``planned`` (names of what isn't run).
     """
     import jinja2
 
@@ -289,6 +396,7 @@ def render(context: Mapping) -> str:
     )
     environment.filters["nice"] = _nice
     environment.filters["share"] = lambda part, whole: f"{part / whole:.1%}" if whole else ""
+    environment.filters["filled_columns"] = _filled_places
     environment.filters["dictvalues"] = lambda row: list(row.values())
     environment.filters["json"] = lambda value: json.dumps(value, indent=1, ensure_ascii=False)
     runs = context["runs"]
@@ -302,8 +410,26 @@ def render(context: Mapping) -> str:
         ),
         versions=_over_runs(runs, "versions"),
         commits=_over_runs(runs, "git_commit"),
-        missing=[*context["planned"], *(text for t in context["tables"] for text in t["missing"])],
+        donors=count_donors(context["samples"]),
+        donor_lines=[
+            *((dataset["name"], dataset["donors"]) for dataset in context["datasets"]),
+            ("All samples of this report", count_donors(context["samples"])),
+        ],
+        missing=_missing(context),
     )
+
+
+def _missing(context: Mapping) -> list[str]:
+    """What isn't in the report: the chapters that are empty, then single runs."""
+    filled = {table["kind"] for table in context["tables"]}
+    filled |= {name for name, figures in context["chapter_figures"].items() if figures}
+    empty = [of.heading for name, of in CHAPTERS.items() if name not in filled]
+    told = {name.casefold() for name in context["planned"]}
+    return [
+        *context["planned"],
+        *(heading for heading in empty if heading.casefold() not in told),
+        *(text for table in context["tables"] for text in table["missing"]),
+    ]
 
 
 def _filled_columns(samples: Sequence[Mapping]) -> list[str]:
@@ -311,6 +437,12 @@ def _filled_columns(samples: Sequence[Mapping]) -> list[str]:
     names = list(dict.fromkeys(name for sample in samples for name in sample))
     filled = [name for name in names if any(sample.get(name) for sample in samples)]
     return sorted(filled, key=lambda name: name != "sample")
+
+
+def _filled_places(rows: Sequence[Sequence], header: Sequence) -> set[int]:
+    """The columns of a table that say something in any row; all of them where there is no row."""
+    filled = {place for row in rows for place, cell in enumerate(row) if cell not in ("", None)}
+    return filled or set(range(len(header)))
 
 
 def _over_runs(runs: Sequence[Mapping], key: str) -> list[dict]:

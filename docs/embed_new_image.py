@@ -1,0 +1,142 @@
+# %% [markdown]
+# # A new H&E image in the space of a pretrained pair
+#
+# A pair puts images and gene profiles into one space. Here a pair of `make demo` takes an H&E image,
+# embeds its patches, and finds for some of them the spots whose gene profiles lie nearest, with the
+# genes that these spots hold more of than their section does.
+#
+# As a program: `.venv/bin/python docs/embed_new_image.py --run RUN --image IMAGE`; both have
+# defaults, what `make demo` makes. Any further flag goes to `scripts/embed_image.py`, which does the
+# work: `--um-per-px` for a PNG or JPEG, `--image-weights` for an encoder whose weights were fetched.
+#
+# As a notebook: Jupyter with Jupytext, VS Code and PyCharm open this file as cells.
+
+# %%
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+# The checkout lies around this file; in a notebook, which has no __file__, around the working folder.
+sys.path.insert(
+    0,
+    next(
+        str(folder / "scripts")
+        for folder in Path(globals().get("__file__", "a notebook")).resolve().parents
+        if (folder / "scripts" / "embed_image.py").is_file()
+    ),
+)
+
+import numpy as np
+
+import embed_image
+from pairscape import errors, files, image_embedding, pairs
+
+DEMO = Path(sys.path[0]).parent / "results" / "demo"
+
+parser = argparse.ArgumentParser(description="Embed a new H&E image by a pretrained pair.")
+parser.add_argument(
+    "--run",
+    type=Path,
+    default=DEMO / "runs/demo/simulated-breast/tf_efficientnet_lite0-mlp/seed24442",
+    help="folder of a run, which holds model.ckpt",
+)
+parser.add_argument(
+    "--image",
+    type=Path,
+    default=DEMO / "bundles/demo1/demo1_he_image.ome.tif",
+    help="H&E: PNG, JPEG, TIFF, OME-TIFF, SVS",
+)
+parser.add_argument("--split", default="test", help="whose gene profiles are looked through")
+parser.add_argument("--out", type=Path, help="folder to keep the embeddings and tables in")
+parser.add_argument("--show", type=int, default=3, help="how many patches to print")
+in_notebook = "ipykernel" in sys.modules  # whose own flags stand in sys.argv
+args, further = parser.parse_known_args([] if in_notebook else None)
+
+
+def print_error(kind, error, trace):
+    """A wrong input is told in one line, as by all of Pairscape's programs."""
+    if issubclass(kind, errors.InputError):
+        print(f"embed_new_image: error: {error}", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+sys.excepthook = print_error
+
+# %% [markdown]
+# ## The pair
+#
+# `model.ckpt` says what it is: its encoders, and the dataset it was trained on. The field of view of a
+# patch is found in that dataset's pairs.
+
+# %%
+model = args.run / "model.ckpt"
+facts = image_embedding.read_facts(model)
+print(
+    f"pair: {facts['image_encoder']} with {facts['gene_encoder']}, trained on {facts['dataset']}, "
+    f"seed {facts['seed']}"
+)
+
+# %% [markdown]
+# ## The image
+#
+# The patches lie side by side over the tissue. `embeddings.npy` has a row of unit length for each of
+# them, `patches.tsv` its place, `nearest.tsv` the spots with the most similar gene profiles. A gallery
+# must be of the same run: each pair has a space of its own.
+
+# %%
+out = args.out or Path(tempfile.mkdtemp(prefix="embed_new_image_"))
+out.mkdir(parents=True, exist_ok=True)
+embed_image.main(
+    [
+        *("--model", str(model), "--image", str(args.image)),
+        *("--gallery", str(args.run / "embeddings" / f"{args.split}_genes.npy")),
+        *("--embeddings", str(out / "embeddings.npy"), "--index", str(out / "patches.tsv")),
+        *("--nearest", str(out / "nearest.tsv"), *further),
+    ]
+)
+embeddings = np.load(out / "embeddings.npy")
+patches = files.read_numbers(out / "patches.tsv", image_embedding.INDEX_COLUMNS, "embed again")
+nearest = files.read_tsv(out / "nearest.tsv", image_embedding.NEAREST_COLUMNS)
+print(f"image: {args.image.name}, {len(embeddings)} patches, {embeddings.shape[1]} numbers each")
+
+# %% [markdown]
+# ## The nearest gene profiles
+#
+# A similarity is the cosine of two embeddings. The counts of a spot stand in the pairs of its sample;
+# a gene is named by how many times its share of the spot's transcripts is that of the whole section.
+
+
+# %%
+def leading_genes(sample, spot, count=4):
+    """The genes that a spot holds most of, compared with its section: symbols and ratios."""
+    datasets = args.run.resolve().parents[4] / "datasets"
+    shard = next(
+        (
+            p
+            for name in (facts["dataset"], "*")
+            for p in datasets.glob(f"{name}/shards/{sample}.arrow")
+        ),
+        None,
+    )
+    if shard is None:
+        return "its pairs aren't beside the run"
+    counts = pairs.read_expression(shard).astype(float)
+    row = pairs.read_index(shard)["spot"].to_pylist().index(spot)
+    # One transcript is added to each gene, so that a single one of a rare gene doesn't lead.
+    section = counts.sum(axis=0) + 1
+    ratios = (counts[row] + 1) / (counts[row] + 1).sum() / (section / section.sum())
+    genes = pairs.shard_metadata(shard)["genes"]
+    return ", ".join(f"{genes[i]} x{ratios[i]:.1f}" for i in np.argsort(-ratios)[:count])
+
+
+for patch in patches[: args.show]:
+    print(f"\npatch {patch['patch']:.0f} at ({patch['x_px']:.0f}, {patch['y_px']:.0f}) px")
+    for row in nearest:
+        if int(row["patch"]) == patch["patch"]:
+            print(
+                f"  {row['place']}. similarity {float(row['similarity']):.3f}: spot {row['spot']} of "
+                f"{row['sample']}; most {leading_genes(row['sample'], row['spot'])}"
+            )
+print(f"\nall {len(patches)} patches: {out}")

@@ -1,0 +1,48 @@
+"""What the documentation says of the published benchmark is what code and tables hold."""
+
+import re
+
+from conftest import ROOT
+
+from pairscape import files, protocol, report
+
+PUBLISHED = (ROOT / "docs" / "published-benchmark.md").read_text()
+
+
+def test_the_table_of_flags_names_every_flag_and_what_it_sets():
+    table = PUBLISHED.split("## Flags")[1].split("##")[0]
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| `")]
+    assert {row[0].strip("`"): row[1] for row in rows} == {
+        name: flag.findings for name, flag in protocol.FLAGS.items()
+    }
+    for name, _, meaning, sets in rows:
+        flag = protocol.FLAGS[name.strip("`")]
+        assert meaning == flag.meaning
+        variants = {old: new for pairs in flag.encoders.values() for old, new in pairs.items()}
+        assert set(re.findall(r"training\.(\w+)", sets)) == set(flag.training)
+        assert re.findall(r"`(\w+)` in the place of `(\w+)`", sets) == [
+            (new, old) for old, new in variants.items()
+        ]
+
+
+def test_each_finding_of_a_flag_names_it_in_its_row():
+    rows = {line.split(" | ")[0].strip("| "): line for line in PUBLISHED.splitlines()}
+    for name, flag in protocol.FLAGS.items():
+        for finding in re.findall(r"H\d+", flag.findings):
+            assert f"`{name}`" in rows[finding] or "as H10" in rows[finding], finding
+
+
+def test_every_flag_that_is_named_is_one():
+    text = PUBLISHED + (ROOT / "README.md").read_text()
+    named = {*re.findall(r"flags? `(\w+)`", text), *re.findall(r"`?flags: \{(\w+):", text)}
+    assert named - {"x"} <= {*protocol.FLAGS}
+    assert len(named) > 10
+
+
+def test_the_donors_that_the_sample_table_supports_are_told_as_they_are_counted():
+    counted = report.count_donors(files.read_tsv(ROOT / "config" / "samples.tsv"))
+    told = " ".join(PUBLISHED.split())
+    assert f"has {counted['donors']} for its {counted['samples']} samples" in told
+    assert f"{counted['known']} are named by a source" in told
+    assert f"{counted['placeholders']} are placeholders" in told
+    assert f"at least {counted['least']} persons and at most {counted['donors']}" in told
