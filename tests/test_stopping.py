@@ -1,5 +1,7 @@
 """A scheduler's signal in a training: saved, left with 143, and gone on with to the same files."""
 
+import errno
+import io
 import os
 import signal
 import subprocess
@@ -191,3 +193,22 @@ def test_a_signal_before_the_training_ends_the_program_like_ctrl_c(shards, tmp_p
     running.send_signal(signal.SIGTERM)
     assert running.wait(timeout=60) == 143
     assert not (out / "last.ckpt").exists()
+
+
+def test_a_disk_that_fills_up_while_a_checkpoint_is_saved_is_told_as_that(tmp_path, monkeypatch):
+    """torch closes its archive even then, and fails at that in words of its own."""
+    class Full(io.BytesIO):
+        def write(self, data):
+            if self.tell() + len(data) > 1000:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().write(data)
+
+    (tmp_path / "last.ckpt").write_bytes(b"the one before")
+    monkeypatch.setattr(pretraining, "open", lambda *_: Full(), raising=False)
+    parts = type("", (), {"kept_state": lambda _: {"a": torch.zeros(5000)}, "state_dict": dict})()
+    with pytest.raises(OSError, match="No space left") as told:
+        pretraining._save(tmp_path, "x", parts, parts, parts, 1)
+    assert told.value.errno == errno.ENOSPC
+    assert told.value.filename == str(tmp_path / "last.ckpt")
+    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
+    assert (tmp_path / "last.ckpt").read_bytes() == b"the one before"

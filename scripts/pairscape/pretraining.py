@@ -513,15 +513,19 @@ def _resume(folder: Path, identity: str, pair: Pair, optimizer, record: Record, 
 
 
 def _save(folder: Path, identity: str, pair: Pair, optimizer, record: Record, step: int) -> None:
-    temporary = folder / ".part-last.ckpt"
-    torch.save(
-        {
-            "identity": identity,
-            "step": step,
-            "state": pair.kept_state(),
-            "optimizer": optimizer.state_dict(),
-            "record": record.state_dict(),
-        },
-        temporary,
-    )
-    os.replace(temporary, folder / "last.ckpt")
+    whole = {
+        "identity": identity,
+        "step": step,
+        "state": pair.kept_state(),
+        "optimizer": optimizer.state_dict(),
+        "record": record.state_dict(),
+    }
+    path = folder / "last.ckpt"
+    with files.atomic_path(path) as temporary, open(temporary, "wb") as handle:
+        try:
+            torch.save(whole, handle)
+        except RuntimeError as error:
+            cause = error.__context__
+            if isinstance(cause, OSError):  # torch closes its archive even on a full disk
+                raise OSError(cause.errno, cause.strerror, str(path)) from None
+            raise

@@ -236,6 +236,8 @@ def _start_log(path) -> None:
             job_lock.release_all()  # of an earlier main() of this process
             job_lock.take(f"{path}.lock", lambda line: said.append(line) or log.info("%s", line))
         to_file = logging.FileHandler(path, mode="w")
+        # A disk that is full takes no log either; the terminal has what is said.
+        logging.raiseExceptions = False
         to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         log.addHandler(to_file)
         # The query of an address may hold a token or a signature.
