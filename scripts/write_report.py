@@ -5,7 +5,7 @@ IN   tables, figures, training curves, checks, audits, spot figures, splits, lea
 OUT  report.html
 
 Options: title; experiments (names); samples (rows of the sample table: sample, source, organ,
-disease_state, donor, donor_known, license ...); planned (names of what isn't run).
+disease_state, donor, donor_known, license ...).
 """
 
 from pathlib import Path
@@ -58,7 +58,6 @@ def main(argv=None):
         {
             "title": args.options.get("title", "Pairscape report"),
             "experiments": args.options.get("experiments", []),
-            "planned": args.options.get("planned", []),
             "samples": args.options.get("samples") or _samples_of(datasets),
             "datasets": datasets,
             "checks": report.read_checks(args.checks or []),

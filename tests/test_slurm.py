@@ -276,8 +276,10 @@ def ran_again(ran):
 
     try:
         # Preempted: the warning that Slurm sends, while training.
-        stop_in_training(folder, remote)
+        halted = stop_in_training(folder, remote)
         subprocess.run(["scancel", "--signal=TERM", running("pretrain")()], check=True)
+        time.sleep(2)  # the signal waits for it
+        os.kill(halted, signal.SIGCONT)
         # Cancelled by hand.
         subprocess.run(["scancel", wait_for(running("score_retrieval"), 600)], check=True)
         # No controller for a minute.

@@ -271,12 +271,6 @@ rule write_report:
                 )
                 for sample in dict(used_samples())
             ],
-            planned=["calibration"] * (not CALIBRATION)
-            + ["batch effects"] * (not config["batch_effect"]["score"])
-            + ["expression prediction"] * (not config["expression"]["score"])
-            + ["mutation prediction"] * (not MUTATION_IN_ALL)
-            + ["gap to the published numbers"] * (not gap_files(".tsv"))
-            + ["audit"] * (not AUDITS_IN_ALL),
         ),
     shell:
         "python {params.program:q} --tables {input.tables:q} --figures {input.figures:q}"

@@ -383,7 +383,7 @@ def render(context: Mapping) -> str:
         ``title``; ``samples`` (rows of the sample table, or what is known of them); ``datasets``,
         ``checks``, ``audits``, ``runs``, ``tables`` as read above; ``overlays``, ``spot_figures``,
         ``curves`` (mappings of ``uri``, ``alt``, ``caption``), ``chapter_figures`` (the same by
-        chapter); ``experiments``; ``planned`` (names of what isn't run).
+        chapter); ``experiments``.
     """
     import jinja2
 
@@ -424,10 +424,8 @@ def _missing(context: Mapping) -> list[str]:
     filled = {table["kind"] for table in context["tables"]}
     filled |= {name for name, figures in context["chapter_figures"].items() if figures}
     empty = [of.heading for name, of in CHAPTERS.items() if name not in filled]
-    told = {name.casefold() for name in context["planned"]}
     return [
-        *context["planned"],
-        *(heading for heading in empty if heading.casefold() not in told),
+        *empty,
         *(text for table in context["tables"] for text in table["missing"]),
     ]
 
