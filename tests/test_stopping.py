@@ -197,6 +197,7 @@ def test_a_signal_before_the_training_ends_the_program_like_ctrl_c(shards, tmp_p
 
 def test_a_disk_that_fills_up_while_a_checkpoint_is_saved_is_told_as_that(tmp_path, monkeypatch):
     """torch closes its archive even then, and fails at that in words of its own."""
+
     class Full(io.BytesIO):
         def write(self, data):
             if self.tell() + len(data) > 1000:

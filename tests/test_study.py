@@ -149,3 +149,28 @@ def test_editing_a_title_or_note_reruns_no_training(study):
         assert planned(study) == {}
     finally:
         file.write_text(before)
+
+
+def test_the_audit_changes_one_flag_from_either_protocol(study):
+    with open(study / "results/mini/tables/audit_mini.tsv") as handle:
+        rows = list(csv.DictReader(handle, delimiter="\t"))
+    tried = {(row["start"], row["flag"]) for row in rows if row["status"] == "scored"}
+    flag = "unnormalised_embeddings"
+    assert tried == {(start, of) for start in ("corrected", "published") for of in ("", flag)}
+    assert {row["why_not"] for row in rows if row["flag"] == "conch_trunk"} == {
+        "conch isn't among the encoders"
+    }
+    assert {row["paired"] for row in rows if row["difference"]} == {"yes"}
+    runs = study / "results/mini/runs"
+    for start, pair, on in (
+        ("corrected", "tf_efficientnet_lite0_64px-mlp", set()),
+        ("published", "tf_efficientnet_lite0_64px-mlp_published", {"last_checkpoint", flag}),
+    ):
+        folder = runs / f"audit-mini_{start}/mini" / pair / "seed1"
+        options = json.loads((folder / "options.json").read_text())["options"]
+        assert options["protocol"] == start
+        assert on <= set(options["flags"])
+        assert bool(options["flags"]) == bool(on)
+        assert options["training"]["unit_length"] == (not on)
+    page = (study / "results/mini/report.html").read_text()
+    assert "Audit mini" in page

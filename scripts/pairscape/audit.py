@@ -390,22 +390,12 @@ def same_spots(first, second) -> bool:
 def draw_units(index, placeholders: set, options: Mapping, seed: int):
     """What is resampled of a test split, as in ``retrieval.score_run``, and that in words."""
     samples, donors = (index[name].to_numpy(str) for name in ("sample", "donor"))
-    names = np.unique(donors)
-    draws, block_um = options["bootstrap"], options["block_um"]
-    if draws and len(names) >= intervals.DONORS_NEEDED:
-        unknown = len(placeholders & set(names.tolist()))
-        over = f"bootstrap over {len(names)} donors"
-        over += f", {unknown} of them placeholders" if unknown else ""
-        return intervals.draw_donors(donors, draws, seed), over
     xy_um = index[["x_um", "y_um"]].to_numpy(np.float64)
-    units = intervals.draw_blocks(samples, xy_um, block_um, draws, seed)
-    if not draws:
-        return units, "no interval: no bootstrap was asked for"
-    if max(units.counts.values()) < 2:
-        return units, f"no interval: no sample has two spatial blocks of {block_um:g} um"
-    within = "this donor" if len(names) == 1 else f"these donors ({len(names)})"
-    count = sum(units.counts.values())
-    return units, f"{count} spatial blocks of {block_um:g} um within {within}"
+    drawn = options["bootstrap"], seed
+    blocks = intervals.draw_blocks(samples, xy_um, options["block_um"], *drawn)
+    everyone = np.ones(len(samples), bool)
+    options = {**options, "seed": seed}
+    return retrieval.choose_units(everyone, samples, donors, blocks, placeholders, options)
 
 
 def _draw(values: np.ndarray, units, rows: np.ndarray) -> np.ndarray | None:

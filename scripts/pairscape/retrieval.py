@@ -258,28 +258,55 @@ def _groups(index, samples, donors, xy_um, placeholders: set, options: Mapping) 
         found += [(group_by, str(name), names == name) for name in np.unique(names)]
     groups = []
     for group_by, name, member in found:
-        of_group = np.unique(donors[member])
-        units = blocks
-        over = _over_blocks(blocks, options["block_um"], np.unique(samples[member]), len(of_group))
-        if draws and len(of_group) >= intervals.DONORS_NEEDED:
-            drawn = intervals.draw_donors(donors[member], draws, seed)
-            of = np.zeros(len(samples), np.int64)
-            of[member] = drawn.of
-            units = drawn._replace(of=of)
-            unknown = sum(donor in placeholders for donor in of_group)
-            over = f"bootstrap over {len(of_group)} donors"
-            over += f", {unknown} of them placeholders" if unknown else ""
+        units, over = choose_units(member, samples, donors, blocks, placeholders, options)
         groups.append(
             {
                 "group_by": group_by,
                 "group": name,
                 "member": member,
-                "donors": len(of_group),
+                "donors": len(np.unique(donors[member])),
                 "units": units,
                 "over": over,
             }
         )
     return groups
+
+
+def choose_units(
+    member: np.ndarray,
+    samples: np.ndarray,
+    donors: np.ndarray,
+    blocks: intervals.Units,
+    placeholders: set,
+    options: Mapping,
+) -> tuple[intervals.Units, str]:
+    """What is resampled for the interval of some queries, and that in words.
+
+    Donors where there are enough of them, else blocks of tissue.
+
+    Parameters
+    ----------
+    member
+        Which of the N queries, (N,) bool.
+    samples, donors
+        The queries' names, (N,).
+    blocks
+        Of ``intervals.draw_blocks``, of all queries.
+    placeholders
+        Donors that no source names.
+    options
+        ``bootstrap``, ``block_um`` and ``seed``.
+    """
+    draws, names = options["bootstrap"], np.unique(donors[member])
+    if not draws or len(names) < intervals.DONORS_NEEDED:
+        of_member = np.unique(samples[member])
+        return blocks, _over_blocks(blocks, options["block_um"], of_member, len(names))
+    drawn = intervals.draw_donors(donors[member], draws, options["seed"])
+    of = np.zeros(len(samples), np.int64)
+    of[member] = drawn.of
+    unknown = sum(donor in placeholders for donor in names)
+    over = f"bootstrap over {len(names)} donors"
+    return drawn._replace(of=of), over + (f", {unknown} of them placeholders" if unknown else "")
 
 
 def _over_blocks(units, block_um: float, samples: Iterable[str], donors: int) -> str:
