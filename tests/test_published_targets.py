@@ -57,6 +57,22 @@ def test_the_published_protocol_and_every_audit_are_planned(checkout, full):  # 
 
 
 @pytest.mark.slow
+def test_each_table_and_figure_has_a_target_for_one_panel(checkout, full):  # noqa: F811
+    shown = "benchmark.human-breast-panel"
+    targets = [f"results/tables/{name}_{shown}.md" for name in ("retrieval", "expression")]
+    targets += [f"results/figures/{name}_{shown}.png" for name in ("retrieval", "batch_effect")]
+    targets += [
+        f"results/tables/published-gap_{shown}.md",
+        f"results/figures/expression_{shown}.png",
+    ]
+    counts, _ = plan(checkout, *targets, "--configfile", SOURCE)
+    assert counts["pretrain"] == 5 * 4 * 3
+    assert counts["score_retrieval"] == counts["score_expression"] == 1
+    level = "results/tables/published-gap_ablation_loss.human-colon-panel.md"
+    assert plan(checkout, level, "--configfile", SOURCE)[0]["pretrain"] == 4
+
+
+@pytest.mark.slow
 def test_what_is_scored_so_far_is_compared_without_training(checkout):  # noqa: F811
     counts, _ = plan(checkout, "results/tables/published-gap-so-far_benchmark.md")
     assert counts["compare_published_so_far"] == counts["total"] == 1

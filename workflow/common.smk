@@ -74,6 +74,13 @@ FITTED = f"{RESULTS}/datasets/{{dataset}}/encoders/{{gene}}"
 IN_ALL = [name for name, plan in EXPERIMENTS.items() if not plan["on_request"]]
 # Those that are scored by more than retrieval.
 FULLY_SCORED = [name for name in IN_ALL if not EXPERIMENTS[name]["retrieval_only"]]
+# What a table or figure shows, by the name in its file: an experiment, or one of its datasets.
+SHOWN = {name: (name, plan["datasets"]) for name, plan in EXPERIMENTS.items()}
+SHOWN |= {
+    f"{name}.{dataset}": (name, [dataset])
+    for name, plan in EXPERIMENTS.items()
+    for dataset in plan["datasets"]
+}
 DATASETS_IN_ALL = [name for name, plan in DATASETS.items() if not plan["on_request"]]
 AUDITS = config["audit"]
 AUDITS_IN_ALL = [name for name, audit in AUDITS.items() if not audit["on_request"]]
@@ -362,11 +369,12 @@ def runs(experiment: str, dataset: str) -> list[str]:
     ]
 
 
-def expected_runs(experiment: str) -> list[dict]:
-    """Every run of an experiment, so that a table can say which is missing."""
+def expected_runs(shown: str) -> list[dict]:
+    """Every run of what is shown, so that a table can say which is missing."""
+    experiment, datasets = SHOWN[shown]
     return [
         {"dataset": dataset, "image_encoder": image, "gene_encoder": gene, "seed": seed}
-        for dataset in EXPERIMENTS[experiment]["datasets"]
+        for dataset in datasets
         for image, gene in run_pairs(experiment)
         for seed in EXPERIMENTS[experiment]["seeds"]
     ]
@@ -577,11 +585,9 @@ def told_in(run: str) -> str:
     return f"{run}/failed.json" if has_failed(run) else f"{run}/options.json"
 
 
-def scores_of(experiment: str) -> list[str]:
-    return [
-        f"{RESULTS}/scores/{experiment}/{dataset}/retrieval.tsv"
-        for dataset in EXPERIMENTS[experiment]["datasets"]
-    ]
+def scores_of(shown: str) -> list[str]:
+    experiment, datasets = SHOWN[shown]
+    return [f"{RESULTS}/scores/{experiment}/{dataset}/retrieval.tsv" for dataset in datasets]
 
 
 def batch_effect_scores(datasets) -> list[str]:
@@ -664,11 +670,9 @@ def expression_scoring() -> dict:
     }
 
 
-def expression_scores(experiment: str) -> list[str]:
-    return [
-        f"{RESULTS}/scores/{experiment}/{dataset}/expression.tsv"
-        for dataset in EXPERIMENTS[experiment]["datasets"]
-    ]
+def expression_scores(shown: str) -> list[str]:
+    experiment, datasets = SHOWN[shown]
+    return [f"{RESULTS}/scores/{experiment}/{dataset}/expression.tsv" for dataset in datasets]
 
 
 def expression_files(*extensions: str) -> list[str]:
@@ -985,11 +989,17 @@ def mutation_files(*extensions: str) -> list[str]:
 
 
 def compared_experiments(name: str) -> list[str]:
-    """The experiment of that name, or the levels of an ablation: those whose names go on after `_`."""
-    found = [name] if name in EXPERIMENTS else [e for e in EXPERIMENTS if e.startswith(f"{name}_")]
-    if not found:
+    """The experiment of that name, or the levels of an ablation: those whose names go on after `_`.
+
+    Where the name goes on with a point and a dataset, that dataset of each.
+    """
+    stem, point, dataset = name.partition(".")
+    levels = [stem] if stem in EXPERIMENTS else [e for e in EXPERIMENTS if e.startswith(f"{stem}_")]
+    found = [f"{level}{point}{dataset}" for level in levels]
+    if not found or not all(shown in SHOWN for shown in found):
         raise WorkflowError(
-            f"{SOURCE}: experiments: found neither {name} nor {name}_...; name one of them"
+            f"{SOURCE}: experiments: found neither {stem} nor {stem}_...{' with ' * bool(dataset)}{dataset};"
+            " name one of them, and after a point one of its datasets"
         )
     return found
 
@@ -1007,7 +1017,7 @@ def unlike_published(dataset: str) -> str:
 
 def gap_options(name: str) -> dict:
     """What compare_published is told of the experiments that it compares, and of their datasets."""
-    compared = compared_experiments(name)
+    compared = {SHOWN[shown][0]: shown for shown in compared_experiments(name)}
     return {
         "name": name,
         "experiments": {
@@ -1015,14 +1025,14 @@ def gap_options(name: str) -> dict:
                 "protocol": EXPERIMENTS[experiment]["protocol"],
                 "variants": variants_in(EXPERIMENTS[experiment]["flags"]),
                 "training": EXPERIMENTS[experiment]["training"],
-                "expected": expected_runs(experiment),
+                "expected": expected_runs(shown),
             }
-            for experiment in compared
+            for experiment, shown in compared.items()
         },
         "datasets": {
             dataset: {"panel": DATASETS[dataset]["panel"], "unlike": unlike_published(dataset)}
-            for experiment in compared
-            for dataset in EXPERIMENTS[experiment]["datasets"]
+            for shown in compared.values()
+            for dataset in SHOWN[shown][1]
         },
     }
 

@@ -19,6 +19,8 @@ rule tabulate_retrieval:
         ),
     log:
         f"{RESULTS}/logs/tabulate_retrieval/{{experiment}}.log",
+    wildcard_constraints:
+        experiment=one_of(SHOWN),
     conda:
         "../envs/pipeline.yaml"
     threads: 1
@@ -29,7 +31,7 @@ rule tabulate_retrieval:
         program=script("tabulate_retrieval"),
         options=lambda w: options(
             "tabulate_retrieval",
-            experiment=w.experiment,
+            experiment=SHOWN[w.experiment][0],
             expected=expected_runs(w.experiment),
         ),
     shell:
@@ -47,6 +49,8 @@ rule plot_retrieval:
         svg=f"{RESULTS}/figures/retrieval_{{experiment}}.svg",
     log:
         f"{RESULTS}/logs/plot_retrieval/{{experiment}}.log",
+    wildcard_constraints:
+        experiment=one_of(SHOWN),
     conda:
         "../envs/pipeline.yaml"
     threads: 1
@@ -56,7 +60,9 @@ rule plot_retrieval:
     params:
         program=script("plot_retrieval"),
         options=lambda w: options(
-            "plot_retrieval", experiment=w.experiment, expected=expected_runs(w.experiment)
+            "plot_retrieval",
+            experiment=SHOWN[w.experiment][0],
+            expected=expected_runs(w.experiment),
         ),
     shell:
         "python {params.program:q} --scores {input.scores:q} --png {output.png:q} --svg {output.svg:q}"
@@ -89,7 +95,7 @@ rule tabulate_batch_effect:
 
 rule plot_batch_effect:
     input:
-        batch_effects=lambda w: batch_effect_scores(EXPERIMENTS[w.experiment]["datasets"]),
+        batch_effects=lambda w: batch_effect_scores(SHOWN[w.experiment][1]),
         retrieval=lambda w: scores_of(w.experiment),
     output:
         png=f"{RESULTS}/figures/batch_effect_{{experiment}}.png",
@@ -97,6 +103,8 @@ rule plot_batch_effect:
         numbers=f"{RESULTS}/figures/batch_effect_{{experiment}}.tsv",
     log:
         f"{RESULTS}/logs/plot_batch_effect/{{experiment}}.log",
+    wildcard_constraints:
+        experiment=one_of(SHOWN),
     conda:
         "../envs/pipeline.yaml"
     threads: 1
@@ -107,13 +115,11 @@ rule plot_batch_effect:
         program=script("plot_batch_effect"),
         options=lambda w: options(
             "plot_batch_effect",
-            experiment=w.experiment,
-            panels={
-                name: DATASETS[name]["panel"] for name in EXPERIMENTS[w.experiment]["datasets"]
-            },
+            experiment=SHOWN[w.experiment][0],
+            panels={name: DATASETS[name]["panel"] for name in SHOWN[w.experiment][1]},
             resolution=config["batch_effect"]["resolution"],
             recall_at=config["batch_effect"]["recall_at"],
-            pair=batch_effect_pair(w.experiment),
+            pair=batch_effect_pair(SHOWN[w.experiment][0]),
             seed=config["batch_effect"]["seed"],
         ),
     shell:
@@ -131,6 +137,8 @@ rule tabulate_expression:
         latex=f"{RESULTS}/tables/expression_{{experiment}}.tex",
     log:
         f"{RESULTS}/logs/tabulate_expression/{{experiment}}.log",
+    wildcard_constraints:
+        experiment=one_of(SHOWN),
     conda:
         "../envs/pipeline.yaml"
     threads: 1
@@ -141,7 +149,7 @@ rule tabulate_expression:
         program=script("tabulate_expression"),
         options=lambda w: options(
             "tabulate_expression",
-            experiment=w.experiment,
+            experiment=SHOWN[w.experiment][0],
             expected=expected_runs(w.experiment),
         ),
     shell:
@@ -158,6 +166,8 @@ rule plot_expression:
         svg=f"{RESULTS}/figures/expression_{{experiment}}.svg",
     log:
         f"{RESULTS}/logs/plot_expression/{{experiment}}.log",
+    wildcard_constraints:
+        experiment=one_of(SHOWN),
     conda:
         "../envs/pipeline.yaml"
     threads: 1
@@ -166,7 +176,7 @@ rule plot_expression:
         runtime=grows(10),
     params:
         program=script("plot_expression"),
-        options=lambda w: options("plot_expression", experiment=w.experiment),
+        options=lambda w: options("plot_expression", experiment=SHOWN[w.experiment][0]),
     shell:
         "python {params.program:q} --scores {input.scores:q} --png {output.png:q}"
         " --svg {output.svg:q} --options {params.options:q} --log {log:q}"
@@ -300,7 +310,7 @@ rule compare_published:
     log:
         f"{RESULTS}/logs/compare_published/{{comparison}}.log",
     wildcard_constraints:
-        comparison="[A-Za-z0-9_-]+",
+        comparison="[A-Za-z0-9_.-]+",
     conda:
         "../envs/pipeline.yaml"
     threads: 1
