@@ -5,30 +5,13 @@ OUT  <results>/scores/audit/, <results>/tables/, <results>/figures/
 """
 
 
-def told_in_audit(audit: str) -> list[str]:
-    """Where each run of an audit says what it is, or why it isn't."""
-    return [
-        told_in(
-            RUN.format(
-                experiment=row["experiment"],
-                dataset=row["dataset"],
-                image=pair["image"],
-                gene=pair["gene"],
-                seed=seed,
-            )
-        )
-        for row in audited_runs(audit)
-        for pair in row["pairs"]
-        for seed in row["seeds"]
-    ]
-
-
 rule score_audit:
     input:
-        runs=lambda w: told_in_audit(w.audit),
+        runs=lambda w: [told_in(run) for run in audit_run_folders(w.audit)],
         embeddings=lambda w: [
             f"{run}/embeddings/test{part}"
             for run in audit_run_folders(w.audit)
+            if not has_failed(run)
             for part in (".json", ".tsv", "_images.npy", "_genes.npy")
         ],
     output:

@@ -720,7 +720,12 @@ def kept_files() -> list[str]:
                 *all_runs("model.ckpt"),
                 *scores,
                 *batch_effect_scores(DATASETS_IN_ALL),
-                *[f"{run}/model.ckpt" for name in AUDITS_IN_ALL for run in audit_run_folders(name)],
+                *[
+                    f"{run}/model.ckpt"
+                    for name in AUDITS_IN_ALL
+                    for run in audit_run_folders(name)
+                    if not has_failed(run)
+                ],
             ]
         )
     )
@@ -742,8 +747,8 @@ def audited_runs(name: str) -> list[dict]:
 
 
 def audit_run_folders(name: str) -> list[str]:
-    """The run folders of an audit, but for those that failed."""
-    folders = [
+    """The run folders of an audit."""
+    return [
         RUN.format(
             experiment=row["experiment"],
             dataset=row["dataset"],
@@ -755,7 +760,6 @@ def audit_run_folders(name: str) -> list[str]:
         for pair in row["pairs"]
         for seed in row["seeds"]
     ]
-    return [folder for folder in folders if not has_failed(folder)]
 
 
 def audit_files(*extensions: str) -> list[str]:
