@@ -13,7 +13,7 @@ from pathlib import Path
 from pairscape import files, program, report
 from pairscape.program import log
 
-RESULT_VERSION = 3
+RESULT_VERSION = 4
 
 
 def main(argv=None):
@@ -45,8 +45,9 @@ def main(argv=None):
         name: ([p for p in args.figures or [] if report.chapter(p) == name], caption)
         for name, caption in CAPTIONS.items()
     }
-    every = [*groups.values(), *chapters.values()]
-    uris = report.embed_images([path for paths, _ in every for path in paths])
+    uris = report.embed_images(
+        *([path for paths, _ in of.values() for path in paths] for of in (chapters, groups))
+    )
 
     def shown(paths, caption):
         return [

@@ -1,5 +1,7 @@
 """The report page: complete, self-contained, escaped, and honest about what is missing."""
 
+import base64
+import io
 import json
 import re
 import shutil
@@ -338,6 +340,18 @@ def test_large_images_are_scaled_to_fit_the_page(tmp_path):
     uris = report.embed_images(paths, budget=300_000)
     assert sum(len(uri) * 3 / 4 for uri in uris.values()) <= 300_100
     assert all(uri.startswith("data:image/jpeg;base64,") for uri in uris.values())
+
+
+def test_figures_are_scaled_less_than_what_is_only_looked_through(tmp_path):
+    def widths(uris, paths):
+        data = (uris[str(path)].partition(",")[2] for path in paths)
+        return [Image.open(io.BytesIO(base64.b64decode(one))).width for one in data]
+
+    few = [write_png(tmp_path / "figure.png", (1700, 900), True)]
+    many = [write_png(tmp_path / f"{i}.png", (1700, 900), True) for i in range(6)]
+    uris = report.embed_images(few, many, budget=1_500_000)
+    assert widths(uris, few)[0] > max(widths(uris, many))
+    assert sum(len(uri) * 3 / 4 for uri in uris.values()) <= 1_500_500
 
 
 def test_a_small_image_stays_as_it_is(tmp_path):

@@ -321,22 +321,34 @@ def _read_object(path, keys: Sequence[str]) -> dict:
 # ------------------------------------------------------------------------------------------- images
 
 
-def embed_images(paths: Sequence, budget: int = IMAGE_BYTES) -> dict[str, str]:
-    """Data URIs of images by path, scaled down alike until they take ``budget`` bytes together.
+def embed_images(
+    figures: Sequence, small: Sequence = (), budget: int = IMAGE_BYTES
+) -> dict[str, str]:
+    """Data URIs of images by path, which take ``budget`` bytes together.
+
+    Figures, which are read, are scaled down alike until they take two thirds of it; small images,
+    which are looked through, until they take what is left.
 
     Raises
     ------
     InputError
         A file isn't an image.
     """
-    for width in WIDTHS_PX:
-        images = {str(path): _encode(path, width) for path in paths}
-        if sum(len(data) for _, data in images.values()) <= budget:
-            break
+    images = _scale(figures, budget * (2 if small else 3) // 3)
+    images |= _scale(small, budget - sum(len(data) for _, data in images.values()))
     return {
         path: f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
         for path, (kind, data) in images.items()
     }
+
+
+def _scale(paths: Sequence, budget: int) -> dict[str, tuple[str, bytes]]:
+    images: dict = {}
+    for width in WIDTHS_PX if paths else ():
+        images = {str(path): _encode(path, width) for path in paths}
+        if sum(len(data) for _, data in images.values()) <= budget:
+            break
+    return images
 
 
 def _encode(path, width: int) -> tuple[str, bytes]:
