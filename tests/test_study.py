@@ -172,5 +172,9 @@ def test_the_audit_changes_one_flag_from_either_protocol(study):
         assert on <= set(options["flags"])
         assert bool(options["flags"]) == bool(on)
         assert options["training"]["unit_length"] == (not on)
+        # Expression is predicted from other runs.
+        assert not (folder / "embeddings/train.json").exists()
+    embedded = study / RUN.format("tf_efficientnet_lite0-drvi_small") / "embeddings"
+    assert (embedded / "train.json").exists()
     page = (study / "results/mini/report.html").read_text()
     assert "Audit mini" in page

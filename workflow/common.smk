@@ -81,6 +81,7 @@ SHOWN |= {
     for name, plan in EXPERIMENTS.items()
     for dataset in plan["datasets"]
 }
+WITH_EXPRESSION = [name for name, of in SHOWN.items() if not EXPERIMENTS[of[0]]["retrieval_only"]]
 DATASETS_IN_ALL = [name for name, plan in DATASETS.items() if not plan["on_request"]]
 AUDITS = config["audit"]
 AUDITS_IN_ALL = [name for name, audit in AUDITS.items() if not audit["on_request"]]

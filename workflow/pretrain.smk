@@ -126,11 +126,6 @@ rule pretrain:
         metrics=f"{RUN}/metrics.csv",
         curve=f"{RUN}/curve.png",
         embeddings=multiext(f"{RUN}/embeddings/test", ".json", ".tsv", "_images.npy", "_genes.npy"),
-        train=(
-            multiext(f"{RUN}/embeddings/train", ".json", ".tsv", "_images.npy")
-            if config["expression"]["score"]
-            else []
-        ),
     log:
         f"{RUN}/pretrain.log",
     conda:
@@ -160,7 +155,7 @@ rule pretrain:
             samples=DATASET_SAMPLES[w.dataset],
             protocol=EXPERIMENTS[w.experiment]["protocol"],
             flags=[flag for flag, on in EXPERIMENTS[w.experiment]["flags"].items() if on],
-            embed_train=config["expression"]["score"],
+            embed_train=predicts_expression(w.experiment),
         ),
     shell:
         "python {params.program:q} --shards {input.shards:q} --splits {input.splits:q}"

@@ -138,7 +138,7 @@ rule tabulate_expression:
     log:
         f"{RESULTS}/logs/tabulate_expression/{{experiment}}.log",
     wildcard_constraints:
-        experiment=one_of(SHOWN),
+        experiment=one_of(WITH_EXPRESSION),
     conda:
         "../envs/pipeline.yaml"
     threads: 1
@@ -167,7 +167,7 @@ rule plot_expression:
     log:
         f"{RESULTS}/logs/plot_expression/{{experiment}}.log",
     wildcard_constraints:
-        experiment=one_of(SHOWN),
+        experiment=one_of(WITH_EXPRESSION),
     conda:
         "../envs/pipeline.yaml"
     threads: 1

@@ -315,6 +315,7 @@ def audit_experiments(name: str, audit: Mapping) -> dict[str, dict]:
             "seeds": audit["seeds"],
             "training": audit["training"],
             "on_request": True,
+            "retrieval_only": True,
             "protocol": row["start"],
             "flags": idle | changed,
         }

@@ -162,6 +162,11 @@ def told_in(run: str) -> str:
     return f"{run}/failed.json" if has_failed(run) else f"{run}/options.json"
 
 
+def predicts_expression(experiment: str) -> bool:
+    """Whether expression is predicted from an experiment's pairs, for which they embed the train split."""
+    return config["expression"]["score"] and not EXPERIMENTS[experiment]["retrieval_only"]
+
+
 def all_runs(file: str) -> list[str]:
     return [
         f"{run}/{file}"
