@@ -105,12 +105,13 @@ print(f"image: {args.image.name}, {len(embeddings)} patches, {embeddings.shape[1
 # ## The nearest gene profiles
 #
 # A similarity is the cosine of two embeddings. The counts of a spot stand in the pairs of its sample;
-# a gene is named by how many times its share of the spot's transcripts is that of the whole section.
+# behind each gene stands how many transcripts of it the spot holds, and in brackets how many a spot
+# with as many transcripts in all would hold on average.
 
 
 # %%
 def leading_genes(sample, spot, count=4):
-    """The genes that a spot holds most of, compared with its section: symbols and ratios."""
+    """The genes that a spot holds most of, compared with its section: counts, and those expected."""
     datasets = args.run.resolve().parents[4] / "datasets"
     shard = next(
         (
@@ -124,11 +125,12 @@ def leading_genes(sample, spot, count=4):
         return "its pairs aren't beside the run"
     counts = pairs.read_expression(shard).astype(float)
     row = pairs.read_index(shard)["spot"].to_pylist().index(spot)
-    # One transcript is added to each gene, so that a single one of a rare gene doesn't lead.
-    section = counts.sum(axis=0) + 1
-    ratios = (counts[row] + 1) / (counts[row] + 1).sum() / (section / section.sum())
+    expected = counts.sum(axis=0) / counts.sum() * counts[row].sum()
+    # In standard deviations of a count; the 1 keeps single transcripts of rare genes from leading.
+    excess = (counts[row] - expected) / np.sqrt(expected + 1)
     genes = pairs.shard_metadata(shard)["genes"]
-    return ", ".join(f"{genes[i]} x{ratios[i]:.1f}" for i in np.argsort(-ratios)[:count])
+    leading = np.argsort(-excess)[:count]
+    return ", ".join(f"{genes[i]} {counts[row, i]:.0f} ({expected[i]:.1f})" for i in leading)
 
 
 for patch in patches[: args.show]:
