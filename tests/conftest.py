@@ -15,3 +15,9 @@ def shared() -> Path:
     if not (folder / "data").is_dir():
         pytest.skip(f"no shared test data at {folder} (set PAIRSCAPE_SHARED)")
     return folder
+
+
+def pytest_collection_modifyitems(items) -> None:
+    """Files with slow tests first: at the end one worker would be alone with them."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
