@@ -13,6 +13,7 @@
 
 # %%
 import argparse
+import functools
 import sys
 import tempfile
 from pathlib import Path
@@ -110,8 +111,9 @@ print(f"image: {args.image.name}, {len(embeddings)} patches, {embeddings.shape[1
 
 
 # %%
-def leading_genes(sample, spot, count=4):
-    """The genes that a spot holds most of, compared with its section: counts, and those expected."""
+@functools.cache
+def read_section(sample):
+    """Counts of a section's spots, names of spots and genes, genes' shares; None without pairs."""
     datasets = args.run.resolve().parents[4] / "datasets"
     shard = next(
         (
@@ -122,15 +124,24 @@ def leading_genes(sample, spot, count=4):
         None,
     )
     if shard is None:
+        return None
+    counts = pairs.read_expression(shard)
+    spots, genes = pairs.read_index(shard)["spot"].to_pylist(), pairs.shard_metadata(shard)["genes"]
+    return counts, spots, genes, counts.sum(axis=0) / counts.sum()
+
+
+def leading_genes(sample, spot, count=4):
+    """The genes that a spot holds most of, compared with its section: counts, and those expected."""
+    section = read_section(sample)
+    if section is None:
         return "its pairs aren't beside the run"
-    counts = pairs.read_expression(shard).astype(float)
-    row = pairs.read_index(shard)["spot"].to_pylist().index(spot)
-    expected = counts.sum(axis=0) / counts.sum() * counts[row].sum()
+    counts, spots, genes, share = section
+    held = counts[spots.index(spot)]
+    expected = share * held.sum()
     # In standard deviations of a count; the 1 keeps single transcripts of rare genes from leading.
-    excess = (counts[row] - expected) / np.sqrt(expected + 1)
-    genes = pairs.shard_metadata(shard)["genes"]
+    excess = (held - expected) / np.sqrt(expected + 1)
     leading = np.argsort(-excess)[:count]
-    return ", ".join(f"{genes[i]} {counts[row, i]:.0f} ({expected[i]:.1f})" for i in leading)
+    return ", ".join(f"{genes[i]} {held[i]} ({expected[i]:.1f})" for i in leading)
 
 
 for patch in patches[: args.show]:

@@ -10,9 +10,7 @@ and those of the configuration's part `retrieval`. How differences and intervals
 pairscape.audit.
 """
 
-from pathlib import Path
-
-from pairscape import audit, embeddings, failures, files, program
+from pairscape import audit, program, runs
 from pairscape.errors import InputError
 from pairscape.program import log
 
@@ -53,12 +51,7 @@ def _read_runs(paths, options) -> dict[audit.Run, tuple]:
     """The runs: where they are told of, and what is told."""
     found = {}
     for given in paths:
-        failed = failures.beside(given)
-        path = failed or given
-        told = failures.read(path) if failed else files.read_json(path)
-        for key in (*failures.RUN_KEYS, *(() if failed else RUN_KEYS)):
-            if not isinstance(told, dict) or key not in told:
-                raise InputError(path, key, "nothing", "delete the run and pretrain it again")
+        path, told, _ = runs.read_run(given, RUN_KEYS)
         run = audit.Run(*(told[key] for key in audit.Run._fields))
         if run not in options["expected"]:
             raise InputError(path, "run", audit.words(run), "give only runs of this audit")
@@ -69,13 +62,8 @@ def _read_runs(paths, options) -> dict[audit.Run, tuple]:
 
 
 def _load(path, told) -> audit.Loaded:
-    unknown = {
-        row["donor"]
-        for row in told["splits"]
-        if row.get("donor_known") in ("False", "false", False)
-    }
-    embedded = embeddings.read_run_embeddings(Path(path).parent, "test")
-    return audit.Loaded(embedded, unknown, told["options_sha256"], str(path))
+    embedded, placeholders = runs.read_scorable(path, told, "test")
+    return audit.Loaded(embedded, placeholders, told["options_sha256"], str(path))
 
 
 if __name__ == "__main__":

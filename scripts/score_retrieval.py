@@ -8,9 +8,7 @@ Options: experiment, dataset, split, seed, and those of the configuration's part
 ranks, chance, intervals and p-values are made stands in pairscape.retrieval.
 """
 
-from pathlib import Path
-
-from pairscape import embeddings, failures, program, ranks, retrieval, runs
+from pairscape import failures, program, ranks, retrieval, runs
 from pairscape.errors import InputError
 from pairscape.program import log
 
@@ -47,28 +45,8 @@ def main(argv=None):
 
 
 def _score(path, run, options) -> list[dict]:
-    embedded = embeddings.read_run_embeddings(Path(path).parent, options["split"])
-    index_path = embeddings.run_files(Path(path).parent, options["split"])["index"]
-    index = embedded["index"]
-    if not len(index):
-        raise InputError(
-            index_path,
-            "rows",
-            "no pair to score",
-            f"give the split {options['split']} a sample with spots",
-        )
-    donors = index.groupby("sample")["donor"].nunique()
-    if donors.max() > 1:
-        raise InputError(
-            index_path,
-            f"sample {donors.idxmax()}",
-            f"{donors.max()} donors",
-            "give each sample one donor in the sample table and pretrain again",
-        )
-    placeholders = {
-        row["donor"] for row in run["splits"] if row.get("donor_known") in ("False", "false", False)
-    }
-    device = ranks.choose_device(options["device"], len(index))
+    embedded, placeholders = runs.read_scorable(path, run, options["split"])
+    device = ranks.choose_device(options["device"], len(embedded["index"]))
     return retrieval.score_run(embedded, options, placeholders, device)
 
 

@@ -247,13 +247,7 @@ rule write_report:
         + calibration_files(".png")
         + audit_files(".png"),
         curves=all_runs("curve.png"),
-        run_options=all_runs("options.json")
-        + [
-            f"{run}/options.json"
-            for name in AUDITS_IN_ALL
-            for run in audit_run_folders(name)
-            if not has_failed(run)
-        ],
+        run_options=all_runs("options.json") + audit_run_files("options.json"),
         checks=[f"{RESULTS}/samples/{sample}/check.json" for sample in dict(used_samples())],
         alignments=of_aligned("alignment.json"),
         overlays=of_aligned("overlay.png"),

@@ -56,7 +56,7 @@ class Run(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """A run's embedded test split: of ``embeddings.read_run_embeddings``.
+    """A run's embedded test split: of ``runs.read_scorable``.
 
     ``placeholders``: donors that no source names; ``path``: what told of the run, for messages.
     """
@@ -196,7 +196,7 @@ def score(
     Raises
     ------
     InputError
-        The seeds of one setting test on different spots, or a split can't be scored.
+        The seeds of one setting test on different spots.
     """
     table, bases = [], {}
     for row in progress(options["rows"]):
@@ -233,7 +233,6 @@ def _score_seeds(runs: Sequence[Run], load, options: Mapping) -> Scored | None:
     scored = None
     for run in runs:
         loaded = load(run)
-        _require_scorable(loaded)
         hits, rows, sizes = _hits(loaded.embedded, options)
         index = loaded.embedded["index"]
         if scored is None:
@@ -248,22 +247,6 @@ def _score_seeds(runs: Sequence[Run], load, options: Mapping) -> Scored | None:
         scored.hits[run.seed] = hits
         scored.sums.append(loaded.options_sha256)
     return scored
-
-
-def _require_scorable(loaded: Loaded) -> None:
-    index = loaded.embedded["index"]
-    if not len(index):
-        raise InputError(
-            loaded.path, "test split", "no pair to score", "give it a sample with spots"
-        )
-    donors = index.groupby("sample")["donor"].nunique()
-    if donors.max() > 1:
-        raise InputError(
-            loaded.path,
-            f"sample {donors.idxmax()}",
-            f"{donors.max()} donors",
-            "give each sample one donor in the sample table and pretrain again",
-        )
 
 
 def _hits(embedded: Mapping, options: Mapping) -> tuple[dict, dict, dict]:

@@ -70,10 +70,10 @@ def resolve_training(training: Mapping) -> dict:
             refuse("stored_views", "views for a head that takes tokens", "set it to 0")
         if not encoders.takes_stored_images(resolved) or resolved["evaluation_crop"] == "random":
             refuse("stored_views", "views for a trunk that runs in every step", "set it to 0")
+        defaults = config.resolve_part("training", {})
         for key in ("augmentation_draws", "sharpen"):
-            default = config.resolve_part("training", {})[key]
-            if resolved[key] != default:
-                refuse(key, f"{resolved[key]}, for stored views", f"set it to {default}")
+            if resolved[key] != defaults[key]:
+                refuse(key, f"{resolved[key]}, for stored views", f"set it to {defaults[key]}")
     return resolved
 
 

@@ -308,10 +308,7 @@ def audit_experiments(name: str, audit: Mapping) -> dict[str, dict]:
         changed = {row["flag"]: row["start"] == CORRECTED} if row["flag"] in RUN_FLAGS else {}
         found[row["experiment"]] = {
             "datasets": [row["dataset"]],
-            **{
-                f"{kind}_encoders": list(dict.fromkeys(names))
-                for kind, names in row["asked"].items()
-            },
+            **{f"{kind}_encoders": names for kind, names in row["asked"].items()},
             "seeds": audit["seeds"],
             "training": audit["training"],
             "on_request": True,

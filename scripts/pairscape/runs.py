@@ -1,12 +1,15 @@
 """What a run says of itself, in options.json or failed.json, to the programs that score it."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
-from pairscape import failures, files
+from pairscape import embeddings, failures, files
 from pairscape.errors import InputError
 
 
-def read_run(given, keys: Sequence[str], experiment: str, dataset: str) -> tuple[str, dict, bool]:
+def read_run(
+    given, keys: Sequence[str], experiment: str | None = None, dataset: str | None = None
+) -> tuple[str, dict, bool]:
     """Read what a run says of itself.
 
     Parameters
@@ -16,7 +19,7 @@ def read_run(given, keys: Sequence[str], experiment: str, dataset: str) -> tuple
     keys
         What options.json must hold beside ``failures.RUN_KEYS``.
     experiment, dataset
-        Whose run it must be.
+        Whose run it must be; None for any.
 
     Returns
     -------
@@ -34,9 +37,44 @@ def read_run(given, keys: Sequence[str], experiment: str, dataset: str) -> tuple
         if not isinstance(run, dict) or key not in run:
             raise InputError(path, key, "nothing", "delete the run and pretrain it again")
     for key, wanted in (("experiment", experiment), ("dataset", dataset)):
-        if run[key] != wanted:
+        if wanted is not None and run[key] != wanted:
             raise InputError(path, key, run[key], f"give only runs of {key} {wanted}")
     return path, run, bool(failed)
+
+
+def read_scorable(path, run: Mapping, split: str) -> tuple[dict, set[str]]:
+    """Read a run's embedded pairs of a split that recall can be taken of.
+
+    Parameters
+    ----------
+    path, run
+        Of ``read_run``, of a run that didn't fail; ``splits`` must be among its keys.
+
+    Returns
+    -------
+    What ``embeddings.read_run_embeddings`` gives, and the donors that no source names.
+
+    Raises
+    ------
+    InputError
+        The embeddings are missing or damaged, there are none, or a sample has several donors.
+    """
+    folder = Path(path).parent
+    embedded = embeddings.read_run_embeddings(folder, split)
+    index, index_path = embedded["index"], embeddings.run_files(folder, split)["index"]
+    if not len(index):
+        remedy = f"give the split {split} a sample with spots"
+        raise InputError(index_path, "rows", "no pair to score", remedy)
+    donors = index.groupby("sample")["donor"].nunique()
+    if donors.max() > 1:
+        raise InputError(
+            index_path,
+            f"sample {donors.idxmax()}",
+            f"{donors.max()} donors",
+            "give each sample one donor in the sample table and pretrain again",
+        )
+    unknown = ("False", "false", False)
+    return embedded, {row["donor"] for row in run["splits"] if row.get("donor_known") in unknown}
 
 
 def control_words(run: Mapping) -> str:

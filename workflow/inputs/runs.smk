@@ -177,6 +177,16 @@ def all_runs(file: str) -> list[str]:
     ]
 
 
+def audit_run_files(file: str) -> list[str]:
+    """A file of each run of the audits of a plain run."""
+    return [
+        f"{run}/{file}"
+        for name in AUDITS_IN_ALL
+        for run in audit_run_folders(name)
+        if not has_failed(run)
+    ]
+
+
 def audited_runs(name: str) -> list[dict]:
     """The rows of an audit, each with its runs: how the audit names their encoders, and their own."""
     rows = []

@@ -129,12 +129,7 @@ def kept_files() -> list[str]:
                 *all_runs("model.ckpt"),
                 *scores,
                 *batch_effect_scores(DATASETS_IN_ALL),
-                *[
-                    f"{run}/model.ckpt"
-                    for name in AUDITS_IN_ALL
-                    for run in audit_run_folders(name)
-                    if not has_failed(run)
-                ],
+                *audit_run_files("model.ckpt"),
             ]
         )
     )
