@@ -287,7 +287,6 @@ def test_a_dead_lock_stays_while_another_is_taking_it_over(tmp_path):
 def test_a_lock_is_released_however_a_program_ends(tmp_path, ending, monkeypatch):
     log = tmp_path / "logs" / "job.log"
     monkeypatch.setattr(sys, "argv", ["program"])
-    monkeypatch.setattr(program.logging, "shutdown", lambda: None)
     raised = {
         "bad input": InputError("file", "field", "this", "do that"),
         "defect": RuntimeError("a defect"),

@@ -128,7 +128,9 @@ def run(main) -> None:
         code = 70
     else:
         code = 0
-    logging.shutdown()
+    # logging.shutdown() would close libraries' handlers, and absl's closes streams of others.
+    for handler in log.handlers:
+        handler.close()
     job_lock.release_all()
     sys.exit(code)
 
