@@ -286,7 +286,7 @@ def build(args, data, training) -> dict:
     """The pair before training, and what reads its rows."""
     import torch
 
-    from pairscape import batches, pair, patch_reader, pretraining
+    from pairscape import batches, pair, patch_reader
 
     options, stored, pairs_number = args.options, data["stored"], len(data["counts"])
     image, gene, seed = options["image_encoder"], options["gene_encoder"], options["seed"]
@@ -322,7 +322,7 @@ def build(args, data, training) -> dict:
             batches.Stored(stored["genes"]["path"]) if "genes" in stored else data["counts"],
             pairs_number,
             seed,
-            pretraining.augmentation_kind(training),
+            encoders.augmentation_kind(training),
             dealt,
             training["augmentation_draws"] == "per_batch",
             (image["input"]["mean"], image["input"]["std"])

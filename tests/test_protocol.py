@@ -461,9 +461,40 @@ def test_a_flag_that_can_make_no_difference_says_why():
     assert not why["conch_trunk"]
     assert not why["last_checkpoint"]
     assert not why["leaking_donors"]
-    frozen = {**AUDIT, "training": {"image_tuning": "frozen"}}
-    why = {row["flag"]: row["why_not"] for row in protocol.audit_rows("a", frozen)}
-    assert why["augmentation_per_batch"] == "training.augmentation is auto"
+
+
+@pytest.mark.parametrize(
+    ("training", "idle"),
+    [
+        ({}, set()),
+        ({"augmentation": "flips"}, {"sharpness_after_normalisation"}),
+        # Of the published protocol, whose evaluation crops are random, the draws are per batch still.
+        (
+            {"image_tuning": "frozen"},
+            {"sharpness_after_normalisation", ("corrected", "augmentation_per_batch")},
+        ),
+        (
+            {"image_tuning": "lora", "augmentation": "none", "evaluation_crop": "whole"},
+            {"sharpness_after_normalisation", "augmentation_per_batch", "random_evaluation_crop"},
+        ),
+    ],
+)
+def test_a_flag_about_augmentation_is_idle_where_nothing_is_drawn(training, idle):
+    flags = ["sharpness_after_normalisation", "augmentation_per_batch", "random_evaluation_crop"]
+    audit = {**AUDIT, "training": training, "flags": flags}
+    rows = [row for row in protocol.audit_rows("a", audit) if row["flag"]]
+    expected = {
+        (start, flag)
+        for start in protocol.PROTOCOLS
+        for flag in flags
+        if flag in idle or (start, flag) in idle
+    }
+    assert {(row["start"], row["flag"]) for row in rows if row["why_not"]} == expected
+
+
+def test_what_decides_whether_a_flag_is_idle_has_the_schemas_defaults():
+    defaults = config.resolve_part("training", {})
+    assert {key: defaults[key] for key in protocol.DECIDING} == protocol.DECIDING
 
 
 def test_the_row_of_an_encoders_flag_runs_the_pairs_that_it_is_about():

@@ -365,7 +365,7 @@ def runs_once(training: Mapping, gene_encoder: Mapping) -> dict[str, bool]:
     with stored views of it. ``gene``: a frozen encoder that doesn't learn with the pair. Neither where
     frozen trunks stay in training mode.
     """
-    plain = training["augmentation"] in ("auto", "none") or training["stored_views"] > 0
+    plain = encoders.augmentation_kind(training) is None or training["stored_views"] > 0
     quiet = training["frozen_trunks"] == "eval"
     return {
         "image": encoders.takes_stored_images(training)
@@ -382,7 +382,7 @@ def stored_views(training: Mapping) -> int:
 
     View 0 is the patch as it is; it is the one that is validated and tested on.
     """
-    augmented = training["augmentation"] not in ("auto", "none")
+    augmented = encoders.augmentation_kind(training) is not None
     return 1 + training["stored_views"] if augmented else 1
 
 

@@ -103,6 +103,14 @@ def takes_stored_images(training: Mapping) -> bool:
     )
 
 
+def augmentation_kind(training: Mapping) -> str | None:
+    """The augmentation of the train patches that are read in the training, or None."""
+    kind = training["augmentation"]
+    if kind == "auto":
+        kind = "none" if training["image_tuning"] == "frozen" else "hescape"
+    return None if kind == "none" else kind
+
+
 def uses_train_facts(spec: Mapping) -> bool:
     """Whether a gene encoder's input depends on the train split (``pair_data.TrainFacts``)."""
     options = spec["input"]

@@ -64,7 +64,7 @@ def resolve_training(training: Mapping) -> dict:
     if resolved["stored_views"]:
         if resolved["image_tuning"] != "frozen":
             refuse("stored_views", "views for an image encoder that is tuned", "set it to 0")
-        if resolved["augmentation"] in ("auto", "none"):
+        if encoders.augmentation_kind(resolved) is None:
             refuse("stored_views", "views without augmentation", "set augmentation, or this to 0")
         if resolved["image_projection"] == "transformer":
             refuse("stored_views", "views for a head that takes tokens", "set it to 0")
@@ -75,14 +75,6 @@ def resolve_training(training: Mapping) -> dict:
             if resolved[key] != defaults[key]:
                 refuse(key, f"{resolved[key]}, for stored views", f"set it to {defaults[key]}")
     return resolved
-
-
-def augmentation_kind(training: Mapping) -> str | None:
-    """The augmentation of the train patches that are read in the training, or None."""
-    kind = training["augmentation"]
-    if kind == "auto":
-        kind = "none" if training["image_tuning"] == "frozen" else "hescape"
-    return None if kind == "none" else kind
 
 
 def resolve_precision(precision: str) -> str:

@@ -12,6 +12,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from pairscape import encoders
 from pairscape.errors import InputError
 
 CORRECTED, PUBLISHED = "corrected", "published"
@@ -139,6 +140,8 @@ FLAGS = {
     ),
 }
 
+# The training options' defaults by which flags are idle; a test holds them against the schema.
+DECIDING = {"augmentation": "auto", "image_tuning": "lora", "image_projection": "mlp"}
 # Those that a run itself shows; the others are shown by its dataset, or by the gallery.
 RUN_FLAGS = {name: flag for name, flag in FLAGS.items() if flag.training or flag.encoders}
 
@@ -273,7 +276,7 @@ def audit_rows(name: str, audit: Mapping) -> list[dict]:
         )
         for flag in (flag for flag in FLAGS if flag in wanted):
             of = FLAGS[flag]
-            why_not = idle_reason(flag, audit)
+            why_not = idle_reason(flag, audit, start)
             rows.append(
                 {
                     "start": start,
@@ -297,9 +300,12 @@ def audit_experiment(name: str, start: str, flag: str = "") -> str:
 def audit_experiments(name: str, audit: Mapping) -> dict[str, dict]:
     """The experiments of an audit, as a configuration would have them."""
     idle = {
-        flag: False
-        for flag, of in RUN_FLAGS.items()
-        if idle_reason(flag, audit) and not set(of.training) & set(audit["training"])
+        start: {
+            flag: False
+            for flag, of in RUN_FLAGS.items()
+            if idle_reason(flag, audit, start) and not set(of.training) & set(audit["training"])
+        }
+        for start in PROTOCOLS
     }
     found = {}
     for row in audit_rows(name, audit):
@@ -314,7 +320,7 @@ def audit_experiments(name: str, audit: Mapping) -> dict[str, dict]:
             "on_request": True,
             "retrieval_only": True,
             "protocol": row["start"],
-            "flags": idle | changed,
+            "flags": idle[row["start"]] | changed,
         }
     return found
 
@@ -329,9 +335,9 @@ def _asked(flag: str, audit: Mapping) -> dict[str, list[str]]:
     return asked
 
 
-def idle_reason(flag: str, audit: Mapping) -> str:
-    """Why a flag makes no difference in an audit; empty where it does."""
-    of, training = FLAGS[flag], audit["training"]
+def idle_reason(flag: str, audit: Mapping, start: str) -> str:
+    """Why a flag makes no difference in an audit from this protocol; empty where it does."""
+    of, training = FLAGS[flag], DECIDING | audit["training"]
     if of.dataset:
         given = flag in audit["data_flags"]
         return "" if given else "data_flags names no datasets for it"
@@ -344,14 +350,16 @@ def idle_reason(flag: str, audit: Mapping) -> str:
     if not of.training:
         return "no run of its own: every run is scored in both galleries"
     for option in of.training:
-        if option in training:
+        if option in audit["training"]:
             return f"training.{option} is set to {training[option]!r} for all rows"
-    augmented = training.get("augmentation", "auto")
-    if flag in ("sharpness_after_normalisation", "augmentation_per_batch"):
-        frozen = training.get("image_tuning") == "frozen"
-        if augmented in ("none", "flips") or (augmented == "auto" and frozen):
-            return f"training.augmentation is {augmented}"
-    if flag == "transformer_across_batch" and training.get("image_projection") != "transformer":
+    augmentation = encoders.augmentation_kind(training)
+    crops = training.get("evaluation_crop", "random" if start == PUBLISHED else "whole")
+    sharpens, draws = augmentation == "hescape", augmentation is not None or crops == "random"
+    if (flag == "sharpness_after_normalisation" and not sharpens) or (
+        flag == "augmentation_per_batch" and not draws
+    ):
+        return f"training.augmentation is {training['augmentation']}"
+    if flag == "transformer_across_batch" and training["image_projection"] != "transformer":
         return "the image head is no transformer"
     return ""
 
