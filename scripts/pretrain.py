@@ -282,11 +282,18 @@ def check_known(path, index: dict, splits) -> None:
             )
 
 
+def patches(shards, input_spec):
+    """What reads the patches; a pair on stored features is spared its imports."""
+    from pairscape.patch_reader import PatchReader
+
+    return PatchReader(shards, input_spec)
+
+
 def build(args, data, training) -> dict:
     """The pair before training, and what reads its rows."""
     import torch
 
-    from pairscape import batches, pair, patch_reader
+    from pairscape import batches, pair
 
     options, stored, pairs_number = args.options, data["stored"], len(data["counts"])
     image, gene, seed = options["image_encoder"], options["gene_encoder"], options["seed"]
@@ -318,7 +325,7 @@ def build(args, data, training) -> dict:
         "rows": batches.PairRows(
             batches.Stored(stored["images"]["path"])
             if "images" in stored
-            else patch_reader.PatchReader(args.shards, image["input"]),
+            else patches(args.shards, image["input"]),
             batches.Stored(stored["genes"]["path"]) if "genes" in stored else data["counts"],
             pairs_number,
             seed,
@@ -335,10 +342,12 @@ def build(args, data, training) -> dict:
 
 def fingerprints(stored, towers, image, gene, genes) -> dict:
     """What each encoder makes of a fixed input, by side; null for one that starts from nothing."""
-    from pairscape import gene_encoders, image_encoders
+    from pairscape import gene_encoders
 
     found = {side: index["fingerprint"] for side, index in stored.items()}
     if towers["images"] is not None:
+        from pairscape import image_encoders
+
         found["images"] = image_encoders.fingerprint(towers["images"], image)
     if towers["genes"] is not None:
         learns = gene["learned_from"] == "pair"

@@ -279,6 +279,14 @@ def environment(**more):
     return kept | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""} | more
 
 
+@pytest.fixture(scope="module")
+def alone(dataset, tmp_path_factory):
+    """A short training by one process."""
+    out = tmp_path_factory.mktemp("alone")
+    subprocess.run(command(dataset, out, 1), env=environment(), check=True)
+    return out
+
+
 # Without the two dashes torchrun takes the program's --log for one of its own options.
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 TORCHRUN = (*TORCHRUN, "--")
@@ -295,10 +303,9 @@ TORCHRUN = (*TORCHRUN, "--")
     ],
 )
 def test_two_processes_train_the_pair_of_one_and_one_of_them_writes(
-    dataset, tmp_path, launcher, variables
+    dataset, alone, tmp_path, launcher, variables
 ):
-    alone, both = tmp_path / "alone", tmp_path / "both"
-    subprocess.run(command(dataset, alone, 1), env=environment(), check=True)
+    both = tmp_path / "both"
     done = subprocess.run(
         command(dataset, both, 2, launcher),
         env=environment(**variables),
@@ -322,8 +329,16 @@ def test_two_processes_train_the_pair_of_one_and_one_of_them_writes(
 
 
 @pytest.mark.slow
+def test_a_pair_on_stored_features_imports_no_image_encoder(alone):
+    """It would take as long as importing torch, in each of many hundred runs."""
+    versions = json.loads((alone / "pretrain.made.json").read_text())["versions"]
+    assert {"torch", "open-clip-torch"} <= set(versions)
+    assert not {"timm", "torchvision", "lightning", "peft", "scanpy"} & set(versions)
+
+
+@pytest.mark.slow
 def test_a_run_killed_by_signal_9_goes_on_to_the_same_weights(dataset, tmp_path):
-    settings = {"max_steps": 3000, "validate_every": 20, "early_stopping": None}
+    settings = {"max_steps": 1000, "validate_every": 20, "early_stopping": None}
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     subprocess.run(command(dataset, whole, 1, **settings), env=environment(), check=True)
     running = subprocess.Popen(command(dataset, killed, 1, **settings), env=environment())

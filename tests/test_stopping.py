@@ -149,7 +149,7 @@ def wait_for(path, running):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("devices", "sent", "steps"), [(1, "SIGTERM", 3000), (2, "SIGUSR1", 600)])
+@pytest.mark.parametrize(("devices", "sent", "steps"), [(1, "SIGTERM", 1000), (2, "SIGUSR1", 200)])
 def test_a_signal_ends_the_program_with_143_and_the_same_command_goes_on(
     shards,  # noqa: F811
     tmp_path,

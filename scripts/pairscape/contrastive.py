@@ -9,17 +9,36 @@ Contrastive Learning Batch Size under Memory Limited Setup, 2021). The gradient 
 number of processes and chunks.
 """
 
+import importlib.util
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
-from open_clip.loss import ClipLoss, SigLipLoss
 
 from pairscape.pair import SIDES, Pair, Side
 from pairscape.processes import World
 
 _TRUNK = 1 << 20  # keeps a noisy trunk's draws apart from those of the head's chunks
+
+
+def _open_clip_loss():
+    """The module ``open_clip.loss`` alone.
+
+    Importing its package imports timm, torchvision and transformers too, which takes as long as
+    importing torch, and a pair that trains on stored features needs none of them.
+    """
+    name = "open_clip.loss"
+    if name not in sys.modules:
+        package = Path(importlib.util.find_spec("open_clip").origin)
+        spec = importlib.util.spec_from_file_location(name, package.with_name("loss.py"))
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
 # Of one process: the embeddings they get are those of all.
-LOSSES = {"clip": ClipLoss(), "siglip": SigLipLoss()}
+LOSSES = {"clip": _open_clip_loss().ClipLoss(), "siglip": _open_clip_loss().SigLipLoss()}
 
 
 def pair_loss(pair: Pair, images: torch.Tensor, genes: torch.Tensor) -> torch.Tensor:

@@ -33,7 +33,7 @@ PACKAGES = {  # by the module that is imported; those decide numbers or formats
     "lightning": "lightning",
     "matplotlib": "matplotlib",
     "numpy": "numpy",
-    "open_clip": "open-clip-torch",
+    "open_clip.loss": "open-clip-torch",
     "pandas": "pandas",
     "peft": "peft",
     "pyarrow": "pyarrow",
