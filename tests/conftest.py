@@ -3,7 +3,10 @@
 import os
 from pathlib import Path
 
+import faults
 import pytest
+
+from pairscape import job_lock
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -14,6 +17,21 @@ def shared() -> Path:
     folder = Path(os.environ.get("PAIRSCAPE_SHARED", ROOT.parent / "shared"))
     if not (folder / "data").is_dir():
         pytest.skip(f"no shared test data at {folder} (set PAIRSCAPE_SHARED)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory) -> Path:
+    """A finished run of tests/tiny.yaml, one for all workers: look at it, and change a copy."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "undisturbed"
+    job_lock.take(f"{folder}.lock", print)
+    try:
+        if not (folder / "finished").exists():
+            faults.finish(faults.checkout(folder))
+            (folder / "finished").touch()
+    finally:
+        job_lock.release(f"{folder}.lock")
     return folder
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path("results") / "tiny"
+WORKFLOW = ("Snakefile", "workflow", "scripts", "config", "envs", "tests", "profiles")
 # What differs between any two runs, and why; all else is the same to the byte.
 DIFFERS = {
     "*.log": "times",
@@ -21,7 +22,7 @@ DIFFERS = {
 def checkout(folder: Path) -> Path:
     """A folder with the workflow, in which the tiny run makes its results."""
     folder.mkdir(parents=True)
-    for name in ("Snakefile", "workflow", "scripts", "config", "envs", "tests", "profiles"):
+    for name in WORKFLOW:
         (folder / name).symlink_to(ROOT / name)
     return folder
 

@@ -1,4 +1,4 @@
-"""The tiny pipeline, killed, cut off and started twice, ends with the files of an undisturbed run."""
+"""The tiny pipeline, killed, stopped and cut off, ends with the files of an undisturbed run."""
 
 import os
 import signal
@@ -23,17 +23,21 @@ from faults import (
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    folder = checkout(tmp_path_factory.mktemp("faults") / "undisturbed")
-    finish(folder)
-    return folder
-
-
-def test_killed_three_times_at_seeded_moments_and_started_again(undisturbed, tmp_path):
+def test_killed_at_seeded_moments_then_stopped_by_ctrl_c_and_started_again(undisturbed, tmp_path):
     folder = checkout(tmp_path / "killed")
     for jobs, seconds in seeded_moments(seed=7, number=3):
         kill_at(folder, jobs, seconds)
+    wanted = jobs_done(folder) + 1
+    running = start(folder)
+    while jobs_done(folder) < wanted and running.poll() is None:
+        time.sleep(0.05)
+    os.killpg(running.pid, signal.SIGINT)
+    assert running.wait(120) != 0
+    deadline = time.monotonic() + 30
+    while processes_of(folder) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert processes_of(folder) == []
+    assert [path for path in files_of(folder) if ".part-" in path] == []
     finish(folder)
     assert jobs_done(folder) > 5
     assert differences(undisturbed, folder) == []
@@ -56,20 +60,3 @@ def test_what_was_cut_off_by_hand_is_refused_and_made_again(undisturbed, tmp_pat
     finish(folder)
     assert shard.read_bytes() == whole
     assert differences(undisturbed, folder) == []
-
-
-def test_ctrl_c_stops_the_jobs_and_the_same_command_goes_on(undisturbed, tmp_path):
-    folder = checkout(tmp_path / "interrupted")
-    running = start(folder)
-    while jobs_done(folder) < 2 and running.poll() is None:
-        time.sleep(0.05)
-    os.killpg(running.pid, signal.SIGINT)
-    assert running.wait(120) != 0
-    deadline = time.monotonic() + 30
-    while processes_of(folder) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert processes_of(folder) == []
-    assert [path for path in files_of(folder) if ".part-" in path] == []
-    finish(folder)
-    assert differences(undisturbed, folder) == []
-    assert leftovers(folder) == []

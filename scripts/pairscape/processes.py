@@ -238,6 +238,20 @@ def share_batchnorm(module: nn.Module, world: World) -> None:
                 setattr(parent, name, _GlobalBatchNorm(child))
 
 
+class _GlobalSum(torch.autograd.Function):
+    """The sum over all processes. Each of them uses it, so their gradients by it are added up."""
+
+    @staticmethod
+    def forward(ctx, mine):
+        total = mine.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return _GlobalSum.forward(ctx, gradient)
+
+
 class _GlobalBatchNorm(nn.Module):
     """``nn.BatchNorm1d`` over the rows of all processes. Torch's own refuses to run on a CPU."""
 
@@ -253,13 +267,11 @@ class _GlobalBatchNorm(nn.Module):
             return nn.functional.batch_norm(
                 x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
             )
-        from torch.distributed.nn.functional import all_reduce
-
         wide = x.float()
         count = torch.tensor(float(len(x)), device=x.device)
         distributed.all_reduce(count)
-        mean = all_reduce(wide.sum(0)) / count
-        variance = all_reduce(((wide - mean) ** 2).sum(0)) / count
+        mean = _GlobalSum.apply(wide.sum(0)) / count
+        variance = _GlobalSum.apply(((wide - mean) ** 2).sum(0)) / count
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)
