@@ -53,7 +53,8 @@ format: env  ## let ruff and snakefmt rewrite the code
 	snakefmt Snakefile workflow
 
 test: env  ## units, the tiny pipeline, the shape of the repository (10 minutes)
-	$(VENV)/bin/python -m pytest --numprocesses $(CORES) --dist loadfile --no-loadscope-reorder
+# Tests wait for programs of theirs, so one worker more than cores, which then share them thread by thread.
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses $$(($(CORES) + 1)) --dist loadfile --no-loadscope-reorder
 
 test-slurm: env  ## the tiny pipeline through a real Slurm, with faults (6 minutes; needs root on Debian)
 	@start=$$SECONDS

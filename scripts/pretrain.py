@@ -19,7 +19,6 @@ from pairscape.records import git_commit
 
 RESULT_VERSION = 4
 PACKAGES = ("torch", "lightning", "open_clip_torch", "peft", "timm", "numpy", "pyarrow")
-MADE_BY = {"image": "embed_images", "gene": "embed_genes"}
 
 
 def main(argv=None):
@@ -46,7 +45,7 @@ def main(argv=None):
 
     import torch
 
-    from pairscape import pair_data, pairs, pretraining, processes
+    from pairscape import pair_data, pairs, pretraining, processes, stored_sides
 
     torch.set_num_threads(args.threads)
     training = pretraining.resolve_training(options["training"])
@@ -60,7 +59,24 @@ def main(argv=None):
         }
         for sample, path in zip(options["samples"], args.shards, strict=True)
     ]
-    stored = read_stored(args, training, shards, splits)
+    if is_closed_form(options) and not config.runs_once(training, options["gene_encoder"])["image"]:
+        raise InputError(
+            "--options",
+            "training.image_tuning",
+            training["image_tuning"],
+            "a closed form needs stored features: choose frozen, and no tokens",
+        )
+    stored = stored_sides.read(
+        {
+            "image": (args.image_features, args.image_index),
+            "gene": (args.gene_features, args.gene_index),
+        },
+        {kind: options[f"{kind}_encoder"] for kind in encoders.KINDS},
+        training,
+        shards,
+        args.shards,
+        splits,
+    )
     rows = pair_data.split_rows(
         options["samples"], [shard["rows"] for shard in shards], splits, args.splits
     )
@@ -173,113 +189,6 @@ def check_rows(path, rows, training, closed_form: bool) -> None:
             len(rows["train"]),
             training["batch_size"],
         )
-
-
-def read_stored(args, training, shards, splits) -> dict[str, dict]:
-    """The indices of the stored features by side, for the sides that run once, all checked.
-
-    Raises
-    ------
-    InputError
-        Features are missing or not wanted; or they are of another encoder, of other shards, of
-        other views, or of an encoder that knows of held-out samples.
-    """
-    from pairscape import embeddings
-
-    options, found = args.options, {}
-    once = config.runs_once(training, options["gene_encoder"])
-    if is_closed_form(options) and not once["image"]:
-        raise InputError(
-            "--options",
-            "training.image_tuning",
-            training["image_tuning"],
-            "a closed form needs stored features: choose frozen, and no tokens",
-        )
-    for kind, side in (("image", "images"), ("gene", "genes")):
-        paths = getattr(args, f"{kind}_features"), getattr(args, f"{kind}_index")
-        if not once[kind]:
-            if paths[0]:
-                raise InputError(
-                    f"--{kind}-features",
-                    "flag",
-                    paths[0],
-                    f"leave it out: with these options the {kind} encoder runs in the training",
-                )
-            continue
-        if None in paths:
-            raise InputError(
-                f"--{kind}-features",
-                "flag",
-                "nothing",
-                f"give the features that {MADE_BY[kind]} made, and their index",
-            )
-        index = embeddings.read_features(*paths)[1]
-        check_features(paths[1], kind, index, options[f"{kind}_encoder"], shards, args.shards)
-        found[side] = {**index, "path": paths[0]}
-    if "images" in found:
-        check_views(args.image_index, found["images"], training)
-    if "genes" in found:
-        check_known(args.gene_index, found["genes"], splits)
-    return found
-
-
-def check_features(path, kind: str, index: dict, spec: dict, shards, shard_paths) -> None:
-    """Refuse features of another encoder or of other shards than those at hand."""
-    again = f"run {MADE_BY[kind]} again"
-    if index.get("encoder_sha256") != encoders.spec_sha256(spec):
-        raise InputError(
-            path,
-            "encoder_sha256",
-            "features of another encoder, or of another state of its file",
-            again,
-        )
-    for shard, expected, shard_path in zip(shards, index["shards"], shard_paths, strict=False):
-        if shard != expected:
-            raise InputError(
-                path,
-                f"shards, sample {expected.get('sample')}",
-                f"features that weren't made of {shard_path}",
-                again,
-            )
-    if len(index["shards"]) != len(shards):
-        raise InputError(
-            path, "shards", f"{len(index['shards'])} of them for {len(shards)} shards", again
-        )
-
-
-def check_views(path, index: dict, training) -> None:
-    """Refuse image features with fewer views, or others, than are trained on."""
-    wanted = config.stored_views(training)
-    if index["views"] < wanted:
-        raise InputError(
-            path,
-            "views",
-            f"{index['views']} where {wanted} are trained on",
-            "embed the images again with so many views, or lower training.stored_views",
-        )
-    kind = index.get("augmentation")
-    if wanted > 1 and kind != training["augmentation"]:
-        raise InputError(
-            path,
-            "augmentation",
-            f"views by {kind} where training.augmentation is {training['augmentation']}",
-            "embed the images again",
-        )
-
-
-def check_known(path, index: dict, splits) -> None:
-    """Refuse gene features of an encoder that was fitted on, or scaled by, held-out samples."""
-    train = {row["sample"] for row in splits if row["split"] == "train"}
-    fitted = index.get("fitted_on") or {"samples": [], "leaked": []}
-    known = {sample["sample"] for sample in fitted["samples"]} - set(fitted["leaked"])
-    for sample in sorted(known | set(index.get("train_samples", ()))):
-        if sample not in train:
-            raise InputError(
-                path,
-                f"sample {sample}",
-                "gene features of an encoder that knows of it, though it isn't in the train split",
-                "fit and run the gene encoder again, on this split",
-            )
 
 
 def patches(shards, input_spec):
