@@ -52,7 +52,7 @@ format: env  ## let ruff and snakefmt rewrite the code
 	ruff format .
 	snakefmt Snakefile workflow
 
-test: env  ## units, the tiny pipeline, the shape of the repository (10 minutes)
+test: env  ## units, the tiny pipeline, the shape of the repository (18 minutes)
 # Tests wait for programs of theirs, so one worker more than cores, which then share them thread by thread.
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses $$(($(CORES) + 1)) --dist loadfile --no-loadscope-reorder
 
