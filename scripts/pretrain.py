@@ -191,13 +191,6 @@ def check_rows(path, rows, training, closed_form: bool) -> None:
         )
 
 
-def patches(shards, input_spec):
-    """What reads the patches; a pair on stored features is spared its imports."""
-    from pairscape.patch_reader import PatchReader
-
-    return PatchReader(shards, input_spec)
-
-
 def build(args, data, training) -> dict:
     """The pair before training, and what reads its rows."""
     import torch
@@ -225,6 +218,12 @@ def build(args, data, training) -> dict:
         side: index["weights_sha256"] for side, index in stored.items()
     } | pair.trunk_checksums(description, towers)
     torch.manual_seed(seed)  # the heads don't depend on which towers were built
+    if "images" in stored:
+        images = batches.Stored(stored["images"]["path"])
+    else:
+        from pairscape.patch_reader import PatchReader
+
+        images = PatchReader(args.shards, image["input"])
     dealt = None
     if image.get("shuffle_pairs"):
         dealt = batches.deal(data["rows"]["train"], pairs_number, seed)
@@ -232,9 +231,7 @@ def build(args, data, training) -> dict:
         "fingerprints": fingerprints(stored, towers, image, gene, data["genes"]),
         "pair": pair.Pair(description, towers),
         "rows": batches.PairRows(
-            batches.Stored(stored["images"]["path"])
-            if "images" in stored
-            else patches(args.shards, image["input"]),
+            images,
             batches.Stored(stored["genes"]["path"]) if "genes" in stored else data["counts"],
             pairs_number,
             seed,

@@ -483,6 +483,11 @@ def test_a_flag_about_augmentation_is_idle_where_nothing_is_drawn(training, idle
     flags = ["sharpness_after_normalisation", "augmentation_per_batch", "random_evaluation_crop"]
     audit = {**AUDIT, "training": training, "flags": flags}
     rows = [row for row in protocol.audit_rows("a", audit) if row["flag"]]
+    said = f"training.augmentation is {training.get('augmentation', 'auto')}"
+    whole = "training.evaluation_crop is set to 'whole' for all rows"
+    for row in rows:
+        crops = row["flag"] == "random_evaluation_crop"
+        assert row["why_not"] in ("", whole if crops else said)
     expected = {
         (start, flag)
         for start in protocol.PROTOCOLS

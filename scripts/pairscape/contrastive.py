@@ -37,8 +37,9 @@ def _open_clip_loss():
     return sys.modules[name]
 
 
+_losses = _open_clip_loss()
 # Of one process: the embeddings they get are those of all.
-LOSSES = {"clip": _open_clip_loss().ClipLoss(), "siglip": _open_clip_loss().SigLipLoss()}
+LOSSES = {"clip": _losses.ClipLoss(), "siglip": _losses.SigLipLoss()}
 
 
 def pair_loss(pair: Pair, images: torch.Tensor, genes: torch.Tensor) -> torch.Tensor:
