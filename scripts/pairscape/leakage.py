@@ -202,7 +202,7 @@ def donor_group(samples: Iterable[Mapping]) -> dict[str, str]:
 
 def is_placeholder(row: Mapping) -> bool:
     """Whether a sample's donor is one that no source names."""
-    return row.get("donor_known") == "False"
+    return str(row.get("donor_known")).lower() == "false"
 
 
 def refuse_leaks(leaks: Iterable[Mapping], place: str, source) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from pairscape import embeddings, failures, files
+from pairscape import embeddings, failures, files, leakage
 from pairscape.errors import InputError
 
 
@@ -73,8 +73,7 @@ def read_scorable(path, run: Mapping, split: str) -> tuple[dict, set[str]]:
             f"{donors.max()} donors",
             "give each sample one donor in the sample table and pretrain again",
         )
-    unknown = ("False", "false", False)
-    return embedded, {row["donor"] for row in run["splits"] if row.get("donor_known") in unknown}
+    return embedded, {row["donor"] for row in run["splits"] if leakage.is_placeholder(row)}
 
 
 def control_words(run: Mapping) -> str:
