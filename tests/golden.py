@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import zlib
 
 import numpy as np
@@ -30,9 +31,37 @@ def read(shared, name: str) -> tuple[dict, dict[str, np.ndarray]]:
     return facts, arrays
 
 
-def images(shape: tuple[int, ...], seed: int = 1234) -> torch.Tensor:
-    """The images that a golden reference was fed with, as they are."""
-    return torch.from_numpy(generator(seed).random(shape).astype(np.float32))
+def stated(facts: dict, name: str, pattern: str) -> tuple[str, ...]:
+    """What the reference's own statement about its input ``name`` says: the groups of a pattern."""
+    statement = facts["input"].get(name)
+    assert statement, f"{facts['name']}.json, input: no {name}; it has {', '.join(facts['input'])}"
+    match = re.search(pattern, statement)
+    assert match, f"{facts['name']}.json, input, {name}: {pattern!r} isn't stated in {statement!r}"
+    return match.groups()
+
+
+def seed(facts: dict, name: str) -> int:
+    """The seed of the input ``name``."""
+    (number,) = stated(facts, name, r"PCG64\((\d+)\)")
+    return int(number)
+
+
+def inputs(facts: dict, name: str) -> torch.Tensor:
+    """The input ``name`` where its statement is a whole formula: seed, distribution and shape."""
+    pattern = r"PCG64\(\d+\)\)\.(random|standard_normal)\(\(([\d, ]+)\)\)\.astype\(float32\)"
+    distribution, shape = stated(facts, name, pattern)
+    draw = getattr(generator(seed(facts, name)), distribution)
+    return torch.from_numpy(draw([int(side) for side in shape.split(",")]).astype(np.float32))
+
+
+def retrieval_case(facts: dict, case: str) -> tuple[np.ndarray, np.ndarray]:
+    """Images and genes of a case of the reference for retrieval metrics."""
+    numbers = stated(facts, "retrieval", rf"\b{case}: N=(\d+) seed (\d+) noise (\d+)")
+    count, case_seed, noise = map(int, numbers)
+    rng = generator(case_seed)
+    images = rng.standard_normal((count, 128))
+    genes = images + noise * rng.standard_normal((count, 128))
+    return images.astype(np.float32), genes.astype(np.float32)
 
 
 def entry(name: str, shape, rule: str, weight_set: str) -> torch.Tensor:

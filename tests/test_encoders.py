@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import golden
-import numpy as np
 import pytest
 import torch
 import yaml
@@ -186,8 +185,7 @@ def test_heads_give_the_golden_numbers(shared, weight_set):
             found = module.eval()(inputs).numpy()
         assert golden.largest_difference(found, arrays[f"{part}_{weight_set}"]) < golden.ATOL
 
-    features = golden.generator(6002).standard_normal((4, 768))
-    features = torch.from_numpy(features.astype(np.float32))
+    features = golden.inputs(facts, "head_features")
     check(heads.projection("linear", 768, 128, 0.2), "img_linear", "linear.", features)
     check(heads.projection("mlp", 768, 128, 0.2), "img_mlp", "mlp.", features)
     check(heads.projection("mlp", 512, 128, 0.2), "gene_mlp", "mlp.", features[:, :512])

@@ -25,3 +25,12 @@ def test_names_and_weights_have_the_stored_sums(shared, weight_set):
     assert golden.names_shapes_sha256((n, s) for n, s, *_ in lines) == facts["names_shapes_sha256"]
     found = golden.weights_sha256(golden.state(lines, weight_set))
     assert found == facts[f"weights_sha256_{weight_set}"]
+
+
+def test_a_seed_is_taken_from_the_statement_and_one_not_stated_is_told():
+    facts = {"name": "one", "input": {"images": "g = Generator(PCG64(41)); the rest in words"}}
+    assert golden.seed(facts, "images") == 41
+    with pytest.raises(AssertionError, match=r"one\.json, input: no tokens; it has images"):
+        golden.seed(facts, "tokens")
+    with pytest.raises(AssertionError, match=r"one\.json, input, images: .* isn't stated in 'g = "):
+        golden.inputs(facts, "images")

@@ -68,14 +68,11 @@ def test_heads_match_their_golden_references(shared, name, kind, width, prefix, 
     head.load_state_dict({key.removeprefix(prefix): value for key, value in state.items()})
     with torch.no_grad():
         if kind == "transformer":
-            inputs = torch.from_numpy(
-                golden.generator(6003).standard_normal((4, 7, 768)).astype(np.float32)
-            )
+            inputs = golden.inputs(facts, "head_tokens")
             found = head.linear(head.transformer(inputs))
             assert torch.equal(head(inputs), found[:, 0])
         else:
-            inputs = golden.generator(6002).standard_normal((4, 768)).astype(np.float32)
-            found = head(torch.from_numpy(inputs[:, :width]))
+            found = head(golden.inputs(facts, "head_features")[:, :width])
     expected = arrays[f"{name}_{weight_set}"]
     assert golden.largest_difference(found, expected) < golden.ATOL
 

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import golden
 import numpy as np
 import pandas as pd
 import pytest
@@ -72,20 +73,12 @@ def test_rank_counts_equal_the_slow_loop(seed, queries, gallery, block):
 @pytest.mark.parametrize("case", ["n64", "n1000", "n1000_weak"])
 @pytest.mark.parametrize("kind", ["raw", "normalised"])
 def test_ranks_equal_the_golden_reference(shared, case, kind):
-    golden = json.loads((shared / "golden" / "metrics.json").read_text())["retrieval"]
-    arrays = np.load(shared / "golden" / "metrics.npz")
-    count, seed, noise = {
-        "n64": (64, 7001, 4),
-        "n1000": (1000, 7002, 4),
-        "n1000_weak": (1000, 7003, 12),
-    }[case]
-    rng = np.random.Generator(np.random.PCG64(seed))
-    images = rng.standard_normal((count, 128))
-    genes = (images + noise * rng.standard_normal((count, 128))).astype(np.float32)
-    images = images.astype(np.float32)
+    facts, arrays = golden.read(shared, "metrics")
+    images, genes = golden.retrieval_case(facts, case)
+    count = len(images)
     if kind == "normalised":
         images, genes = unit(images), unit(genes)
-    expected = golden[f"{case}_{kind}"]["get_clip_metrics"]
+    expected = facts["retrieval"][f"{case}_{kind}"]["get_clip_metrics"]
     for name, first, second in (
         ("image_to_gene", images, genes),
         ("gene_to_image", genes, images),
@@ -104,12 +97,9 @@ def test_ranks_equal_the_golden_reference(shared, case, kind):
 
 
 def test_batches_equal_the_golden_reference(shared):
-    golden = json.loads((shared / "golden" / "metrics.json").read_text())["retrieval"]
-    expected = golden["n1000_raw_batches_of_256"]["size_weighted_mean"]
-    rng = np.random.Generator(np.random.PCG64(7002))
-    images = rng.standard_normal((1000, 128))
-    genes = (images + 4 * rng.standard_normal((1000, 128))).astype(np.float32)
-    images = images.astype(np.float32)
+    facts, _ = golden.read(shared, "metrics")
+    expected = facts["retrieval"]["n1000_raw_batches_of_256"]["size_weighted_mean"]
+    images, genes = golden.retrieval_case(facts, "n1000")
     for name, first, second in (("image_to_gene", images, genes), ("gene_to_image", genes, images)):
         (found,) = ranks.rank_in_batches(first, second, 256)
         assert np.bincount(found.size).nonzero()[0].tolist() == [232, 256]
