@@ -20,7 +20,7 @@ from pairscape.files import atomic_path
 from pairscape.program import log
 from pairscape.splits import SPLITS, read_splits
 
-RESULT_VERSION = 2
+RESULT_VERSION = 3
 
 
 def main(argv=None):
@@ -33,7 +33,9 @@ def main(argv=None):
         splits="splits.tsv of the dataset",
         leakage="leakage.tsv of the dataset",
         patch_leakage=program.Output("patch_leakage.tsv to write"),
-        layout=program.OutputMany("train.csv, val.csv and test.csv to write, in one folder"),
+        layout=program.OutputMany(
+            "train.csv, val.csv and test.csv to write, in data/<config in the published layout>/"
+        ),
         card=program.Output("README.md to write"),
     )
     options = args.options
@@ -102,6 +104,8 @@ def main(argv=None):
         leaks=leaks + patch_leaks,
         samples=samples,
     )
+    if warning := hf_card.layout_warning(shard["metadata"]["patches"] for shard in shards.values()):
+        log.warning("%s: %s", name, warning)
     leakage.write_leaks(args.patch_leakage, patch_leaks)
     hf_card.write_layout(Path(args.layout[0]).parent, splits, samples)
     with atomic_path(args.card) as temporary:

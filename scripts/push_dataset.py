@@ -17,10 +17,11 @@ from pairscape import hf_card, program
 from pairscape.errors import InputError
 from pairscape.files import write_json
 from pairscape.program import log
+from pairscape.splits import SPLITS
 
 RESULT_VERSION = 1
 TABLES = ("*.md", "*/genes.tsv", "*/splits.tsv", "*/leakage.tsv", "*/patch_leakage.tsv")
-LAYOUT = ("*/data/*/train.csv", "*/data/*/val.csv", "*/data/*/test.csv")
+LAYOUT = tuple(f"*/data/*{hf_card.LAYOUT_SUFFIX}/{split}.csv" for split in SPLITS)
 
 
 def main(argv=None):

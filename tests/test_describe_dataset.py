@@ -48,7 +48,10 @@ def describe(folder, name="tiny", split=None, donors=None, samples=tuple(PLACES)
             "--patch-leakage",
             str(folder / "patch_leakage.tsv"),
             "--layout",
-            *(str(folder / "data" / name / f"{split}.csv") for split in ("train", "val", "test")),
+            *(
+                str(folder / "data" / f"{name}-published-layout" / f"{split}.csv")
+                for split in ("train", "val", "test")
+            ),
             "--card",
             str(folder / "README.md"),
             "--options",
@@ -179,14 +182,16 @@ def test_a_fold_uses_the_shards_of_another_dataset(folder, tmp_path, streaming):
 def test_the_published_layout_holds_all_rows_as_train_and_csv_files_tell_the_splits(
     folder, tmp_path
 ):
-    """Read as code written for the published data set does: match `name` with the column `id`."""
+    """Read as code written for the published data set does: the tables lie in data/<config>/, and
+    `name` is matched with the column `id`."""
     split = {"train": ["S1"], "val": ["S2"], "test": ["S2", "S3"], "shared_donors": "as published"}
     datasets_folder = describe(folder, split=split)
-    data = load(datasets_folder, tmp_path / "c", name="tiny-published-layout", split="train")
+    config = "tiny-published-layout"
+    data = load(datasets_folder, tmp_path / "c", name=config, split="train")
     assert data.num_rows == 27  # S2, which stands in two splits, once
     names = data.features["name"]
     for name, expected in (("train", ["S1"]), ("val", ["S2"]), ("test", ["S2", "S3"])):
-        with open(folder / "data" / "tiny" / f"{name}.csv", newline="") as handle:
+        with open(folder / "data" / config / f"{name}.csv", newline="") as handle:
             table = list(csv.DictReader(handle))
         assert [row["id"] for row in table] == expected
         codes = {names.str2int(row["id"]) for row in table}
@@ -196,6 +201,23 @@ def test_the_published_layout_holds_all_rows_as_train_and_csv_files_tell_the_spl
     assert np.asarray(data[0]["gexp"]).shape == (1, 4)
     assert table[0]["organ"] == "breast"
     assert table[0]["patient"] == "D_S2"
+
+
+def test_patches_below_the_published_crop_are_told_in_log_and_card(folder, capsys):
+    describe(folder)
+    logged = capsys.readouterr().err
+    told = (
+        "patches of 64 px are smaller than the 512 px that code written for the published data set"
+    )
+    assert f"tiny-published-layout: {told}" in logged
+    assert f"**Note: {told}" in (folder / "README.md").read_text()
+    assert "98% of its crop" in logged
+
+
+def test_patches_of_the_published_crop_are_not_warned_of():
+    sizes = [{"patch_px": 512}, {"patch_px": 600}]
+    assert hf_card.layout_warning(sizes) == ""
+    assert "patches of 300 px" in hf_card.layout_warning([*sizes, {"patch_px": 300}])
 
 
 def test_native_patches_of_several_scales_make_one_dataset(tmp_path):

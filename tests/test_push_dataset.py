@@ -122,7 +122,7 @@ def test_cards_tables_and_named_shards_go_up_and_nothing_else(datasets, hub):
             "README.md",
             "tiny/README.md",
             "tiny/*.tsv",
-            "tiny/data/tiny/*.csv",
+            "tiny/data/tiny-published-layout/*.csv",
             "tiny/shards/*.arrow",
         )
         for path in datasets.glob(pattern)

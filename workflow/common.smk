@@ -32,6 +32,7 @@ from pairscape.config import (
 )
 from pairscape.encoders import features_name, takes_stored_images, uses_train_facts, weights_name
 from pairscape.errors import InputError
+from pairscape.hf_card import LAYOUT_SUFFIX
 from pairscape.leakage import FACTS as LEAK_FACTS
 from pairscape.leakage import SPLITS
 from pairscape.protocol import audit_rows, variants_in

@@ -177,7 +177,8 @@ rule describe_dataset:
     output:
         patch_leakage=f"{RESULTS}/datasets/{{dataset}}/patch_leakage.tsv",
         layout=expand(
-            f"{RESULTS}/datasets/{{{{dataset}}}}/data/{{{{dataset}}}}/{{split}}.csv", split=SPLITS
+            f"{RESULTS}/datasets/{{{{dataset}}}}/data/{{{{dataset}}}}{LAYOUT_SUFFIX}/{{split}}.csv",
+            split=SPLITS,
         ),
         card=f"{RESULTS}/datasets/{{dataset}}/README.md",
     log:

@@ -28,6 +28,7 @@ from pairscape.leakage import (
 
 FENCE = "---\n"
 LAYOUT_SUFFIX = "-published-layout"
+LAYOUT_PX = 512  # the centre crop of the code written for the published data set
 # Of the split files that stand beside the published data set.
 LAYOUT_COLUMNS = (
     "dataset_title",
@@ -109,7 +110,8 @@ def layout_files(splits: Sequence[Mapping], paths: Mapping) -> dict[str, list]:
 def write_layout(folder, splits: Sequence[Mapping], samples: Mapping[str, Mapping]) -> None:
     """Write train.csv, val.csv and test.csv as they stand beside the published data set.
 
-    Column ``id`` is what the rows' ``name`` is matched with. A split without samples gets a header.
+    The code written for it looks for them in ``data/<config>/``. Column ``id`` is what the rows'
+    ``name`` is matched with. A split without samples gets a header.
 
     Parameters
     ----------
@@ -139,6 +141,29 @@ def write_layout(folder, splits: Sequence[Mapping], samples: Mapping[str, Mappin
                             "magnification": "",
                         }
                     )
+
+
+def layout_warning(patches: Iterable[Mapping]) -> str:
+    """What the code written for the published data set makes of patches that are smaller than its.
+
+    Parameters
+    ----------
+    patches
+        ``patches`` of each shard's metadata.
+
+    Returns
+    -------
+    A sentence for a log and a card; empty where every patch is large enough.
+    """
+    smallest = min(one["patch_px"] for one in patches)
+    if smallest >= LAYOUT_PX:
+        return ""
+    black = 1 - (smallest / LAYOUT_PX) ** 2
+    return (
+        f"patches of {smallest} px are smaller than the {LAYOUT_PX} px that code written for the "
+        f"published data set crops from the centre: it pads them with black, {black:.0%} of its "
+        f"crop; for that code make the dataset with patches of {{native_px: {LAYOUT_PX}}}"
+    )
 
 
 def front_matter(title: str, licences: Iterable[str], entries: Iterable[Mapping]) -> str:
@@ -235,6 +260,7 @@ def dataset_text(
     imported = any_shard["patches"]["encoding"] == "published"
     pairs = sum(shards[row["sample"]]["pairs"] for row in splits)
     left_out = sum(shard["metadata"].get("spots_left_out", 0) for shard in shards.values())
+    warning = layout_warning(shard["metadata"]["patches"] for shard in shards.values())
     parts = [
         f"# {dataset}",
         f"Image-gene pairs of {len(shards)} Xenium sample(s) from "
@@ -286,7 +312,9 @@ def dataset_text(
         f"A placeholder donor is one that no source names. {left_out} spot(s) have no pair: their "
         "patch reaches beyond the H&E.",
         f"Config `{dataset}{LAYOUT_SUFFIX}` lists the same rows as one split `train`, as the "
-        "published data set does; the CSV files under `data/` say which `name` is in which split.",
+        "published data set does; `{train,val,test}.csv` in "
+        f"`data/{dataset}{LAYOUT_SUFFIX}/` say which `name` is in which split."
+        + (f" **Note: {warning}.**" if warning else ""),
         "## What a pair holds",
         f"- `image`: {_patches([shard['metadata']['patches'] for shard in shards.values()])}, "
         "centred on the spot, axes of the H&E\n"
