@@ -61,7 +61,8 @@ def test_counts_are_scaled_to_the_train_splits_library_size_whatever_their_batch
     prepared = tower.prepare(counts)
     assert torch.allclose(prepared[0], torch.log1p(torch.tensor([2.0, 6.0, 0.0])))
     assert torch.equal(prepared[2], torch.zeros(3))
-    assert torch.equal(tower.prepare(counts[1:2])[0], prepared[1])
+    # Not by equality: the logarithm of one row may take other instructions than that of three.
+    torch.testing.assert_close(tower.prepare(counts[1:2])[0], prepared[1], rtol=0, atol=golden.ATOL)
     assert encoders.uses_train_facts(MLP)
 
 

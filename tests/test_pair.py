@@ -70,7 +70,8 @@ def test_heads_match_their_golden_references(shared, name, kind, width, prefix, 
         if kind == "transformer":
             inputs = golden.inputs(facts, "head_tokens")
             found = head.linear(head.transformer(inputs))
-            assert torch.equal(head(inputs), found[:, 0])
+            # Not by equality: on AVX-512 a product of 4 rows and one of 28 round differently.
+            assert golden.largest_difference(head(inputs), found[:, 0]) < golden.ATOL
         else:
             found = head(golden.inputs(facts, "head_features")[:, :width])
     expected = arrays[f"{name}_{weight_set}"]

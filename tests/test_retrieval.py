@@ -70,6 +70,19 @@ def test_rank_counts_equal_the_slow_loop(seed, queries, gallery, block):
     assert (better.tolist(), ties.tolist()) == expected
 
 
+def near_ties(first, second):
+    """Per query, the entries so close to the partner that a processor's rounding decides.
+
+    Other kernels add up float32 products in another order: both similarities move by a few units in
+    the last place of the vectors' lengths. Of a million, some are closer to the partner's.
+    """
+    first, second = first.astype(np.float64), second.astype(np.float64)
+    similarity = first @ second.T
+    lengths = np.outer(np.linalg.norm(first, axis=1), np.linalg.norm(second, axis=1))
+    apart = np.abs(similarity - similarity.diagonal()[:, None])
+    return (apart <= 16 * np.finfo(np.float32).eps * lengths).sum(axis=1) - 1
+
+
 @pytest.mark.parametrize("case", ["n64", "n1000", "n1000_weak"])
 @pytest.mark.parametrize("kind", ["raw", "normalised"])
 def test_ranks_equal_the_golden_reference(shared, case, kind):
@@ -85,15 +98,21 @@ def test_ranks_equal_the_golden_reference(shared, case, kind):
     ):
         better, ties = ranks.rank_counts(first, second, np.arange(count))
         found = ranks.Ranks(better, ties, np.full(count, count))
+        near = near_ties(first, second)
+        assert near.mean() < 0.05  # all other ranks must be the reference's
         if name == "image_to_gene":
-            np.testing.assert_array_equal(better, arrays[f"{case}_{kind}_i2g_rank0"])
+            assert (np.abs(better - arrays[f"{case}_{kind}_i2g_rank0"]) <= near).all()
         for k in (1, 5, 10):
-            hits = retrieval.recall_at(better, ties, k)
-            assert hits.mean() == pytest.approx(expected[f"test/{name}_R@{k}"], abs=1e-6)
+            least, most = (
+                retrieval.recall_at(better + turned, ties, k).mean() for turned in (near, -near)
+            )
+            assert least - 1e-6 <= expected[f"test/{name}_R@{k}"] <= most + 1e-6
         rank = retrieval.mid_rank(found)
-        assert rank.mean() == pytest.approx(expected[f"test/{name}_mean_rank"], abs=1e-4)
+        mean_rank = pytest.approx(expected[f"test/{name}_mean_rank"], abs=1e-4 + near.mean())
+        assert rank.mean() == mean_rank
         # The reference takes the lower of the two middle ranks.
-        assert np.sort(rank)[(count - 1) // 2] == expected[f"test/{name}_median_rank"]
+        least, most = (np.sort(rank + turned)[(count - 1) // 2] for turned in (-near, near))
+        assert least <= expected[f"test/{name}_median_rank"] <= most
 
 
 def test_batches_equal_the_golden_reference(shared):
