@@ -433,6 +433,22 @@ def test_the_same_weights_in_a_model_that_pads_differently_are_told_apart(name):
 
 
 @pytest.mark.parametrize("name", LITES)
+def test_a_fingerprint_is_the_same_in_any_number_of_threads(name):
+    spec = read(name)
+    tower = image_encoders.build(spec, weights.find_weights(spec))
+    before = torch.get_num_threads()
+    try:
+        found = []
+        for threads in (1, 4):
+            torch.set_num_threads(threads)
+            found.append(image_encoders.fingerprint(tower, spec))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("name", LITES)
 def test_another_normalisation_is_told_apart(name):
     spec = read(name)
     spec["input"]["mean"] = [0.485, 0.456, 0.406]

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from pairscape.errors import InputError
+from pairscape.weights import one_thread
 
 FINGERPRINT_NUMBERS = 16
 BATCH = 64
@@ -243,12 +244,14 @@ def fixed_counts(genes: Sequence[Mapping]) -> np.ndarray:
 def fingerprint(tower: GeneTower, spec: Mapping, genes: Sequence[Mapping]) -> list[float]:
     """The embedding of ``fixed_counts``, projected to 16 numbers by a matrix from a formula.
 
+    In one thread and rounded, as ``image_encoders.fingerprint``.
+
     Raises
     ------
     InputError
         The embedding has another width than the encoder's file declares, or isn't finite.
     """
-    with torch.inference_mode():
+    with torch.inference_mode(), one_thread():
         device = next((p.device for p in tower.parameters()), torch.device("cpu"))
         embedding = tower(torch.from_numpy(fixed_counts(genes)).to(device))[0].double().cpu()
     if embedding.shape != (spec["width"],) or tower.width != spec["width"]:

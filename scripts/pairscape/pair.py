@@ -320,7 +320,12 @@ def build_towers(
 
 
 def trunk_checksums(description: Mapping, towers: Mapping) -> dict[str, str]:
-    """Checksums of built towers by side, of those that a saved pair is told without."""
+    """Checksums of built towers by side, of those that a saved pair is told without.
+
+    Weights from a file have the same on every machine. Random ones of a control have it on all
+    processors with AVX2; elsewhere torch's normal numbers differ in their last bits, and a pair over
+    such a trunk is refused there.
+    """
     training = description["training"]
     learned = {"images": training["image_tuning"] == "full"}
     learned["genes"] = (

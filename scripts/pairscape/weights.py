@@ -1,12 +1,13 @@
 """Weights of encoders: finding the files, reading them without trust, loading them strictly."""
 
 import collections
+import contextlib
 import hashlib
 import importlib.metadata
 import logging
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -206,6 +207,17 @@ def load_strictly(model: nn.Module, entries: Mapping, path) -> None:
                 path, f"entry {name}", "numbers that aren't finite", "fetch the file again"
             )
     model.load_state_dict(dict(entries), strict=True)
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute in one thread: several add up in another order, and last bits differ."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def state_sha256(model: nn.Module) -> str:
