@@ -70,7 +70,7 @@ rule smoke:  # one short pretraining on stored embeddings, scored
 
 # In place of Snakemake's own lock, which outlives a killed Snakemake (hence `nolock` in the profiles).
 # Dry runs and the Snakemakes inside jobs don't come to these hooks.
-from pairscape import job_lock, slurm_queries
+from pairscape.jobs import job_lock, slurm_queries
 
 RESULTS_LOCK = f"{RESULTS}/.pairscape.lock"
 

@@ -52,7 +52,7 @@ def run(side: str, spots: int) -> None:
     points[:, 0] += batch
     points = points.astype(np.float32)
     if side == "ours":
-        from pairscape.batch_effect import silhouette_batch
+        from pairscape.evaluate.batch_effect import silhouette_batch
     else:
         from scib_metrics import silhouette_batch
     value = silhouette_batch(points, labels, batch)

@@ -50,7 +50,7 @@ def main(argv=None):
 
 def against_encoder(name: str, counts: np.ndarray, scratch: Path, times: int, quick: bool) -> dict:
     """The row of one encoder."""
-    from pairscape import gene_encoders
+    from pairscape.encoders import gene_encoders
 
     spec, genes = read_spec(name, quick), named_genes()
     tower = gene_encoders.build(spec, None, genes)
@@ -127,17 +127,17 @@ def stepper(spec, genes, images: Path, gene_inputs, batch: int, tower=None, widt
     """A function that takes a step of the training: (number, rows) -> loss."""
     import torch
 
-    from pairscape import batches, pair, pretraining
-    from pairscape.processes import World
+    from pairscape.pretrain import batches, pair, training_loop
+    from pairscape.pretrain.processes import World
 
-    training = pretraining.resolve_training({**TRAINING, "batch_size": batch})
+    training = training_loop.resolve_training({**TRAINING, "batch_size": batch})
     stored = {"images": IMAGE_WIDTH, "genes": None if tower else width or spec["width"]}
     image = {"kind": "image", "input": {}, "weights": None}
     description = pair.describe(image, spec, training, genes, stored)
     torch.manual_seed(0)
     model = pair.Pair(description, {"images": None, "genes": tower}).train()
     world = World(0, 1, torch.device("cpu"))
-    pretraining.set_up(model, world)
+    training_loop.set_up(model, world)
     if isinstance(gene_inputs, Path):
         gene_inputs = batches.Stored(gene_inputs)
     data = batches.PairRows(batches.Stored(images), gene_inputs, 4096)
@@ -146,7 +146,7 @@ def stepper(spec, genes, images: Path, gene_inputs, batch: int, tower=None, widt
 
     def step(number: int, rows: np.ndarray) -> float:
         read = data[number, rows, None]
-        found = pretraining.train_step(
+        found = training_loop.train_step(
             model, optimizer, read, batch, world, 0, number, training["learning_rate"]
         )
         return float(found["loss"])
@@ -156,10 +156,10 @@ def stepper(spec, genes, images: Path, gene_inputs, batch: int, tower=None, widt
 
 def read_spec(name: str, quick: bool) -> dict:
     """An encoder's file; cut to one layer where it only has to run."""
-    from pairscape import encoders
-    from pairscape.architectures.transformer import EncoderLayer
+    from pairscape.encoders import specs
+    from pairscape.encoders.architectures.transformer import EncoderLayer
 
-    spec = encoders.read_encoder(ROOT / "config" / "encoders", "gene", name)
+    spec = specs.read_encoder(ROOT / "config" / "encoders", "gene", name)
     if quick:
         sizes = spec["arguments"]
         layer = EncoderLayer(sizes["dim"], sizes["heads"], sizes["feed_forward"], 1e-5)

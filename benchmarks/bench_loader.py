@@ -57,12 +57,12 @@ def main(argv=None):
 
 
 def write_shard(path: Path, rows: int) -> Path:
-    from pairscape import pairs
+    from pairscape.dataset import pair_shards
 
-    given = ({**p, "image": pairs.encode_patch(p["image"], "jpeg")} for p in make_pairs(rows))
+    given = ({**p, "image": pair_shards.encode_patch(p["image"], "jpeg")} for p in make_pairs(rows))
     genes = {"genes": [f"G{i}" for i in range(GENES)]}
-    metadata = dict.fromkeys(pairs.METADATA_KEYS, "") | genes
-    pairs.write_shard(path, given, pairs.pair_features(GENES, LABELS), metadata)
+    metadata = dict.fromkeys(pair_shards.METADATA_KEYS, "") | genes
+    pair_shards.write_shard(path, given, pair_shards.pair_features(GENES, LABELS), metadata)
     return path
 
 
@@ -79,9 +79,9 @@ def read_all(load, batches) -> None:
 def ours(shard: Path, columns):
     import torch
 
-    from pairscape.pair_data import Counts
-    from pairscape.pairs import shard_metadata
-    from pairscape.patch_reader import PatchReader, normalise
+    from pairscape.dataset.expression_counts import Counts
+    from pairscape.dataset.pair_shards import shard_metadata
+    from pairscape.dataset.patch_reader import PatchReader, normalise
 
     reader = PatchReader([shard], INPUT)
     counts = Counts([shard], shard_metadata(shard)["genes"])

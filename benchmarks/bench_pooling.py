@@ -182,7 +182,7 @@ def work(what: str, bundle: str) -> None:
 def _columns(path) -> list[str]:
     import pyarrow.parquet as pq
 
-    from pairscape import pooling
+    from pairscape.spots import pooling
 
     return pooling.columns_needed(pq.read_schema(path).names)
 
@@ -203,7 +203,7 @@ def _decode(bundle) -> dict:
 
 def _pool(bundle) -> dict:
     import pool_spots
-    from pairscape import pooling
+    from pairscape.spots import pooling
 
     spent, held = [], []
 

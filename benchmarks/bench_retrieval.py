@@ -18,7 +18,7 @@ os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"  # a sp
 import numpy as np
 from measure import compare, cpu_s, finish, run_apart
 
-from pairscape import ranks
+from pairscape.evaluate import ranks
 
 BLOCK = 200
 

@@ -17,8 +17,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
-from pairscape import files  # noqa: E402
-from pairscape.errors import InputError  # noqa: E402
+from pairscape.core import files  # noqa: E402
+from pairscape.core.errors import InputError  # noqa: E402
 
 COLUMNS = ("what", "ours", "theirs", "unit", "ratio", "target", "met", "size")
 

@@ -31,7 +31,9 @@ sys.path.insert(
 import numpy as np
 
 import embed_image
-from pairscape import errors, files, image_embedding, pairs
+from pairscape.core import errors, files
+from pairscape.dataset import pair_shards
+from pairscape.slides import new_image
 
 DEMO = Path(sys.path[0]).parent / "results" / "demo"
 
@@ -73,7 +75,7 @@ sys.excepthook = print_error
 
 # %%
 model = args.run / "model.ckpt"
-facts = image_embedding.read_facts(model)
+facts = new_image.read_facts(model)
 print(
     f"pair: {facts['image_encoder']} with {facts['gene_encoder']}, trained on {facts['dataset']}, "
     f"seed {facts['seed']}"
@@ -98,8 +100,8 @@ embed_image.main(
     ]
 )
 embeddings = np.load(out / "embeddings.npy")
-patches = files.read_numbers(out / "patches.tsv", image_embedding.INDEX_COLUMNS, "embed again")
-nearest = files.read_tsv(out / "nearest.tsv", image_embedding.NEAREST_COLUMNS)
+patches = files.read_numbers(out / "patches.tsv", new_image.INDEX_COLUMNS, "embed again")
+nearest = files.read_tsv(out / "nearest.tsv", new_image.NEAREST_COLUMNS)
 print(f"image: {args.image.name}, {len(embeddings)} patches, {embeddings.shape[1]} numbers each")
 
 # %% [markdown]
@@ -125,8 +127,11 @@ def read_section(sample):
     )
     if shard is None:
         return None
-    counts = pairs.read_expression(shard)
-    spots, genes = pairs.read_index(shard)["spot"].to_pylist(), pairs.shard_metadata(shard)["genes"]
+    counts = pair_shards.read_expression(shard)
+    spots, genes = (
+        pair_shards.read_index(shard)["spot"].to_pylist(),
+        pair_shards.shard_metadata(shard)["genes"],
+    )
     return counts, spots, genes, counts.sum(axis=0) / counts.sum()
 
 

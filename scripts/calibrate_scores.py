@@ -7,9 +7,12 @@ OUT  scores.tsv: recall, expression and batch-effect scores, a row per morpholog
 Nothing is kept of the simulated sections: they follow from the options.
 """
 
-from pairscape import config, encoders, files, program
-from pairscape.errors import InputError
-from pairscape.program import log
+from pairscape.core import files
+from pairscape.core.errors import InputError
+from pairscape.encoders import specs
+from pairscape.jobs import program
+from pairscape.jobs.program import log
+from pairscape.plan import config
 
 RESULT_VERSION = 1
 
@@ -25,7 +28,7 @@ def main(argv=None):
     )
     options = check_options(args.options)
 
-    from pairscape import calibration
+    from pairscape.calibrate import calibration
     from pairscape.simulation import transcripts
 
     panel = transcripts.read_panel_table(args.panel)
@@ -93,7 +96,7 @@ def check_options(options) -> dict:
             raise InputError("--options", name, "nothing", "name it")
     for kind, learns in (("image", None), ("gene", "pair")):
         spec = options[f"{kind}_encoder"]
-        encoders.require_built(spec, f"the {kind} encoder of the calibration")
+        specs.require_built(spec, f"the {kind} encoder of the calibration")
         if learns and spec["learned_from"] != learns:
             raise InputError(
                 "--options",
@@ -101,7 +104,8 @@ def check_options(options) -> dict:
                 f"{spec['title']}, learned from {spec['learned_from']}",
                 "name one that is learned with the pair, such as mlp",
             )
-    from pairscape import batch_effect, expression, pretraining
+    from pairscape.evaluate import batch_effect, expression
+    from pairscape.pretrain import training_loop
 
     grid = config.resolve_part("calibration", options["calibration"])
     return {
@@ -112,7 +116,7 @@ def check_options(options) -> dict:
         "morphology_signal": grid["morphology_signal"],
         "donors": grid["donors"],
         "simulation": grid["simulation"],
-        "training": pretraining.resolve_training({**grid["training"], "select": "last"}),
+        "training": training_loop.resolve_training({**grid["training"], "select": "last"}),
         "batch_effect_scoring": batch_effect.check_options(options.get("batch_effect_scoring", {})),
         "expression_scoring": expression.check_options(options.get("expression_scoring", {})),
     }
@@ -120,7 +124,7 @@ def check_options(options) -> dict:
 
 def build_tower(spec, path):
     """The frozen image encoder."""
-    from pairscape import image_encoders, weights
+    from pairscape.encoders import image_encoders, weights
 
     return image_encoders.build(spec, weights.find_weights(spec, path))
 
@@ -129,7 +133,8 @@ def embed(tower, spec, patches, threads: int):
     """Embed patches (N, H, W, 3) uint8: (N, width) float32."""
     import numpy as np
 
-    from pairscape import image_encoders, patch_reader
+    from pairscape.dataset import patch_reader
+    from pairscape.encoders import image_encoders
 
     step = image_encoders.batch_size()
     batches = [range(at, min(at + step, len(patches))) for at in range(0, len(patches), step)]

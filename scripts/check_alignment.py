@@ -13,10 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-from pairscape import alignment, alignment_figure, files, program, registration
-from pairscape import bundle as xenium
-from pairscape.errors import InputError
-from pairscape.slide import Slide, thumbnail
+from pairscape.acquire import alignment
+from pairscape.acquire import bundle as xenium
+from pairscape.core import files
+from pairscape.core.errors import InputError
+from pairscape.images.tiff import Slide, thumbnail
+from pairscape.jobs import program
+from pairscape.spots import alignment_figure, registration
 
 RESULT_VERSION = 1
 MAX_ANISOTROPY = 1.02

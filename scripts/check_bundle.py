@@ -7,8 +7,10 @@ OUT  a report (JSON): verdict, findings, facts. A bundle with an error has no re
 
 from pathlib import Path
 
-from pairscape import bundle_checks, files, program
-from pairscape.errors import InputError
+from pairscape.acquire import bundle_checks
+from pairscape.core import files
+from pairscape.core.errors import InputError
+from pairscape.jobs import program
 
 RESULT_VERSION = 2
 

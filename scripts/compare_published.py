@@ -11,8 +11,11 @@ datasets, by name: panel, and unlike (why its numbers don't compare with publish
 they do). Scores of an experiment that isn't named are refused; those that are missing are told.
 """
 
-from pairscape import program, published_gap, published_scores, records, retrieval, runs, tables
-from pairscape.program import log
+from pairscape.evaluate import retrieval
+from pairscape.jobs import program, records
+from pairscape.jobs.program import log
+from pairscape.pretrain import runs
+from pairscape.report import published_gap, published_scores, retrieval_table
 
 RESULT_VERSION = 3
 
@@ -40,7 +43,7 @@ def main(argv=None):
         scores += rows
     rows = published_gap.compare(published, scores, experiments, args.options["datasets"])
     published_gap.write_table(args.table, rows)
-    tables.write_for_reading(
+    retrieval_table.write_for_reading(
         (args.markdown, args.latex),
         f"Gap to the published numbers, {name}",
         published_gap.sections(rows),

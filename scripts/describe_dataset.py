@@ -14,11 +14,12 @@ says why they may.
 import os
 from pathlib import Path
 
-from pairscape import hf_card, leakage, pairs, patch_hashes, program
-from pairscape.errors import InputError
-from pairscape.files import atomic_path
-from pairscape.program import log
-from pairscape.splits import SPLITS, read_splits
+from pairscape.core.errors import InputError
+from pairscape.core.files import atomic_path
+from pairscape.dataset import card, leakage, pair_shards, patch_hashes
+from pairscape.dataset.splits import SPLITS, read_splits
+from pairscape.jobs import program
+from pairscape.jobs.program import log
 
 RESULT_VERSION = 3
 
@@ -40,7 +41,7 @@ def main(argv=None):
     )
     options = args.options
     samples = {row["sample"]: row for row in options["samples"]}
-    genes = pairs.read_genes(args.genes)
+    genes = pair_shards.read_genes(args.genes)
     splits, leaks = read_splits(args.splits), leakage.read_leaks(args.leakage)
     paths = _check_shards(args.shards, list(samples), [gene["gene_symbol"] for gene in genes])
     for row in splits:
@@ -61,40 +62,40 @@ def main(argv=None):
     leakage.refuse_leaks(patch_leaks, f"datasets.{options['dataset']}.split", "--options")
     shards = {
         sample: {
-            "sha256": pairs.shard_sha256(path),
-            "pairs": pairs.read_shard_table(path).num_rows,
-            "metadata": pairs.shard_metadata(path),
+            "sha256": pair_shards.shard_sha256(path),
+            "pairs": pair_shards.read_shard_table(path).num_rows,
+            "metadata": pair_shards.shard_metadata(path),
         }
         for sample, path in program.progress(paths.items(), "checksums", len(paths), "shard")
     }
-    version = hf_card.dataset_version(
+    version = card.dataset_version(
         RESULT_VERSION,
         [(row["split"], row["sample"], shards[row["sample"]]["sha256"]) for row in splits],
     )
     files = {
         split: [paths[row["sample"]] for row in splits if row["split"] == split] for split in SPLITS
     }
-    entry = hf_card.dataset_config(
+    entry = card.dataset_config(
         options.get("config_name", options["dataset"]),
         version,
         files,
         args.card,
-        pairs.open_shard(next(iter(paths.values()))).features,
+        pair_shards.open_shard(next(iter(paths.values()))).features,
     )
     # The first config is what the folder of this dataset loads as when none is named.
     entry["config"]["default"] = True
-    name = options.get("config_name", options["dataset"]) + hf_card.LAYOUT_SUFFIX
-    layout = hf_card.dataset_config(
+    name = options.get("config_name", options["dataset"]) + card.LAYOUT_SUFFIX
+    layout = card.dataset_config(
         name,
         version,
-        hf_card.layout_files(splits, paths),
+        card.layout_files(splits, paths),
         args.card,
-        pairs.open_shard(next(iter(paths.values()))).features,
+        pair_shards.open_shard(next(iter(paths.values()))).features,
     )
-    head = hf_card.front_matter(
+    head = card.front_matter(
         options["dataset"], [row.get("license", "") for row in samples.values()], [entry, layout]
     )
-    text = hf_card.dataset_text(
+    text = card.dataset_text(
         dataset=options["dataset"],
         version=version,
         genes=genes,
@@ -104,10 +105,10 @@ def main(argv=None):
         leaks=leaks + patch_leaks,
         samples=samples,
     )
-    if warning := hf_card.layout_warning(shard["metadata"]["patches"] for shard in shards.values()):
+    if warning := card.layout_warning(shard["metadata"]["patches"] for shard in shards.values()):
         log.warning("%s: %s", name, warning)
     leakage.write_leaks(args.patch_leakage, patch_leaks)
-    hf_card.write_layout(Path(args.layout[0]).parent, splits, samples)
+    card.write_layout(Path(args.layout[0]).parent, splits, samples)
     with atomic_path(args.card) as temporary:
         temporary.write_text(head + "\n" + text)
     log.info(
@@ -138,7 +139,7 @@ def _check_shards(files, samples, genes) -> dict:
     paths = dict(zip(samples, files, strict=True))
     first = None
     for sample, path in paths.items():
-        schema, metadata = pairs.read_schema(path), pairs.shard_metadata(path)
+        schema, metadata = pair_shards.read_schema(path), pair_shards.shard_metadata(path)
         found = {
             "sample": metadata["sample"],
             "genes": metadata["genes"],

@@ -8,8 +8,9 @@ OUT  features.npy, float32 (spots, width), spots in the order of the shards;
 
 from pathlib import Path
 
-from pairscape import encoders, program
-from pairscape.errors import InputError
+from pairscape.core.errors import InputError
+from pairscape.encoders import specs
+from pairscape.jobs import program
 
 RESULT_VERSION = 1
 
@@ -28,7 +29,7 @@ def main(argv=None):
     )
     options = args.options
     spec, name, samples = options["encoder"], options["encoder_name"], options["samples"]
-    encoders.require_built(spec, f"config/encoders/gene/{name}.yaml")
+    specs.require_built(spec, f"config/encoders/gene/{name}.yaml")
     if len(args.shards) != len(samples):
         raise InputError(
             "--shards",
@@ -38,33 +39,36 @@ def main(argv=None):
         )
     weights = find_weights(spec, name, args.weights)
 
-    from pairscape import embeddings, files, gene_encoders, pair_data, pairs
-    from pairscape import weights as weight_files
+    from pairscape.core import files
+    from pairscape.dataset import expression_counts, pair_shards
+    from pairscape.encoders import gene_encoders
+    from pairscape.encoders import weights as weight_files
+    from pairscape.pretrain import run_embeddings
 
     shards = []
     for sample, path in zip(samples, args.shards, strict=True):
-        found = pairs.shard_metadata(path)["sample"]
+        found = pair_shards.shard_metadata(path)["sample"]
         if found != sample:
             raise InputError(path, "sample", found, f"give the shard of {sample} in this place")
-        rows = pairs.read_shard_table(path).num_rows
-        shards.append({"sample": sample, "rows": rows, "sha256": pairs.shard_sha256(path)})
-    genes = pairs.read_genes(args.genes)
-    counts = pair_data.Counts(args.shards, [gene["gene_symbol"] for gene in genes])
+        rows = pair_shards.read_shard_table(path).num_rows
+        shards.append({"sample": sample, "rows": rows, "sha256": pair_shards.shard_sha256(path)})
+    genes = pair_shards.read_genes(args.genes)
+    counts = expression_counts.Counts(args.shards, [gene["gene_symbol"] for gene in genes])
     train, known = None, {}
-    if encoders.uses_train_facts(spec) or spec["learned_from"] == "dataset":
+    if specs.uses_train_facts(spec) or spec["learned_from"] == "dataset":
         splits = read_splits(args.splits, name)
         if spec["learned_from"] == "dataset":
-            from pairscape.architectures import drvi
+            from pairscape.encoders.architectures import drvi
 
             fit = drvi.check_fitted_on(weights, splits, args.splits, shards)
             known["fitted_on"] = {key: fit[key] for key in ("samples", "leaked", "sha256")}
-        if encoders.uses_train_facts(spec):
+        if specs.uses_train_facts(spec):
             row_counts = [shard["rows"] for shard in shards]
-            rows = pair_data.split_rows(samples, row_counts, splits, args.splits)["train"]
-            train = pair_data.train_facts(counts, rows, args.splits)
+            rows = expression_counts.split_rows(samples, row_counts, splits, args.splits)["train"]
+            train = expression_counts.train_facts(counts, rows, args.splits)
             known["train_samples"] = sorted(r["sample"] for r in splits if r["split"] == "train")
     tower = gene_encoders.build(spec, weights, genes, train)
-    index = embeddings.write_features(
+    index = run_embeddings.write_features(
         Path(args.features),
         Path(args.index),
         gene_encoders.embed(
@@ -79,7 +83,7 @@ def main(argv=None):
         {
             "dataset": options["dataset"],
             "encoder": name,
-            "encoder_sha256": encoders.spec_sha256(spec),
+            "encoder_sha256": specs.spec_sha256(spec),
             "weights_sha256": weight_files.state_sha256(tower),
             "fingerprint": gene_encoders.fingerprint(tower, spec, genes),
             "genes_sha256": files.sha256_json(genes),
@@ -103,7 +107,7 @@ def find_weights(spec, name: str, path):
     InputError
         The file isn't there; or the encoder can't be frozen, as it learns with the pair.
     """
-    from pairscape import weights
+    from pairscape.encoders import weights
 
     if spec["learned_from"] == "pair":
         raise InputError(
@@ -131,7 +135,7 @@ def read_splits(path, name: str) -> list[dict[str, str]]:
     InputError
         None was given, or it isn't one.
     """
-    from pairscape import files
+    from pairscape.core import files
 
     if not path:
         raise InputError(

@@ -12,8 +12,9 @@ OUT  embeddings (.npy), one row per patch, of unit length; their index (.tsv): p
 
 import math
 
-from pairscape import files, program
-from pairscape.errors import InputError
+from pairscape.core import files
+from pairscape.core.errors import InputError
+from pairscape.jobs import program
 
 RESULT_VERSION = 1
 MIN_TISSUE = 0.1
@@ -49,25 +50,25 @@ def main(argv=None):
 
     import numpy as np
 
-    from pairscape import image_embedding
+    from pairscape.slides import new_image
 
-    meta = image_embedding.read_facts(args.model)
+    meta = new_image.read_facts(args.model)
     gallery = None
     if args.gallery is not None:
-        gallery = image_embedding.read_gallery(args.gallery, meta)
+        gallery = new_image.read_gallery(args.gallery, meta)
     field = find_field(args, numbers, meta)
-    with image_embedding.open_image(args.image, numbers["um_per_px"]) as image:
+    with new_image.open_image(args.image, numbers["um_per_px"]) as image:
         check_scale(image, field)
         side_px = field.side_um / image.um_per_px
         if args.centres is None:
             step_px = (numbers["step_um"] or field.side_um) / image.um_per_px
-            centres = image_embedding.lay_grid(image, side_px, step_px)
+            centres = new_image.lay_grid(image, side_px, step_px)
             least = MIN_TISSUE if numbers["min_tissue"] is None else numbers["min_tissue"]
         else:
-            centres = image_embedding.read_centres(args.centres, image, side_px)
+            centres = new_image.read_centres(args.centres, image, side_px)
             least = numbers["min_tissue"] or 0.0
-        model = image_embedding.load_model(args.model, args.image_weights)
-        places, found, tissue = image_embedding.embed_patches(
+        model = new_image.load_model(args.model, args.image_weights)
+        places, found, tissue = new_image.embed_patches(
             model, image, centres, field, least, args.threads
         )
     with files.atomic_path(args.embeddings) as temporary, open(temporary, "wb") as handle:
@@ -78,12 +79,12 @@ def main(argv=None):
             zip(centres[places].tolist(), tissue.tolist(), strict=True)
         )
     )
-    files.write_numbers(args.index, rows, image_embedding.INDEX_COLUMNS, digits=9)
+    files.write_numbers(args.index, rows, new_image.INDEX_COLUMNS, digits=9)
     if gallery is not None:
         files.write_numbers(
             args.nearest,
-            image_embedding.nearest_profiles(found, gallery),
-            image_embedding.NEAREST_COLUMNS,
+            new_image.nearest_profiles(found, gallery),
+            new_image.NEAREST_COLUMNS,
         )
     program.log.info(
         "%s: %d of %d patches of %g um embedded into %d numbers each%s",
@@ -124,7 +125,7 @@ def read_numbers(args) -> dict[str, float | None]:
 
 def find_field(args, numbers, meta):
     """The field of view: the user's, or that of the pair's dataset."""
-    from pairscape.image_embedding import Field, find_field
+    from pairscape.slides.new_image import Field, find_field
 
     given = numbers["patch_px"], numbers["patch_um_per_px"]
     if None not in given:
@@ -138,7 +139,7 @@ def find_field(args, numbers, meta):
 
 def check_scale(image, field) -> None:
     """Refuse an image that is coarser than what the pair was trained on."""
-    from pairscape.whole_slide import MAX_UPSAMPLING
+    from pairscape.images.whole_slide import MAX_UPSAMPLING
 
     if image.um_per_px > MAX_UPSAMPLING * field.um_per_px:
         raise InputError(

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pairscape import encoders, program
-from pairscape.errors import InputError
+from pairscape.core.errors import InputError
+from pairscape.encoders import specs
+from pairscape.jobs import program
 
 RESULT_VERSION = 2
 
@@ -28,7 +29,7 @@ def main(argv=None):
     )
     options = args.options
     spec, samples = options["encoder"], options["samples"]
-    encoders.require_built(spec, f"config/encoders/image/{options['encoder_name']}.yaml")
+    specs.require_built(spec, f"config/encoders/image/{options['encoder_name']}.yaml")
     if len(args.shards) != len(samples):
         raise InputError(
             "--shards",
@@ -40,15 +41,17 @@ def main(argv=None):
     augmented = check_augmentation(options) if views > 1 else {}
     weights = find_weights(spec, options["encoder_name"], args.weights)
 
-    from pairscape import embeddings, image_encoders, pairs
+    from pairscape.dataset import pair_shards
+    from pairscape.encoders import image_encoders
+    from pairscape.pretrain import run_embeddings
 
     shards = []
     for sample, path in zip(samples, args.shards, strict=True):
-        found = pairs.shard_metadata(path)["sample"]
+        found = pair_shards.shard_metadata(path)["sample"]
         if found != sample:
             raise InputError(path, "sample", found, f"give the shard of {sample} in this place")
-        rows = pairs.read_shard_table(path).num_rows
-        shards.append({"sample": sample, "rows": rows, "sha256": pairs.shard_sha256(path)})
+        rows = pair_shards.read_shard_table(path).num_rows
+        shards.append({"sample": sample, "rows": rows, "sha256": pair_shards.shard_sha256(path)})
     if spec["builder"] == "expression":
         width, blocks = read_expression(args.shards)
         model = {"weights_sha256": None, "fingerprint": None}
@@ -59,7 +62,7 @@ def main(argv=None):
             "weights_sha256": image_encoders.tower_sha256(tower),
             "fingerprint": image_encoders.fingerprint(tower, spec),
         }
-    index = embeddings.write_features(
+    index = run_embeddings.write_features(
         Path(args.features),
         Path(args.index),
         blocks,
@@ -92,7 +95,7 @@ def check_augmentation(options) -> dict:
     InputError
         The kind isn't known, or there is nothing to augment.
     """
-    from pairscape import augmentation
+    from pairscape.pretrain import augmentation
 
     kind = options.get("augmentation")
     if kind not in augmentation.KINDS:
@@ -120,7 +123,7 @@ def find_weights(spec, name: str, path):
     InputError
         The file isn't there; or the encoder has none and isn't a control.
     """
-    from pairscape import weights
+    from pairscape.encoders import weights
 
     if spec["weights"] is not None:
         return weights.find_weights(spec, path)
@@ -138,7 +141,9 @@ def find_weights(spec, name: str, path):
 
 def embed_patches(tower, args, views: int, augmented):
     """Yield the embeddings of all views, of all patches in each, batch by batch."""
-    from pairscape import augmentation, image_encoders, patch_reader
+    from pairscape.dataset import patch_reader
+    from pairscape.encoders import image_encoders
+    from pairscape.pretrain import augmentation
 
     options = args.options
     reader = patch_reader.PatchReader(args.shards, options["encoder"]["input"])
@@ -168,10 +173,10 @@ def embed_patches(tower, args, views: int, augmented):
 
 def read_expression(shards):
     """The number of genes, and log(1 + counts) block by block: a spot's own expression."""
-    from pairscape import pair_data, pairs
+    from pairscape.dataset import expression_counts, pair_shards
 
-    genes = pairs.shard_metadata(shards[0])["genes"]
-    counts = pair_data.Counts(shards, genes)
+    genes = pair_shards.shard_metadata(shards[0])["genes"]
+    counts = expression_counts.Counts(shards, genes)
     blocks = counts.blocks(np.arange(len(counts)))
     return len(genes), (np.log1p(block.astype(np.float32)) for block in blocks)
 

@@ -11,10 +11,13 @@ OUT  slides.tsv: one row per slide of the table; beside it <slide>.h5 of each th
 
 from pathlib import Path
 
-from pairscape import cohorts, encoders, files, program, slide_features
-from pairscape.config import resolve_part
-from pairscape.errors import InputError
-from pairscape.slide_features import EMBEDDED, SKIPPED
+from pairscape.core import files
+from pairscape.core.errors import InputError
+from pairscape.encoders import specs
+from pairscape.jobs import program
+from pairscape.plan.config import resolve_part
+from pairscape.slides import cohorts, slide_features
+from pairscape.slides.slide_features import EMBEDDED, SKIPPED
 
 RESULT_VERSION = 1
 
@@ -112,16 +115,16 @@ def build_model(args):
     options = args.options
     spec, name = options["encoder"], options["encoder_name"]
     file = f"config/encoders/image/{name}.yaml"
-    encoders.require_built(spec, file)
+    specs.require_built(spec, file)
     if spec["builder"] == "expression":
         raise InputError(file, "builder", "expression", "it sees no patches: choose another")
 
-    from pairscape import slide_embedding
-    from pairscape.weights import find_weights
+    from pairscape.encoders.weights import find_weights
+    from pairscape.slides import slide_embedding
 
     if args.pair is not None:
         model = slide_embedding.pair_model(options["model"], args.pair, args.weights)
-        if encoders.spec_sha256(model.spec) != encoders.spec_sha256(spec):
+        if specs.spec_sha256(model.spec) != specs.spec_sha256(spec):
             raise InputError(
                 args.pair,
                 "image encoder",
@@ -166,7 +169,7 @@ def read_base(args, cohort) -> dict[str, dict]:
 
 def project_slide(model, row, target) -> dict:
     """Project the encoder's features of one slide; a row of slides.tsv."""
-    from pairscape import slide_embedding
+    from pairscape.slides import slide_embedding
 
     if row["status"] != EMBEDDED:
         raise InputError(target, "features of the encoder", "none", row["reason"])
@@ -196,7 +199,7 @@ def project_slide(model, row, target) -> dict:
 
 def take_features(model, row, options) -> dict:
     """Take a feature file of the user's as it is; a row of slides.tsv."""
-    from pairscape import slide_embedding
+    from pairscape.slides import slide_embedding
 
     path = cohorts.slide_file(options["root"], row)
     if "pair_sha256" in model.facts:
@@ -219,7 +222,9 @@ def take_features(model, row, options) -> dict:
 
 def embed_slide(model, row, target, args) -> dict:
     """Find the patches of one slide and embed them; a row of slides.tsv."""
-    from pairscape import image_encoders, slide_embedding, whole_slide
+    from pairscape.encoders import image_encoders
+    from pairscape.images import whole_slide
+    from pairscape.slides import slide_embedding
 
     options = args.options
     plan = options["slide_embedding"]
@@ -251,7 +256,8 @@ def embed_slide(model, row, target, args) -> dict:
 
 def draw_slide(row, features, args) -> bool:
     """Draw the patches of one slide over its thumbnail; False where there is no picture."""
-    from pairscape import slide_figure, whole_slide
+    from pairscape.images import whole_slide
+    from pairscape.slides import patch_figure
 
     path = cohorts.slide_file(args.options["root"], row)
     _, coords, attributes = slide_features.read_slide_facts(features)
@@ -260,7 +266,7 @@ def draw_slide(row, features, args) -> bool:
     with whole_slide.open_slide(path, row["um_per_px"]) as slide:
         picture, mask = whole_slide.find_tissue(slide)
         with files.atomic_path(Path(args.figures) / f"{row['slide']}.png") as temporary:
-            slide_figure.draw_patches(
+            patch_figure.draw_patches(
                 temporary,
                 title=row["slide"],
                 picture=picture,

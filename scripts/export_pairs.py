@@ -16,11 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from pairscape import pairs, program
-from pairscape.alignment import decompose, resolve_alignment, um_to_he_px
-from pairscape.errors import InputError
-from pairscape.files import sha256_json
-from pairscape.program import log
+from pairscape.acquire.alignment import decompose, resolve_alignment, um_to_he_px
+from pairscape.core.errors import InputError
+from pairscape.core.files import sha256_json
+from pairscape.dataset import pair_shards
+from pairscape.jobs import program
+from pairscape.jobs.program import log
 
 RESULT_VERSION = 3
 SCALE_TOLERANCE = 0.02  # between the alignment's µm per pixel and what the image says of itself
@@ -46,10 +47,10 @@ def main(argv=None):
             "none: it has no H&E, so there are no image-gene pairs of it",
             "give its H&E image or take it out of the dataset",
         )
-    genes = [gene["gene_symbol"] for gene in pairs.read_genes(args.genes)]
+    genes = [gene["gene_symbol"] for gene in pair_shards.read_genes(args.genes)]
 
-    from pairscape.slide import Slide, patches_inside
-    from pairscape.spots import read_spots
+    from pairscape.images.tiff import Slide, patches_inside
+    from pairscape.spots.spots_zarr import read_spots
 
     spots = read_spots(args.spots)
     made_by = spots.uns["pairscape"]
@@ -88,7 +89,7 @@ def main(argv=None):
                 f"{slide.width} x {slide.height} pixels",
                 "give the alignment of this image and this bundle",
             )
-        features = pairs.pair_features(len(genes), args.options["labels"])
+        features = pair_shards.pair_features(len(genes), args.options["labels"])
         metadata = {
             "sample": name,
             "dataset": args.options["dataset"],
@@ -107,7 +108,7 @@ def main(argv=None):
         }
         shard = Path(args.shard)
         shard.parent.mkdir(parents=True, exist_ok=True)
-        rows = pairs.iter_pairs(
+        rows = pair_shards.iter_pairs(
             slide,
             spots[inside],
             positions,
@@ -115,10 +116,10 @@ def main(argv=None):
             middles_px[inside],
             patches,
             side_px,
-            pairs.sample_columns(sample),
+            pair_shards.sample_columns(sample),
             shard.parent,
         )
-        written = pairs.write_shard(shard, rows, features, metadata)
+        written = pair_shards.write_shard(shard, rows, features, metadata)
     log.info(
         "%s: %d pairs of %d genes and %d px patches (%.1f H&E px a side)",
         name,

@@ -20,8 +20,10 @@ import os
 import shutil
 from pathlib import Path
 
-from pairscape import downloads, files, program
-from pairscape.errors import InputError
+from pairscape.acquire import downloads
+from pairscape.core import files
+from pairscape.core.errors import InputError
+from pairscape.jobs import program
 
 RESULT_VERSION = 1
 RECEIPT = "fetched.json"
@@ -243,7 +245,7 @@ def _link_folder(source: Path, folder: Path) -> list[str]:
 
 def _retile(path: Path) -> bool:
     """Retile an image that can't be read as it is; what else is wrong is left to check_bundle."""
-    from pairscape.slide import Slide, retile
+    from pairscape.images.tiff import Slide, retile
 
     try:
         with Slide(path, any_layout=True) as slide:

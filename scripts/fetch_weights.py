@@ -8,9 +8,11 @@ there is verified and taken. The Hugging Face token comes from HF_TOKEN or the H
 the Hub's address from HF_ENDPOINT; neither is an option, and neither is written anywhere.
 """
 
-from pairscape import encoders, program, weight_files
-from pairscape.errors import InputError
-from pairscape.program import log
+from pairscape.acquire import weight_downloads
+from pairscape.core.errors import InputError
+from pairscape.encoders import specs
+from pairscape.jobs import program
+from pairscape.jobs.program import log
 
 RESULT_VERSION = 1
 
@@ -27,7 +29,7 @@ def main(argv=None):
     )
     kind, name, spec = (args.options[key] for key in ("kind", "name", "encoder"))
     file = f"config/encoders/{kind}/{name}.yaml"
-    encoders.require_built(spec, file)
+    specs.require_built(spec, file)
     source = spec["weights"]["source"] if spec["weights"] else "none"
     if source in ("package", "none"):
         raise InputError(
@@ -37,7 +39,7 @@ def main(argv=None):
             f"there is nothing to fetch for {name}: use it without this step",
         )
     told_in = args.source or f"{args.weights}.source.json"
-    record = weight_files.fetch(spec, file, args.weights, told_in)
+    record = weight_downloads.fetch(spec, file, args.weights, told_in)
     program.also_made(told_in)
     log.info("%s: %.1f MB, SHA-256 %s", args.weights, record["bytes"] / 1e6, record["sha256"])
 

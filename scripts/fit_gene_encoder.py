@@ -13,8 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from pairscape import encoders, files, program
-from pairscape.errors import InputError
+from pairscape.core import files
+from pairscape.core.errors import InputError
+from pairscape.encoders import specs
+from pairscape.jobs import program
 
 RESULT_VERSION = 1
 PACKAGES = ("drvi-py", "scvi-tools", "torch", "lightning", "anndata", "numpy", "scipy")
@@ -38,7 +40,7 @@ def main(argv=None):
     options = args.options
     spec, name, samples = options["encoder"], options["encoder_name"], options["samples"]
     encoder_file = f"config/encoders/gene/{name}.yaml"
-    encoders.require_built(spec, encoder_file)
+    specs.require_built(spec, encoder_file)
     if spec["builder"] != "drvi":
         raise InputError(
             encoder_file, "builder", spec["builder"], "fit drvi; others learn elsewhere"
@@ -51,24 +53,25 @@ def main(argv=None):
             f"give one for each of {len(samples)} samples",
         )
 
-    from pairscape import gene_fitting, pair_data, pairs
-    from pairscape.architectures import drvi
+    from pairscape.dataset import expression_counts, pair_shards
+    from pairscape.encoders import drvi_fitting
+    from pairscape.encoders.architectures import drvi
 
-    gene_fitting.check_arguments(spec)
+    drvi_fitting.check_arguments(spec)
     if Path(args.fit) != Path(args.encoder).with_name(drvi.FIT_FILE):
         raise InputError(
             "--fit", "path", args.fit, f"give {Path(args.encoder).with_name(drvi.FIT_FILE)}"
         )
     arguments = spec["arguments"]
-    genes = pairs.read_genes(args.genes)
+    genes = pair_shards.read_genes(args.genes)
     symbols = [gene["gene_symbol"] for gene in genes]
     splits = files.read_tsv(args.splits, ["sample", "donor", "split"])
     for sample, path in zip(samples, args.shards, strict=True):
-        found = pairs.shard_metadata(path)["sample"]
+        found = pair_shards.shard_metadata(path)["sample"]
         if found != sample:
             raise InputError(path, "sample", found, f"give the shard of {sample} in this place")
-    counts = pair_data.Counts(args.shards, symbols)
-    rows = pair_data.split_rows(samples, counts.row_counts, splits, args.splits)["train"]
+    counts = expression_counts.Counts(args.shards, symbols)
+    rows = expression_counts.split_rows(samples, counts.row_counts, splits, args.splits)["train"]
     owner = np.repeat(np.arange(len(samples)), counts.row_counts)
     leaked = leaked_samples(options, arguments, splits)
     if leaked:
@@ -78,11 +81,11 @@ def main(argv=None):
             "fit_on: published: held-out samples are fitted on: %s", ", ".join(leaked)
         )
 
-    measures = gene_fitting.measure_spots(counts, rows, symbols)
-    kept, left_out = gene_fitting.judge_spots(measures, owner[rows], arguments["quality"])
+    measures = drvi_fitting.measure_spots(counts, rows, symbols)
+    kept, left_out = drvi_fitting.judge_spots(measures, owner[rows], arguments["quality"])
     kept_rows = rows[kept]
-    entries, history, facts = gene_fitting.fit(
-        gene_fitting.read_sparse(counts, kept_rows),
+    entries, history, facts = drvi_fitting.fit(
+        drvi_fitting.read_sparse(counts, kept_rows),
         np.array(samples)[owner[kept_rows]],
         arguments,
         options["seed"],
@@ -109,7 +112,7 @@ def main(argv=None):
                 "donor": donors[sample],
                 "rows": int((owner[rows] == i).sum()),
                 "fitted": int((owner[kept_rows] == i).sum()),
-                "sha256": pairs.shard_sha256(args.shards[i]),
+                "sha256": pair_shards.shard_sha256(args.shards[i]),
             }
             for i, sample in enumerate(samples)
             if (owner[rows] == i).any()
@@ -125,12 +128,12 @@ def main(argv=None):
         "genes": symbols,
     }
     with files.atomic_path(args.history) as path, open(path, "w", newline="") as handle:
-        writer = csv.DictWriter(handle, gene_fitting.HISTORY_COLUMNS, lineterminator="\n")
+        writer = csv.DictWriter(handle, drvi_fitting.HISTORY_COLUMNS, lineterminator="\n")
         writer.writeheader()
         for row in history:
             writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
     with files.atomic_path(args.curve) as path:
-        gene_fitting.plot_history(path, history, f"{spec['title']}, {options['dataset']}")
+        drvi_fitting.plot_history(path, history, f"{spec['title']}, {options['dataset']}")
     files.write_json(args.fit, record, sealed=True)
     program.log.info(
         "%s fitted to %d spots of %d samples (%d left out): %d epochs, negative ELBO %.1f,"

@@ -6,16 +6,11 @@ OUT  predictions.tsv: patients of the test folds and of external cohorts; traini
      attention/: heat maps of a few slides, and which they are (slides.tsv)
 """
 
-from pairscape import (
-    cohorts,
-    config,
-    files,
-    mutation_scores,
-    program,
-    site_folds,
-    slide_features,
-)
-from pairscape.errors import InputError
+from pairscape.core import files
+from pairscape.core.errors import InputError
+from pairscape.jobs import program
+from pairscape.plan import config
+from pairscape.slides import cohorts, mutation_scores, site_folds, slide_features
 
 RESULT_VERSION = 1
 DRAWN = ("slide", "patient", "label", "fold", "probability", "patches", "share", "highest")
@@ -50,7 +45,7 @@ def main(argv=None):
 
     import torch
 
-    from pairscape import mutation_fitting as fitting
+    from pairscape.slides import mutation_fitting as fitting
 
     torch.set_num_threads(args.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -195,7 +190,7 @@ def read_folds(path, own) -> tuple[dict[str, dict], int]:
 
 def predict(fitted, bags, patients, fold: int, role: str) -> list[dict]:
     """Rows of predictions.tsv for these patients, by the model of a fold."""
-    from pairscape import mutation_fitting as fitting
+    from pairscape.slides import mutation_fitting as fitting
 
     logits = fitting.predict(fitted.aggregator, bags, [row["patient"] for row in patients])
     probabilities = fitting.calibrated(logits, fitted.pos_weight)
@@ -230,7 +225,8 @@ def draw_attention(folder, chosen, fitted, bags, own, options) -> list[dict]:
     """Draw the most attended slide of each chosen patient; return the rows of DRAWN."""
     import numpy as np
 
-    from pairscape import aggregator, attention_map, whole_slide
+    from pairscape.images import whole_slide
+    from pairscape.slides import aggregator, attention_map
 
     names = {file: slide for slide, file in own["slides"].items()}
     drawn = []
@@ -271,7 +267,7 @@ def draw_attention(folder, chosen, fitted, bags, own, options) -> list[dict]:
 
 def thumbnail(root, row, um_per_px):
     """The whole slide of a cohort's row (``whole_slide.thumbnail``), or None where none opens."""
-    from pairscape import whole_slide
+    from pairscape.images import whole_slide
 
     if row is None:
         return None

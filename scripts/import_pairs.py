@@ -14,10 +14,11 @@ import io
 
 import numpy as np
 
-from pairscape import pairs, program, published_pairs
-from pairscape.errors import InputError
-from pairscape.files import sha256_json
-from pairscape.program import log
+from pairscape.core.errors import InputError
+from pairscape.core.files import sha256_json
+from pairscape.dataset import pair_shards, published_pairs
+from pairscape.jobs import program
+from pairscape.jobs.program import log
 
 RESULT_VERSION = 1
 
@@ -41,7 +42,7 @@ def main(argv=None):
             repr(sample.get("he_um_per_px", "")),
             "give the µm per pixel of its H&E: the published pairs don't tell their scale",
         )
-    genes = [gene["gene_symbol"] for gene in pairs.read_genes(args.genes)]
+    genes = [gene["gene_symbol"] for gene in pair_shards.read_genes(args.genes)]
     files = published_pairs.list_files(args.published_data)
     centres_px = published_pairs.read_places(files, name)
     if not len(centres_px):
@@ -84,10 +85,10 @@ def main(argv=None):
         "labels_sha256": sha256_json(labels),
         "result_version": RESULT_VERSION,
     }
-    features = pairs.pair_features(len(genes), labels)
+    features = pair_shards.pair_features(len(genes), labels)
     rows = _rows(files, sample, len(genes), centres_px, row, column, um_per_px)
     total = len(centres_px)
-    written = pairs.write_shard(
+    written = pair_shards.write_shard(
         args.shard, program.progress(rows, name, total, "pair"), features, metadata
     )
     log.info(
@@ -97,8 +98,8 @@ def main(argv=None):
 
 def _rows(files, sample, gene_count, centres_px, row, column, um_per_px):
     """Rows of the shard: what the sample table knows, then what the published row says."""
-    constant = pairs.sample_columns(sample)
-    texts = (*pairs.PUBLISHED_TEXT, "cancer")
+    constant = pair_shards.sample_columns(sample)
+    texts = (*pair_shards.PUBLISHED_TEXT, "cancer")
     for i, found in enumerate(
         published_pairs.iter_rows(files, sample["sample"], gene_count, texts)
     ):
@@ -116,7 +117,7 @@ def _rows(files, sample, gene_count, centres_px, row, column, um_per_px):
             "x_um": float(centres_px[i, 0] * um_per_px),
             "y_um": float(centres_px[i, 1] * um_per_px),
             "um_per_px": um_per_px,
-            "tissue_fraction": pairs.tissue_fraction(patch),
+            "tissue_fraction": pair_shards.tissue_fraction(patch),
         }
 
 

@@ -9,10 +9,11 @@ Options: title.
 import os
 from pathlib import Path
 
-from pairscape import hf_card, program
-from pairscape.errors import InputError
-from pairscape.files import atomic_path
-from pairscape.program import log
+from pairscape.core.errors import InputError
+from pairscape.core.files import atomic_path
+from pairscape.dataset import card
+from pairscape.jobs import program
+from pairscape.jobs.program import log
 
 RESULT_VERSION = 2
 
@@ -29,9 +30,9 @@ def main(argv=None):
     folder = Path(args.card).resolve().parent
     entries, licences, told, places = [], [], [], {}
     for path in args.cards:
-        head = hf_card.read_front_matter(path)
+        head = card.read_front_matter(path)
         licences += str(head.get("license_name", "")).split("; ")
-        for entry in hf_card.move_configs(head, path, args.card):
+        for entry in card.move_configs(head, path, args.card):
             config = entry["config"]
             name = config["config_name"]
             if name in places:
@@ -50,9 +51,9 @@ def main(argv=None):
                     "card": Path(os.path.relpath(Path(path).resolve(), folder)).as_posix(),
                 }
             )
-    head = hf_card.front_matter(title, licences, entries)
+    head = card.front_matter(title, licences, entries)
     with atomic_path(args.card) as temporary:
-        temporary.write_text(head + "\n" + hf_card.index_text(title, told))
+        temporary.write_text(head + "\n" + card.index_text(title, told))
     log.info("%d configs: %s", len(told), ", ".join(dataset["name"] for dataset in told))
 
 

@@ -8,7 +8,9 @@ Options: audit.
 
 import matplotlib
 
-from pairscape import audit, audit_figure, figures, program
+from pairscape.audit import flag_effects
+from pairscape.jobs import program
+from pairscape.report import audit_figure, retrieval_figure
 
 RESULT_VERSION = 1
 
@@ -22,9 +24,9 @@ def main(argv=None):
         png=program.Output("PNG to write"),
         svg=program.Output("SVG to write"),
     )
-    rows = audit.read_scores(args.scores, args.options.get("audit"))
-    with matplotlib.rc_context(figures.STYLE):
-        figures.save_figure(audit_figure.plot_differences(rows), args.png, args.svg)
+    rows = flag_effects.read_scores(args.scores, args.options.get("audit"))
+    with matplotlib.rc_context(retrieval_figure.STYLE):
+        retrieval_figure.save_figure(audit_figure.plot_differences(rows), args.png, args.svg)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,9 @@ OUT  the figure as PNG and SVG
 
 import matplotlib
 
-from pairscape import calibration, calibration_figure, figures, program
+from pairscape.calibrate import calibration
+from pairscape.jobs import program
+from pairscape.report import calibration_figure, retrieval_figure
 
 RESULT_VERSION = 1
 
@@ -21,8 +23,8 @@ def main(argv=None):
         svg=program.Output("SVG to write"),
     )
     rows = calibration.read_scores(args.scores)
-    with matplotlib.rc_context(figures.STYLE):
-        figures.save_figure(calibration_figure.plot_grid(rows), args.png, args.svg)
+    with matplotlib.rc_context(retrieval_figure.STYLE):
+        retrieval_figure.save_figure(calibration_figure.plot_grid(rows), args.png, args.svg)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,11 @@ Options: mutation; expected, the planned runs, as for tabulate_mutation.
 
 import matplotlib
 
-from pairscape import figures, mutation_figure, mutation_scores, mutation_tables, program
-from pairscape.errors import InputError
-from pairscape.program import log
+from pairscape.core.errors import InputError
+from pairscape.jobs import program
+from pairscape.jobs.program import log
+from pairscape.report import mutation_figure, mutation_table, retrieval_figure
+from pairscape.slides import mutation_scores
 
 RESULT_VERSION = 1
 
@@ -29,12 +31,12 @@ def main(argv=None):
     scores = [row for row in scores if row["mutation"] == mutation]
     if not scores:
         raise InputError(args.scores, "rows", f"no score of {mutation}", "score it first")
-    table = mutation_tables.tabulate_mutation(scores, args.options.get("expected", []))
-    with matplotlib.rc_context(figures.STYLE):
+    table = mutation_table.tabulate_mutation(scores, args.options.get("expected", []))
+    with matplotlib.rc_context(retrieval_figure.STYLE):
         sites = "leaked" if scores[0]["leaking"] == "true" else "preserved"
         title = f"Slide-level prediction, {mutation} (sites {sites})"
         figure = mutation_figure.plot_mutation(table, scores, title)
-        figures.save_figure(figure, args.png, args.svg)
+        retrieval_figure.save_figure(figure, args.png, args.svg)
     log.info("%s: %d rows drawn", mutation, len(table))
 
 

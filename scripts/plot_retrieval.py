@@ -8,9 +8,11 @@ Options: experiment; expected, the planned runs, as for tabulate_retrieval.
 
 import matplotlib
 
-from pairscape import figures, program, retrieval, tables
-from pairscape.errors import InputError
-from pairscape.program import log
+from pairscape.core.errors import InputError
+from pairscape.evaluate import retrieval
+from pairscape.jobs import program
+from pairscape.jobs.program import log
+from pairscape.report import retrieval_figure, retrieval_table
 
 RESULT_VERSION = 2
 
@@ -28,14 +30,14 @@ def main(argv=None):
     scores = retrieval.read_experiment_scores(args.scores, experiment)
     if not scores:
         raise InputError(args.scores[0], "rows", "no score", "score a run first")
-    table = tables.tabulate_retrieval(scores, args.options.get("expected", []))
-    with matplotlib.rc_context(figures.STYLE):
-        figure = figures.plot_recall(table, scores, f"Retrieval, experiment {experiment}")
-        figures.save_figure(figure, args.png, args.svg)
+    table = retrieval_table.tabulate_retrieval(scores, args.options.get("expected", []))
+    with matplotlib.rc_context(retrieval_figure.STYLE):
+        figure = retrieval_figure.plot_recall(table, scores, f"Retrieval, experiment {experiment}")
+        retrieval_figure.save_figure(figure, args.png, args.svg)
     log.info(
         "%s: %d encoder pairs drawn",
         experiment,
-        len({tuple(r[k] for k in tables.KEYS) for r in table}),
+        len({tuple(r[k] for k in retrieval_table.KEYS) for r in table}),
     )
 
 

@@ -1,10 +1,10 @@
 """Pool the transcripts of a bundle to pseudo-spots, with an account of every row that is dropped.
 
 IN   a Xenium bundle that check_bundle has passed; its H&E and alignment where it has them
-OUT  the spots (SpatialData Zarr, see pairscape.spots), the audit (JSON), and quality numbers as
-     table (TSV, see pairscape.spot_qc) and figure (PNG)
+OUT  the spots (SpatialData Zarr, see pairscape.spots.spots_zarr), the audit (JSON), and quality
+     numbers as table (TSV, see pairscape.spots.spot_quality) and figure (PNG)
 
-The rules of pooling stand in pairscape.pooling.
+The rules of pooling stand in pairscape.spots.pooling.
 """
 
 import math
@@ -12,9 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from pairscape import alignment, files, pooling, program, spot_qc, spots
-from pairscape import bundle as xenium
-from pairscape.errors import InputError
+from pairscape.acquire import alignment
+from pairscape.acquire import bundle as xenium
+from pairscape.core import files
+from pairscape.core.errors import InputError
+from pairscape.jobs import program
+from pairscape.spots import pooling, spot_quality, spots_zarr
 
 RESULT_VERSION = 2
 PRESET = {
@@ -106,7 +109,7 @@ def main(argv=None):
         "audit_sha256": files.sha256_json(audit),
     }
     cell_sums = _cell_sums(args.bundle, genes)
-    spots.write_spots(
+    spots_zarr.write_spots(
         args.spots,
         pooled.counts,
         panel,
@@ -118,8 +121,8 @@ def main(argv=None):
         attrs=attrs,
         corners_um=pooling.outline_um(layout),
     )
-    rows = spot_qc.summarise(audit, pooled.counts, cell_sums)
-    files.write_tsv(args.table, rows, spot_qc.COLUMNS)
+    rows = spot_quality.summarise(audit, pooled.counts, cell_sums)
+    files.write_tsv(args.table, rows, spot_quality.COLUMNS)
     _draw(args, audit, pooled, layout, genes, rows, cell_sums, picture, he_matrix, pixel_size_um)
     files.write_json(args.audit, audit)
     program.log.info(
@@ -190,7 +193,7 @@ def _he_matrix(args, sample: dict, preset: dict, pixel_size_um: float) -> np.nda
         return None
     stated = None
     if sample.get("he_alignment") == "microns" and args.he_image:
-        from pairscape.slide import um_per_px
+        from pairscape.images.tiff import um_per_px
 
         stated = um_per_px(args.he_image)
     return alignment.resolve_alignment(args.he_alignment, sample, pixel_size_um, stated).matrix
@@ -257,13 +260,13 @@ def _look_at_he(args, preset: dict, he_matrix, pixel_size_um: float):
     """A picture of the H&E for the figure, with its scale, and the tissue mask; None for none."""
     if not args.he_image or he_matrix is None:
         return None, None
-    from pairscape.slide import Slide, thumbnail
+    from pairscape.images.tiff import Slide, thumbnail
 
     if preset["min_tissue"] is None:
         return thumbnail(args.he_image, _figure().THUMBNAIL_PX), None
     from PIL import Image
 
-    from pairscape import tissue
+    from pairscape.images import tissue
 
     um_per_px = alignment.decompose(he_matrix, pixel_size_um)["um_per_px"]
     with Slide(args.he_image) as slide:
@@ -276,7 +279,7 @@ def _look_at_he(args, preset: dict, he_matrix, pixel_size_um: float):
 
 def _tissue_of(mask, layout: pooling.Layout, he_matrix: np.ndarray, pixel_size_um: float):
     """The function that gives the share of tissue of spots by their centres, (N, 2) µm."""
-    from pairscape import tissue
+    from pairscape.images import tissue
 
     linear = alignment.um_to_he_matrix(he_matrix, pixel_size_um)[:2, :2]
     offsets_px = pooling.inner_points_um(layout) @ linear.T
@@ -331,7 +334,7 @@ def _distribution(values: np.ndarray) -> dict:
 
 
 def _figure():
-    from pairscape import spot_figure
+    from pairscape.spots import spot_figure
 
     return spot_figure
 
@@ -395,7 +398,7 @@ def _cells(bundle, gene: str):
 def _cell_sums(bundle, genes: list[str]):
     """The sums of the cells; None where the bundle has no usable cell matrix."""
     try:
-        return spot_qc.read_cell_sums(bundle, genes)
+        return spot_quality.read_cell_sums(bundle, genes)
     except InputError as error:
         program.log.info("spots aren't compared with cells (%s)", error)
         return None

@@ -13,9 +13,13 @@ import importlib.metadata
 import platform
 from pathlib import Path
 
-from pairscape import config, encoders, failures, files, program
-from pairscape.errors import InputError
-from pairscape.records import git_commit
+from pairscape.core import files
+from pairscape.core.errors import InputError
+from pairscape.encoders import specs
+from pairscape.jobs import program
+from pairscape.jobs.records import git_commit
+from pairscape.plan import config
+from pairscape.pretrain import failures
 
 RESULT_VERSION = 4
 PACKAGES = ("torch", "lightning", "open_clip_torch", "peft", "timm", "numpy", "pyarrow")
@@ -45,17 +49,18 @@ def main(argv=None):
 
     import torch
 
-    from pairscape import pair_data, pairs, pretraining, processes, stored_sides
+    from pairscape.dataset import expression_counts, pair_shards
+    from pairscape.pretrain import processes, stored_sides, training_loop
 
     torch.set_num_threads(args.threads)
-    training = pretraining.resolve_training(options["training"])
-    genes = pairs.read_genes(args.genes)
+    training = training_loop.resolve_training(options["training"])
+    genes = pair_shards.read_genes(args.genes)
     splits = files.read_tsv(args.splits, ["sample", "split", "organ", "disease_state"])
     shards = [
         {
             "sample": sample,
-            "rows": pairs.read_shard_table(path).num_rows,
-            "sha256": pairs.shard_sha256(path),
+            "rows": pair_shards.read_shard_table(path).num_rows,
+            "sha256": pair_shards.shard_sha256(path),
         }
         for sample, path in zip(options["samples"], args.shards, strict=True)
     ]
@@ -71,18 +76,18 @@ def main(argv=None):
             "image": (args.image_features, args.image_index),
             "gene": (args.gene_features, args.gene_index),
         },
-        {kind: options[f"{kind}_encoder"] for kind in encoders.KINDS},
+        {kind: options[f"{kind}_encoder"] for kind in specs.KINDS},
         training,
         shards,
         args.shards,
         splits,
     )
-    rows = pair_data.split_rows(
+    rows = expression_counts.split_rows(
         options["samples"], [shard["rows"] for shard in shards], splits, args.splits
     )
     check_rows(args.splits, rows, training, is_closed_form(options))
-    counts = pair_data.Counts(args.shards, [gene["gene_symbol"] for gene in genes])
-    train_facts = pair_data.train_facts(counts, rows["train"], args.splits)
+    counts = expression_counts.Counts(args.shards, [gene["gene_symbol"] for gene in genes])
+    train_facts = expression_counts.train_facts(counts, rows["train"], args.splits)
     data = {
         "genes": genes,
         "splits": splits,
@@ -99,7 +104,7 @@ def main(argv=None):
             "training": {
                 key: value
                 for key, value in training.items()
-                if key not in pretraining.MACHINE_OPTIONS
+                if key not in training_loop.MACHINE_OPTIONS
             },
             "shards": shards,
             "stored": {side: index["sha256"] for side, index in stored.items()},
@@ -118,7 +123,7 @@ def main(argv=None):
     trained = build(args, data, training)
     world = processes.start(training["devices"], training["nodes"])
     try:
-        selected, metrics = pretraining.train(
+        selected, metrics = training_loop.train(
             trained["pair"],
             trained["rows"],
             rows,
@@ -155,9 +160,9 @@ def record_failure(args, error: Exception) -> None:
 
 def check_options(options, shards) -> None:
     """Refuse what can be seen without reading anything."""
-    for kind in encoders.KINDS:
+    for kind in specs.KINDS:
         file = f"config/encoders/{kind}/{options[f'{kind}_name']}.yaml"
-        encoders.require_built(options[f"{kind}_encoder"], file)
+        specs.require_built(options[f"{kind}_encoder"], file)
     if len(shards) != len(options["samples"]):
         raise InputError(
             "--shards",
@@ -195,12 +200,12 @@ def build(args, data, training) -> dict:
     """The pair before training, and what reads its rows."""
     import torch
 
-    from pairscape import batches, pair
+    from pairscape.pretrain import batches, pair
 
     options, stored, pairs_number = args.options, data["stored"], len(data["counts"])
     image, gene, seed = options["image_encoder"], options["gene_encoder"], options["seed"]
     if "genes" not in stored and gene["learned_from"] == "dataset":
-        from pairscape.architectures import drvi
+        from pairscape.encoders.architectures import drvi
 
         if args.gene_weights is not None:
             drvi.check_fitted_on(args.gene_weights, data["splits"], args.splits, data["shards"])
@@ -221,7 +226,7 @@ def build(args, data, training) -> dict:
     if "images" in stored:
         images = batches.Stored(stored["images"]["path"])
     else:
-        from pairscape.patch_reader import PatchReader
+        from pairscape.dataset.patch_reader import PatchReader
 
         images = PatchReader(args.shards, image["input"])
     dealt = None
@@ -235,7 +240,7 @@ def build(args, data, training) -> dict:
             batches.Stored(stored["genes"]["path"]) if "genes" in stored else data["counts"],
             pairs_number,
             seed,
-            encoders.augmentation_kind(training),
+            specs.augmentation_kind(training),
             dealt,
             training["augmentation_draws"] == "per_batch",
             (image["input"]["mean"], image["input"]["std"])
@@ -248,11 +253,11 @@ def build(args, data, training) -> dict:
 
 def fingerprints(stored, towers, image, gene, genes) -> dict:
     """What each encoder makes of a fixed input, by side; null for one that starts from nothing."""
-    from pairscape import gene_encoders
+    from pairscape.encoders import gene_encoders
 
     found = {side: index["fingerprint"] for side, index in stored.items()}
     if towers["images"] is not None:
-        from pairscape import image_encoders
+        from pairscape.encoders import image_encoders
 
         found["images"] = image_encoders.fingerprint(towers["images"], image)
     if towers["genes"] is not None:
@@ -263,7 +268,7 @@ def fingerprints(stored, towers, image, gene, genes) -> dict:
 
 def write_run(args, data, training, identity, trained, selected, metrics, world) -> None:
     """Embed the held-out pairs with the selected weights and write everything."""
-    from pairscape import pair, pretraining, training_curve
+    from pairscape.pretrain import pair, training_curve, training_loop
 
     module = trained["pair"]
     module.load_kept_state(selected["state"])
@@ -273,7 +278,7 @@ def write_run(args, data, training, identity, trained, selected, metrics, world)
         args,
         data,
         facts | {"logit_scale": scale, "unit_length": training["unit_length"]},
-        lambda rows, sides, path: pretraining.embed_pairs(
+        lambda rows, sides, path: training_loop.embed_pairs(
             module, trained["rows"], rows, world, sides, path
         ),
         keeps_trunk=not module.images.is_frozen,
@@ -288,7 +293,7 @@ def write_run(args, data, training, identity, trained, selected, metrics, world)
         training,
         facts,
         {
-            "precision": pretraining.resolve_precision(training["precision"]),
+            "precision": training_loop.resolve_precision(training["precision"]),
             "parameters": module.parameter_counts(),
             "selected_val_loss": selected["loss"],
             "logit_scale": scale,
@@ -317,7 +322,7 @@ def fit_closed_form(args, data, training, identity) -> None:
     import numpy as np
     import torch
 
-    from pairscape import batches, contrastive, linear_alignment, pair, training_curve
+    from pairscape.pretrain import batches, contrastive, linear_alignment, pair, training_curve
 
     options, rows, counts = args.options, data["rows"], data["counts"]
     if options["image_encoder"].get("shuffle_pairs"):
@@ -434,7 +439,8 @@ def write_embeddings(args, data, meta, embed, keeps_trunk: bool = False) -> None
     keeps_trunk
         Whether the image encoder was tuned.
     """
-    from pairscape import embeddings, pair, pair_data
+    from pairscape.dataset import expression_counts
+    from pairscape.pretrain import pair, run_embeddings
 
     folder = Path(args.model).parent
     folder.mkdir(parents=True, exist_ok=True)
@@ -443,29 +449,29 @@ def write_embeddings(args, data, meta, embed, keeps_trunk: bool = False) -> None
     for split in ("train", "val", "test"):
         rows = data["rows"][split]
         if not len(rows) or (split == "train" and not wanted):
-            for path in embeddings.run_files(folder, split).values():
+            for path in run_embeddings.run_files(folder, split).values():
                 path.unlink(missing_ok=True)
             continue
         found = embed(rows, ("images",) if split == "train" else pair.SIDES, scratch)
-        embeddings.write_run_embeddings(
+        run_embeddings.write_run_embeddings(
             folder,
             split,
             found["images"],
             found.get("genes"),
-            pair_data.run_index(args.shards, data["splits"], rows),
+            expression_counts.run_index(args.shards, data["splits"], rows),
             meta,
             found.get("trunk"),
         )
-        program.also_made(*embeddings.run_files(folder, split).values())
+        program.also_made(*run_embeddings.run_files(folder, split).values())
         if scratch is not None:
             scratch.unlink(missing_ok=True)
 
 
 def write_metrics(path, metrics) -> None:
-    from pairscape import pretraining
+    from pairscape.pretrain import training_loop
 
     with files.atomic_path(path) as temporary, open(temporary, "w", newline="") as handle:
-        writer = csv.DictWriter(handle, pretraining.METRIC_COLUMNS, lineterminator="\n")
+        writer = csv.DictWriter(handle, training_loop.METRIC_COLUMNS, lineterminator="\n")
         writer.writeheader()
         for row in metrics:
             writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})

@@ -13,15 +13,16 @@ the shards that a config names.
 import os
 from pathlib import Path
 
-from pairscape import hf_card, program
-from pairscape.errors import InputError
-from pairscape.files import write_json
-from pairscape.program import log
-from pairscape.splits import SPLITS
+from pairscape.core.errors import InputError
+from pairscape.core.files import write_json
+from pairscape.dataset import card
+from pairscape.dataset.splits import SPLITS
+from pairscape.jobs import program
+from pairscape.jobs.program import log
 
 RESULT_VERSION = 1
 TABLES = ("*.md", "*/genes.tsv", "*/splits.tsv", "*/leakage.tsv", "*/patch_leakage.tsv")
-LAYOUT = tuple(f"*/data/*{hf_card.LAYOUT_SUFFIX}/{split}.csv" for split in SPLITS)
+LAYOUT = tuple(f"*/data/*{card.LAYOUT_SUFFIX}/{split}.csv" for split in SPLITS)
 
 
 def main(argv=None):
@@ -52,9 +53,7 @@ def main(argv=None):
     folder = Path(args.card).resolve().parent
     configs = [
         entry["config"]
-        for entry in hf_card.move_configs(
-            hf_card.read_front_matter(args.card), args.card, args.card
-        )
+        for entry in card.move_configs(card.read_front_matter(args.card), args.card, args.card)
     ]
     shards = sorted(
         {path for config in configs for files in config["data_files"] for path in files["path"]}

@@ -10,8 +10,9 @@ a second name.
 import os
 from pathlib import Path
 
-from pairscape import files, program
-from pairscape.program import log
+from pairscape.core import files
+from pairscape.jobs import program
+from pairscape.jobs.program import log
 
 RESULT_VERSION = 1
 
@@ -24,7 +25,7 @@ def main(argv=None):
         he_image="H&E image of the sample",
         tiled=program.Output("image to write"),
     )
-    from pairscape.slide import Slide, retile
+    from pairscape.images.tiff import Slide, retile
 
     source, target = Path(args.he_image), Path(args.tiled)
     with Slide(source, any_layout=True) as slide:

@@ -7,12 +7,14 @@ OUT  scores: one row per start, flag, encoder pair, gallery, k and direction, wi
 
 Options: audit; rows, those of the audit in table order, each with its encoder pairs and seeds; seed,
 and those of the configuration's part `retrieval`. How differences and intervals are made stands in
-pairscape.audit.
+pairscape.audit.flag_effects.
 """
 
-from pairscape import audit, program, runs
-from pairscape.errors import InputError
-from pairscape.program import log
+from pairscape.audit import flag_effects
+from pairscape.core.errors import InputError
+from pairscape.jobs import program
+from pairscape.jobs.program import log
+from pairscape.pretrain import runs
 
 RESULT_VERSION = 1
 RUN_KEYS = ("options_sha256", "splits")
@@ -26,15 +28,15 @@ def main(argv=None):
         runs=program.Many("options.json, or failed.json, of each run"),
         scores=program.Output("scores to write (TSV)"),
     )
-    options = audit.check_options(args.options)
+    options = flag_effects.check_options(args.options)
     found = _read_runs(args.runs, options)
-    rows = audit.score(
+    rows = flag_effects.score(
         options,
         {run: told.get("reason", "") for run, (_, told) in found.items()},
         lambda run: _load(*found[run]),
         lambda several: program.progress(several, "scoring the audit", unit="row"),
     )
-    audit.write_scores(args.scores, rows)
+    flag_effects.write_scores(args.scores, rows)
     tried = {(row["start"], row["flag"]) for row in rows if row.get("difference") is not None}
     flags = {(row["start"], row["flag"]) for row in rows if row["flag"]}
     log.info(
@@ -47,23 +49,23 @@ def main(argv=None):
     )
 
 
-def _read_runs(paths, options) -> dict[audit.Run, tuple]:
+def _read_runs(paths, options) -> dict[flag_effects.Run, tuple]:
     """The runs: where they are told of, and what is told."""
     found = {}
     for given in paths:
         path, told, _ = runs.read_run(given, RUN_KEYS)
-        run = audit.Run(*(told[key] for key in audit.Run._fields))
+        run = flag_effects.Run(*(told[key] for key in flag_effects.Run._fields))
         if run not in options["expected"]:
-            raise InputError(path, "run", audit.words(run), "give only runs of this audit")
+            raise InputError(path, "run", flag_effects.words(run), "give only runs of this audit")
         if run in found:
-            raise InputError(path, "run", f"{audit.words(run)} twice", "give each run once")
+            raise InputError(path, "run", f"{flag_effects.words(run)} twice", "give each run once")
         found[run] = (path, told)
     return found
 
 
-def _load(path, told) -> audit.Loaded:
+def _load(path, told) -> flag_effects.Loaded:
     embedded, placeholders = runs.read_scorable(path, told, "test")
-    return audit.Loaded(embedded, placeholders, told["options_sha256"], str(path))
+    return flag_effects.Loaded(embedded, placeholders, told["options_sha256"], str(path))
 
 
 if __name__ == "__main__":

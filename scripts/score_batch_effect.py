@@ -6,14 +6,17 @@ OUT  scores: silhouette-batch and BRAS for each resolution of the clustering, iL
      the split with organ and disease state, with every choice that was made
 
 Options: dataset, and those of the configuration's part batch_effect. What the scores are stands in
-pairscape.batch_effect.
+pairscape.evaluate.batch_effect.
 """
 
 import numpy as np
 
-from pairscape import batch_effect, files, pair_data, pairs, program, splits
-from pairscape.errors import InputError
-from pairscape.program import log
+from pairscape.core import files
+from pairscape.core.errors import InputError
+from pairscape.dataset import expression_counts, pair_shards, splits
+from pairscape.evaluate import batch_effect
+from pairscape.jobs import program
+from pairscape.jobs.program import log
 
 RESULT_VERSION = 1
 _BLOCK_NUMBERS = 1 << 23  # counts held at once as a dense block (32 MB)
@@ -35,12 +38,12 @@ def main(argv=None):
         raise InputError("--options", "dataset", repr(dataset), "name the dataset")
     options = batch_effect.check_options(args.options)
     rows = splits.read_splits(args.splits)
-    genes = [gene["gene_symbol"] for gene in pairs.read_genes(args.genes)]
-    counts = pair_data.Counts(args.shards, genes)
+    genes = [gene["gene_symbol"] for gene in pair_shards.read_genes(args.genes)]
+    counts = expression_counts.Counts(args.shards, genes)
     for path in args.shards:
-        pairs.shard_sha256(path)  # refuses one that was damaged
-    samples = [pairs.shard_metadata(path)["sample"] for path in args.shards]
-    of_split = pair_data.split_rows(samples, counts.row_counts, rows, args.splits)
+        pair_shards.shard_sha256(path)  # refuses one that was damaged
+    samples = [pair_shards.shard_metadata(path)["sample"] for path in args.shards]
+    of_split = expression_counts.split_rows(samples, counts.row_counts, rows, args.splits)
 
     used = np.unique(np.concatenate(list(of_split.values())))
     size = max(256, _BLOCK_NUMBERS // len(genes))
@@ -110,7 +113,7 @@ def _read_labels(path, shards, row_counts) -> np.ndarray:
     }
     labels = []
     for shard in shards:
-        for row in pairs.read_index(shard).select(["sample", "spot"]).to_pylist():
+        for row in pair_shards.read_index(shard).select(["sample", "spot"]).to_pylist():
             place = (row["sample"], row["spot"])
             if not found.get(place):
                 raise InputError(

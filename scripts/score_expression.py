@@ -7,17 +7,21 @@ OUT  expression.tsv: one row per source of embeddings, recipe, group of test spo
 
 Options: experiment; dataset; encoders (for each image encoder of the runs and features: features_of,
 the encoder whose features it starts from, and control, words or null); and those of the
-configuration's part expression. What the recipes are stands in pairscape.expression.
+configuration's part expression. What the recipes are stands in pairscape.evaluate.expression.
 """
 
 from pathlib import Path
 
 import numpy as np
 
-from pairscape import embeddings, expression, files, pair_data, pairs, program, runs
-from pairscape.errors import InputError
-from pairscape.expression import AFTER, AS_IT_CAME, ENCODER, SHARED, TRUNK
-from pairscape.program import log
+from pairscape.core import files
+from pairscape.core.errors import InputError
+from pairscape.dataset import expression_counts, pair_shards
+from pairscape.evaluate import expression
+from pairscape.evaluate.expression import AFTER, AS_IT_CAME, ENCODER, SHARED, TRUNK
+from pairscape.jobs import program
+from pairscape.jobs.program import log
+from pairscape.pretrain import run_embeddings, runs
 
 RESULT_VERSION = 1
 RUN_KEYS = ("shards", "splits")
@@ -47,18 +51,18 @@ def main(argv=None):
 
     threadpoolctl.threadpool_limits(args.threads)
     rows_of_splits = files.read_tsv(args.splits, ["sample", "donor", "split"])
-    genes = [gene["gene_symbol"] for gene in pairs.read_genes(args.genes)]
-    counts = pair_data.Counts(args.shards, genes)
+    genes = [gene["gene_symbol"] for gene in pair_shards.read_genes(args.genes)]
+    counts = expression_counts.Counts(args.shards, genes)
     shards = [
         {
-            "sample": pairs.shard_metadata(path)["sample"],
+            "sample": pair_shards.shard_metadata(path)["sample"],
             "rows": rows,
-            "sha256": pairs.shard_sha256(path),
+            "sha256": pair_shards.shard_sha256(path),
         }
         for path, rows in zip(args.shards, counts.row_counts, strict=True)
     ]
     samples = [shard["sample"] for shard in shards]
-    of_split = pair_data.split_rows(samples, counts.row_counts, rows_of_splits, args.splits)
+    of_split = expression_counts.split_rows(samples, counts.row_counts, rows_of_splits, args.splits)
     if len(of_split["test"]) < 2:
         raise InputError(
             args.splits,
@@ -158,7 +162,7 @@ def _places(splits) -> set:
 
 def _open_features(path, index_path):
     def open_source(of_split):
-        array, index = embeddings.read_features(path, index_path)
+        array, index = run_embeddings.read_features(path, index_path)
         # View v of row r is row v * N + r; view 0 is the patch as it is.
         array = array[: len(array) // index.get("views", 1)]
         yield ENCODER, expression.Source(dict.fromkeys(of_split, array), of_split), ""
@@ -176,14 +180,14 @@ def _open_failed(run):
 def _open_run(folder: Path):
     def open_source(of_split):
         wanted = [split for split, rows in of_split.items() if len(rows)]
-        if not embeddings.run_files(folder, "train")["meta"].exists():
+        if not run_embeddings.run_files(folder, "train")["meta"].exists():
             yield SHARED, None, "the run stored no images of its train split"
             return
-        stored = {split: embeddings.read_run_images(folder, split) for split in wanted}
+        stored = {split: run_embeddings.read_run_images(folder, split) for split in wanted}
         for split, one in stored.items():
             if not np.array_equal(one["index"]["row"], of_split[split]):
                 raise InputError(
-                    embeddings.run_files(folder, split)["index"],
+                    run_embeddings.run_files(folder, split)["index"],
                     "row",
                     f"{len(one['index'])} rows that aren't the {len(of_split[split])} of {split}",
                     "pretrain again",
@@ -196,7 +200,7 @@ def _open_run(folder: Path):
             lacking = [split for split, one in stored.items() if one[key] is None]
             if lacking:
                 raise InputError(
-                    embeddings.run_files(folder, lacking[0])["meta"],
+                    run_embeddings.run_files(folder, lacking[0])["meta"],
                     "sha256, trunk",
                     f"nothing, though {with_trunk[0]} has it",
                     "pretrain again",

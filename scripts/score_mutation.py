@@ -6,13 +6,15 @@ OUT  one row per target, model, cohort, group and metric
 Options: mutation (the name of the entry that is scored), cohort, leaking, runs (mutation, target
 and model of each file, in the order of the files), comparisons (target, model, compared_mutation,
 compared_model), bootstrap (draws), permutations, seed. How folds, intervals and chance are dealt
-with stands in pairscape.mutation_scores.
+with stands in pairscape.slides.mutation_scores.
 """
 
-from pairscape import files, mutation_scores, program
-from pairscape.errors import InputError
-from pairscape.mutation_scores import EXTERNAL, TEST
-from pairscape.program import log
+from pairscape.core import files
+from pairscape.core.errors import InputError
+from pairscape.jobs import program
+from pairscape.jobs.program import log
+from pairscape.slides import mutation_scores
+from pairscape.slides.mutation_scores import EXTERNAL, TEST
 
 RESULT_VERSION = 1
 OPTIONS = ("mutation", "cohort", "leaking", "runs", "bootstrap", "permutations", "seed")

@@ -5,12 +5,14 @@ IN   options.json of each run (its embeddings lie beside it, in embeddings/), or
 OUT  retrieval.tsv: one row per run, direction, gallery, group and metric; one for a failed run
 
 Options: experiment, dataset, split, seed, and those of the configuration's part `retrieval`. How
-ranks, chance, intervals and p-values are made stands in pairscape.retrieval.
+ranks, chance, intervals and p-values are made stands in pairscape.evaluate.retrieval.
 """
 
-from pairscape import failures, program, ranks, retrieval, runs
-from pairscape.errors import InputError
-from pairscape.program import log
+from pairscape.core.errors import InputError
+from pairscape.evaluate import ranks, retrieval
+from pairscape.jobs import program
+from pairscape.jobs.program import log
+from pairscape.pretrain import failures, runs
 
 RESULT_VERSION = 2
 RUN_KEYS = ("options_sha256", "splits")

@@ -10,10 +10,10 @@ imported from the published data set) the genes are the panel's list. A sample o
 the run; nothing is dropped by itself.
 """
 
-from pairscape import program
-from pairscape.errors import InputError
-from pairscape.pairs import read_panel_list, select_genes, write_genes
-from pairscape.program import log
+from pairscape.core.errors import InputError
+from pairscape.dataset.pair_shards import read_panel_list, select_genes, write_genes
+from pairscape.jobs import program
+from pairscape.jobs.program import log
 
 RESULT_VERSION = 2
 
@@ -35,7 +35,7 @@ def main(argv=None):
         write_genes(args.genes, sorted(panel.items()))
         log.info("%s: %d genes of the list %s", dataset, len(panel), args.panel)
         return
-    from pairscape.spots import read_spots
+    from pairscape.spots.spots_zarr import read_spots
 
     if len(args.spots) != len(samples):
         raise InputError(

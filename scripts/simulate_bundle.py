@@ -9,10 +9,10 @@ OUT  a bundle folder: the files of analysis software 3.0, <sample>_he_image.ome.
 
 import re
 
-from pairscape import program
-from pairscape.errors import InputError
-from pairscape.files import atomic_path
-from pairscape.program import log
+from pairscape.core.errors import InputError
+from pairscape.core.files import atomic_path
+from pairscape.jobs import program
+from pairscape.jobs.program import log
 
 RESULT_VERSION = 1
 

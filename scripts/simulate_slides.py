@@ -7,10 +7,10 @@ OUT  a folder of slides, <slide>.tif, tiled pyramids as OpenSlide reads them; th
 
 import re
 
-from pairscape import program
-from pairscape.errors import InputError
-from pairscape.files import atomic_path, write_tsv
-from pairscape.program import log
+from pairscape.core.errors import InputError
+from pairscape.core.files import atomic_path, write_tsv
+from pairscape.jobs import program
+from pairscape.jobs.program import log
 
 RESULT_VERSION = 1
 
@@ -24,9 +24,9 @@ def main(argv=None):
         truth=program.Output("table of the truth to write"),
         slides=program.Output("folder of the slides to make"),
     )
-    from pairscape import cohorts
-    from pairscape.config import check_slide_simulation, resolve_part
+    from pairscape.plan.config import check_slide_simulation, resolve_part
     from pairscape.simulation import whole_slides
+    from pairscape.slides import cohorts
 
     cohort, seed = _check_options(args.options)
     knobs = resolve_part("slide_simulation", args.options["simulation"])

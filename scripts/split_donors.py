@@ -12,11 +12,12 @@ A gate as well: a donor or sample in two splits stops here, unless shared_donors
 
 from pathlib import Path
 
-from pairscape import leakage, program
-from pairscape.errors import InputError
-from pairscape.files import read_json
-from pairscape.program import log
-from pairscape.splits import SPLITS, make_splits, write_splits
+from pairscape.core.errors import InputError
+from pairscape.core.files import read_json
+from pairscape.dataset import leakage
+from pairscape.dataset.splits import SPLITS, make_splits, write_splits
+from pairscape.jobs import program
+from pairscape.jobs.program import log
 
 RESULT_VERSION = 2
 
@@ -79,9 +80,12 @@ def main(argv=None):
 
 def _spot_count(path, sample: str) -> int:
     if Path(path).suffix == ".arrow":
-        from pairscape import pairs
+        from pairscape.dataset import pair_shards
 
-        found, count = pairs.shard_metadata(path)["sample"], pairs.read_shard_table(path).num_rows
+        found, count = (
+            pair_shards.shard_metadata(path)["sample"],
+            pair_shards.read_shard_table(path).num_rows,
+        )
     else:
         audit = read_json(path)
         found, count = audit.get("sample", sample), audit.get("spots")

@@ -7,9 +7,11 @@ Options: cohort (its name), target (a column of the table), folds, seed, leaking
 whatever their site, to see what that does). Patients without a label are left out.
 """
 
-from pairscape import cohorts, files, program, site_folds
-from pairscape.errors import InputError
-from pairscape.program import log
+from pairscape.core import files
+from pairscape.core.errors import InputError
+from pairscape.jobs import program
+from pairscape.jobs.program import log
+from pairscape.slides import cohorts, site_folds
 
 RESULT_VERSION = 1
 

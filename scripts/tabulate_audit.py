@@ -6,8 +6,10 @@ OUT  the table as TSV (numbers), Markdown and LaTeX (for reading)
 Options: audit.
 """
 
-from pairscape import audit, audit_table, program, records, tables
-from pairscape.program import log
+from pairscape.audit import flag_effects
+from pairscape.jobs import program, records
+from pairscape.jobs.program import log
+from pairscape.report import audit_table, retrieval_table
 
 RESULT_VERSION = 1
 
@@ -22,9 +24,9 @@ def main(argv=None):
         markdown=program.Output("Markdown to write"),
         latex=program.Output("LaTeX to write"),
     )
-    rows = audit.read_scores(args.scores, args.options.get("audit"))
+    rows = flag_effects.read_scores(args.scores, args.options.get("audit"))
     audit_table.write_table(args.table, rows)
-    tables.write_for_reading(
+    retrieval_table.write_for_reading(
         (args.markdown, args.latex), f"Audit, {rows[0]['audit']}", audit_table.sections(rows)
     )
     records.add_origin([args.table], args.options, [args.scores])

@@ -6,9 +6,11 @@ OUT  the table as TSV (numbers), Markdown and LaTeX (for reading)
 Options: resolution, of the clusters whose score is the main one.
 """
 
-from pairscape import batch_effect, batch_effect_table, program, records, tables
-from pairscape.errors import InputError
-from pairscape.program import log
+from pairscape.core.errors import InputError
+from pairscape.evaluate import batch_effect
+from pairscape.jobs import program, records
+from pairscape.jobs.program import log
+from pairscape.report import batch_effect_table, retrieval_table
 
 RESULT_VERSION = 2
 
@@ -37,7 +39,7 @@ def main(argv=None):
         scores += rows
     rows = batch_effect_table.tabulate(scores, dict.fromkeys(of, resolution))
     batch_effect_table.write_table(args.table, rows)
-    tables.write_for_reading(
+    retrieval_table.write_for_reading(
         (args.markdown, args.latex), "Batch effects", batch_effect_table.sections(rows)
     )
     records.add_origin([args.table], args.options, args.scores)

@@ -4,8 +4,10 @@ IN   scores of calibrate_scores, of each batch effect and seed
 OUT  the table as TSV (numbers), Markdown and LaTeX (for reading)
 """
 
-from pairscape import calibration, calibration_table, program, records, tables
-from pairscape.program import log
+from pairscape.calibrate import calibration
+from pairscape.jobs import program, records
+from pairscape.jobs.program import log
+from pairscape.report import calibration_table, retrieval_table
 
 RESULT_VERSION = 2
 
@@ -22,7 +24,7 @@ def main(argv=None):
     )
     rows = calibration.follow(calibration.read_scores(args.scores))
     calibration_table.write_table(args.table, rows)
-    tables.write_for_reading(
+    retrieval_table.write_for_reading(
         (args.markdown, args.latex), "Calibration", calibration_table.sections(rows)
     )
     records.add_origin([args.table], args.options, args.scores)

@@ -8,9 +8,11 @@ Options: experiment; expected, the planned runs (dataset, image_encoder, gene_en
 so that what is missing is said.
 """
 
-from pairscape import expression, expression_table, program, records, tables
-from pairscape.errors import InputError
-from pairscape.program import log
+from pairscape.core.errors import InputError
+from pairscape.evaluate import expression
+from pairscape.jobs import program, records
+from pairscape.jobs.program import log
+from pairscape.report import expression_table, retrieval_table
 
 RESULT_VERSION = 2
 
@@ -40,7 +42,7 @@ def main(argv=None):
     title = f"Expression prediction, experiment {experiment}"
     laid_out = expression_table.sections(rows)
     expression_table.write_table(args.table, rows)
-    tables.write_for_reading((args.markdown, args.latex), title, laid_out)
+    retrieval_table.write_for_reading((args.markdown, args.latex), title, laid_out)
     records.add_origin([args.table], args.options, args.scores)
     of_pairs = [row for row in rows if row["gene_encoder"] and row["metric"] == "pearson"]
     log.info(

@@ -7,9 +7,11 @@ Options: expected, the planned runs (mutation, leaking, cohort, target, model ea
 is missing is said.
 """
 
-from pairscape import mutation_scores, mutation_tables, program, records, site_folds, tables
-from pairscape.errors import InputError
-from pairscape.program import log
+from pairscape.core.errors import InputError
+from pairscape.jobs import program, records
+from pairscape.jobs.program import log
+from pairscape.report import mutation_table, retrieval_table
+from pairscape.slides import mutation_scores, site_folds
 
 RESULT_VERSION = 2
 
@@ -27,17 +29,17 @@ def main(argv=None):
     )
     expected = args.options.get("expected", [])
     for run in expected:
-        for name in mutation_tables.HEAD[:5]:
+        for name in mutation_table.HEAD[:5]:
             if name not in run:
                 raise InputError("--options", f"expected, {name}", "nothing", "name it")
     scores = [row for path in args.scores for row in mutation_scores.read_scores(path)]
-    rows = mutation_tables.tabulate_mutation(scores, expected)
+    rows = mutation_table.tabulate_mutation(scores, expected)
     if not rows:
         raise InputError(args.scores[0], "rows", "no score and no planned run", "score a run first")
     balances = [site_folds.read_balance(path) for path in args.balance or ()]
-    sections = mutation_tables.mutation_sections(rows, balances)
-    mutation_tables.write_table(args.table, rows)
-    tables.write_for_reading((args.markdown, args.latex), mutation_tables.TITLE, sections)
+    sections = mutation_table.mutation_sections(rows, balances)
+    mutation_table.write_table(args.table, rows)
+    retrieval_table.write_for_reading((args.markdown, args.latex), mutation_table.TITLE, sections)
     records.add_origin([args.table], args.options, args.scores)
     missing = sum(row["auroc"] is None for row in rows)
     log.info("%d rows, %d of them not run", len(rows), missing)

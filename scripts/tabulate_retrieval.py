@@ -9,9 +9,11 @@ Options: experiment; expected, the planned runs (dataset, image_encoder, gene_en
 control where it is one), so that what is missing is said.
 """
 
-from pairscape import comparisons, program, records, retrieval, tables
-from pairscape.errors import InputError
-from pairscape.program import log
+from pairscape.core.errors import InputError
+from pairscape.evaluate import retrieval
+from pairscape.jobs import program, records
+from pairscape.jobs.program import log
+from pairscape.report import comparisons, retrieval_table
 
 RESULT_VERSION = 3
 COMPARED = ("split", "other_donors", "sample")  # galleries
@@ -34,7 +36,7 @@ def main(argv=None):
     experiment = args.options["experiment"]
     expected = args.options.get("expected", [])
     for run in expected:
-        for name in (*tables.KEYS, "seed"):
+        for name in (*retrieval_table.KEYS, "seed"):
             if name not in run:
                 raise InputError("--options", f"expected, {name}", "nothing", "name it")
     for flag in ("nearby", "groups", "comparisons"):
@@ -43,30 +45,32 @@ def main(argv=None):
                 f"--{flag}", "number", str(len(getattr(args, flag))), f"give three: {FORMS}"
             )
     scores = retrieval.read_experiment_scores(args.scores, experiment)
-    rows = tables.tabulate_retrieval(scores, expected)
+    rows = retrieval_table.tabulate_retrieval(scores, expected)
     if not rows:
         raise InputError(args.scores[0], "rows", "no score and no planned run", "score a run first")
-    sections = tables.retrieval_sections(rows)
+    sections = retrieval_table.retrieval_sections(rows)
     title = f"Retrieval, experiment {experiment}"
-    tables.write_table(args.table, rows)
-    tables.write_for_reading((args.markdown, args.latex), title, sections)
+    retrieval_table.write_table(args.table, rows)
+    retrieval_table.write_for_reading((args.markdown, args.latex), title, sections)
     if args.nearby:
-        near = tables.tabulate_retrieval(scores, expected, nearby=True)
-        tables.write_table(args.nearby[0], near)
-        tables.write_for_reading(
-            args.nearby[1:], f"{title}: hits nearby", tables.retrieval_sections(near)
+        near = retrieval_table.tabulate_retrieval(scores, expected, nearby=True)
+        retrieval_table.write_table(args.nearby[0], near)
+        retrieval_table.write_for_reading(
+            args.nearby[1:], f"{title}: hits nearby", retrieval_table.retrieval_sections(near)
         )
     if args.groups:
-        by_group = tables.tabulate_groups(scores, expected)
-        tables.write_table(args.groups[0], by_group)
-        tables.write_for_reading(
-            args.groups[1:], f"{title}: by group", tables.group_sections(by_group)
+        by_group = retrieval_table.tabulate_groups(scores, expected)
+        retrieval_table.write_table(args.groups[0], by_group)
+        retrieval_table.write_for_reading(
+            args.groups[1:], f"{title}: by group", retrieval_table.group_sections(by_group)
         )
     if args.comparisons:
-        metric = tables.headline(tables.metric_names(row["metric"] for row in scores))
+        metric = retrieval_table.headline(
+            retrieval_table.metric_names(row["metric"] for row in scores)
+        )
         compared = comparisons.compare(scores, metric, COMPARED)
-        tables.write_table(args.comparisons[0], compared, comparisons.COLUMNS)
-        tables.write_for_reading(
+        retrieval_table.write_table(args.comparisons[0], compared, comparisons.COLUMNS)
+        retrieval_table.write_for_reading(
             args.comparisons[1:], f"{title}: encoders compared", comparisons.sections(compared)
         )
     made = [paths[0] for paths in (args.nearby, args.groups, args.comparisons) if paths]
@@ -78,7 +82,7 @@ def main(argv=None):
 def _runs(rows, column) -> int:
     """How many runs a column of seeds names, each once whatever the galleries and directions."""
     named = {
-        (*(row[key] for key in tables.KEYS), seed)
+        (*(row[key] for key in retrieval_table.KEYS), seed)
         for row in rows
         for seed in row[column].replace(";", "").split()
         if seed.isdigit()

@@ -1,4 +1,4 @@
-"""Compare results with the records of the jobs that made them (see pairscape.records).
+"""Compare results with the records of the jobs that made them (see pairscape.jobs.records).
 
 IN   results folders, with *.made.json beside the logs in them
 OUT  on the terminal a line for each file that is changed, missing or too much, and for each job of
@@ -10,9 +10,10 @@ folders that share bundles or weights, so that it is known which that was.
 Options: old_versions, `list` or `refuse` (status 1 for those, too).
 """
 
-from pairscape import failures, program, records
-from pairscape.errors import InputError
-from pairscape.program import log
+from pairscape.core.errors import InputError
+from pairscape.jobs import program, records
+from pairscape.jobs.program import log
+from pairscape.pretrain import failures
 
 RESULT_VERSION = 1
 OLD_VERSIONS = ("list", "refuse")

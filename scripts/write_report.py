@@ -10,8 +10,10 @@ disease_state, donor, donor_known, license ...).
 
 from pathlib import Path
 
-from pairscape import files, program, report
-from pairscape.program import log
+from pairscape.core import files
+from pairscape.jobs import program
+from pairscape.jobs.program import log
+from pairscape.report import page as report
 
 RESULT_VERSION = 4
 

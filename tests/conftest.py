@@ -6,7 +6,7 @@ from pathlib import Path
 import faults
 import pytest
 
-from pairscape import job_lock
+from pairscape.jobs import job_lock
 
 ROOT = Path(__file__).resolve().parents[1]
 

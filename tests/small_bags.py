@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pairscape import cohorts, files, site_folds, slide_features
+from pairscape.core import files
+from pairscape.slides import cohorts, site_folds, slide_features
 
 WIDTH, PATCHES, SIDE_PX = 12, 16, 256
 TARGET = "MSI"

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pairscape import encoders
-from pairscape.architectures import nicheformer
+from pairscape.encoders import specs
+from pairscape.encoders.architectures import nicheformer
 
 CONFIG = Path(__file__).resolve().parents[1] / "config" / "encoders"
-SPEC = encoders.read_encoder(CONFIG, "gene", "nicheformer")
+SPEC = specs.read_encoder(CONFIG, "gene", "nicheformer")
 KNOWN = 45  # genes of the small vocabulary: the panel's without the first five, and others
 SMALL = {
     **SPEC,

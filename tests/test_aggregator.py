@@ -4,7 +4,7 @@ import golden
 import pytest
 import torch
 
-from pairscape.aggregator import Aggregator, patch_attention
+from pairscape.slides.aggregator import Aggregator, patch_attention
 
 KNOWN = {"num_classes": "classes", "input_dim": "width", "dim": "dim", "depth": "depth"}
 KNOWN |= {"heads": "heads", "dim_head": "head_dim"}
@@ -63,7 +63,9 @@ def test_attention_is_the_rollout_of_whole_matrices(monkeypatch):
     assert found.max() > 2 * found.min()
     expected = whole_rollout(model, bag)
     assert torch.allclose(found, expected, atol=1e-6)
-    monkeypatch.setattr("pairscape.aggregator.ATTENTION_BYTES", 4 * 2 * 38 * 5)  # 5 rows at a time
+    monkeypatch.setattr(
+        "pairscape.slides.aggregator.ATTENTION_BYTES", 4 * 2 * 38 * 5
+    )  # 5 rows at a time
     assert torch.allclose(patch_attention(model, bag), expected, atol=1e-6)
 
 

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pairscape import alignment, files
-from pairscape.errors import InputError
+from pairscape.acquire import alignment
+from pairscape.core import files
+from pairscape.core.errors import InputError
 
 HEADER = "fixedX,fixedY,alignmentX,alignmentY"
 MATRIX = np.array([[0.011, 1.2895, 807.97], [-1.2895, 0.011, 73097.65], [0, 0, 1]])

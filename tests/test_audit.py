@@ -8,17 +8,12 @@ import pytest
 import plot_audit
 import score_audit
 import tabulate_audit
-from pairscape import (
-    audit,
-    audit_figure,
-    audit_table,
-    embeddings,
-    failures,
-    files,
-    retrieval,
-    tables,
-)
-from pairscape.errors import InputError
+from pairscape.audit import flag_effects
+from pairscape.core import files
+from pairscape.core.errors import InputError
+from pairscape.evaluate import retrieval
+from pairscape.pretrain import failures, run_embeddings
+from pairscape.report import audit_figure, audit_table, retrieval_table
 
 SIDE = (9, 8)  # spots of a sample: at 55 um four blocks of 330 um, and some on their edge
 SPOTS = SIDE[0] * SIDE[1]
@@ -61,9 +56,13 @@ def write_run(
 ):
     rows = index_rows() if rows is None else rows
     folder = root / "runs" / experiment / dataset / f"{image}-{gene}" / f"seed{seed}"
-    embeddings.write_run_embeddings(folder, "test", *(arrays or one_hot(len(rows), lost)), rows, {})
+    run_embeddings.write_run_embeddings(
+        folder, "test", *(arrays or one_hot(len(rows), lost)), rows, {}
+    )
     donors = dict.fromkeys(row["donor"] for row in rows)
-    names = dict(zip(audit.Run._fields, (experiment, dataset, image, gene, seed), strict=True))
+    names = dict(
+        zip(flag_effects.Run._fields, (experiment, dataset, image, gene, seed), strict=True)
+    )
     told = {**names, "options_sha256": str(seed) * 64, "splits": [{"donor": d} for d in donors]}
     files.write_json(folder / "options.json", told)
     return folder / "options.json"
@@ -89,7 +88,7 @@ def score(root, rows, runs, **options):
     score_audit.main(
         ["--runs", *map(str, runs), "--scores", str(out), "--options", json.dumps(given)]
     )
-    return audit.read_scores(out, "a")
+    return flag_effects.read_scores(out, "a")
 
 
 def cell(table, start, flag, gallery="split", direction="both", **more):
@@ -133,7 +132,7 @@ def test_shuffled_partners_make_the_difference_that_is_worked_out_by_hand(tmp_pa
         base = cell(table, "corrected", "", gallery)
         assert (base["value"], base["seed_low"], base["seed_high"]) == (1, 1, 1)
         assert base["chance"] == pytest.approx(5 / COUNT, rel=1e-5)
-        for direction in audit.DIRECTIONS:
+        for direction in flag_effects.DIRECTIONS:
             found = cell(table, "corrected", "shuffled", gallery, direction)
             assert found["difference"] == pytest.approx(sum(each.values()) / 2, rel=1e-5)
             assert found["value"] == pytest.approx(1 + found["difference"], rel=1e-5)
@@ -153,7 +152,7 @@ def test_values_and_intervals_are_those_of_the_retrieval_scores(tmp_path):
     settings = {"seed": 3, "bootstrap": 200, "in_batch": 64, "in_batch_ranks": [4, 1]}
     table = score(tmp_path, [row("corrected")], [path], **settings, recall_at=[1, 5])
     options = retrieval.check_options({**settings, "recall_at": [1, 5], "permutations": 0})
-    embedded = embeddings.read_run_embeddings(path.parent, "test")
+    embedded = run_embeddings.read_run_embeddings(path.parent, "test")
     checked, values = 0, set()
     for told in retrieval.score_run(embedded, options):
         metric, _, k = told["metric"].partition("@")
@@ -254,15 +253,18 @@ def test_an_encoder_is_set_against_the_one_that_it_stands_for(tmp_path):
 
 def test_the_published_gallery_is_that_of_four_processes():
     options = retrieval.check_options({"in_batch": 64, "in_batch_ranks": [1, 4]})
-    assert audit.galleries(options) == ("in_batch_64_ranks_4", "split")
-    assert audit.galleries({**options, "in_batch_ranks": [2]}) == ("in_batch_64_ranks_2", "split")
+    assert flag_effects.galleries(options) == ("in_batch_64_ranks_4", "split")
+    assert flag_effects.galleries({**options, "in_batch_ranks": [2]}) == (
+        "in_batch_64_ranks_2",
+        "split",
+    )
 
 
 # ------------------------------------------------------------------------------------ what is lacking
 
 
 def test_runs_that_failed_or_are_missing_are_rows_that_say_so(tmp_path):
-    names = dict(zip(audit.Run._fields, ("corrected_big", "d", "i", "mlp", 1), strict=True))
+    names = dict(zip(flag_effects.Run._fields, ("corrected_big", "d", "i", "mlp", 1), strict=True))
     failed = tmp_path / "runs/corrected_big/d/i-mlp/seed1"
     failures.write(failed, names, "out of memory")
     runs = [write_run(tmp_path, "corrected_", seed) for seed in (1, 2)]
@@ -389,7 +391,7 @@ def scored(tmp_path):
         )
     )
     rows = []
-    for start in audit.STARTS:
+    for start in flag_effects.STARTS:
         rows += [
             row(start, seeds=(1, 2)),
             row(start, "leak", dataset="e"),
@@ -411,7 +413,7 @@ def test_the_table_reads_back_and_says_what_made_it(scored, tmp_path):
     table, _, _ = tabulate(path, tmp_path)
     raw = files.read_tsv(table, files.ORIGIN)
     assert audit_table.is_audit_table(raw[0])
-    assert not audit_table.is_audit_table(tables.HEAD)
+    assert not audit_table.is_audit_table(retrieval_table.HEAD)
     assert {len(found["scores_sha256"]) for found in raw} == {64}
     read = audit_table.read_table(table)
     assert len(read) == len(rows)
@@ -442,7 +444,7 @@ def test_the_table_lays_out_with_meanings_first_and_a_section_for_each_gallery_a
     whole = parts[-2]
     assert [line[0] for line in whole["rows"]] == ["none", "leak", "last checkpoint"]
     place = whole["header"].index("Difference")
-    assert whole["rows"][0][place] == tables.NOT_RUN
+    assert whole["rows"][0][place] == retrieval_table.NOT_RUN
     assert whole["rows"][2][place].startswith("-0.13")
     assert [line[whole["header"].index("Same spots")] for line in whole["rows"][1:]] == [
         "no",
@@ -515,8 +517,11 @@ def test_the_figure_has_a_line_per_flag_and_says_in_grey_what_has_no_number(scor
 
 
 def test_a_figure_of_an_audit_without_any_run_can_be_drawn(tmp_path):
-    rows = [row(s, f, seeds=(1,)) for s in audit.STARTS for f in ("", "last_checkpoint")]
-    options = audit.check_options({"audit": "a", "rows": rows})
-    audit.write_scores(tmp_path / "s.tsv", audit.score(options, {}, None))
+    rows = [row(s, f, seeds=(1,)) for s in flag_effects.STARTS for f in ("", "last_checkpoint")]
+    options = flag_effects.check_options({"audit": "a", "rows": rows})
+    flag_effects.write_scores(tmp_path / "s.tsv", flag_effects.score(options, {}, None))
     draw(tmp_path / "s.tsv", tmp_path / "figure")
-    assert "not run" in audit_table.sections(audit.read_scores(tmp_path / "s.tsv"))[0]["rows"][0][3]
+    assert (
+        "not run"
+        in audit_table.sections(flag_effects.read_scores(tmp_path / "s.tsv"))[0]["rows"][0][3]
+    )

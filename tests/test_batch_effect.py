@@ -12,16 +12,11 @@ import plot_batch_effect
 import score_batch_effect
 import tabulate_batch_effect
 import write_report
-from pairscape import (
-    batch_effect,
-    batch_effect_figure,
-    batch_effect_table,
-    files,
-    pairs,
-    retrieval,
-    splits,
-)
-from pairscape.errors import InputError
+from pairscape.core import files
+from pairscape.core.errors import InputError
+from pairscape.dataset import pair_shards, splits
+from pairscape.evaluate import batch_effect, retrieval
+from pairscape.report import batch_effect_figure, batch_effect_table
 
 GENES = [f"GENE{i:02d}" for i in range(20)]
 
@@ -250,8 +245,8 @@ def write_dataset(folder, samples, rows=60, shift=0.0, empty=0, constant=False):
     """
     rng = np.random.default_rng(5)
     labels = {"name": list(samples), "source": ["simulated"], "tissue": ["breast"]}
-    features = pairs.pair_features(len(GENES), labels)
-    patch = pairs.encode_patch(np.zeros((16, 16, 3), np.uint8), "png")
+    features = pair_shards.pair_features(len(GENES), labels)
+    patch = pair_shards.encode_patch(np.zeros((16, 16, 3), np.uint8), "png")
     tissues = rng.gamma(0.5, 20.0, (2, len(GENES)))
     paths, table = [], []
     for sample, (donor, in_splits) in samples.items():
@@ -263,11 +258,11 @@ def write_dataset(folder, samples, rows=60, shift=0.0, empty=0, constant=False):
         row = {"sample": sample, "donor": donor, "source": "simulated", "organ": "breast"}
         place = {"um_per_px": 0.5, "tissue_fraction": 1.0, "cell_coords": np.zeros(2, np.float32)}
         path = folder / "shards" / f"{sample}.arrow"
-        pairs.write_shard(
+        pair_shards.write_shard(
             path,
             (
                 {
-                    **pairs.sample_columns(row),
+                    **pair_shards.sample_columns(row),
                     **place,
                     "image": patch,
                     "gexp": counts[i].astype(np.int32),
@@ -280,7 +275,7 @@ def write_dataset(folder, samples, rows=60, shift=0.0, empty=0, constant=False):
                 for i in range(rows)
             ),
             features,
-            {key: None for key in pairs.METADATA_KEYS} | {"sample": sample, "genes": GENES},
+            {key: None for key in pair_shards.METADATA_KEYS} | {"sample": sample, "genes": GENES},
         )
         paths.append(str(path))
         facts = {"donor_known": "True", "organ": "breast", "disease_state": "cancer"}
@@ -295,7 +290,7 @@ def write_dataset(folder, samples, rows=60, shift=0.0, empty=0, constant=False):
         [{"shared_donors": "", **row} for row in table],
         splits.SPLIT_COLUMNS,
     )
-    pairs.write_genes(folder / "genes.tsv", [(gene, f"ENSG{gene}") for gene in GENES])
+    pair_shards.write_genes(folder / "genes.tsv", [(gene, f"ENSG{gene}") for gene in GENES])
     return paths
 
 

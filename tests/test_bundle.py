@@ -9,8 +9,8 @@ import pytest
 import tiny_bundle
 from bundle_layouts import write_bundle_with_cells
 
-from pairscape import bundle as xenium
-from pairscape.errors import InputError
+from pairscape.acquire import bundle as xenium
+from pairscape.core.errors import InputError
 from pairscape.simulation.layouts import LAYOUTS, change_layout
 
 COLUMNS = ["feature_name", "x_location", "y_location", "qv"]

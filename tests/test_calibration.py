@@ -13,9 +13,14 @@ import calibrate_scores
 import plot_calibration
 import simulate_bundle
 import tabulate_calibration
-from pairscape import calibration, calibration_table, config, encoders, expression, pretraining
-from pairscape.batch_effect import check_options
-from pairscape.errors import InputError
+from pairscape.calibrate import calibration
+from pairscape.core.errors import InputError
+from pairscape.encoders import specs
+from pairscape.evaluate import expression
+from pairscape.evaluate.batch_effect import check_options
+from pairscape.plan import config
+from pairscape.pretrain import training_loop
+from pairscape.report import calibration_table
 from pairscape.simulation import histology, knobs, sections, tissue, transcripts
 
 PANEL = ROOT / "config" / "published" / "panels" / "human-breast-panel.tsv"
@@ -28,13 +33,13 @@ def options(**more):
     training = {"batch_size": 32, "max_steps": 60, "warmup_steps": 6, "learning_rate": 1e-3}
     training |= {"image_tuning": "frozen", "select": "last", "early_stopping": None}
     return {
-        "image_encoder": encoders.read_encoder(root, "image", "tf_efficientnet_lite0"),
-        "gene_encoder": encoders.read_encoder(root, "gene", "mlp"),
+        "image_encoder": specs.read_encoder(root, "image", "tf_efficientnet_lite0"),
+        "gene_encoder": specs.read_encoder(root, "gene", "mlp"),
         "seed": 3,
         "batch_effect": 0.5,
         "donors": 3,
         "simulation": config.resolve_part("simulation", SMALL),
-        "training": pretraining.resolve_training(training),
+        "training": training_loop.resolve_training(training),
         "batch_effect_scoring": check_options({}),
         "expression_scoring": expression.check_options({}),
         **more,
@@ -226,6 +231,6 @@ def test_scores_go_to_a_table_and_a_figure(tmp_path):
 
 
 def test_a_gene_encoder_that_must_be_fitted_first_is_refused():
-    given = options(gene_encoder=encoders.read_encoder(ROOT / "config/encoders", "gene", "drvi"))
+    given = options(gene_encoder=specs.read_encoder(ROOT / "config/encoders", "gene", "drvi"))
     with pytest.raises(InputError, match="learned with the pair"):
         calibrate_scores.check_options({**given, "calibration": {}})

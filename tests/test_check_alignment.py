@@ -10,9 +10,10 @@ from conftest import ROOT
 from tiny_bundle import write_bundle, write_he
 
 import check_alignment
-from pairscape import alignment, registration
-from pairscape.errors import InputError
-from pairscape.slide import Slide, thumbnail
+from pairscape.acquire import alignment
+from pairscape.core.errors import InputError
+from pairscape.images.tiff import Slide, thumbnail
+from pairscape.spots import registration
 
 PIXEL_SIZE_UM = 0.2125
 SECTIONS = ("C2", "C3", "C4", "C5")

@@ -3,8 +3,8 @@
 import pytest
 from conftest import ROOT
 
-from pairscape import cohorts
-from pairscape.errors import InputError
+from pairscape.core.errors import InputError
+from pairscape.slides import cohorts
 
 HEAD = "slide\tpatient\tsite\tfile\tum_per_px\tnotes\tMSI\tKRAS"
 

@@ -10,8 +10,12 @@ from test_tables import score_row
 
 import compare_published
 import write_report
-from pairscape import config, files, published_gap, published_scores, report, retrieval
-from pairscape.errors import InputError
+from pairscape.core import files
+from pairscape.core.errors import InputError
+from pairscape.evaluate import retrieval
+from pairscape.plan import config
+from pairscape.report import page as report
+from pairscape.report import published_gap, published_scores
 
 TABLES = ROOT / "config/published"
 SEEDS = (24442, 422244, 42424244)

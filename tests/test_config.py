@@ -6,7 +6,8 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from pairscape.config import (
+from pairscape.core.errors import InputError
+from pairscape.plan.config import (
     check_config,
     dataset_samples,
     embedding_models,
@@ -15,7 +16,6 @@ from pairscape.config import (
     read_schema,
     resolve_config,
 )
-from pairscape.errors import InputError
 
 CONFIGS = [
     "config/config.yaml",

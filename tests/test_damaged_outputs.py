@@ -17,21 +17,14 @@ from small_pairs import write_small_spots
 from test_pair import make_pair
 from tiny_pairs import GENES, SAMPLES, write_dataset
 
-from pairscape import (
-    embeddings,
-    files,
-    pair,
-    pair_data,
-    pairs,
-    pretraining,
-    retrieval,
-    runs,
-    slide_embedding,
-    slide_features,
-    spots,
-)
-from pairscape.architectures import drvi
-from pairscape.errors import InputError
+from pairscape.core import files
+from pairscape.core.errors import InputError
+from pairscape.dataset import expression_counts, pair_shards
+from pairscape.encoders.architectures import drvi
+from pairscape.evaluate import retrieval
+from pairscape.pretrain import pair, run_embeddings, runs, training_loop
+from pairscape.slides import slide_embedding, slide_features
+from pairscape.spots import spots_zarr
 
 IDENTITY = "0" * 64
 RUN = {
@@ -56,7 +49,7 @@ def unit(rows, width, seed):
 
 def index_rows(count):
     """Rows of a run's index; floats that a wrong digit changes."""
-    one = dict.fromkeys(embeddings.INDEX_COLUMNS, "a")
+    one = dict.fromkeys(run_embeddings.INDEX_COLUMNS, "a")
     place = {"array_row": 1, "array_col": 2, "x_um": 12.5, "y_um": 55.25}
     return [{**one, "row": i, **place} for i in range(count)]
 
@@ -70,30 +63,30 @@ def write_shards(folder):
 
 def read_shard(folder):
     path = folder / "shards" / "S1.arrow"
-    assert pairs.read_shard_table(path).num_rows == SAMPLES["S1"][2]
-    return pairs.shard_sha256(path)
+    assert pair_shards.read_shard_table(path).num_rows == SAMPLES["S1"][2]
+    return pair_shards.shard_sha256(path)
 
 
 def write_features(folder):
     shards = [{"sample": "S1", "rows": 9, "sha256": "a" * 64}]
     meta = {"encoder_sha256": "b" * 64, "fingerprint": [0.5, 1.25]}
     paths = folder / "features.npy", folder / "features.json"
-    embeddings.write_features(*paths, [numbers(9, 4)], shards, 4, meta)
+    run_embeddings.write_features(*paths, [numbers(9, 4)], shards, 4, meta)
 
 
 def read_features(folder):
-    array, index = embeddings.read_features(folder / "features.npy", folder / "features.json")
+    array, index = run_embeddings.read_features(folder / "features.npy", folder / "features.json")
     return array.tobytes(), index
 
 
 def write_run(folder):
     sides = unit(6, 4, 1), unit(6, 4, 2)
     meta = {"experiment": "e", "logit_scale": 14.25}
-    embeddings.write_run_embeddings(folder, "test", *sides, index_rows(6), meta)
+    run_embeddings.write_run_embeddings(folder, "test", *sides, index_rows(6), meta)
 
 
 def read_run(folder):
-    read = embeddings.read_run_embeddings(folder, "test")
+    read = run_embeddings.read_run_embeddings(folder, "test")
     sides = read["images"].tobytes(), read["genes"].tobytes()
     return *sides, read["index"].to_dict(), read["meta"]
 
@@ -115,7 +108,7 @@ def write_last(folder):
 
 def read_last(folder):
     """What is gone on from; one that is set aside stands for a refusal."""
-    path = pretraining.resumable(folder, IDENTITY)
+    path = training_loop.resumable(folder, IDENTITY)
     if path is None:
         if (folder / "last.ckpt").exists():
             raise AssertionError("a last.ckpt in the way")
@@ -131,7 +124,7 @@ def write_spots(folder):
 
 
 def read_spots(folder):
-    return spots.read_spots(folder / "spots.zarr").obs.to_numpy().tolist()
+    return spots_zarr.read_spots(folder / "spots.zarr").obs.to_numpy().tolist()
 
 
 def write_slide(folder):
@@ -170,15 +163,17 @@ def read_options(folder):
 
 
 def read_genes(folder):
-    genes = [gene["gene_symbol"] for gene in pairs.read_genes(folder / "genes.tsv")]
-    return pair_data.Counts([folder / "shards" / f"{name}.arrow" for name in SAMPLES], genes).shape
+    genes = [gene["gene_symbol"] for gene in pair_shards.read_genes(folder / "genes.tsv")]
+    return expression_counts.Counts(
+        [folder / "shards" / f"{name}.arrow" for name in SAMPLES], genes
+    ).shape
 
 
 def read_splits(folder):
     path = folder / "splits.tsv"
     sizes = [rows for _, _, rows in SAMPLES.values()]
     rows = files.read_tsv(path, ["sample", "split", "organ", "disease_state"])
-    found = pair_data.split_rows(list(SAMPLES), sizes, rows, path)
+    found = expression_counts.split_rows(list(SAMPLES), sizes, rows, path)
     return {split: len(part) for split, part in found.items()}
 
 
@@ -266,7 +261,7 @@ def test_a_file_cut_off_or_gone_is_never_used(copied, name, file, damage):
     if damage == "gone":
         path.unlink()
         if name == "last":  # that is what a run begins with
-            assert pretraining.resumable(folder, IDENTITY) is None
+            assert training_loop.resumable(folder, IDENTITY) is None
             return
     elif damage == "a bit less" and name == "splits":
         path.write_bytes(content[: content.rindex(b"\t") + 1])  # the last field: another split
@@ -335,7 +330,7 @@ def test_a_missing_chunk_of_a_zarr_would_read_as_zeros_and_is_refused(copied):
     assert error.found == "nothing"
     (folder / "spots.zarr.sha256").unlink()  # of an older version: this is what it would be
     with contextlib.suppress(InputError):
-        assert not spots.read_spots(folder / "spots.zarr").obs["x_um"].any()
+        assert not spots_zarr.read_spots(folder / "spots.zarr").obs["x_um"].any()
 
 
 @pytest.mark.parametrize("name", ["shard", "spots"])
@@ -368,7 +363,7 @@ def test_a_damaged_schema_of_a_shard_is_told_in_one_line(copied):
     for damaged in (b'#"align', b'\xff"align'):
         path.write_bytes(content.replace(b'{"align', damaged))
         with pytest.raises(InputError, match="schema metadata"):
-            pairs.shard_metadata(path)
+            pair_shards.shard_metadata(path)
 
 
 def test_a_new_shard_takes_its_checksum_with_it(tmp_path):
@@ -419,7 +414,7 @@ def test_pooled_spots_are_written_with_their_checksums(tmp_path):
         "y_um": np.array([1.0, 2.0]),
     }
     genes = [{"gene_symbol": gene, "gene_id": gene} for gene in ("A", "B", "C")]
-    spots.write_spots(
+    spots_zarr.write_spots(
         path,
         sparse.csr_matrix(np.int32([[1, 2, 3], [0, 1, 0]])),
         genes,
@@ -430,11 +425,11 @@ def test_pooled_spots_are_written_with_their_checksums(tmp_path):
         he_matrix=None,
         attrs={"sample": "S1"},
     )
-    assert spots.read_spots(path).n_obs == 2
+    assert spots_zarr.read_spots(path).n_obs == 2
     listed = {line.split("  ")[1] for line in files.sums_path(path).read_text().splitlines()}
     assert listed == {
         file.relative_to(tmp_path).as_posix() for file in path.rglob("*") if file.is_file()
     }
     next(file for file in path.rglob("*") if file.stat().st_size > 50 and file.is_file()).unlink()
     with pytest.raises(InputError, match="let pool_spots make it again"):
-        spots.read_spots(path)
+        spots_zarr.read_spots(path)

@@ -6,8 +6,8 @@ from conftest import ROOT
 from test_workflow import SNAKEMAKE, checkout, plan  # noqa: F401
 from test_workflow import subprocess as run
 
-from pairscape.files import read_tsv
-from pairscape.leakage import read_leaks
+from pairscape.core.files import read_tsv
+from pairscape.dataset.leakage import read_leaks
 
 LUNG = "human-lung-healthy-panel"
 

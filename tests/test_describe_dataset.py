@@ -11,10 +11,11 @@ from small_pairs import GENES, PATCHES, export_sample, sample_row, tissue_image
 
 import describe_dataset
 import index_datasets
-from pairscape import hf_card, pairs
-from pairscape.errors import InputError
-from pairscape.leakage import find_leaks, write_leaks
-from pairscape.splits import make_splits, write_splits
+from pairscape.core.errors import InputError
+from pairscape.dataset import card as hf_card
+from pairscape.dataset import pair_shards
+from pairscape.dataset.leakage import find_leaks, write_leaks
+from pairscape.dataset.splits import make_splits, write_splits
 
 PLACES = {"S1": "train", "S2": "val", "S3": "test"}
 
@@ -94,7 +95,7 @@ def test_each_split_holds_its_samples_pairs(folder, tmp_path, split):
     datasets_folder = describe(folder)
     loaded = load(datasets_folder, tmp_path / "cache", name="tiny", split=split)
     (sample,) = [sample for sample, of in PLACES.items() if of == split]
-    own = pairs.open_shard(folder / "shards" / f"{sample}.arrow")
+    own = pair_shards.open_shard(folder / "shards" / f"{sample}.arrow")
     assert loaded.features == own.features
     assert len(loaded) == 9
     assert set(loaded["sample"]) == {sample}
@@ -109,7 +110,7 @@ def test_a_split_can_be_streamed(folder, tmp_path):
     rows = list(rows)
     assert [row["sample"] for row in rows] == ["S3"] * 9
     assert rows[0]["image"].size == (PATCHES["patch_px"],) * 2
-    assert rows[3]["gexp"] == pairs.open_shard(folder / "shards" / "S3.arrow")[3]["gexp"]
+    assert rows[3]["gexp"] == pair_shards.open_shard(folder / "shards" / "S3.arrow")[3]["gexp"]
 
 
 def test_the_folder_of_one_dataset_loads_by_itself(folder, tmp_path):

@@ -16,19 +16,11 @@ from conftest import ROOT
 from test_pair import GENE_ROWS, LORA_SPEC, MLP, make_batch
 from tiny_pairs import GENES, SAMPLES, SPEC, write_dataset
 
-from pairscape import (
-    contrastive,
-    embeddings,
-    encoders,
-    files,
-    gene_encoders,
-    image_encoders,
-    pair,
-    pretraining,
-    processes,
-)
-from pairscape.errors import InputError
-from pairscape.pair_data import TrainFacts
+from pairscape.core import files
+from pairscape.core.errors import InputError
+from pairscape.dataset.expression_counts import TrainFacts
+from pairscape.encoders import gene_encoders, image_encoders, specs
+from pairscape.pretrain import contrastive, pair, processes, run_embeddings, training_loop
 
 ROWS = 7  # shares of different sizes
 ONE = processes.World(0, 1, torch.device("cpu"))
@@ -41,7 +33,7 @@ def still(spec):
 
 def gradient(world, **training):
     """Loss and gradients of one fixed batch by a fixed pair, without dropout."""
-    training = pretraining.resolve_training(
+    training = training_loop.resolve_training(
         {"embedding_dim": 16, "projection_dropout": 0.0, "lora_dropout": 0.0, **training}
     )
     facts = TrainFacts(100.0, np.ones(len(GENES)))
@@ -62,7 +54,7 @@ def gradient(world, **training):
         for parameter in module.parameters():
             if parameter.requires_grad and parameter.ndim:
                 torch.nn.init.normal_(parameter, std=0.1)
-    pretraining.set_up(module, world)
+    training_loop.set_up(module, world)
     module.train()
     batch = make_batch(ROWS, stored=module.images.tower is None)
     mine = {name: value[world.share(ROWS)] for name, value in batch.items()}
@@ -139,7 +131,7 @@ def test_a_chunk_that_runs_a_second_time_draws_the_same():
     """With dropout, the recomputed chunks must be those that the loss was taken of."""
 
     def run(rows, same):
-        training = pretraining.resolve_training(
+        training = training_loop.resolve_training(
             {"embedding_dim": 16, "image_tuning": "frozen", "micro_batch": rows}
         )
         facts = TrainFacts(100.0, np.ones(len(GENES)))
@@ -217,7 +209,7 @@ def dataset(tmp_path_factory):
     shards, _, _, causes = write_dataset(folder, patch_px=32)
     rng = np.random.default_rng(1)
     features = causes @ rng.standard_normal((4, 24)) + 0.05 * rng.standard_normal((len(causes), 24))
-    embeddings.write_features(
+    run_embeddings.write_features(
         folder / "features.npy",
         folder / "features.json",
         [features.astype(np.float32)],
@@ -227,7 +219,7 @@ def dataset(tmp_path_factory):
         ],
         24,
         {
-            "encoder_sha256": encoders.spec_sha256(SPEC),
+            "encoder_sha256": specs.spec_sha256(SPEC),
             "weights_sha256": "",
             "fingerprint": [0.0],
         },
@@ -324,7 +316,7 @@ def test_two_processes_train_the_pair_of_one_and_one_of_them_writes(
         # Adam lets biases without a gradient wander; they show while running means lag behind.
         near = 1e-3 if row["split"] == "train" else 1e-2
         assert float(other["loss"]) == pytest.approx(float(row["loss"]), rel=near)
-    images = [embeddings.read_run_embeddings(out, "test")["images"] for out in (alone, both)]
+    images = [run_embeddings.read_run_embeddings(out, "test")["images"] for out in (alone, both)]
     assert np.abs(images[0] - images[1]).max() < 1e-2
 
 

@@ -4,7 +4,9 @@ import re
 
 from conftest import ROOT
 
-from pairscape import files, protocol, report
+from pairscape.audit import protocols
+from pairscape.core import files
+from pairscape.report import page
 
 PUBLISHED = (ROOT / "docs" / "published-benchmark.md").read_text()
 
@@ -13,10 +15,10 @@ def test_the_table_of_flags_names_every_flag_and_what_it_sets():
     table = PUBLISHED.split("## Flags")[1].split("##")[0]
     rows = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| `")]
     assert {row[0].strip("`"): row[1] for row in rows} == {
-        name: flag.findings for name, flag in protocol.FLAGS.items()
+        name: flag.findings for name, flag in protocols.FLAGS.items()
     }
     for name, _, meaning, sets in rows:
-        flag = protocol.FLAGS[name.strip("`")]
+        flag = protocols.FLAGS[name.strip("`")]
         assert meaning == flag.meaning
         variants = {old: new for pairs in flag.encoders.values() for old, new in pairs.items()}
         assert set(re.findall(r"training\.(\w+)", sets)) == set(flag.training)
@@ -27,7 +29,7 @@ def test_the_table_of_flags_names_every_flag_and_what_it_sets():
 
 def test_each_finding_of_a_flag_names_it_in_its_row():
     rows = {line.split(" | ")[0].strip("| "): line for line in PUBLISHED.splitlines()}
-    for name, flag in protocol.FLAGS.items():
+    for name, flag in protocols.FLAGS.items():
         for finding in re.findall(r"H\d+", flag.findings):
             assert f"`{name}`" in rows[finding] or "as H10" in rows[finding], finding
 
@@ -35,12 +37,12 @@ def test_each_finding_of_a_flag_names_it_in_its_row():
 def test_every_flag_that_is_named_is_one():
     text = PUBLISHED + (ROOT / "README.md").read_text()
     named = {*re.findall(r"flags? `(\w+)`", text), *re.findall(r"`?flags: \{(\w+):", text)}
-    assert named - {"x"} <= {*protocol.FLAGS}
+    assert named - {"x"} <= {*protocols.FLAGS}
     assert len(named) > 10
 
 
 def test_the_donors_that_the_sample_table_supports_are_told_as_they_are_counted():
-    counted = report.count_donors(files.read_tsv(ROOT / "config" / "samples.tsv"))
+    counted = page.count_donors(files.read_tsv(ROOT / "config" / "samples.tsv"))
     told = " ".join(PUBLISHED.split())
     assert f"has {counted['donors']} for its {counted['samples']} samples" in told
     assert f"{counted['known']} are named by a source" in told

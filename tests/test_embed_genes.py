@@ -10,9 +10,12 @@ from small_nicheformer import CONFIG, KNOWN, SMALL, write_files
 from tiny_pairs import GENES, SAMPLES, write_dataset
 
 import embed_genes
-from pairscape import embeddings, encoders, files, gene_encoders, pairs
-from pairscape.architectures import drvi
-from pairscape.errors import InputError
+from pairscape.core import files
+from pairscape.core.errors import InputError
+from pairscape.dataset import pair_shards
+from pairscape.encoders import gene_encoders, specs
+from pairscape.encoders.architectures import drvi
+from pairscape.pretrain import run_embeddings
 
 PANEL = {**SMALL, "input": {**SMALL["input"], "technology_mean": "train_split"}}
 
@@ -44,13 +47,13 @@ def run(dataset, out, shards=None, flags=None, threads=1, **changes):
             *("--options", json.dumps(options), "--threads", str(threads)),
         ]
     )
-    return embeddings.read_features(out / "features.npy", out / "features.json")
+    return run_embeddings.read_features(out / "features.npy", out / "features.json")
 
 
 def test_features_are_the_towers_in_the_order_of_the_shards(dataset, tmp_path):
     folder, _, counts = dataset
     features, index = run(dataset, tmp_path)
-    genes = pairs.read_genes(folder / "genes.tsv")
+    genes = pair_shards.read_genes(folder / "genes.tsv")
     tower = gene_encoders.build(SMALL, folder / "w.ckpt", genes)
     with torch.inference_mode():
         expected = tower(torch.from_numpy(counts)).numpy()
@@ -58,7 +61,7 @@ def test_features_are_the_towers_in_the_order_of_the_shards(dataset, tmp_path):
     assert np.abs(features - expected).max() < 1e-5
     assert np.abs(expected[0] - expected[1]).max() > 1e-2
     assert [shard["sample"] for shard in index["shards"]] == list(SAMPLES)
-    assert index["encoder_sha256"] == encoders.spec_sha256(SMALL)
+    assert index["encoder_sha256"] == specs.spec_sha256(SMALL)
     assert index["fingerprint"] == gene_encoders.fingerprint(tower, SMALL, genes)
     assert index["views"] == 1
 
@@ -119,7 +122,7 @@ def test_what_cant_be_embedded_is_refused_and_nothing_is_left(dataset, tmp_path)
 
 def test_genes_that_arent_the_shards_are_refused(dataset, tmp_path):
     genes = tmp_path / "genes.tsv"
-    pairs.write_genes(genes, [(f"X{i}", f"ENSG{i}") for i in range(12)])
+    pair_shards.write_genes(genes, [(f"X{i}", f"ENSG{i}") for i in range(12)])
     with pytest.raises(InputError, match=r"S1\.arrow: genes"):
         run(dataset, tmp_path / "out", flags={"--genes": genes})
 
@@ -135,7 +138,7 @@ def test_an_untrained_control_needs_no_weights_and_says_so_in_its_index(dataset,
 
 def write_fitted(folder, shards, samples):
     """A DRVI encoder as a fit leaves it, at random, with its record; returns spec and path."""
-    spec = encoders.read_encoder(CONFIG, "gene", "drvi")
+    spec = specs.read_encoder(CONFIG, "gene", "drvi")
     spec["arguments"] = {**spec["arguments"], "n_latent": 4, "encoder_dims": [8]}
     spec |= {"width": 4, "parameters": 8 + 36, "parameters_per_gene": 8}
     torch.manual_seed(0)

@@ -13,23 +13,16 @@ from small_pairs import tissue_image, write_slide
 from tiny_pairs import GENES, SAMPLES, SPEC, write_dataset
 
 import embed_image
-from pairscape import (
-    embeddings,
-    encoders,
-    files,
-    image_embedding,
-    image_encoders,
-    pair,
-    pair_data,
-    pairs,
-    patch_reader,
-    pretraining,
-)
-from pairscape.errors import InputError
+from pairscape.core import files
+from pairscape.core.errors import InputError
+from pairscape.dataset import expression_counts, pair_shards, patch_reader
+from pairscape.encoders import image_encoders, specs
+from pairscape.pretrain import pair, run_embeddings, training_loop
+from pairscape.slides import new_image
 
 ROOT = Path(__file__).parents[1]
 ENCODERS = ROOT / "config" / "encoders"
-MLP = encoders.read_encoder(ENCODERS, "gene", "mlp")
+MLP = specs.read_encoder(ENCODERS, "gene", "mlp")
 PATCHES = {"patch_px": 32, "um_per_px": 0.5, "encoding": "png", "quality": 90}
 FACTS = {
     "experiment": "e",
@@ -48,7 +41,7 @@ def save_run(results: Path, tuning: str, weights: Path) -> Path:
     spec = SPEC | {"finetuning": {"lora_targets": ["conv_pw", "conv_pwl"]}}
     trunk = image_encoders.build(spec, weights)
     genes = [{"gene_symbol": gene, "gene_id": f"ENSG{gene}"} for gene in GENES]
-    training = pretraining.resolve_training({"embedding_dim": 16, "image_tuning": tuning})
+    training = training_loop.resolve_training({"embedding_dim": 16, "image_tuning": tuning})
     frozen = tuning == "frozen"
     description = pair.describe(
         spec,
@@ -56,7 +49,7 @@ def save_run(results: Path, tuning: str, weights: Path) -> Path:
         training,
         genes,
         {"images": trunk.width if frozen else None},
-        pair_data.TrainFacts(100.0, np.ones(len(GENES))),
+        expression_counts.TrainFacts(100.0, np.ones(len(GENES))),
         {"images": image_encoders.tower_sha256(trunk)},
     )
     torch.manual_seed(7)
@@ -72,15 +65,15 @@ def save_run(results: Path, tuning: str, weights: Path) -> Path:
     shards = [dataset / "shards" / f"{sample}.arrow" for sample in SAMPLES]
     reader = patch_reader.PatchReader(shards, spec["input"])
     rows = np.arange(68, 92)
-    counts = torch.from_numpy(pairs.read_expression(shards[-1]))
+    counts = torch.from_numpy(pair_shards.read_expression(shards[-1]))
     patches = torch.from_numpy(reader.read(rows))
     with torch.inference_mode():
         if frozen:
             patches = trunk(patch_reader.normalise(patches.numpy(), *norm(spec)))
         images, profiles = module.images(patches).numpy(), module.genes(counts).numpy()
     splits = files.read_tsv(dataset / "splits.tsv")
-    index = pair_data.run_index(shards, splits, rows)
-    embeddings.write_run_embeddings(run, "test", images, profiles, index, FACTS)
+    index = expression_counts.run_index(shards, splits, rows)
+    run_embeddings.write_run_embeddings(run, "test", images, profiles, index, FACTS)
     files.write_json(
         run / "options.json",
         {
@@ -101,9 +94,11 @@ def tell_patches(shard: Path) -> None:
     """Write into a shard's metadata how its patches were cut; those of tiny_pairs don't say."""
     import pyarrow as pa
 
-    table = pairs.read_shard_table(shard)
+    table = pair_shards.read_shard_table(shard)
     told = dict(table.schema.metadata)
-    told[pairs._METADATA] = json.dumps(json.loads(told[pairs._METADATA]) | {"patches": PATCHES})
+    told[pair_shards._METADATA] = json.dumps(
+        json.loads(told[pair_shards._METADATA]) | {"patches": PATCHES}
+    )
     with pa.OSFile(str(shard.with_suffix(".new")), "wb") as sink:
         schema = table.schema.with_metadata(told)
         with pa.ipc.new_stream(sink, schema) as writer:
@@ -151,7 +146,7 @@ def save_png(path, pixels):
 @pytest.mark.parametrize("tuning", ["frozen", "lora"])
 def test_a_test_pairs_patch_gets_its_stored_embedding(made, tmp_path, tuning):
     runs, patches, weights = made
-    stored = embeddings.read_run_embeddings(runs[tuning], "test")
+    stored = run_embeddings.read_run_embeddings(runs[tuning], "test")
     gallery = runs[tuning] / "embeddings" / "test_genes.npy"
     for row in (0, 9):
         image = save_png(tmp_path / "patch.png", patches[row])
@@ -188,7 +183,7 @@ def test_a_grid_and_a_list_of_centres_find_the_same_patches(made, tmp_path, name
         given = ("--um-per-px", "0.5")
     else:
         write_slide(path, mosaic, 0.5)
-    stored = embeddings.read_run_embeddings(runs["frozen"], "test")["images"][:6]
+    stored = run_embeddings.read_run_embeddings(runs["frozen"], "test")["images"][:6]
     found, index = embed(
         runs["frozen"], path, weights, tmp_path, "--min-tissue", "0", "--threads", "2", *given
     )
@@ -281,10 +276,10 @@ def test_a_gallery_of_another_run_is_refused(made, tmp_path):
     image = save_png(tmp_path / "patch.png", patches[0])
     copy = tmp_path / "seed8"
     shutil.copytree(runs["frozen"], copy)
-    read = embeddings.read_run_embeddings(copy, "test")
+    read = run_embeddings.read_run_embeddings(copy, "test")
     meta = FACTS | {"options_sha256": "of another run", "seed": 8}
     images, genes = (np.array(read[name]) for name in ("images", "genes"))
-    embeddings.write_run_embeddings(copy, "test", images, genes, read["index"], meta)
+    run_embeddings.write_run_embeddings(copy, "test", images, genes, read["index"], meta)
     more = ("--um-per-px", "0.5", "--nearest", str(tmp_path / "n.tsv"), "--gallery")
     with pytest.raises(InputError, match=r"run: found embeddings by another pair: .*\"seed\": 8"):
         embed(runs["frozen"], image, weights, tmp_path, *more, f"{copy}/embeddings/test_genes.npy")
@@ -299,9 +294,9 @@ def test_a_gallery_of_another_run_is_refused(made, tmp_path):
 def test_the_field_of_view_is_that_of_the_runs_own_shards(made, tmp_path):
     runs, patches, weights = made
     model = runs["frozen"] / "model.ckpt"
-    assert image_embedding.find_field(model, "tiny") == tuple(PATCHES.values())
+    assert new_image.find_field(model, "tiny") == tuple(PATCHES.values())
     # A dataset that uses another's shards has none of its own.
-    assert image_embedding.find_field(model, "a_fold_of_tiny") == tuple(PATCHES.values())
+    assert new_image.find_field(model, "a_fold_of_tiny") == tuple(PATCHES.values())
     lonely = tmp_path / "model.ckpt"
     shutil.copyfile(model, lonely)
     image = save_png(tmp_path / "patch.png", patches[0])

@@ -9,8 +9,10 @@ import torch
 from tiny_pairs import SAMPLES, SPEC, write_dataset
 
 import embed_images
-from pairscape import augmentation, embeddings, image_encoders, pairs, patch_reader
-from pairscape.errors import InputError
+from pairscape.core.errors import InputError
+from pairscape.dataset import pair_shards, patch_reader
+from pairscape.encoders import image_encoders
+from pairscape.pretrain import augmentation, run_embeddings
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +64,7 @@ def embedded(dataset, tmp_path_factory):
 
 def test_features_are_the_towers_in_the_order_of_the_shards(dataset, embedded):
     folder, _, patches = dataset
-    features, index = embeddings.read_features(*embedded)
+    features, index = run_embeddings.read_features(*embedded)
     tower = image_encoders.build(SPEC, folder / "weights.pth")
     with torch.inference_mode():
         expected = tower(image_encoders.transform(SPEC)(list(patches)))
@@ -78,7 +80,7 @@ def test_features_are_the_towers_in_the_order_of_the_shards(dataset, embedded):
 
 
 def test_features_are_mapped_from_disk_and_the_same_again(dataset, embedded, tmp_path):
-    features, _ = embeddings.read_features(*embedded)
+    features, _ = run_embeddings.read_features(*embedded)
     assert isinstance(features, np.memmap)
     run(dataset, tmp_path)
     for path in embedded:
@@ -110,9 +112,9 @@ def test_an_error_while_batches_wait_stops_the_others(dataset):
 
 def test_views_follow_each_other_and_the_first_is_the_patch_itself(dataset, embedded, tmp_path):
     folder, _, patches = dataset
-    plain, _ = embeddings.read_features(*embedded)
+    plain, _ = run_embeddings.read_features(*embedded)
     made = run(dataset, tmp_path, views=3, augmentation="hescape", seed=5)
-    features, index = embeddings.read_features(*made)
+    features, index = run_embeddings.read_features(*made)
     count = len(patches)
     assert features.shape == (3 * count, 256)
     assert (index["views"], index["augmentation"], index["augmentation_seed"]) == (3, "hescape", 5)
@@ -149,7 +151,7 @@ def test_a_control_without_weights_is_random_by_its_seed(dataset, embedded, tmp_
         (tmp_path / name).mkdir()
         spec = {**CONTROL, "untrained_seed": seed}
         made = run(dataset, tmp_path / name, weights=False, encoder=spec)
-        found.append(embeddings.read_features(*made))
+        found.append(run_embeddings.read_features(*made))
     (one, index), (again, _), (other, other_index) = found
     assert np.array_equal(one, again)
     assert not np.array_equal(one, other)
@@ -173,8 +175,8 @@ def test_nothing_but_a_control_runs_without_weights(dataset, tmp_path):
 
 def test_expression_as_its_own_image_is_the_log_of_the_counts(dataset, tmp_path):
     made = run(dataset, tmp_path, weights=False, encoder=EXPRESSION)
-    features, index = embeddings.read_features(*made)
-    counts = np.concatenate([pairs.read_expression(path) for path in dataset[1]])
+    features, index = run_embeddings.read_features(*made)
+    counts = np.concatenate([pair_shards.read_expression(path) for path in dataset[1]])
     assert np.allclose(features, np.log1p(counts), rtol=1e-6)
     assert index["width"] == counts.shape[1]
     with pytest.raises(InputError, match="sees no patches"):
@@ -230,16 +232,16 @@ def test_damaged_features_are_refused(embedded, tmp_path):
     for damaged in (array[:-4], array[:-4] + b"\x00\x00\x80\x3f", b""):
         copies[0].write_bytes(damaged)
         with pytest.raises(InputError, match="sha256"):
-            embeddings.read_features(*copies)
+            run_embeddings.read_features(*copies)
     copies[0].unlink()
     with pytest.raises(InputError, match="found nothing"):
-        embeddings.read_features(*copies)
+        run_embeddings.read_features(*copies)
 
 
 def test_features_that_arent_finite_are_never_written(tmp_path):
     blocks = iter([np.ones((2, 3), np.float32), np.full((2, 3), np.nan, np.float32)])
     with pytest.raises(InputError, match="rows 2 to 4"):
-        embeddings.write_features(
+        run_embeddings.write_features(
             tmp_path / "f.npy",
             tmp_path / "f.json",
             blocks,
@@ -272,14 +274,16 @@ def test_run_embeddings_come_back_as_they_were_written(tmp_path):
         }
         for i in range(5)
     ]
-    embeddings.write_run_embeddings(tmp_path, "test", images, genes, index, {"logit_scale": 14.0})
-    read = embeddings.read_run_embeddings(tmp_path, "test")
+    run_embeddings.write_run_embeddings(
+        tmp_path, "test", images, genes, index, {"logit_scale": 14.0}
+    )
+    read = run_embeddings.read_run_embeddings(tmp_path, "test")
     assert np.array_equal(read["images"], images)
     assert np.array_equal(read["genes"], genes)
     assert read["index"].to_dict("records") == index
     assert read["meta"]["logit_scale"] == 14.0
 
-    path = embeddings.run_files(tmp_path, "test")["genes"]
+    path = run_embeddings.run_files(tmp_path, "test")["genes"]
     np.save(path, genes[::-1])
     with pytest.raises(InputError, match=r"test_genes\.npy: sha256"):
-        embeddings.read_run_embeddings(tmp_path, "test")
+        run_embeddings.read_run_embeddings(tmp_path, "test")

@@ -12,23 +12,18 @@ from tiny_pairs import GENES
 from tiny_pairs import SPEC as ENCODER
 
 import embed_slides
-from pairscape import (
-    encoders,
-    files,
-    gene_encoders,
-    image_encoders,
-    pair,
-    patch_reader,
-    pretraining,
-    slide_features,
-    whole_slide,
-)
-from pairscape.errors import InputError
+from pairscape.core import files
+from pairscape.core.errors import InputError
+from pairscape.dataset import patch_reader
+from pairscape.encoders import gene_encoders, image_encoders, specs
+from pairscape.images import whole_slide
+from pairscape.pretrain import pair, training_loop
+from pairscape.slides import slide_features
 
 PATCHES = {"patch_px": 64, "um_per_px": 0.5, "min_tissue": 0.1}
 PLAN = {**PATCHES, "bad_slides": "skip", "figures": 0}
 LORA = ENCODER | {"finetuning": {"lora_targets": ["conv_pw", "conv_pwl"]}}
-MLP = encoders.read_encoder(Path(__file__).parents[1] / "config" / "encoders", "gene", "mlp")
+MLP = specs.read_encoder(Path(__file__).parents[1] / "config" / "encoders", "gene", "mlp")
 GENE_ROWS = [{"gene_symbol": gene, "gene_id": f"ENSG{gene}"} for gene in GENES]
 
 
@@ -263,7 +258,7 @@ def test_feature_files_of_another_encoder_or_without_patches_are_skipped(slides,
 
 def save_pair(path, weights, **training):
     """A pair at random, as the pretraining would save it; returns its image side."""
-    training = pretraining.resolve_training({"embedding_dim": 16, **training})
+    training = training_loop.resolve_training({"embedding_dim": 16, **training})
     stored = {"images": 256} if training["image_tuning"] == "frozen" else {}
     description = pair.describe(LORA, MLP, training, GENE_ROWS, stored)
     tower = image_encoders.build(LORA, weights)

@@ -8,11 +8,13 @@ import torch
 import yaml
 from torch import nn
 
-from pairscape import config, encoders, protocol
-from pairscape.errors import InputError
+from pairscape.audit import protocols
+from pairscape.core.errors import InputError
+from pairscape.encoders import specs
+from pairscape.plan import config
 
 CONFIG = Path(__file__).parents[1] / "config" / "encoders"
-ALL = [(kind, name) for kind in encoders.KINDS for name in encoders.list_encoders(CONFIG, kind)]
+ALL = [(kind, name) for kind in specs.KINDS for name in specs.list_encoders(CONFIG, kind)]
 
 
 def one_line(error) -> str:
@@ -22,10 +24,10 @@ def one_line(error) -> str:
 
 @pytest.mark.parametrize(("kind", "name"), ALL)
 def test_every_encoder_has_the_keys_of_the_example(kind, name):
-    example = encoders.read_encoder(
+    example = specs.read_encoder(
         CONFIG, kind, {"image": "tf_efficientnet_lite0", "gene": "mlp"}[kind]
     )
-    spec = encoders.read_encoder(CONFIG, kind, name)
+    spec = specs.read_encoder(CONFIG, kind, name)
     assert set(example) <= set(spec)
     assert [key for key in spec if key in example] == list(example), "keys in another order"
 
@@ -36,7 +38,7 @@ def test_every_encoder_file_follows_the_schema():
 
 
 def test_titles_tell_encoders_apart():
-    for kind in encoders.KINDS:
+    for kind in specs.KINDS:
         titles = [spec["title"] for spec in config.read_encoders(CONFIG)[kind].values()]
         assert len(set(titles)) == len(titles)
 
@@ -48,12 +50,12 @@ def test_the_encoders_of_the_benchmark_can_be_built():
     }
     for kind, names in published.items():
         for name in names:
-            encoders.require_built(encoders.read_encoder(CONFIG, kind, name), name)
+            specs.require_built(specs.read_encoder(CONFIG, kind, name), name)
 
 
 def test_a_misspelt_encoder_is_refused_by_name():
     with pytest.raises(InputError) as error:
-        encoders.read_encoder(CONFIG, "image", "gigapth")
+        specs.read_encoder(CONFIG, "image", "gigapth")
     assert "did you mean gigapath?" in one_line(error)
 
 
@@ -83,9 +85,9 @@ def folder(tmp_path):
 
 def test_an_encoder_that_is_only_declared_is_refused(folder):
     folder("plain", {**BASE, "built": False})
-    spec = encoders.read_encoder(folder.root, "image", "plain")
+    spec = specs.read_encoder(folder.root, "image", "plain")
     with pytest.raises(InputError) as error:
-        encoders.require_built(spec, folder.root / "image" / "plain.yaml")
+        specs.require_built(spec, folder.root / "image" / "plain.yaml")
     assert "plain.yaml: built" in one_line(error)
 
 
@@ -93,7 +95,7 @@ def test_a_variant_is_its_base_with_what_it_changes(folder):
     folder("base", BASE)
     change = {"title": "Changed", "input": {"crop_px": 96}, "fingerprint": {"values": [1]}}
     folder("changed", {"variant_of": "base", **change})
-    spec = encoders.read_encoder(folder.root, "image", "changed")
+    spec = specs.read_encoder(folder.root, "image", "changed")
     assert spec == {
         **BASE,
         **change,
@@ -101,8 +103,8 @@ def test_a_variant_is_its_base_with_what_it_changes(folder):
         "variant_of": "base",
         "weights_of": "base",
     }
-    assert encoders.read_encoder(folder.root, "image", "base") == BASE
-    assert encoders.spec_sha256(spec) != encoders.spec_sha256(BASE)
+    assert specs.read_encoder(folder.root, "image", "base") == BASE
+    assert specs.spec_sha256(spec) != specs.spec_sha256(BASE)
 
 
 @pytest.mark.parametrize(
@@ -120,9 +122,9 @@ def test_a_variant_shares_the_weights_of_its_base_unless_it_names_others(
 ):
     folder("base", BASE)
     folder("variant", {"variant_of": "base", "title": "Variant", **change})
-    spec = encoders.read_encoder(folder.root, "image", "variant")
-    assert encoders.weights_name(spec, "variant") == weights_of
-    assert encoders.weights_name(BASE, "base") == "base"
+    spec = specs.read_encoder(folder.root, "image", "variant")
+    assert specs.weights_name(spec, "variant") == weights_of
+    assert specs.weights_name(BASE, "base") == "base"
 
 
 @pytest.mark.parametrize(
@@ -141,7 +143,7 @@ def test_an_odd_variant_is_refused_with_one_line(folder, content, said):
     folder("other", {"variant_of": "base", "title": "Other"})
     folder("odd", content)
     with pytest.raises(InputError) as error:
-        encoders.read_encoder(folder.root, "image", "odd")
+        specs.read_encoder(folder.root, "image", "odd")
     assert said in one_line(error)
     assert "odd.yaml" in str(error.value)
 
@@ -161,7 +163,7 @@ def test_image_controls_say_whether_they_are_floor_or_ceiling():
 
 
 def test_no_image_encoder_but_a_control_runs_without_weights():
-    without = protocol.FLAGS["untrained_ctranspath"].encoders["image"].values()
+    without = protocols.FLAGS["untrained_ctranspath"].encoders["image"].values()
     for name, spec in config.read_encoders(CONFIG)["image"].items():
         assert spec["weights"] is not None or "control" in spec or name in without, name
 
@@ -171,7 +173,7 @@ def test_no_image_encoder_but_a_control_runs_without_weights():
 
 @pytest.mark.parametrize("weight_set", ["a", "b"])
 def test_heads_give_the_golden_numbers(shared, weight_set):
-    from pairscape import heads
+    from pairscape.pretrain import heads
 
     facts, arrays = golden.read(shared, "hescape_heads")
 
@@ -193,7 +195,7 @@ def test_heads_give_the_golden_numbers(shared, weight_set):
 
 
 def test_the_mlp_head_on_uni_has_the_published_parameters():
-    from pairscape import heads
+    from pairscape.pretrain import heads
 
     head = heads.projection("mlp", 1024, 128, 0.2)
     assert sum(p.numel() for p in head.parameters()) == 295_808

@@ -19,9 +19,9 @@ from small_pairs import (
 )
 
 import export_pairs
-from pairscape import pairs
-from pairscape.errors import InputError
-from pairscape.files import read_tsv
+from pairscape.core.errors import InputError
+from pairscape.core.files import read_tsv
+from pairscape.dataset import pair_shards
 
 SIZE = 900, 1000  # of the slide: height, width
 ALIGNMENTS = {
@@ -40,7 +40,7 @@ ALIGNMENTS = {
 
 
 def read_images(shard):
-    return [np.asarray(row["image"]) for row in pairs.open_shard(shard)]
+    return [np.asarray(row["image"]) for row in pair_shards.open_shard(shard)]
 
 
 def centroid(mask):
@@ -71,7 +71,7 @@ def test_the_patch_of_a_spot_shows_the_pixels_of_that_spot(tmp_path, kind):
     np.savetxt(tmp_path / "alignment.csv", matrix, delimiter=",")
     shard = run(tmp_path)
 
-    side_px = pairs.shard_metadata(shard)["patches"]["side_px"]
+    side_px = pair_shards.shard_metadata(shard)["patches"]["side_px"]
     assert side_px == pytest.approx(2 * half_px)
     patches = read_images(shard)
     assert len(patches) == len(he_px)
@@ -123,7 +123,7 @@ def folder(tmp_path):
 
 def test_each_rows_labels_equal_its_samples(folder):
     shard = run(folder, sample=sample_row("S1", source="geo", organ="lung"))
-    dataset = pairs.open_shard(shard)
+    dataset = pair_shards.open_shard(shard)
     for row in dataset:
         assert dataset.features["name"].int2str(row["name"]) == row["sample"] == "S1"
         assert dataset.features["source"].int2str(row["source"]) == "geo"
@@ -133,23 +133,23 @@ def test_each_rows_labels_equal_its_samples(folder):
 
 def test_each_row_has_the_counts_of_its_spot_for_the_chosen_genes_in_order(folder):
     shard = run(folder, genes=("EPCAM", "ACTA2"))
-    assert pairs.read_expression(shard).tolist() == [[3, 1], [0, 0], [70000, 5], [0, 0]]
-    assert pairs.read_index(shard)["spot"].to_pylist() == ["a", "c", "d", "e"]
-    assert pairs.shard_metadata(shard)["genes"] == ["EPCAM", "ACTA2"]
+    assert pair_shards.read_expression(shard).tolist() == [[3, 1], [0, 0], [70000, 5], [0, 0]]
+    assert pair_shards.read_index(shard)["spot"].to_pylist() == ["a", "c", "d", "e"]
+    assert pair_shards.shard_metadata(shard)["genes"] == ["EPCAM", "ACTA2"]
 
 
 def test_spots_at_the_edge_of_the_slide_are_left_out_and_counted(folder):
     shard = run(folder)
-    assert "b" not in pairs.read_index(shard)["spot"].to_pylist()
-    assert pairs.shard_metadata(shard)["spots_left_out"] == 1
+    assert "b" not in pair_shards.read_index(shard)["spot"].to_pylist()
+    assert pair_shards.shard_metadata(shard)["spots_left_out"] == 1
 
 
 def test_rows_stand_in_the_order_of_the_spots_with_their_own_patch(folder):
     """Tile order differs from spot order here: the section is turned and mirrored."""
     shard = run(folder)
-    table = pairs.read_index(shard).to_pylist()
+    table = pair_shards.read_index(shard).to_pylist()
     image = tissue_image()
-    side = pairs.shard_metadata(shard)["patches"]["side_px"]
+    side = pair_shards.shard_metadata(shard)["patches"]["side_px"]
     for row, patch in zip(table, read_images(shard), strict=True):
         x, y = np.round(np.array(row["cell_coords"]) - side / 2).astype(int)
         box = image[y : y + round(side), x : x + round(side)]
@@ -159,8 +159,8 @@ def test_rows_stand_in_the_order_of_the_spots_with_their_own_patch(folder):
 
 def test_native_patches_are_the_slides_own_pixels(folder):
     shard = run(folder, patches={"native_px": 96, "encoding": "png"})
-    image, metadata = tissue_image(), pairs.shard_metadata(shard)
-    index = pairs.read_index(shard).to_pylist()
+    image, metadata = tissue_image(), pair_shards.shard_metadata(shard)
+    index = pair_shards.read_index(shard).to_pylist()
     assert [row["spot"] for row in index] == list("acde")
     for row, patch in zip(index, read_images(shard), strict=True):
         corner = np.array(row["cell_coords"]) - 48
@@ -197,7 +197,7 @@ def test_an_image_on_the_morphology_grid_needs_no_alignment_file(folder):
     write_small_spots(spots, np.array(he_px) * PIXEL_SIZE_UM)
     sample = sample_row(he_alignment="identity")
     shard = run(folder, sample=sample, alignment=False, spots=spots, patches=PATCHES)
-    assert pairs.read_index(shard)["cell_coords"].to_pylist() == he_px
+    assert pair_shards.read_index(shard)["cell_coords"].to_pylist() == he_px
 
 
 def test_an_image_in_microns_is_placed_by_its_pixel_size(folder):
@@ -206,7 +206,7 @@ def test_an_image_in_microns_is_placed_by_its_pixel_size(folder):
     sample = sample_row(he_alignment="microns", he_um_per_px="0.34")
     shard = run(folder, sample=sample, alignment=False, spots=spots)
     placed = [[100 / 0.34, 120 / 0.34]]
-    assert np.allclose(pairs.read_index(shard)["cell_coords"].to_pylist(), placed)
+    assert np.allclose(pair_shards.read_index(shard)["cell_coords"].to_pylist(), placed)
     sample = sample_row(he_alignment="microns", he_um_per_px="0.4")
     with pytest.raises(InputError, match=r"he_um_per_px: found 0.4 where the image says 0.34"):
         run(folder, sample=sample, alignment=False, spots=spots)
@@ -264,15 +264,15 @@ def test_a_real_section_gives_a_pair_for_each_spot_in_its_place(shared, tmp_path
         **{"he-image": data / "C5" / "C5_he_image.ome.tif"},
         **{"he-alignment": data / "C5" / "C5_he_imagealignment.csv"},
     )
-    index = pairs.read_index(shard).to_pylist()
+    index = pair_shards.read_index(shard).to_pylist()
     wanted = {row["spot"]: [float(row["he_px_x"]), float(row["he_px_y"])] for row in truth}
     assert [row["spot"] for row in index] == names
     for row in index:
         assert np.allclose(row["cell_coords"], wanted[row["spot"]], atol=0.05)
-    assert np.array_equal(pairs.read_expression(shard), np.array(counts)[:, ::-1])
+    assert np.array_equal(pair_shards.read_expression(shard), np.array(counts)[:, ::-1])
     # Spots were placed on tissue by the authors.
     assert np.median([row["tissue_fraction"] for row in index]) > 0.5
 
 
 def test_the_small_sample_of_the_other_tests_exports(tmp_path):
-    assert pairs.read_shard_table(export_sample(tmp_path)).num_rows == 9
+    assert pair_shards.read_shard_table(export_sample(tmp_path)).num_rows == 9

@@ -14,8 +14,12 @@ from sklearn.preprocessing import StandardScaler
 import plot_expression
 import score_expression
 import tabulate_expression
-from pairscape import embeddings, expression, expression_table, failures, files, pair_data, pairs
-from pairscape.errors import InputError
+from pairscape.core import files
+from pairscape.core.errors import InputError
+from pairscape.dataset import expression_counts, pair_shards
+from pairscape.evaluate import expression
+from pairscape.pretrain import failures, run_embeddings
+from pairscape.report import expression_table
 
 OPTIONS = {**expression.OPTIONS, "genes": 12, "components": 8}
 GENES = [f"GENE{i:02d}" for i in range(30)]
@@ -370,15 +374,15 @@ def dataset(tmp_path_factory):
     folder = tmp_path_factory.mktemp("expression")
     counts, features, splits, _sample_of = make_data()
     labels = {"name": list(SAMPLES), "source": ["simulated"], "tissue": ["breast"]}
-    image = pairs.encode_patch(np.zeros((2, 2, 3), np.uint8), "png")
-    columns, at = pairs.pair_features(len(GENES), labels), 0
+    image = pair_shards.encode_patch(np.zeros((2, 2, 3), np.uint8), "png")
+    columns, at = pair_shards.pair_features(len(GENES), labels), 0
     shards = []
     for sample, (donor, _, rows) in SAMPLES.items():
-        constant = pairs.sample_columns(
+        constant = pair_shards.sample_columns(
             {"sample": sample, "donor": donor, "source": "simulated", "organ": "breast"}
         )
         path = folder / "shards" / f"{sample}.arrow"
-        pairs.write_shard(
+        pair_shards.write_shard(
             path,
             (
                 {
@@ -397,7 +401,7 @@ def dataset(tmp_path_factory):
                 for i in range(rows)
             ),
             columns,
-            {key: None for key in pairs.METADATA_KEYS} | {"sample": sample, "genes": GENES},
+            {key: None for key in pair_shards.METADATA_KEYS} | {"sample": sample, "genes": GENES},
         )
         at += rows
         shards.append({"sample": sample, "rows": rows, "sha256": files.sha256_file(path)})
@@ -406,13 +410,13 @@ def dataset(tmp_path_factory):
         for s, (d, split, _) in SAMPLES.items()
     ]
     files.write_tsv(folder / "splits.tsv", rows, list(rows[0]))
-    pairs.write_genes(folder / "genes.tsv", [(gene, f"ENSG{gene}") for gene in GENES])
+    pair_shards.write_genes(folder / "genes.tsv", [(gene, f"ENSG{gene}") for gene in GENES])
     rng = np.random.default_rng(2)
     noisy_features = features + 3 * rng.standard_normal(features.shape).astype(np.float32)
     for name, array in (("good", features), ("poor", noisy_features)):
         place = folder / "images" / name
         meta = {"encoder": name, "dataset": "d", "views": 1}
-        embeddings.write_features(
+        run_embeddings.write_features(
             place / "features.npy", place / "features.json", [array], shards, WIDTH, meta
         )
     for (image_name, seed), array in {("good", 1): noisy_features, ("poor", 1): features}.items():
@@ -429,10 +433,10 @@ def write_run(folder, image, seed, array, splits, shards, rows, without=None, tr
         if name == without:
             continue
         of = unit[split.rows]
-        index = pair_data.run_index(paths, rows, split.rows)
-        embeddings.write_run_embeddings(run_dir, name, of, of, index, {"logit_scale": 1.0})
+        index = expression_counts.run_index(paths, rows, split.rows)
+        run_embeddings.write_run_embeddings(run_dir, name, of, of, index, {"logit_scale": 1.0})
         if trunk is not None:
-            meta_path = embeddings.run_files(run_dir, name)["meta"]
+            meta_path = run_embeddings.run_files(run_dir, name)["meta"]
             place = meta_path.with_name(f"{name}_trunk.npy")
             np.save(place, trunk[split.rows])
             meta = files.read_json(meta_path)
@@ -483,7 +487,7 @@ def test_the_program_scores_encoders_as_they_came_and_after_pretraining(dataset,
         missing = found["after pretraining", "poor", "2", recipe, "all", "pearson"]
         assert missing["value"] is None
         assert "no images of its train split" in missing["note"]
-    counts = pair_data.Counts([folder / "shards" / f"{s}.arrow" for s in SAMPLES], GENES)
+    counts = expression_counts.Counts([folder / "shards" / f"{s}.arrow" for s in SAMPLES], GENES)
     sample_of = np.repeat(list(SAMPLES), [n for _, _, n in SAMPLES.values()])
     targets = expression.make_targets(counts, GENES, splits, sample_of, OPTIONS)
     direct = expression.score_source(source_of(features, splits), targets, splits, OPTIONS)
@@ -508,7 +512,7 @@ def test_a_tuned_trunk_is_scored_beside_the_shared_space(dataset, tmp_path):
     }
     assert of["trunk"] > 0.8
     assert abs(of["shared space"]) < 0.2
-    embeddings.run_files(run.parent, "val")["meta"].with_name("val_trunk.npy").write_bytes(b"x")
+    run_embeddings.run_files(run.parent, "val")["meta"].with_name("val_trunk.npy").write_bytes(b"x")
     with pytest.raises(InputError, match=r"val_trunk\.npy: sha256"):
         score(folder, tmp_path / "out.tsv", (), [run])
 
@@ -516,13 +520,13 @@ def test_a_tuned_trunk_is_scored_beside_the_shared_space(dataset, tmp_path):
 def test_only_the_first_view_of_stored_features_is_used(dataset, tmp_path, monkeypatch):
     folder = dataset[0]
     expected = score(folder, tmp_path / "one.tsv", ("good",), ())
-    read = embeddings.read_features
+    read = run_embeddings.read_features
 
     def two_views(*paths):
         array, index = read(*paths)
         return np.concatenate([array, -50 * array]), {**index, "views": 2}
 
-    monkeypatch.setattr(embeddings, "read_features", two_views)
+    monkeypatch.setattr(run_embeddings, "read_features", two_views)
     assert score(folder, tmp_path / "two.tsv", ("good",), ()) == expected
 
 

@@ -13,8 +13,8 @@ import pytest
 import tiny_bundle
 
 import fetch_bundle
-from pairscape import downloads
-from pairscape.errors import InputError
+from pairscape.acquire import downloads
+from pairscape.core.errors import InputError
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -433,15 +433,15 @@ def test_an_image_and_an_alignment_on_the_disk_arent_fetched(published, server, 
 def test_an_image_of_one_huge_strip_is_retiled_on_arrival(published, server, tmp_path, monkeypatch):
     import tifffile
 
-    from pairscape import slide
+    from pairscape.images import tiff
 
     image = np.random.default_rng(0).integers(0, 255, (600, 700, 3), np.uint8)
     options = {"photometric": "rgb", "compression": "deflate", "rowsperstrip": 600}
     tifffile.imwrite(tmp_path / "huge.tif", image, **options)
     server.files["/S1_he_image.ome.tif"] = (tmp_path / "huge.tif").read_bytes()
-    monkeypatch.setattr(slide, "MAX_TILE_BYTES", 1_000_000)
+    monkeypatch.setattr(tiff, "MAX_TILE_BYTES", 1_000_000)
     folder = fetch(published, tmp_path / "S1")
-    with slide.Slide(folder / "S1_he_image.ome.tif") as found:
+    with tiff.Slide(folder / "S1_he_image.ome.tif") as found:
         assert found.is_tiled
         assert np.array_equal(found.read_region(0, 0, 700, 600), image)
     assert json.loads((folder / "fetched.json").read_text())["he_image_retiled"]

@@ -14,8 +14,9 @@ import pytest
 from test_fetch_bundle import Handler
 
 import fetch_weights
-from pairscape import encoders, weight_files
-from pairscape.errors import InputError
+from pairscape.acquire import weight_downloads
+from pairscape.core.errors import InputError
+from pairscape.encoders import specs
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "config" / "encoders"
@@ -106,13 +107,13 @@ def waits(monkeypatch):
     """No waiting between tries (what would be waited is listed), no proxy before the servers."""
     monkeypatch.setenv("no_proxy", "*")
     seconds = []
-    patient = functools.partial(weight_files.fetch, sleep=seconds.append)
-    monkeypatch.setattr(weight_files, "fetch", patient)
+    patient = functools.partial(weight_downloads.fetch, sleep=seconds.append)
+    monkeypatch.setattr(weight_downloads, "fetch", patient)
     return seconds
 
 
 def declared(source, location, **weights):
-    spec = encoders.read_encoder(CONFIG, "image", "uni")
+    spec = specs.read_encoder(CONFIG, "image", "uni")
     spec["weights"] = {
         "source": source,
         "location": location,
@@ -382,7 +383,7 @@ def test_a_file_that_changed_since_it_was_fetched_is_told_and_kept(tmp_path, hub
 
 
 def test_what_needs_no_fetching_or_cant_be_built_is_told(tmp_path):
-    package = encoders.read_encoder(CONFIG, "image", "tf_efficientnet_lite0")
+    package = specs.read_encoder(CONFIG, "image", "tf_efficientnet_lite0")
     assert "nothing to fetch" in refusal(tmp_path, package)
     spec = declared("url", "https://lab.example/model.bin")
     assert "not built yet" in refusal(tmp_path, {**spec, "built": False})

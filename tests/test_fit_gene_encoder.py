@@ -14,9 +14,11 @@ import tiny_pairs
 import torch
 
 import fit_gene_encoder
-from pairscape import encoders, files, gene_encoders, gene_fitting, pairs
-from pairscape.architectures import drvi
-from pairscape.errors import InputError
+from pairscape.core import files
+from pairscape.core.errors import InputError
+from pairscape.dataset import pair_shards
+from pairscape.encoders import drvi_fitting, gene_encoders, specs
+from pairscape.encoders.architectures import drvi
 
 # One fit for the whole file: the import of drvi alone takes 20 s.
 ROOT = Path(__file__).parents[1]
@@ -26,7 +28,7 @@ GENES = [{"gene_symbol": gene, "gene_id": f"ENSG{gene}"} for gene in tiny_pairs.
 
 
 def read_spec(name="drvi", **arguments):
-    spec = copy.deepcopy(encoders.read_encoder(CONFIG, "gene", name))
+    spec = copy.deepcopy(specs.read_encoder(CONFIG, "gene", name))
     spec["arguments"] |= arguments
     return spec
 
@@ -86,14 +88,14 @@ def dataset(tmp_path_factory):
 def fitted(dataset):
     """The encoder as a run of the program leaves it, and what drvi itself says of the spots."""
     folder, seen = dataset[0], {}
-    check = gene_fitting._check_encoder
+    check = drvi_fitting._check_encoder
 
     def spy(model, counts, *rest):
         seen.update(counts=counts.toarray(), latent=model.get_latent_representation())
         return check(model, counts, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gene_fitting, "_check_encoder", spy)
+        patch.setattr(drvi_fitting, "_check_encoder", spy)
         return run(folder, folder / "fitted"), seen
 
 
@@ -140,7 +142,7 @@ def test_what_is_held_out_changes_nothing_of_the_fit(dataset, fitted, tmp_path):
     other = SAMPLES | {"S3": ("D3", "test", 40)}
     write(tmp_path, other)
     assert not np.array_equal(
-        pairs.read_expression(tmp_path / "shards" / "S3.arrow"), dataset[1][360:400]
+        pair_shards.read_expression(tmp_path / "shards" / "S3.arrow"), dataset[1][360:400]
     )
     path = run(tmp_path, tmp_path / "fitted", samples=other)
     assert path.read_bytes() == fitted[0].read_bytes()
@@ -159,7 +161,7 @@ def test_the_record_says_what_was_fitted_on(dataset, fitted):
     assert 1 <= fit["dimensions_used"] <= 8
     assert fit["versions"]["drvi-py"]
     history = (fitted[0].parent / "history.csv").read_text().splitlines()
-    assert history[0] == ",".join(gene_fitting.HISTORY_COLUMNS)
+    assert history[0] == ",".join(drvi_fitting.HISTORY_COLUMNS)
     assert len(history) == 31
     first, last = (float(line.split(",")[2]) for line in (history[1], history[-1]))
     assert last < first  # reconstruction
@@ -170,7 +172,7 @@ def test_a_fitted_encoder_needs_neither_drvi_nor_anndata(fitted):
     code = (
         "import json, sys\n"
         "for name in ('drvi', 'scvi', 'anndata', 'lightning'): sys.modules[name] = None\n"
-        "from pairscape import gene_encoders\n"
+        "from pairscape.encoders import gene_encoders\n"
         "tower = gene_encoders.build(*json.loads(sys.argv[1]))\n"
         "print(len(gene_encoders.fingerprint(tower, *json.loads(sys.argv[1])[::2])))"
     )
@@ -289,7 +291,7 @@ def test_an_encoder_of_other_genes_or_settings_is_refused(fitted):
 @pytest.mark.parametrize("genes", [12, 280, 5001])
 def test_the_encoder_has_the_declared_parameters(name, genes):
     spec = read_spec(name)
-    gene_fitting.check_arguments(spec)
+    drvi_fitting.check_arguments(spec)
     tower = gene_encoders.build(spec, None, [{"gene_symbol": f"G{i}"} for i in range(genes)])
     latent = spec["arguments"]["n_latent"]
     assert sum(p.numel() for p in tower.parameters()) == 128 * genes + 16640 + 129 * latent
@@ -301,7 +303,7 @@ def test_the_encoder_has_the_declared_parameters(name, genes):
     [(500, (400, 400)), (20_000, (400, 400)), (20_050, (399, 199)), (160_000, (50, 25))],
 )
 def test_the_length_of_the_fit_is_the_published_rule(spots, expected):
-    assert gene_fitting.fit_length(spots, read_spec()["arguments"]) == expected
+    assert drvi_fitting.fit_length(spots, read_spec()["arguments"]) == expected
 
 
 def test_the_measures_of_spots_are_those_of_scanpy(tmp_path):
@@ -318,7 +320,7 @@ def test_the_measures_of_spots_are_those_of_scanpy(tmp_path):
         def blocks(self, rows):
             return iter((counts[rows[:15]], counts[rows[15:]]))
 
-    found = gene_fitting.measure_spots(Blocks(), np.arange(40), symbols)
+    found = drvi_fitting.measure_spots(Blocks(), np.arange(40), symbols)
     for name, theirs in (
         ("transcripts", "log1p_total_counts"),
         ("genes", "log1p_n_genes_by_counts"),
@@ -330,10 +332,10 @@ def test_the_measures_of_spots_are_those_of_scanpy(tmp_path):
 
 def judged(measures, samples=None, **quality):
     size = len(measures["transcripts"])
-    spots = {name: np.linspace(1, 2, size) for name in gene_fitting.REASONS[1:]} | measures
+    spots = {name: np.linspace(1, 2, size) for name in drvi_fitting.REASONS[1:]} | measures
     samples = np.zeros(size) if samples is None else samples
     default = read_spec()["arguments"]["quality"]
-    return gene_fitting.judge_spots(spots, samples, default | quality)
+    return drvi_fitting.judge_spots(spots, samples, default | quality)
 
 
 def test_spots_far_off_the_median_are_left_out_and_counted_once():
@@ -389,7 +391,7 @@ def test_wrong_arguments_are_refused_before_anything_is_read(dataset, tmp_path, 
 def test_what_cannot_be_fitted_is_refused(dataset, tmp_path):
     folder = dataset[0]
     with pytest.raises(InputError, match="builder"):
-        run(folder, tmp_path, encoders.read_encoder(CONFIG, "gene", "mlp"))
+        run(folder, tmp_path, specs.read_encoder(CONFIG, "gene", "mlp"))
     shutil.copytree(folder / "shards", tmp_path / "shards")
     for name in ("splits.tsv", "genes.tsv"):
         shutil.copy(folder / name, tmp_path)
@@ -406,7 +408,7 @@ def test_a_fit_that_diverges_stops_with_one_line():
     counts = sparse.csr_matrix(np.random.default_rng(0).poisson(2, (129, 12)).astype(np.float32))
     arguments = small_spec()["arguments"] | {"learning_rate": 1e6}
     with pytest.raises(InputError) as error:
-        gene_fitting.fit(counts, np.full(129, "S1"), arguments, 0, 1, "A small DRVI")
+        drvi_fitting.fit(counts, np.full(129, "S1"), arguments, 0, 1, "A small DRVI")
     assert "arguments.learning_rate: found 1000000.0, with which the fit diverged" in one_line(
         error
     )

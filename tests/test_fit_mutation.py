@@ -8,9 +8,11 @@ import torch
 from small_bags import PATCHES, TARGET, WIDTH, write_features, write_slides
 
 import fit_mutation
-from pairscape import attention_map, config, files, mutation_scores, slide_features
-from pairscape import mutation_fitting as fitting
-from pairscape.errors import InputError
+from pairscape.core import files
+from pairscape.core.errors import InputError
+from pairscape.plan import config
+from pairscape.slides import attention_map, mutation_scores, slide_features
+from pairscape.slides import mutation_fitting as fitting
 
 PATIENTS = 26
 TRAINING = {"latent_dim": 16, "heads": 2, "head_dim": 8, "epochs": 6, "learning_rate": 3e-3}

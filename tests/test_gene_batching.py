@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from pairscape import encoders, gene_encoders, pair_data
+from pairscape.dataset import expression_counts
+from pairscape.encoders import gene_encoders
+from pairscape.encoders import specs as encoders
 
 FOLDER = Path(__file__).resolve().parents[1] / "config/encoders"
 GENES = [{"gene_symbol": f"G{i}", "gene_id": f"ENSG{i:05d}"} for i in range(60)]
-TRAIN = pair_data.TrainFacts(40.0, np.linspace(20, 400, len(GENES)))
+TRAIN = expression_counts.TrainFacts(40.0, np.linspace(20, 400, len(GENES)))
 # The networks cut small; the preparation and the pooling are what is looked at.
 NETWORK = {"dim": 24, "heads": 3, "layers": 2, "feed_forward": 48}
 SMALL = {
@@ -55,7 +57,7 @@ def tower_of(name: str) -> gene_encoders.GeneTower:
             4 if spec["arguments"].get("pool") == "all" else 1
         )
     module = importlib.import_module(
-        f"pairscape.architectures.{gene_encoders.BUILDERS[spec['builder']]}"
+        f"pairscape.encoders.architectures.{gene_encoders.BUILDERS[spec['builder']]}"
     )
     torch.manual_seed(3)
     tower = module.build(spec, None, GENES, TRAIN)

@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from pairscape import encoders, gene_encoders, pair_data
-from pairscape.errors import InputError
+from pairscape.core.errors import InputError
+from pairscape.dataset import expression_counts
+from pairscape.encoders import gene_encoders, specs
 
 CONFIG = Path(__file__).resolve().parents[1] / "config" / "encoders"
-MLP = encoders.read_encoder(CONFIG, "gene", "mlp")
-TRAIN = pair_data.TrainFacts(library_size=8.0, mean_per_10k=np.ones(3))
+MLP = specs.read_encoder(CONFIG, "gene", "mlp")
+TRAIN = expression_counts.TrainFacts(library_size=8.0, mean_per_10k=np.ones(3))
 
 
 def named(genes):
@@ -63,12 +64,12 @@ def test_counts_are_scaled_to_the_train_splits_library_size_whatever_their_batch
     assert torch.equal(prepared[2], torch.zeros(3))
     # Not by equality: the logarithm of one row may take other instructions than that of three.
     torch.testing.assert_close(tower.prepare(counts[1:2])[0], prepared[1], rtol=0, atol=golden.ATOL)
-    assert encoders.uses_train_facts(MLP)
+    assert specs.uses_train_facts(MLP)
 
 
 def test_the_published_mlp_scales_to_the_lower_median_of_the_batch():
-    spec = encoders.read_encoder(CONFIG, "gene", "mlp_published")
-    assert not encoders.uses_train_facts(spec)
+    spec = specs.read_encoder(CONFIG, "gene", "mlp_published")
+    assert not specs.uses_train_facts(spec)
     tower = gene_encoders.build(spec, None, named(3))
     counts = torch.tensor([[1, 3, 0], [10, 0, 10], [1, 1, 0], [8, 0, 0]])  # sums 4, 20, 2, 8
     prepared = tower.prepare(counts)
@@ -152,9 +153,9 @@ def test_an_error_in_a_batch_comes_through():
 
 
 def test_a_fingerprint_follows_the_model_and_not_the_order_of_the_genes():
-    spec = encoders.read_encoder(CONFIG, "gene", "mlp")
+    spec = specs.read_encoder(CONFIG, "gene", "mlp")
     genes = named(30)
-    train = pair_data.TrainFacts(library_size=50.0, mean_per_10k=np.ones(30))
+    train = expression_counts.TrainFacts(library_size=50.0, mean_per_10k=np.ones(30))
     torch.manual_seed(0)
     tower = gene_encoders.build(spec, None, genes, train).eval()
     found = gene_encoders.fingerprint(tower, spec, genes)
@@ -184,7 +185,7 @@ def test_what_doesnt_fit_the_file_is_refused(tmp_path):
 
 
 def test_random_weights_of_an_encoder_that_is_frozen_are_always_the_same_and_disturb_no_seed():
-    spec = encoders.read_encoder(CONFIG, "gene", "nicheformer")
+    spec = specs.read_encoder(CONFIG, "gene", "nicheformer")
     small = {"dim": 16, "heads": 2, "layers": 1, "feed_forward": 16, "n_tokens": 75}
     spec = {**spec, "width": 16, "parameters": 26976}
     spec["arguments"] = {**spec["arguments"], **small}

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from pairscape import encoders, image_encoders, weights
-from pairscape.errors import InputError
+from pairscape.core.errors import InputError
+from pairscape.encoders import image_encoders, specs, weights
 
 CONFIG = Path(__file__).parents[1] / "config" / "encoders"
 LITES = ("tf_efficientnet_lite0", "tf_efficientnet_lite1")
@@ -19,7 +19,7 @@ GIANTS = ("uni2_h", "gigapath", "h_optimus_0")
 
 
 def read(name: str) -> dict:
-    return copy.deepcopy(encoders.read_encoder(CONFIG, "image", name))
+    return copy.deepcopy(specs.read_encoder(CONFIG, "image", name))
 
 
 def one_line(error) -> str:
@@ -236,9 +236,7 @@ FAMILIES = {
 
 
 def test_every_image_encoder_with_weights_is_tested_with_broken_ones():
-    with_weights = {
-        name for name in encoders.list_encoders(CONFIG, "image") if read(name)["weights"]
-    }
+    with_weights = {name for name in specs.list_encoders(CONFIG, "image") if read(name)["weights"]}
     shuffled = {name for name in with_weights if read(name).get("shuffle_pairs")}
     assert with_weights - shuffled == set(FAMILIES)
 
@@ -511,12 +509,12 @@ def test_an_untrained_tower_takes_no_weights(tmp_path):
 def test_shuffled_pairs_share_the_features_of_their_encoder():
     name = "tf_efficientnet_lite0_shuffled"
     base, spec = read("tf_efficientnet_lite0"), read(name)
-    assert encoders.features_name(spec, name) == "tf_efficientnet_lite0"
-    assert encoders.spec_sha256(spec) == encoders.spec_sha256(base)
+    assert specs.features_name(spec, name) == "tf_efficientnet_lite0"
+    assert specs.spec_sha256(spec) == specs.spec_sha256(base)
     assert image_encoders.BUILDERS[spec["builder"]] is image_encoders.BUILDERS[base["builder"]]
     untrained = read("tf_efficientnet_lite0_untrained")
-    assert encoders.features_name(untrained, "untrained") == "untrained"
-    assert encoders.spec_sha256(untrained) != encoders.spec_sha256(base)
+    assert specs.features_name(untrained, "untrained") == "untrained"
+    assert specs.spec_sha256(untrained) != specs.spec_sha256(base)
 
 
 def test_expression_has_no_tower_to_build():

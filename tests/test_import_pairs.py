@@ -7,13 +7,13 @@ import pytest
 from small_pairs import LABELS, sample_row, tissue_image
 
 import import_pairs
-from pairscape import pairs, published_pairs
-from pairscape.errors import InputError
+from pairscape.core.errors import InputError
+from pairscape.dataset import pair_shards, published_pairs
 
 GENES = ("ACTA2", "CD3E", "EPCAM", "KRT8")
 UM_PER_PX = 0.2738
 NAMES = ["S3", "X9", "S1"]  # the copy's class names are in no order of ours
-TEXTS = pairs.PUBLISHED_TEXT
+TEXTS = pair_shards.PUBLISHED_TEXT
 
 
 def hosted_rows(count=18):
@@ -25,7 +25,7 @@ def hosted_rows(count=18):
         patch = np.roll(image[:64, :80], 5 * i, 1)
         yield {
             "name": i % 2 * 2,  # S3, S1, S3, ...
-            "image": {"bytes": pairs.encode_patch(patch, "png"), "path": None},
+            "image": {"bytes": pair_shards.encode_patch(patch, "png"), "path": None},
             "gexp": [[i, 0, 3, 70000 + i]],
             "cell_coords": [100.5 + column * 55 / UM_PER_PX, 40.25 + row * 55 / UM_PER_PX],
             "source": 0,
@@ -112,7 +112,7 @@ def test_every_row_of_a_sample_comes_over_and_no_other(folder, form, name):
     save(hosted(), folder / "hosted", form)
     shard = run(folder, name)
     rows = [row for row in hosted_rows() if NAMES[row["name"]] == name]
-    table = pairs.read_shard_table(shard).to_pylist()
+    table = pair_shards.read_shard_table(shard).to_pylist()
     assert len(table) == 9
     for row, wanted in zip(table, rows, strict=True):
         assert row["image"]["bytes"] == wanted["image"]["bytes"]  # not encoded anew
@@ -121,15 +121,15 @@ def test_every_row_of_a_sample_comes_over_and_no_other(folder, form, name):
         assert row["age"] == (wanted["age"] or "")
         assert row["sample"] == name
         assert (row["donor"], row["cancer"]) == (f"D_{name}", True)
-    dataset = pairs.open_shard(shard)
+    dataset = pair_shards.open_shard(shard)
     assert {dataset.features["name"].int2str(code) for code in dataset["name"]} == {name}
     assert {dataset.features["tissue"].int2str(code) for code in dataset["tissue"]} == {"lung"}
-    assert pairs.shard_metadata(shard)["genes"] == list(GENES)
+    assert pair_shards.shard_metadata(shard)["genes"] == list(GENES)
 
 
 def test_spots_get_their_place_in_the_published_lattice(folder):
     save(hosted(), folder / "hosted", "stream")
-    index = pairs.read_index(run(folder)).to_pylist()
+    index = pair_shards.read_index(run(folder)).to_pylist()
     assert [row["spot"] for row in index] == [
         f"{i:03d}x{j:03d}" for i in range(3) for j in range(3)
     ]
@@ -139,7 +139,7 @@ def test_spots_get_their_place_in_the_published_lattice(folder):
 
 def test_spots_off_the_lattice_are_numbered(folder, capsys):
     save(hosted(), folder / "hosted", "stream")
-    index = pairs.read_index(run(folder, um_per_px="0.2125")).to_pylist()
+    index = pair_shards.read_index(run(folder, um_per_px="0.2125")).to_pylist()
     assert [row["spot"] for row in index] == [f"000x{i:03d}" for i in range(9)]
     assert "aren't on a lattice of 55 µm at 0.2125" in capsys.readouterr().err
 
@@ -149,7 +149,7 @@ def test_counts_of_an_array_feature_are_read(folder):
 
     features = hosted_features(Array2D((1, 4), "int32"))
     save(hosted(features=features), folder / "hosted", "save_to_disk")
-    assert pairs.read_expression(run(folder))[0].tolist() == [1, 0, 3, 70001]
+    assert pair_shards.read_expression(run(folder))[0].tolist() == [1, 0, 3, 70001]
 
 
 def test_the_same_copy_makes_the_same_bytes(folder):

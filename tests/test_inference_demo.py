@@ -12,8 +12,10 @@ from conftest import ROOT
 from test_embed_image import SPEC, save_png, save_run, tell_patches
 from tiny_pairs import GENES, write_dataset
 
-from pairscape import embeddings, image_encoders, pairs
-from pairscape.errors import InputError
+from pairscape.core.errors import InputError
+from pairscape.dataset import pair_shards
+from pairscape.encoders import image_encoders
+from pairscape.pretrain import run_embeddings
 
 SCRIPT = ROOT / "docs" / "embed_new_image.py"
 
@@ -52,7 +54,7 @@ def test_the_demo_embeds_an_image_and_names_the_nearest_gene_profiles(made, done
     assert "pair: stand_in with mlp, trained on tiny, seed 7" in done.stdout
     assert "image: new.png, 1 patches, 16 numbers each" in done.stdout
     assert f"all 1 patches: {out}" in done.stdout
-    stored = embeddings.read_run_embeddings(made[0], "test")
+    stored = run_embeddings.read_run_embeddings(made[0], "test")
     similarity = stored["images"][3] @ stored["genes"].T
     best = np.argsort(-similarity, kind="stable")[:5]
     lines = re.findall(r"(\d)\. similarity (\S+): spot (\S+) of (\S+); most (.*)", done.stdout)
@@ -68,8 +70,8 @@ def test_the_genes_named_are_those_that_the_spot_holds_most_of(made, done):
     done, _ = done
     spot, told = re.search(r"1\. similarity \S+: spot (\S+) of S3; most (.*)", done.stdout).groups()
     shard = made[0].parents[4] / "datasets" / "tiny" / "shards" / "S3.arrow"
-    counts = pairs.read_expression(shard).astype(float)
-    row = pairs.read_index(shard)["spot"].to_pylist().index(spot)
+    counts = pair_shards.read_expression(shard).astype(float)
+    row = pair_shards.read_index(shard)["spot"].to_pylist().index(spot)
     average = counts.sum(axis=0) / counts.sum() * counts[row].sum()
     excess = (counts[row] - average) / np.sqrt(average + 1)
     wanted = sorted(range(len(GENES)), key=lambda gene: -excess[gene])[:4]

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from pairscape import job_lock, program
-from pairscape.errors import InputError
+from pairscape.core.errors import InputError
+from pairscape.jobs import job_lock, program
 
 # Writes its output once there is a file "go"; notes in "told" when it begins and ends.
 PROGRAM = '''"""Wait for a file, write another."""
@@ -221,7 +221,7 @@ def test_takers_of_a_dead_lock_come_in_one_at_a_time(tmp_path):
     """The dead lock is taken over once, and no taker removes the lock of one that was faster."""
     lock = tmp_path / "job.log.lock"
     code = (
-        "import json, os, sys, time; from pairscape import job_lock; job_lock.LOOK_S = 0.001\n"
+        "import json, os, sys, time; from pairscape.jobs import job_lock; job_lock.LOOK_S = 0.001\n"
         "lock, folder = sys.argv[1:]; said = []; mine = f'{folder}/dead{os.getpid()}'\n"
         "open(f'{folder}/ready{os.getpid()}', 'w').close()\n"
         "while not os.path.exists(f'{folder}/go'): time.sleep(0.001)\n"
@@ -352,7 +352,7 @@ def workflow(tmp_path):
     (tmp_path / "Snakefile").write_text(
         "import sys\n"
         f"sys.path.insert(0, {str(ROOT / 'scripts')!r})\n"
-        "from pairscape.errors import InputError\n"
+        "from pairscape.core.errors import InputError\n"
         "RESULTS = 'results'\n"
         "rule work:\n"
         "    output: 'results/made'\n"

@@ -11,9 +11,9 @@ from small_pairs import LABELS, sample_row, tissue_image
 from test_describe_dataset import describe
 
 import audit_splits
-from pairscape import leakage, pairs, patch_hashes
-from pairscape.errors import InputError
-from pairscape.files import read_tsv
+from pairscape.core.errors import InputError
+from pairscape.core.files import read_tsv
+from pairscape.dataset import leakage, pair_shards, patch_hashes
 
 ROOT = Path(__file__).parents[1]
 PANELS = ("5k", "breast", "colon", "immuno-oncology", "lung-healthy", "multi-tissue", "skin")
@@ -120,7 +120,7 @@ def test_leaks_are_written_and_read(tmp_path):
 
 def test_the_audit_imports_nothing_heavy():
     program = (
-        "import sys, pairscape.leakage; "
+        "import sys, pairscape.dataset.leakage; "
         "sys.exit(any(m in sys.modules for m in ('numpy', 'pandas', 'pyarrow', 'datasets')))"
     )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT / "scripts")
@@ -248,8 +248,10 @@ def test_every_panel_has_a_donor_split_or_a_word_why_not(published):
 # Patches
 
 
-def write_pictures(path, sample, pictures, encode=lambda patch: pairs.encode_patch(patch, "png")):
-    constant = pairs.sample_columns(sample_row(sample))
+def write_pictures(
+    path, sample, pictures, encode=lambda patch: pair_shards.encode_patch(patch, "png")
+):
+    constant = pair_shards.sample_columns(sample_row(sample))
     rows = (
         {
             **constant,
@@ -262,8 +264,8 @@ def write_pictures(path, sample, pictures, encode=lambda patch: pairs.encode_pat
         }
         for i, patch in enumerate(pictures)
     )
-    metadata = dict.fromkeys(pairs.METADATA_KEYS, "") | {"sample": sample}
-    pairs.write_shard(path, rows, pairs.pair_features(2, LABELS), metadata)
+    metadata = dict.fromkeys(pair_shards.METADATA_KEYS, "") | {"sample": sample}
+    pair_shards.write_shard(path, rows, pair_shards.pair_features(2, LABELS), metadata)
     return str(path)
 
 
@@ -277,7 +279,7 @@ def changed(patch):
     from PIL import Image, ImageEnhance
 
     image = ImageEnhance.Brightness(Image.fromarray(patch).resize((80, 80))).enhance(0.9)
-    return pairs.encode_patch(np.asarray(image), "jpeg", 60)
+    return pair_shards.encode_patch(np.asarray(image), "jpeg", 60)
 
 
 @pytest.fixture

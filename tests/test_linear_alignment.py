@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pairscape import encoders, linear_alignment
-from pairscape.errors import InputError
-from pairscape.pair_data import TrainFacts
+from pairscape.core.errors import InputError
+from pairscape.dataset.expression_counts import TrainFacts
+from pairscape.encoders import specs
+from pairscape.pretrain import linear_alignment
 
 OPTIONS = {"method": "cca", "penalties": [0.1], "embedding_dim": 128}
 ROWS = {"train": np.arange(600), "val": np.arange(600, 900), "test": np.arange(900, 1200)}
@@ -243,7 +244,7 @@ def test_ties_count_as_half_a_place():
 
 def test_its_file_declares_a_control_that_can_be_fitted(pair):
     root = Path(__file__).parents[1] / "config" / "encoders"
-    spec = encoders.read_encoder(root, "gene", "linear_alignment")
+    spec = specs.read_encoder(root, "gene", "linear_alignment")
     assert spec["control"]
     alignment = fitted(pair, **spec["arguments"])
     assert alignment.about["penalty"] in spec["arguments"]["penalties"]

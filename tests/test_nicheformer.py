@@ -10,12 +10,13 @@ import torch
 from small_nicheformer import KNOWN, SMALL, write_files
 from torch import nn
 
-from pairscape import encoders, gene_encoders, pair_data
-from pairscape.architectures import nicheformer
-from pairscape.errors import InputError
+from pairscape.core.errors import InputError
+from pairscape.dataset import expression_counts
+from pairscape.encoders import gene_encoders, specs
+from pairscape.encoders.architectures import nicheformer
 
 CONFIG = Path(__file__).resolve().parents[1] / "config" / "encoders"
-SPEC = encoders.read_encoder(CONFIG, "gene", "nicheformer")
+SPEC = specs.read_encoder(CONFIG, "gene", "nicheformer")
 GENES = [{"gene_symbol": f"G{i}", "gene_id": f"ENSG{i:011d}"} for i in range(40)]
 
 
@@ -106,7 +107,7 @@ def test_embeddings_equal_the_golden_ones(shared, weight_set):
     layer_5 = []
 
     def tower_of(name, **changes):
-        chosen = changed(encoders.read_encoder(CONFIG, "gene", name), **changes)
+        chosen = changed(specs.read_encoder(CONFIG, "gene", name), **changes)
         tower = gene_encoders.build({**chosen, "weights": spec["weights"]}, None, GENES)
         tower.model.load_state_dict(entries, strict=True)
         return tower
@@ -280,11 +281,11 @@ def test_genes_are_matched_by_id_and_what_cant_be_is_refused(tmp_path):
 
 def test_means_of_the_train_split_rank_each_gene_by_its_own_mean():
     spec = changed(SMALL, input={"technology_mean": "train_split"}, arguments={"n_tokens": 75})
-    assert encoders.uses_train_facts(spec)
-    assert not encoders.uses_train_facts(SMALL)
+    assert specs.uses_train_facts(spec)
+    assert not specs.uses_train_facts(SMALL)
     means = np.ones(40)
     means[0], means[39] = 100.0, 0.0  # seen much; never seen, so as rare as the rarest
-    train = pair_data.TrainFacts(library_size=10.0, mean_per_10k=means)
+    train = expression_counts.TrainFacts(library_size=10.0, mean_per_10k=means)
     tower = gene_encoders.build(spec, None, GENES, train)
     counts = torch.zeros(1, 40, dtype=torch.int32)
     counts[0, [0, 5, 39]] = torch.tensor([50, 2, 3], dtype=torch.int32)
@@ -299,7 +300,7 @@ def test_means_of_the_train_split_rank_each_gene_by_its_own_mean():
 
 @pytest.mark.parametrize("name", ["nicheformer", "nicheformer_published"])
 def test_a_spots_embedding_depends_on_no_other_and_lengths_are_the_tokens(name):
-    spec = encoders.read_encoder(CONFIG, "gene", name)
+    spec = specs.read_encoder(CONFIG, "gene", name)
     small = changed({**SMALL, "input": spec["input"]}, arguments={"mean_over_pads": False})
     small["arguments"]["mean_over_pads"] = spec["arguments"]["mean_over_pads"]
     tower = gene_encoders.build(small, None, GENES)
@@ -334,8 +335,8 @@ def test_adapters_on_its_targets_take_part_and_learn():
 
 
 def test_the_published_quirks_are_named_flags():
-    published = encoders.read_encoder(CONFIG, "gene", "nicheformer_published")
-    assert encoders.weights_name(published, "nicheformer_published") == "nicheformer"
+    published = specs.read_encoder(CONFIG, "gene", "nicheformer_published")
+    assert specs.weights_name(published, "nicheformer_published") == "nicheformer"
     differing = {
         key
         for part in ("arguments", "input")

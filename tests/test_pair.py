@@ -8,13 +8,14 @@ import pytest
 import torch
 from tiny_pairs import GENES, SPEC
 
-from pairscape import contrastive, encoders, gene_encoders, image_encoders, pair, pretraining
-from pairscape.errors import InputError
-from pairscape.heads import TransformerHead, projection
-from pairscape.pair_data import TrainFacts
+from pairscape.core.errors import InputError
+from pairscape.dataset.expression_counts import TrainFacts
+from pairscape.encoders import gene_encoders, image_encoders, specs
+from pairscape.pretrain import contrastive, pair, training_loop
+from pairscape.pretrain.heads import TransformerHead, projection
 
 ENCODERS = Path(__file__).parents[1] / "config" / "encoders"
-MLP = encoders.read_encoder(ENCODERS, "gene", "mlp")
+MLP = specs.read_encoder(ENCODERS, "gene", "mlp")
 GENE_ROWS = [{"gene_symbol": gene, "gene_id": f"ENSG{gene}"} for gene in GENES]
 FACTS = TrainFacts(100.0, np.ones(len(GENES)))
 LORA_SPEC = SPEC | {"finetuning": {"lora_targets": ["conv_pw", "conv_pwl"]}}
@@ -29,7 +30,7 @@ VIT_SPEC = SPEC | {
 
 def make_pair(image=LORA_SPEC, gene=MLP, genes=GENE_ROWS, seed=0, **training):
     """A pair with towers at random, which no program would build for these encoders."""
-    training = pretraining.resolve_training({"embedding_dim": 16, **training})
+    training = training_loop.resolve_training({"embedding_dim": 16, **training})
     stored = {"images": 24} if training["image_tuning"] == "frozen" else {}
     description = pair.describe(image, gene, training, genes, stored, FACTS)
     torch.manual_seed(seed)
@@ -137,8 +138,8 @@ def test_the_temperature_starts_at_the_published_value_and_siglip_has_its_bias()
 
 def test_uni_with_lora_and_the_mlp_head_trains_the_published_number_of_parameters():
     """1,489,792 of 304,840,576 in HESCAPE's notebook; on the meta device, since UNI is large."""
-    uni = encoders.read_encoder(ENCODERS, "image", "uni")
-    training = pretraining.resolve_training({})
+    uni = specs.read_encoder(ENCODERS, "image", "uni")
+    training = training_loop.resolve_training({})
     with torch.device("meta"):
         tower = image_encoders.ImageTower(image_encoders.BUILDERS[uni["builder"]](uni), uni)
         description = pair.describe(uni, MLP, training, GENE_ROWS, {"genes": 128})
@@ -152,7 +153,7 @@ def test_uni_with_lora_and_the_mlp_head_trains_the_published_number_of_parameter
 @pytest.mark.parametrize("tuning", ["frozen", "lora", "full"])
 def test_only_what_is_tuned_is_trained_and_frozen_trunks_stay_in_eval_mode(tuning):
     frozen_by_tokens = {"image_projection": "transformer"} if tuning == "frozen" else {}
-    training = pretraining.resolve_training(
+    training = training_loop.resolve_training(
         {"embedding_dim": 16, "image_tuning": tuning, **frozen_by_tokens}
     )
     description = pair.describe(VIT_SPEC, MLP, training, GENE_ROWS, {}, FACTS)
@@ -163,9 +164,9 @@ def test_only_what_is_tuned_is_trained_and_frozen_trunks_stay_in_eval_mode(tunin
     module = pair.Pair(description, towers).train()
     before = {name: value.clone() for name, value in module.state_dict().items()}
     optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=1e-2)
-    world = pretraining.World(0, 1, torch.device("cpu"))
+    world = training_loop.World(0, 1, torch.device("cpu"))
     for step in range(2):
-        pretraining.train_step(module, optimizer, make_batch(), 6, world, 1, step, 1e-2)
+        training_loop.train_step(module, optimizer, make_batch(), 6, world, 1, step, 1e-2)
     changed = {name for name, value in module.state_dict().items() if not value.equal(before[name])}
     of_tower = {name for name in changed if name.startswith("images.tower.")}
     in_tower = {name for name, _ in module.named_parameters() if name.startswith("images.tower.")}
@@ -197,14 +198,14 @@ def test_batch_statistics_of_a_trunk_that_was_trained_before_are_kept(tuning):
 
 def test_every_adapter_of_a_tuned_gene_encoder_gets_a_gradient():
     """Torch's own attention reads the weight of `out_proj` past an adapter on it."""
-    nicheformer = encoders.read_encoder(ENCODERS, "gene", "nicheformer")
-    from pairscape.architectures import transformer
+    nicheformer = specs.read_encoder(ENCODERS, "gene", "nicheformer")
+    from pairscape.encoders.architectures import transformer
 
     tower = gene_encoders.GeneTower(transformer.Encoder(2, 16, 4, 32, 1e-5), 16)
     tower.forward = lambda counts: tower.model(
         counts.float()[:, :, None].expand(-1, -1, 16).contiguous(), None
     ).mean(1)
-    training = pretraining.resolve_training(
+    training = training_loop.resolve_training(
         {"embedding_dim": 16, "image_tuning": "frozen", "gene_tuning": "lora", "micro_batch": 4}
     )
     description = pair.describe(SPEC, nicheformer, training, GENE_ROWS, {"images": 24})
@@ -213,7 +214,7 @@ def test_every_adapter_of_a_tuned_gene_encoder_gets_a_gradient():
         module,
         make_batch(stored=True),
         6,
-        pretraining.World(0, 1, torch.device("cpu")),
+        training_loop.World(0, 1, torch.device("cpu")),
         lambda side, chunk: torch.manual_seed(10 * side + chunk),
     )
     ups = {n: p for n, p in module.named_parameters() if "lora_B" in n}
@@ -226,7 +227,7 @@ def test_a_saved_pair_embeds_as_before_and_holds_no_frozen_trunk(tmp_path, tunin
     weights = tmp_path / "weights.pth"
     torch.manual_seed(5)
     torch.save(image_encoders.build(SPEC, None).model.state_dict(), weights)
-    training = pretraining.resolve_training({"embedding_dim": 16, "image_tuning": tuning})
+    training = training_loop.resolve_training({"embedding_dim": 16, "image_tuning": tuning})
     description = pair.describe(LORA_SPEC, MLP, training, GENE_ROWS, {}, FACTS)
     towers = pair.build_towers(description, weights)
     description["trunk_sha256"] = pair.trunk_checksums(description, towers)
@@ -253,7 +254,9 @@ def test_a_saved_pair_embeds_as_before_and_holds_no_frozen_trunk(tmp_path, tunin
     )  # one that was trained whole needs no other file
     assert meta == {"selected_step": 3}
     for mine, theirs in zip(
-        pretraining.embed_batch(loaded, batch), pretraining.embed_batch(module, batch), strict=True
+        training_loop.embed_batch(loaded, batch),
+        training_loop.embed_batch(module, batch),
+        strict=True,
     ):
         assert torch.equal(mine, theirs)
 

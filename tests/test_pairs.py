@@ -9,11 +9,11 @@ import pyarrow as pa
 import pytest
 from small_pairs import LABELS, sample_row
 
-from pairscape import pairs
-from pairscape.errors import InputError
+from pairscape.core.errors import InputError
+from pairscape.dataset import pair_shards
 
 ROOT = Path(__file__).parents[1]
-METADATA = dict.fromkeys(pairs.METADATA_KEYS, "x") | {"genes": ["A", "B", "C"]}
+METADATA = dict.fromkeys(pair_shards.METADATA_KEYS, "x") | {"genes": ["A", "B", "C"]}
 
 
 def some_rows(count=600, **changes):
@@ -21,8 +21,8 @@ def some_rows(count=600, **changes):
     patch = generator.integers(0, 255, (16, 16, 3), np.uint8)
     for i in range(count):
         yield {
-            **pairs.sample_columns(sample_row()),
-            "image": pairs.encode_patch(np.roll(patch, i, 0), "png"),
+            **pair_shards.sample_columns(sample_row()),
+            "image": pair_shards.encode_patch(np.roll(patch, i, 0), "png"),
             "gexp": np.array([i, 0, 2**31 - 1 - i], np.int32),
             "cell_coords": (i + 0.5, 2 * i),
             "spot": f"s{i}",
@@ -39,13 +39,13 @@ def some_rows(count=600, **changes):
 @pytest.fixture(scope="module")
 def shard(tmp_path_factory):
     path = tmp_path_factory.mktemp("pairs") / "S1.arrow"
-    features = pairs.pair_features(3, LABELS)
-    assert pairs.write_shard(path, some_rows(), features, METADATA) == 600
+    features = pair_shards.pair_features(3, LABELS)
+    assert pair_shards.write_shard(path, some_rows(), features, METADATA) == 600
     return path
 
 
 def test_every_row_comes_back_through_datasets(shard):
-    dataset = pairs.open_shard(shard)
+    dataset = pair_shards.open_shard(shard)
     assert len(dataset) == 600
     assert dataset.features["name"].names == LABELS["name"]
     row = dataset[257]
@@ -66,13 +66,13 @@ def test_the_columns_are_those_of_the_published_data_set_and_ours():
     published = "name image gexp cell_coords source tissue atlas age diagnosis oncotree_code "
     published += "tumor_grade gender race treatment_type therapeutic_agents tumor_tissue_type "
     published += "assay preservation_method stain spaceranger species cytassist cancer"
-    features = pairs.pair_features(3, LABELS)
+    features = pair_shards.pair_features(3, LABELS)
     assert set(published.split()) < set(features)
-    assert list(features)[: len(pairs.LABEL_COLUMNS) + 3] == published.split()[:6]
+    assert list(features)[: len(pair_shards.LABEL_COLUMNS) + 3] == published.split()[:6]
 
 
 def test_the_published_facts_of_a_sample_are_filled_in():
-    columns = pairs.sample_columns(sample_row(disease_state="Healthy", preservation="FFPE"))
+    columns = pair_shards.sample_columns(sample_row(disease_state="Healthy", preservation="FFPE"))
     assert (columns["diagnosis"], columns["cancer"]) == ("healthy", False)
     assert (columns["assay"], columns["stain"]) == ("Xenium", "HnE")
     assert (columns["species"], columns["preservation_method"]) == ("Homo sapiens", "FFPE")
@@ -80,17 +80,17 @@ def test_the_published_facts_of_a_sample_are_filled_in():
 
 
 def test_counts_and_index_are_read_without_the_images(shard):
-    counts = pairs.read_expression(shard)
+    counts = pair_shards.read_expression(shard)
     assert counts.dtype == np.int32
     assert np.array_equal(counts, np.stack([row["gexp"] for row in some_rows()]))
-    index = pairs.read_index(shard)
+    index = pair_shards.read_index(shard)
     assert index["spot"].to_pylist() == [f"s{i}" for i in range(600)]
     assert not {"image", "gexp"} & set(index.column_names)
 
 
 def test_the_fast_path_does_not_import_datasets(shard):
     program = (
-        "import sys; from pairscape import pairs; "
+        "import sys; from pairscape.dataset import pair_shards as pairs; "
         f"pairs.read_expression({str(shard)!r}); pairs.shard_metadata({str(shard)!r}); "
         "sys.exit('datasets' in sys.modules or 'torch' in sys.modules)"
     )
@@ -98,20 +98,22 @@ def test_the_fast_path_does_not_import_datasets(shard):
 
 
 def test_the_same_rows_make_the_same_bytes(shard, tmp_path):
-    pairs.write_shard(tmp_path / "again", some_rows(), pairs.pair_features(3, LABELS), METADATA)
+    pair_shards.write_shard(
+        tmp_path / "again", some_rows(), pair_shards.pair_features(3, LABELS), METADATA
+    )
     assert (tmp_path / "again").read_bytes() == shard.read_bytes()
 
 
 def test_what_made_a_shard_stands_in_it(shard):
-    assert pairs.shard_metadata(shard) == METADATA
+    assert pair_shards.shard_metadata(shard) == METADATA
 
 
 def test_an_unknown_label_is_refused_and_nothing_stays(tmp_path):
     with pytest.raises(InputError, match=r"labels\.tissue: found no 'ovary' among breast, lung"):
-        pairs.write_shard(
+        pair_shards.write_shard(
             tmp_path / "S1.arrow",
             some_rows(3, tissue="ovary"),
-            pairs.pair_features(3, LABELS),
+            pair_shards.pair_features(3, LABELS),
             METADATA,
         )
     assert list(tmp_path.iterdir()) == []
@@ -123,7 +125,7 @@ def test_a_shard_that_is_cut_off_is_refused(shard, tmp_path, keep):
     end = len(data) - 8 if keep == "batches" else int(len(data) * keep)
     (tmp_path / "S1.arrow").write_bytes(data[:end])
     with pytest.raises(InputError, match="run export_pairs again"):
-        pairs.read_shard_table(tmp_path / "S1.arrow")
+        pair_shards.read_shard_table(tmp_path / "S1.arrow")
 
 
 def test_another_arrow_file_is_refused(tmp_path):
@@ -131,12 +133,12 @@ def test_another_arrow_file_is_refused(tmp_path):
     with pa.ipc.new_stream(str(tmp_path / "S1.arrow"), table.schema) as writer:
         writer.write_table(table)
     with pytest.raises(InputError, match="schema metadata"):
-        pairs.shard_metadata(tmp_path / "S1.arrow")
+        pair_shards.shard_metadata(tmp_path / "S1.arrow")
 
 
 def test_a_missing_shard_is_refused(tmp_path):
     with pytest.raises(InputError, match="found nothing; run export_pairs"):
-        pairs.read_shard_table(tmp_path / "S1.arrow")
+        pair_shards.read_shard_table(tmp_path / "S1.arrow")
 
 
 def test_png_is_lossless_and_jpeg_close():
@@ -147,7 +149,7 @@ def test_png_is_lossless_and_jpeg_close():
     y, x = np.mgrid[:64, :64]
     patch = np.stack([3 * x, 200 - 2 * y, 128 + 0 * x], -1).astype(np.uint8)
     decoded = {
-        encoding: np.asarray(Image.open(io.BytesIO(pairs.encode_patch(patch, encoding))))
+        encoding: np.asarray(Image.open(io.BytesIO(pair_shards.encode_patch(patch, encoding))))
         for encoding in ("png", "jpeg")
     }
     assert np.array_equal(decoded["png"], patch)
@@ -156,10 +158,10 @@ def test_png_is_lossless_and_jpeg_close():
 
 def test_tissue_is_what_is_darker_than_glass():
     patch = np.full((10, 10, 3), (238, 215, 232), np.uint8)  # tinted glass
-    assert pairs.tissue_fraction(patch) == 0
+    assert pair_shards.tissue_fraction(patch) == 0
     patch[:3] = 180, 90, 160  # eosin
     patch[3:5] = 90, 60, 140  # haematoxylin
-    assert pairs.tissue_fraction(patch) == 0.5
+    assert pair_shards.tissue_fraction(patch) == 0.5
 
 
 @pytest.mark.parametrize(
@@ -169,4 +171,4 @@ def test_tissue_is_what_is_darker_than_glass():
 def test_a_damaged_gene_list_is_refused(tmp_path, text, message):
     (tmp_path / "genes.tsv").write_text(text)
     with pytest.raises(InputError, match=message):
-        pairs.read_genes(tmp_path / "genes.tsv")
+        pair_shards.read_genes(tmp_path / "genes.tsv")

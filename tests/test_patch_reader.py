@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from tiny_pairs import SAMPLES, write_dataset
 
-from pairscape import pairs, patch_reader
-from pairscape.errors import InputError
-from pairscape.patch_reader import PatchReader, normalise, normalise_on_device
+from pairscape.core.errors import InputError
+from pairscape.dataset import pair_shards, patch_reader
+from pairscape.dataset.patch_reader import PatchReader, normalise, normalise_on_device
 
 INPUT = {"resize_px": 32, "crop_px": 32, "interpolation": "bicubic"}
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -26,8 +26,10 @@ def dataset(tmp_path_factory):
 
 def write_images(path, images):
     """A shard with these encoded images."""
-    features = pairs.pair_features(1, {"name": ["S"], "source": ["local"], "tissue": ["breast"]})
-    constant = pairs.sample_columns(
+    features = pair_shards.pair_features(
+        1, {"name": ["S"], "source": ["local"], "tissue": ["breast"]}
+    )
+    constant = pair_shards.sample_columns(
         {"sample": "S", "donor": "D", "source": "local", "organ": "breast"}
     )
     spot = {
@@ -37,11 +39,11 @@ def write_images(path, images):
         **dict.fromkeys(("array_row", "array_col"), 0),
         **dict.fromkeys(("x_um", "y_um", "um_per_px", "tissue_fraction"), 1.0),
     }
-    pairs.write_shard(
+    pair_shards.write_shard(
         path,
         ({**constant, **spot, "image": image} for image in images),
         features,
-        dict.fromkeys(pairs.METADATA_KEYS) | {"sample": "S", "genes": ["G"]},
+        dict.fromkeys(pair_shards.METADATA_KEYS) | {"sample": "S", "genes": ["G"]},
     )
     return path
 
@@ -54,9 +56,9 @@ def tissue(side, seed=0):
 
 def test_rows_are_read_in_any_order_across_shards_and_batches(dataset, tmp_path, monkeypatch):
     shards, patches = dataset
-    monkeypatch.setattr(pairs, "BATCH_ROWS", 7)
+    monkeypatch.setattr(pair_shards, "BATCH_ROWS", 7)
     many, _, _, _ = write_dataset(tmp_path)
-    assert len(pairs.read_shard_table(many[0])["image"].chunks) == 7
+    assert len(pair_shards.read_shard_table(many[0])["image"].chunks) == 7
     rows = np.random.default_rng(0).permutation(len(patches))[:60]
     for given in (shards, many):
         reader = PatchReader(given, INPUT)
@@ -84,7 +86,7 @@ def test_patches_are_those_of_pillow_and_torchvision(
 ):
     from torchvision.transforms import v2
 
-    images = [pairs.encode_patch(tissue(stored_px, seed), encoding) for seed in range(3)]
+    images = [pair_shards.encode_patch(tissue(stored_px, seed), encoding) for seed in range(3)]
     shard = write_images(tmp_path / "s.arrow", images)
     size = {"resize_px": resize_px, "crop_px": crop_px, "interpolation": interpolation}
     prepare = v2.Compose(
@@ -126,7 +128,7 @@ def test_a_patch_of_the_right_size_is_decoded_into_its_place_and_only_once(tmp_p
         return real(*args, **options)
 
     monkeypatch.setattr(simplejpeg, "decode_jpeg", watched)
-    images = [pairs.encode_patch(tissue(32, seed), "jpeg") for seed in range(4)]
+    images = [pair_shards.encode_patch(tissue(32, seed), "jpeg") for seed in range(4)]
     batch = PatchReader([write_images(tmp_path / "s.arrow", images)], INPUT).read([2, 0, 3])
     assert len(calls) == 3
     assert all(np.shares_memory(place, batch) for place in calls)
@@ -146,7 +148,7 @@ def test_bytes_are_mapped_not_read(tmp_path):
 
 @pytest.mark.parametrize("image", [b"\xff\xd8\xff junk", b"junk", b"", None])
 def test_an_image_that_cant_be_decoded_is_named_with_its_shard(tmp_path, dataset, image):
-    good = pairs.encode_patch(tissue(32), "jpeg")
+    good = pair_shards.encode_patch(tissue(32), "jpeg")
     shard = write_images(tmp_path / "bad.arrow", [good, good, image])
     reader = PatchReader([dataset[0][0], shard], INPUT)
     with pytest.raises(InputError) as error:
@@ -156,7 +158,7 @@ def test_an_image_that_cant_be_decoded_is_named_with_its_shard(tmp_path, dataset
 
 
 def test_an_image_cut_off_is_an_error_and_no_grey_patch(tmp_path):
-    whole = pairs.encode_patch(tissue(32), "jpeg")
+    whole = pair_shards.encode_patch(tissue(32), "jpeg")
     reader = PatchReader([write_images(tmp_path / "s.arrow", [whole[: len(whole) // 2]])], INPUT)
     with pytest.raises(InputError, match="image of row 0"):
         reader.read([0])
@@ -211,7 +213,7 @@ def test_threads_may_read_side_by_side(dataset):
 
 
 def test_the_encoders_transform_is_the_readers(dataset):
-    from pairscape import image_encoders
+    from pairscape.encoders import image_encoders
 
     size = {"resize_px": 40, "crop_px": 24, "interpolation": "bilinear"}
     spec = {"input": {**size, "mean": MEAN, "std": STD}}

@@ -7,10 +7,11 @@ import pytest
 import tiny_bundle
 
 import pool_spots
-from pairscape import bundle as xenium
-from pairscape import files, pooling
-from pairscape.errors import InputError
-from pairscape.spots import read_spots
+from pairscape.acquire import bundle as xenium
+from pairscape.core import files
+from pairscape.core.errors import InputError
+from pairscape.spots import pooling
+from pairscape.spots.spots_zarr import read_spots
 
 SECTIONS = ["C2", "C3", "C4", "C5"]
 GENES = sorted(tiny_bundle.GENES)

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pairscape import bundle as xenium
-from pairscape import pooling
-from pairscape.alignment import he_px_to_um
-from pairscape.errors import InputError
+from pairscape.acquire import bundle as xenium
+from pairscape.acquire.alignment import he_px_to_um
+from pairscape.core.errors import InputError
+from pairscape.spots import pooling
 
 GENES = ["ALPHA", "BETA", "GAMMA"]
 PIXEL_SIZE_UM = 0.2125

@@ -11,22 +11,14 @@ import torch
 from tiny_pairs import GENES, SAMPLES, SPEC, write_dataset
 
 import pretrain
-from pairscape import (
-    batches,
-    embeddings,
-    encoders,
-    failures,
-    files,
-    image_encoders,
-    pair,
-    pretraining,
-    processes,
-)
-from pairscape.errors import InputError
+from pairscape.core import files
+from pairscape.core.errors import InputError
+from pairscape.encoders import image_encoders, specs
+from pairscape.pretrain import batches, failures, pair, processes, run_embeddings, training_loop
 
 ENCODERS = Path(__file__).parents[1] / "config" / "encoders"
-MLP = encoders.read_encoder(ENCODERS, "gene", "mlp")
-NICHEFORMER = encoders.read_encoder(ENCODERS, "gene", "nicheformer") | {"built": True}
+MLP = specs.read_encoder(ENCODERS, "gene", "mlp")
+NICHEFORMER = specs.read_encoder(ENCODERS, "gene", "nicheformer") | {"built": True}
 TRAINING = {
     "image_tuning": "frozen",
     "batch_size": 16,
@@ -58,7 +50,7 @@ def dataset(tmp_path_factory):
 
 
 def write_features(folder, shards, features, name="features", spec=SPEC, views=1, **meta):
-    embeddings.write_features(
+    run_embeddings.write_features(
         folder / f"{name}.npy",
         folder / f"{name}.json",
         [features],
@@ -68,7 +60,7 @@ def write_features(folder, shards, features, name="features", spec=SPEC, views=1
         ],
         features.shape[1],
         {
-            "encoder_sha256": encoders.spec_sha256(spec),
+            "encoder_sha256": specs.spec_sha256(spec),
             "weights_sha256": "",
             "fingerprint": [0.0],
         }
@@ -120,7 +112,7 @@ def trained(dataset, tmp_path_factory):
 
 
 def recall(run_dir, split, k=5):
-    read = embeddings.read_run_embeddings(run_dir, split)
+    read = run_embeddings.read_run_embeddings(run_dir, split)
     similarity = read["images"] @ read["genes"].T
     return ((similarity > similarity.diagonal()[:, None]).sum(1) < k).mean()
 
@@ -139,7 +131,7 @@ def test_the_run_folder_holds_what_is_declared_and_nothing_else(trained):
 
 
 def test_embedded_pairs_are_indexed_by_their_own_spots(trained):
-    read = embeddings.read_run_embeddings(trained, "test")
+    read = run_embeddings.read_run_embeddings(trained, "test")
     assert read["images"].shape == (24, TRAINING["embedding_dim"])
     assert set(read["index"]["sample"]) == {"S3"}
     assert set(read["index"]["donor"]) == {"D3"}
@@ -153,8 +145,8 @@ def test_the_stored_model_gives_the_stored_embeddings(dataset, trained):
     module, meta = pair.load_pair(trained / "model.ckpt")
     _, _, features, counts = dataset
     data = batches.PairRows(features, counts, len(counts))
-    images, genes = pretraining.embed_pairs(module, data, np.arange(68, 92)).values()
-    read = embeddings.read_run_embeddings(trained, "test")
+    images, genes = training_loop.embed_pairs(module, data, np.arange(68, 92)).values()
+    read = run_embeddings.read_run_embeddings(trained, "test")
     assert np.abs(images - read["images"]).max() < 1e-6
     assert np.abs(genes - read["genes"]).max() < 1e-6
     assert meta["genes"] == GENES
@@ -169,7 +161,7 @@ def test_the_library_size_is_the_median_of_the_train_split_alone(dataset, traine
 
 def test_metrics_hold_both_splits_and_the_selected_step_is_the_best(trained):
     rows = list(csv.DictReader((trained / "metrics.csv").open()))
-    assert list(rows[0]) == list(pretraining.METRIC_COLUMNS)
+    assert list(rows[0]) == list(training_loop.METRIC_COLUMNS)
     assert [int(r["step"]) for r in rows if r["split"] == "val"] == [20, 40, 60]
     assert [int(r["step"]) for r in rows if r["split"] == "train"] == list(range(4, 61, 4))
     best = min((r for r in rows if r["split"] == "val"), key=lambda r: float(r["loss"]))
@@ -207,14 +199,14 @@ class Killed(BaseException):
 
 
 def kill_after(monkeypatch, step):
-    real = pretraining.Record.after_step
+    real = training_loop.Record.after_step
 
     def hook(self, module, done, *args):
         if done == step:
             raise Killed
         return real(self, module, done, *args)
 
-    monkeypatch.setattr(pretraining.Record, "after_step", hook)
+    monkeypatch.setattr(training_loop.Record, "after_step", hook)
 
 
 def test_a_killed_run_goes_on_to_the_same_files(dataset, trained, tmp_path, monkeypatch):
@@ -225,9 +217,9 @@ def test_a_killed_run_goes_on_to_the_same_files(dataset, trained, tmp_path, monk
             run(dataset, out)
     assert [path.name for path in out.iterdir()] == ["last.ckpt"]
     steps = []
-    real = pretraining.train_step
+    real = training_loop.train_step
     monkeypatch.setattr(
-        pretraining, "train_step", lambda *args: steps.append(args[6]) or real(*args)
+        training_loop, "train_step", lambda *args: steps.append(args[6]) or real(*args)
     )
     run(dataset, out)
     assert steps == list(range(40, 60))
@@ -245,7 +237,7 @@ def test_a_leftover_of_other_options_is_set_aside(dataset, tmp_path, monkeypatch
     assert (out / "model.ckpt").read_bytes() == (fresh / "model.ckpt").read_bytes()
     assert len(list(out.glob("last-set-aside-*.ckpt"))) == 1
     (out / "last.ckpt").write_bytes(b"damaged")
-    assert pretraining.resumable(out, "any") is None
+    assert training_loop.resumable(out, "any") is None
     assert len(list(out.glob("last-set-aside-*.ckpt"))) == 2
 
 
@@ -269,8 +261,8 @@ def test_every_loss_and_head_trains_without_a_validation_split(dataset, tmp_path
     module, meta = pair.load_pair(out / "model.ckpt")
     assert meta["selected_step"] == 25
     assert (module.logit_bias is not None) == (loss == "siglip")
-    assert not embeddings.run_files(out, "val")["images"].exists()
-    assert embeddings.read_run_embeddings(out, "test")["images"].shape == (24, 128)
+    assert not run_embeddings.run_files(out, "val")["images"].exists()
+    assert run_embeddings.read_run_embeddings(out, "test")["images"].shape == (24, 128)
 
 
 def test_the_last_step_is_validated_even_between_two_validations(dataset, tmp_path):
@@ -295,7 +287,7 @@ def test_shuffling_is_a_function_of_seed_and_step():
 
 
 def test_the_learning_rate_warms_up_and_falls_as_a_cosine():
-    factors = [pretraining.learning_rate_factor(step, 10, 110) for step in (0, 5, 10, 60, 110)]
+    factors = [training_loop.learning_rate_factor(step, 10, 110) for step in (0, 5, 10, 60, 110)]
     assert factors == pytest.approx([0, 0.5, 1, 0.5, 0])
 
 
@@ -491,8 +483,8 @@ def test_stored_views_are_trained_on_and_the_plain_one_is_embedded(dataset, tmp_
     out = run(dataset, tmp_path / "run", features=tmp_path, **settings)
     module, _ = pair.load_pair(out / "model.ckpt")
     plain = batches.PairRows(features, counts, len(counts))
-    images = pretraining.embed_pairs(module, plain, np.arange(68, 92))["images"]
-    assert np.abs(images - embeddings.read_run_embeddings(out, "test")["images"]).max() < 1e-6
+    images = training_loop.embed_pairs(module, plain, np.arange(68, 92))["images"]
+    assert np.abs(images - run_embeddings.read_run_embeddings(out, "test")["images"]).max() < 1e-6
     with pytest.raises(InputError, match=r"views by flips where training.augmentation is hescape"):
         run(dataset, tmp_path / "no", features=tmp_path, **settings | {"augmentation": "hescape"})
 
@@ -506,7 +498,7 @@ def test_training_stops_early_as_published(dataset, tmp_path):
     steps = [int(row["step"]) for row in rows if row["split"] == "val"]
     assert steps == [3, 6, 9, 12, 15, 18]  # 48 pairs are 3 batches; the first sets the mark
     patient = {"patience": 2, "min_delta": 0.0}
-    record = pretraining.Record({"select": "last", "early_stopping": patient}, 1)
+    record = training_loop.Record({"select": "last", "early_stopping": patient}, 1)
     module = pair.load_pair(out / "model.ckpt")[0]
     over = []
     for step, loss in enumerate([3.0, 2.0, 2.0, 1.9, 1.95, 1.9]):
@@ -524,7 +516,7 @@ def test_a_run_killed_after_it_stopped_early_trains_no_further(dataset, tmp_path
         patch.setattr(pretrain, "write_run", lambda *args: (_ for _ in ()).throw(Killed))
         with pytest.raises(Killed):
             run(dataset, out, **settings)
-    monkeypatch.setattr(pretraining, "train_step", None)
+    monkeypatch.setattr(training_loop, "train_step", None)
     assert outputs(run(dataset, out, **settings)) == outputs(whole)
 
 
@@ -556,12 +548,12 @@ def test_another_way_to_log_or_read_goes_on_with_the_same_run(dataset, tmp_path,
     assert len(events.Scalars("train/recall@5")) == 10
 
 
-DRVI = encoders.read_encoder(ENCODERS, "gene", "drvi") | {"built": True}
+DRVI = specs.read_encoder(ENCODERS, "gene", "drvi") | {"built": True}
 
 
 def test_a_frozen_gene_side_is_read_and_never_built(dataset, tmp_path, monkeypatch):
     """Its own features stand for it; the pair has a head on each side and no encoder."""
-    from pairscape import gene_encoders
+    from pairscape.encoders import gene_encoders
 
     monkeypatch.setattr(gene_encoders, "build", None)
     _, shards, features, counts = dataset
@@ -581,14 +573,14 @@ def test_a_frozen_gene_side_is_read_and_never_built(dataset, tmp_path, monkeypat
 
 
 def test_the_closed_form_takes_the_place_of_training(dataset, tmp_path):
-    spec = encoders.read_encoder(ENCODERS, "gene", "linear_alignment")
+    spec = specs.read_encoder(ENCODERS, "gene", "linear_alignment")
     options = {"options": {"gene_encoder": spec, "gene_name": "linear_alignment"}}
     out = run(dataset, tmp_path / "run", **options)
     assert {p.name for p in out.iterdir()} == {
         *("model.ckpt", "options.json", "metrics.csv", "curve.png", "embeddings")
     }
     assert recall(out, "test") > 2 * 5 / SAMPLES["S3"][2]
-    assert embeddings.read_run_embeddings(out, "val")["meta"]["logit_scale"] == 1
+    assert run_embeddings.read_run_embeddings(out, "val")["meta"]["logit_scale"] == 1
     told = json.loads((out / "options.json").read_text())
     assert told["closed_form"]["method"] == "cca"
     assert told["closed_form"]["chosen_on"] == "val"
@@ -602,7 +594,7 @@ def test_the_closed_form_takes_the_place_of_training(dataset, tmp_path):
 
 def test_train_images_are_stored_when_they_are_asked_for(dataset, trained, tmp_path):
     run_dir = run(dataset, tmp_path / "run", options={"embed_train": True})
-    train = embeddings.read_run_images(run_dir, "train")
+    train = run_embeddings.read_run_images(run_dir, "train")
     module = pair.load_pair(run_dir / "model.ckpt")[0]
     rows = train["index"]["row"].to_numpy()
     with torch.inference_mode():
@@ -611,10 +603,10 @@ def test_train_images_are_stored_when_they_are_asked_for(dataset, trained, tmp_p
     assert sorted(set(train["index"]["sample"])) == ["S1"]
     assert train["trunk"] is None  # a frozen encoder's output is its stored features
     for split in ("val", "test"):
-        one, other = (embeddings.read_run_embeddings(run, split) for run in (run_dir, trained))
+        one, other = (run_embeddings.read_run_embeddings(run, split) for run in (run_dir, trained))
         assert np.array_equal(one["images"], other["images"])
     run(dataset, run_dir)
-    assert not embeddings.run_files(run_dir, "train")["meta"].exists()
+    assert not run_embeddings.run_files(run_dir, "train")["meta"].exists()
 
 
 def test_a_tuned_encoders_own_output_is_stored_for_every_split(patches, tmp_path):
@@ -624,7 +616,7 @@ def test_a_tuned_encoders_own_output_is_stored_for_every_split(patches, tmp_path
     module = pair.load_pair(run_dir / "model.ckpt", weights)[0]
     untuned = image_encoders.build(LORA_SPEC, weights)
     for split in ("train", "val", "test"):
-        stored = embeddings.read_run_images(run_dir, split)
+        stored = run_embeddings.read_run_images(run_dir, split)
         assert stored["trunk"].shape == (len(stored["images"]), SPEC["width"])
         with torch.inference_mode():
             images = module.images.project(torch.from_numpy(np.array(stored["trunk"]))).numpy()
@@ -645,7 +637,7 @@ def test_a_run_whose_memory_ran_out_says_so_in_a_file(dataset, tmp_path, monkeyp
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
     with monkeypatch.context() as patch:
-        patch.setattr(pretraining, "train", full)
+        patch.setattr(training_loop, "train", full)
         with pytest.raises(InputError, match=r"out of memory.*micro_batch"):
             run(dataset, tmp_path / "run")
     record = failures.read(tmp_path / "run" / "failed.json")
@@ -653,7 +645,7 @@ def test_a_run_whose_memory_ran_out_says_so_in_a_file(dataset, tmp_path, monkeyp
     run(dataset, tmp_path / "run")
     assert not (tmp_path / "run" / "failed.json").exists()
     with monkeypatch.context() as patch:
-        patch.setattr(pretraining, "train", lambda *a, **k: 1 / 0)
+        patch.setattr(training_loop, "train", lambda *a, **k: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             run(dataset, tmp_path / "run")
     assert not (tmp_path / "run" / "failed.json").exists()

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from pairscape import program
+from pairscape.jobs import program
 
 
 def test_a_program_closes_its_own_log_and_no_handler_of_a_library(tmp_path, monkeypatch):

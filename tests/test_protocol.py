@@ -11,23 +11,20 @@ from test_pretrain import MLP, TRAINING, run
 from tiny_pairs import GENES, SAMPLES, SPEC, write_dataset
 from torchvision.transforms import v2
 
-from pairscape import (
+from pairscape.audit import protocols
+from pairscape.core.errors import InputError
+from pairscape.dataset import expression_counts, patch_reader
+from pairscape.encoders import gene_encoders, image_encoders, specs
+from pairscape.plan import config
+from pairscape.pretrain import (
     augmentation,
     batches,
-    config,
     contrastive,
-    embeddings,
-    encoders,
-    gene_encoders,
-    image_encoders,
     pair,
-    pair_data,
-    patch_reader,
-    pretraining,
-    protocol,
+    run_embeddings,
+    training_loop,
 )
-from pairscape.errors import InputError
-from pairscape.processes import World
+from pairscape.pretrain.processes import World
 
 ENCODERS = ROOT / "config/encoders"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -42,13 +39,13 @@ def patches(count=40, px=32, seed=0):
 
 def resolved(**plan):
     plan = {"image_encoders": ["uni"], "gene_encoders": ["mlp"], **plan}
-    return protocol.resolve_experiment("e", plan, "corrected", "a.yaml")
+    return protocols.resolve_experiment("e", plan, "corrected", "a.yaml")
 
 
 def make_pair(image=SPEC, stored=False, seed=0, **training):
-    training = pretraining.resolve_training({**TRAINING, **training})
+    training = training_loop.resolve_training({**TRAINING, **training})
     genes = [{"gene_symbol": gene, "gene_id": gene} for gene in GENES]
-    facts = pair_data.TrainFacts(10.0, np.ones(len(GENES)))
+    facts = expression_counts.TrainFacts(10.0, np.ones(len(GENES)))
     widths = {"images": 24, "genes": None} if stored else {}
     description = pair.describe(image, MLP, training, genes, widths, facts)
     torch.manual_seed(seed)
@@ -62,9 +59,9 @@ def make_pair(image=SPEC, stored=False, seed=0, **training):
 # ------------------------------------------------------------------------------ flags and protocols
 
 
-@pytest.mark.parametrize("flag", protocol.RUN_FLAGS)
+@pytest.mark.parametrize("flag", protocols.RUN_FLAGS)
 def test_a_flag_changes_its_own_options_and_encoders_alone(flag):
-    of = protocol.FLAGS[flag]
+    of = protocols.FLAGS[flag]
     names = {
         f"{kind}_encoders": ["uni" if kind == "image" else "drvi_small", *of.encoders.get(kind, ())]
         for kind in ("image", "gene")
@@ -85,12 +82,12 @@ def test_a_flag_changes_its_own_options_and_encoders_alone(flag):
 def test_the_published_protocol_is_all_flags_and_the_corrected_one_none():
     on = resolved(protocol="published", training={"max_steps": 9000})
     assert all(on["flags"].values())
-    assert on["flags"].keys() == protocol.RUN_FLAGS.keys()
+    assert on["flags"].keys() == protocols.RUN_FLAGS.keys()
     assert on["training"]["select"] == "last"
     assert on["training"]["warmup_steps"] == 782
     assert on["gene_encoders"] == ["mlp_published"]
     assert not any(resolved()["flags"].values())
-    again = protocol.resolve_experiment("e", on, "corrected", "a.yaml")
+    again = protocols.resolve_experiment("e", on, "corrected", "a.yaml")
     assert again == on
 
 
@@ -125,17 +122,17 @@ def test_a_flag_that_is_unknown_or_contradicted_is_refused(plan, told):
 
 
 def test_each_variant_of_a_flag_is_a_declared_variant_of_the_encoder_it_replaces():
-    for of in protocol.FLAGS.values():
+    for of in protocols.FLAGS.values():
         for kind, names in of.encoders.items():
             for name, variant in names.items():
-                spec = encoders.read_encoder(ENCODERS, kind, variant)
+                spec = specs.read_encoder(ENCODERS, kind, variant)
                 assert spec["variant_of"] == name
-                plain = encoders.read_encoder(ENCODERS, kind, name)
-                assert encoders.spec_sha256(spec) != encoders.spec_sha256(plain)
+                plain = specs.read_encoder(ENCODERS, kind, name)
+                assert specs.spec_sha256(spec) != specs.spec_sha256(plain)
 
 
 def test_untrained_ctranspath_has_no_weights_and_needs_no_file():
-    spec = encoders.read_encoder(ENCODERS, "image", "ctranspath_published")
+    spec = specs.read_encoder(ENCODERS, "image", "ctranspath_published")
     assert spec["weights"] is None
     description = {"image_encoder": spec, "stored_width": {"images": None, "genes": 1}}
     tower = pair.build_towers(description | {"training": {"image_tuning": "frozen"}})["images"]
@@ -144,7 +141,7 @@ def test_untrained_ctranspath_has_no_weights_and_needs_no_file():
 
 def test_each_h_number_stands_in_the_document_beside_its_flag():
     text = (ROOT / "docs/published-benchmark.md").read_text()
-    for name in protocol.FLAGS:
+    for name in protocols.FLAGS:
         assert f"`{name}`" in text, f"{name} isn't in docs/published-benchmark.md"
 
 
@@ -169,16 +166,16 @@ def test_unnormalised_embeddings_are_what_the_head_gives_in_loss_and_recall():
 
 def test_runs_without_unit_length_are_scored_as_they_are(tiny, tmp_path):
     out = run(tiny, tmp_path / "seed7", weights=tiny[2], unit_length=False, **SHORT)
-    norms = np.linalg.norm(embeddings.read_run_embeddings(out, "test")["images"], axis=1)
+    norms = np.linalg.norm(run_embeddings.read_run_embeddings(out, "test")["images"], axis=1)
     assert np.abs(norms - 1).max() > 0.05
     assert not json.loads((out / "options.json").read_text())["options"]["training"]["unit_length"]
     # Where nothing was said, the same numbers are a damaged file.
-    files = embeddings.run_files(out, "test")
+    files = run_embeddings.run_files(out, "test")
     meta = json.loads(files["meta"].read_text())
     del meta["unit_length"], meta["json_sha256"]
     files["meta"].write_text(json.dumps(meta))
     with pytest.raises(InputError, match="isn't of unit length"):
-        embeddings.read_run_embeddings(out, "test")
+        run_embeddings.read_run_embeddings(out, "test")
 
 
 def test_the_last_checkpoint_is_the_last_and_the_best_is_not(tiny, tmp_path):
@@ -219,7 +216,7 @@ def test_a_frozen_trunk_is_noisy_only_in_the_training_mode_that_is_asked_for():
 
 
 def test_drvi_keeps_its_dropout_in_training_mode():
-    spec = encoders.read_encoder(ENCODERS, "gene", "drvi_small")
+    spec = specs.read_encoder(ENCODERS, "gene", "drvi_small")
     genes = [{"gene_symbol": gene, "gene_id": gene} for gene in GENES]
     tower = gene_encoders.build(spec, None, genes, None)
     counts = torch.from_numpy(np.random.default_rng(0).poisson(3, (8, len(GENES))).astype(np.int32))
@@ -230,11 +227,11 @@ def test_drvi_keeps_its_dropout_in_training_mode():
 
 def test_trunks_in_training_mode_are_embedded_in_every_step_and_never_stored():
     training = config.resolve_part("training", {"image_tuning": "frozen"})
-    drvi = encoders.read_encoder(ENCODERS, "gene", "drvi")
+    drvi = specs.read_encoder(ENCODERS, "gene", "drvi")
     assert config.runs_once(training, drvi) == {"image": True, "gene": True}
     noisy = {**training, "frozen_trunks": "train"}
     assert config.runs_once(noisy, drvi) == {"image": False, "gene": False}
-    assert not encoders.takes_stored_images(noisy)
+    assert not specs.takes_stored_images(noisy)
 
 
 def test_the_statistics_that_a_trunk_takes_up_in_training_are_saved_with_the_pair(tiny, tmp_path):
@@ -249,10 +246,10 @@ def test_the_statistics_that_a_trunk_takes_up_in_training_are_saved_with_the_pai
     assert all(not torch.equal(kept[name], value) for name, value in norms.items())
     weights = dict(module.images.tower.named_parameters())
     assert all(torch.equal(weights[name], value) for name, value in fresh.named_parameters())
-    counts = pair_data.Counts(tiny[1], GENES)
+    counts = expression_counts.Counts(tiny[1], GENES)
     data = batches.PairRows(patch_reader.PatchReader(tiny[1], SPEC["input"]), counts, len(counts))
-    found = pretraining.embed_pairs(module, data, np.arange(68, 92))["images"]
-    stored = embeddings.read_run_embeddings(out, "test")["images"]
+    found = training_loop.embed_pairs(module, data, np.arange(68, 92))["images"]
+    stored = run_embeddings.read_run_embeddings(out, "test")["images"]
     assert np.abs(found - stored).max() < 1e-5
 
 
@@ -314,7 +311,7 @@ def test_evaluation_crops_are_the_whole_or_the_centre_half_and_always_the_same()
 
 def test_only_evaluation_is_cropped_where_that_alone_is_asked_for(tiny):
     reader = patch_reader.PatchReader(tiny[1], SPEC["input"])
-    rows, counts = np.arange(48), pair_data.Counts(tiny[1], GENES)
+    rows, counts = np.arange(48), expression_counts.Counts(tiny[1], GENES)
     plain = batches.PairRows(reader, counts, len(counts))
     cropped = batches.PairRows(reader, counts, len(counts), crops_evaluation=True)
     read = [of[(None, rows, None)]["images"] for of in (plain, cropped)]
@@ -334,7 +331,7 @@ def test_the_published_augmentation_is_trained_on_from_end_to_end(tiny, tmp_path
     for option, value in options.items():
         out = run(tiny, tmp_path / option, weights=tiny[2], **SHORT, **{option: value})
         found[option] = (out / "model.ckpt").read_bytes()
-        assert len(embeddings.read_run_embeddings(out, "test")["images"]) == SAMPLES["S3"][2]
+        assert len(run_embeddings.read_run_embeddings(out, "test")["images"]) == SAMPLES["S3"][2]
     assert len(set(found.values())) == 4
 
 
@@ -350,7 +347,7 @@ def test_the_published_augmentation_is_trained_on_from_end_to_end(tiny, tmp_path
 def test_stored_views_cannot_have_what_only_a_running_encoder_shows(options):
     views = {"image_tuning": "frozen", "augmentation": "hescape", "stored_views": 2}
     with pytest.raises(InputError, match=r"stored views|runs in every step"):
-        pretraining.resolve_training({**views, **options})
+        training_loop.resolve_training({**views, **options})
 
 
 # ----------------------------------------------------------------------------------- H21, H22 and H29
@@ -358,12 +355,12 @@ def test_stored_views_cannot_have_what_only_a_running_encoder_shows(options):
 
 def test_the_published_mlp_sees_the_other_spots_of_its_batch():
     genes = [{"gene_symbol": gene, "gene_id": gene} for gene in GENES]
-    facts = pair_data.TrainFacts(10.0, np.ones(len(GENES)))
+    facts = expression_counts.TrainFacts(10.0, np.ones(len(GENES)))
     counts = torch.from_numpy(np.random.default_rng(0).poisson(3, (8, len(GENES))).astype(np.int32))
     others = counts.clone()
     others[1:] *= 5
     for name, depends in (("mlp", False), ("mlp_published", True)):
-        spec = encoders.read_encoder(ENCODERS, "gene", name)
+        spec = specs.read_encoder(ENCODERS, "gene", name)
         tower = gene_encoders.build(spec, None, genes, facts).eval()
         assert torch.allclose(tower(counts)[0], tower(others)[0]) == (not depends)
 
@@ -395,7 +392,7 @@ def test_what_depends_on_the_batch_is_embedded_64_at_a_time_whatever_the_memory(
         "genes": torch.from_numpy(np.ones((100, len(GENES)), np.int32)),
     }
     large.load_state_dict(small.state_dict())
-    found = [pretraining.embed_batch(of.eval(), inputs)[0] for of in (small, large)]
+    found = [training_loop.embed_batch(of.eval(), inputs)[0] for of in (small, large)]
     assert torch.equal(*found)
 
 
@@ -436,16 +433,16 @@ AUDIT = {
 
 def test_an_audit_changes_one_flag_at_a_time_from_either_protocol():
     plans = {
-        name: protocol.resolve_experiment(name, plan, "corrected", "a.yaml")
-        for name, plan in protocol.audit_experiments("a", AUDIT).items()
+        name: protocols.resolve_experiment(name, plan, "corrected", "a.yaml")
+        for name, plan in protocols.audit_experiments("a", AUDIT).items()
     }
-    rows = [row for row in protocol.audit_rows("a", AUDIT) if not row["why_not"]]
+    rows = [row for row in protocols.audit_rows("a", AUDIT) if not row["why_not"]]
     assert [row["experiment"] for row in rows] == list(plans)
     base = {row["start"]: plans[row["experiment"]] for row in rows if not row["flag"]}
     for row in rows:
         plan, start = plans[row["experiment"]], base[row["start"]]
         changed = {f for f in plan["flags"] if plan["flags"][f] != start["flags"][f]}
-        about_data = bool(protocol.FLAGS[row["flag"]].dataset) if row["flag"] else False
+        about_data = bool(protocols.FLAGS[row["flag"]].dataset) if row["flag"] else False
         assert changed == ({row["flag"]} if row["flag"] and not about_data else set())
         assert (plan["datasets"] != start["datasets"]) == about_data
         assert plan["training"]["betas"] == [0.9, 0.99]
@@ -453,7 +450,7 @@ def test_an_audit_changes_one_flag_at_a_time_from_either_protocol():
 
 
 def test_a_flag_that_can_make_no_difference_says_why():
-    why = {row["flag"]: row["why_not"] for row in protocol.audit_rows("a", AUDIT)}
+    why = {row["flag"]: row["why_not"] for row in protocols.audit_rows("a", AUDIT)}
     assert why["adam_betas"] == "training.betas is set to [0.9, 0.99] for all rows"
     assert why["native_patches"] == "data_flags names no datasets for it"
     assert why["nicheformer_without_context"] == "nicheformer isn't among the encoders"
@@ -482,7 +479,7 @@ def test_a_flag_that_can_make_no_difference_says_why():
 def test_a_flag_about_augmentation_is_idle_where_nothing_is_drawn(training, idle):
     flags = ["sharpness_after_normalisation", "augmentation_per_batch", "random_evaluation_crop"]
     audit = {**AUDIT, "training": training, "flags": flags}
-    rows = [row for row in protocol.audit_rows("a", audit) if row["flag"]]
+    rows = [row for row in protocols.audit_rows("a", audit) if row["flag"]]
     said = f"training.augmentation is {training.get('augmentation', 'auto')}"
     whole = "training.evaluation_crop is set to 'whole' for all rows"
     for row in rows:
@@ -490,7 +487,7 @@ def test_a_flag_about_augmentation_is_idle_where_nothing_is_drawn(training, idle
         assert row["why_not"] in ("", whole if crops else said)
     expected = {
         (start, flag)
-        for start in protocol.PROTOCOLS
+        for start in protocols.PROTOCOLS
         for flag in flags
         if flag in idle or (start, flag) in idle
     }
@@ -499,11 +496,11 @@ def test_a_flag_about_augmentation_is_idle_where_nothing_is_drawn(training, idle
 
 def test_what_decides_whether_a_flag_is_idle_has_the_schemas_defaults():
     defaults = config.resolve_part("training", {})
-    assert {key: defaults[key] for key in protocol.DECIDING} == protocol.DECIDING
+    assert {key: defaults[key] for key in protocols.DECIDING} == protocols.DECIDING
 
 
 def test_the_row_of_an_encoders_flag_runs_the_pairs_that_it_is_about():
-    plans = protocol.audit_experiments("a", AUDIT)
+    plans = protocols.audit_experiments("a", AUDIT)
     assert plans["audit-a_corrected_drvi_fitted_on_test"]["gene_encoders"] == ["drvi"]
     assert plans["audit-a_corrected_drvi_fitted_on_test"]["image_encoders"] == ["uni", "conch"]
     assert plans["audit-a_published_conch_trunk"]["image_encoders"] == ["conch"]
@@ -532,9 +529,9 @@ def test_the_full_configuration_repeats_what_was_published():
         assert of["on_request"]
     assert {row["flag"] for name in full["audit"] for row in _rows(full, name)} == {
         "",
-        *protocol.FLAGS,
+        *protocols.FLAGS,
     } - {"in_batch_recall"}
 
 
 def _rows(full, name):
-    return [row for row in protocol.audit_rows(name, full["audit"][name]) if not row["why_not"]]
+    return [row for row in protocols.audit_rows(name, full["audit"][name]) if not row["why_not"]]

@@ -4,7 +4,8 @@ import pytest
 from conftest import ROOT
 from test_workflow import checkout, plan  # noqa: F401
 
-from pairscape import config, published_scores
+from pairscape.plan import config
+from pairscape.report import published_scores
 
 SOURCE = "config/config.yaml"
 TABLES = ROOT / "config/published"

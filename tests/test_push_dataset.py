@@ -14,7 +14,7 @@ from small_pairs import export_sample
 from test_describe_dataset import describe
 
 import push_dataset
-from pairscape.errors import InputError
+from pairscape.core.errors import InputError
 
 ROOT = Path(__file__).parents[1]
 TOKEN = "hf_" + "notarealtoken" * 2

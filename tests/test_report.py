@@ -13,8 +13,10 @@ from PIL import Image
 from test_tables import expected, scores, written
 
 import write_report
-from pairscape import audit_table, files, report
-from pairscape.errors import InputError
+from pairscape.core import files
+from pairscape.core.errors import InputError
+from pairscape.report import audit_table
+from pairscape.report import page as report
 
 VOID = {"meta", "img", "br", "link", "hr", "input"}
 CHAPTERS = (

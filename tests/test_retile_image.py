@@ -6,8 +6,8 @@ import tifffile
 from small_pairs import tissue_image, write_slide
 
 import retile_image
-from pairscape import slide as slides
-from pairscape.errors import InputError
+from pairscape.core.errors import InputError
+from pairscape.images import tiff as slides
 
 
 def run(tmp_path):

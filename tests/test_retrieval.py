@@ -14,8 +14,10 @@ from scipy.ndimage import gaussian_filter
 from scipy.stats import rankdata
 
 import score_retrieval
-from pairscape import embeddings, failures, files, intervals, ranks, retrieval, shift_test
-from pairscape.errors import InputError
+from pairscape.core import files
+from pairscape.core.errors import InputError
+from pairscape.evaluate import intervals, nearby_hits, ranks, retrieval
+from pairscape.pretrain import failures, run_embeddings
 
 RNG_SEED = 20
 
@@ -533,7 +535,7 @@ def p_values(shape, smooth, signal, seeds, keep=None, turn=0.0):
     for seed in seeds:
         images, genes, xy = smooth_pairs(shape, smooth, signal, seed, keep)
         samples = np.repeat("s", len(xy))
-        result = shift_test.shift_p_values(images, genes, samples, xy @ matrix, 299, seed)
+        result = nearby_hits.shift_p_values(images, genes, samples, xy @ matrix, 299, seed)
         found.append(result["all"][0])
     return np.array(found)
 
@@ -568,8 +570,8 @@ def test_permuting_single_spots_would_not_be_valid():
         images, genes, xy = smooth_pairs((15, 16), 3.0, 0.0, seed)
         rng = np.random.default_rng(seed)
         free = np.array([rng.permutation(len(xy)) for _ in range(199)], np.int32)
-        statistics = shift_test.shift_statistics(images, genes, free)
-        significant += shift_test._p_value(statistics[0], statistics[1:]) <= 0.05
+        statistics = nearby_hits.shift_statistics(images, genes, free)
+        significant += nearby_hits._p_value(statistics[0], statistics[1:]) <= 0.05
     assert significant / 40 > 0.3
 
 
@@ -581,7 +583,7 @@ def test_the_shift_test_finds_weak_signal(smooth, keep, turn):
 
 def test_moves_never_hold_the_identity_and_are_drawn_once():
     xy = grid(9, 11)
-    moves = shift_test.shifted_partners(xy, 10_000, [0])
+    moves = nearby_hits.shifted_partners(xy, 10_000, [0])
     still = (moves == np.arange(99)).sum(axis=1)
     assert len(moves) < 2 * 99
     assert len({move.tobytes() for move in moves}) == len(moves)
@@ -594,7 +596,7 @@ def test_moves_are_rigid_on_a_turned_grid():
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     xy = grid(8, 9, 200.0) @ turn
     tree_distance = np.linalg.norm(xy[:, None] - xy[None], axis=2)
-    for move in shift_test.shifted_partners(xy, 60, [1]):
+    for move in nearby_hits.shifted_partners(xy, 60, [1]):
         kept = np.flatnonzero(move >= 0)
         distance = tree_distance[np.ix_(kept, kept)]
         moved = tree_distance[np.ix_(move[kept], move[kept])]
@@ -606,10 +608,10 @@ def test_moves_with_little_overlap_are_as_variable_as_those_with_much():
     xy = grid(20, 20)
     spread = {"little": [], "much": []}
     for seed in range(6):
-        moves = shift_test.shifted_partners(xy, 1000, [seed])
+        moves = nearby_hits.shifted_partners(xy, 1000, [seed])
         overlap = (moves >= 0).mean(axis=1)
         images, genes, _ = smooth_pairs((20, 20), 0.0, 0.0, seed)
-        statistics = shift_test.shift_statistics(images, genes, moves)[1:]
+        statistics = nearby_hits.shift_statistics(images, genes, moves)[1:]
         spread["little"].append(statistics[overlap < 0.5].std())
         spread["much"].append(statistics[overlap > 0.75].std())
     assert np.mean(spread["little"]) / np.mean(spread["much"]) == pytest.approx(1, abs=0.15)
@@ -620,7 +622,7 @@ def test_equal_embeddings_are_no_evidence():
     images = np.repeat(pairs(1)[0], 64, axis=0)
     _, genes = pairs(64)
     for first, second in ((images, genes), (genes, images), (images, images)):
-        result = shift_test.shift_p_values(first, second, np.repeat("s", 64), xy, 99, 0)
+        result = nearby_hits.shift_p_values(first, second, np.repeat("s", 64), xy, 99, 0)
         assert result["all"][0] == 1.0
 
 
@@ -628,7 +630,7 @@ def test_several_sections_are_tested_together():
     xy = np.concatenate([grid(10, 10), grid(9, 12)])
     samples = np.repeat(["a", "b"], [100, 108])
     images, genes = pairs(208, noise=6)
-    result = shift_test.shift_p_values(images, genes, samples, xy, 999, 0)
+    result = nearby_hits.shift_p_values(images, genes, samples, xy, 999, 0)
     assert set(result) == {"a", "b", "all"}
     assert result["all"][0] <= 0.002
     assert "2 sections" in result["all"][1]
@@ -671,7 +673,7 @@ def make_run(
         for place, (x, y) in enumerate(grid(*shape))
     ]
     folder = root / f"runs/{experiment}/d/i-g/seed{seed}"
-    embeddings.write_run_embeddings(folder, "test", images, genes, index, {})
+    run_embeddings.write_run_embeddings(folder, "test", images, genes, index, {})
     files.write_json(
         folder / "options.json",
         {
@@ -739,7 +741,7 @@ def test_scores_are_complete_and_tidy(tmp_path):
 
 def test_a_group_is_scored_on_its_own_queries_against_the_whole_gallery(tmp_path):
     table = score([make_run(tmp_path)], tmp_path / "retrieval.tsv")
-    embedded = embeddings.read_run_embeddings(tmp_path / "runs/e/d/i-g/seed1", "test")
+    embedded = run_embeddings.read_run_embeddings(tmp_path / "runs/e/d/i-g/seed1", "test")
     similarity = np.asarray(embedded["genes"]) @ np.asarray(embedded["images"]).T
     rank = rankdata(-similarity, axis=1).diagonal()
     for group_by, group in (("donor", "donor_B"), ("organ", "Breast"), ("sample", "B")):
@@ -824,7 +826,7 @@ def test_a_sample_of_two_donors_is_refused_by_name(tmp_path):
 
 def test_equal_embeddings_of_a_run_score_chance_and_lose_every_tie(tmp_path):
     run = make_run(tmp_path)
-    paths = embeddings.run_files(run.parent, "test")
+    paths = run_embeddings.run_files(run.parent, "test")
     meta = files.read_json(paths["meta"])
     for what in ("images", "genes"):
         array = np.load(paths[what])
@@ -874,7 +876,7 @@ def test_a_missing_split_is_refused(tmp_path):
 @pytest.mark.parametrize("value", [np.nan, 0.0])
 def test_broken_embeddings_are_refused(tmp_path, value):
     run = make_run(tmp_path)
-    paths = embeddings.run_files(run.parent, "test")
+    paths = run_embeddings.run_files(run.parent, "test")
     genes = np.load(paths["genes"])
     genes[5] = value
     np.save(paths["genes"], genes)
@@ -922,8 +924,9 @@ def test_a_damaged_score_is_refused(tmp_path):
 
 def test_reading_the_module_imports_nothing_heavy():
     code = (
-        "import sys, pairscape.retrieval, pairscape.tables, pairscape.failures; "
-        "import pairscape.report, pairscape.figures, pairscape.comparisons; "
+        "import sys, pairscape.evaluate.retrieval, pairscape.report.retrieval_table; "
+        "import pairscape.pretrain.failures, pairscape.report.page; "
+        "import pairscape.report.retrieval_figure, pairscape.report.comparisons; "
         "heavy = {'numba', 'torch', 'pandas', 'matplotlib', 'scipy', 'jinja2', 'PIL'}; "
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
     )

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from pairscape import encoders, gene_encoders
-from pairscape.architectures import scfoundation
-from pairscape.errors import InputError
+from pairscape.core.errors import InputError
+from pairscape.encoders import gene_encoders, specs
+from pairscape.encoders.architectures import scfoundation
 
 ROOT = Path(__file__).resolve().parents[1]
 VOCABULARY = "OS_scRNA_gene_index.19264.tsv"
@@ -30,7 +30,7 @@ def small_spec(name: str = "scfoundation", **arguments) -> dict:
 
 
 def read_spec(name: str, **arguments) -> dict:
-    spec = copy.deepcopy(encoders.read_encoder(ROOT / "config/encoders", "gene", name))
+    spec = copy.deepcopy(specs.read_encoder(ROOT / "config/encoders", "gene", name))
     spec["arguments"].update(arguments)
     return spec
 

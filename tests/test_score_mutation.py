@@ -11,9 +11,9 @@ from sklearn import metrics
 import plot_mutation
 import score_mutation
 import tabulate_mutation
-from pairscape import mutation_scores as ms
-from pairscape import mutation_tables
-from pairscape.errors import InputError
+from pairscape.core.errors import InputError
+from pairscape.report import mutation_table
+from pairscape.slides import mutation_scores as ms
 
 
 def predictions(
@@ -418,14 +418,14 @@ def tabulate(tmp_path, paths, expected, balance=()):
 def test_the_table_holds_the_scores_and_names_what_was_not_run(tmp_path, scored):
     paths, expected = scored
     out = tabulate(tmp_path, paths, expected)
-    rows = mutation_tables.read_table(out[0])
+    rows = mutation_table.read_table(out[0])
     scores = [row for path in paths for row in ms.read_scores(path)]
     model = "bench.breast.uni-mlp.seed1"
     mine = find(rows, mutation="kept", model=model, role="test")
     plain = {"mutation": "kept", "model": model, "compared_model": ""}
     for metric in ms.RANKED:
         source = find(scores, **plain, role="test", group="mean", metric=metric)
-        for part in mutation_tables.PARTS:
+        for part in mutation_table.PARTS:
             assert mine[metric + part] == source[part.removeprefix("_") or "value"]
     gain = find(scores, compared_mutation="kept", mutation="kept", role="test", metric="auroc")
     assert mine["auroc_gain"] == gain["value"]

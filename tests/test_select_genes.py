@@ -7,10 +7,10 @@ from conftest import ROOT
 from small_pairs import write_small_spots
 
 import select_genes
-from pairscape.errors import InputError
-from pairscape.files import read_tsv
-from pairscape.pairs import read_panel_list
-from pairscape.pairs import select_genes as choose
+from pairscape.core.errors import InputError
+from pairscape.core.files import read_tsv
+from pairscape.dataset.pair_shards import read_panel_list
+from pairscape.dataset.pair_shards import select_genes as choose
 
 SIZES = {
     "5k": 5001,

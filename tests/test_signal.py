@@ -17,7 +17,9 @@ import export_pairs
 import pool_spots
 import select_genes
 import simulate_bundle
-from pairscape import encoders, image_encoders, pairs, patch_reader, retrieval
+from pairscape.dataset import pair_shards, patch_reader
+from pairscape.encoders import image_encoders, specs
+from pairscape.evaluate import retrieval
 
 pytestmark = pytest.mark.slow
 PANEL = ROOT / "config" / "published" / "panels" / "human-breast-panel.tsv"
@@ -72,7 +74,7 @@ def make_pairs(folder, name, signal):
 
 
 def features_of(shard):
-    spec = encoders.read_encoder(ROOT / "config" / "encoders", "image", "tf_efficientnet_lite0")
+    spec = specs.read_encoder(ROOT / "config" / "encoders", "image", "tf_efficientnet_lite0")
     tower = image_encoders.build(spec, image_encoders.find_weights(spec, None))
     reader = patch_reader.PatchReader([shard], spec["input"])
     batches = np.array_split(np.arange(len(reader)), len(reader) // image_encoders.BATCH + 1)
@@ -81,7 +83,7 @@ def features_of(shard):
 
 def p_values(folder, signal):
     train, test = (make_pairs(folder, name, signal) for name in ("A", "B"))
-    counts = [np.log1p(pairs.read_expression(shard).astype(float)) for shard in (train, test)]
+    counts = [np.log1p(pair_shards.read_expression(shard).astype(float)) for shard in (train, test)]
     images = [features_of(shard) for shard in (train, test)]
     scale = StandardScaler().fit(images[0])
     images = [scale.transform(x) for x in images]
@@ -91,7 +93,7 @@ def p_values(folder, signal):
         (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
         for x in (ridge.predict(images[1]), pca.transform(counts[1]))
     ]
-    index = pairs.read_index(test).to_pandas()
+    index = pair_shards.read_index(test).to_pandas()
     xy_um = index[["x_um", "y_um"]].to_numpy()
     samples = index["sample"].to_numpy(str)
     tests = retrieval.shift_p_values(unit[0], unit[1], samples, xy_um, 999, 0)

@@ -14,7 +14,7 @@ import tifffile
 from scipy import sparse
 
 import simulate_bundle
-from pairscape.errors import InputError
+from pairscape.core.errors import InputError
 from pairscape.simulation import bundle_writer, histology, knobs, tissue, transcripts
 
 PANEL = Path(__file__).parents[1] / "config/published/panels/human-breast-panel.tsv"

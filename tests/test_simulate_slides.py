@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 import simulate_slides
-from pairscape import cohorts
-from pairscape.config import resolve_part
-from pairscape.errors import InputError
-from pairscape.files import read_tsv, sha256_file
+from pairscape.core.errors import InputError
+from pairscape.core.files import read_tsv, sha256_file
+from pairscape.plan.config import resolve_part
 from pairscape.simulation import whole_slides
+from pairscape.slides import cohorts
 
 TARGETS = {
     "seen": {"label_signal": 1},

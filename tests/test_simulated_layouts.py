@@ -12,7 +12,7 @@ import check_bundle
 import pool_spots
 import simulate_bundle
 from pairscape.simulation.layouts import LAYOUTS
-from pairscape.spots import read_spots
+from pairscape.spots.spots_zarr import read_spots
 
 PANEL = ROOT / "config" / "published" / "panels" / "human-breast-panel.tsv"
 

@@ -7,9 +7,9 @@ import pytest
 import tifffile
 from small_pairs import tissue_image, write_slide
 
-from pairscape import slide as slides
-from pairscape.errors import InputError
-from pairscape.slide import Slide, iter_patches, patches_inside, retile, thumbnail, um_per_px
+from pairscape.core.errors import InputError
+from pairscape.images import tiff as slides
+from pairscape.images.tiff import Slide, iter_patches, patches_inside, retile, thumbnail, um_per_px
 
 LAYOUTS = {
     "tiles, deflate": {},
@@ -483,7 +483,7 @@ def test_retiling_takes_little_memory(tmp_path):
     )
     code = (
         "import sys, resource\n"
-        "from pairscape import slide\n"
+        "from pairscape.images import tiff as slide\n"
         "import tifffile, imagecodecs, PIL.Image\n"
         "slide.MAX_TILE_BYTES = 40 << 20\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"

@@ -4,8 +4,9 @@ import h5py
 import numpy as np
 import pytest
 
-from pairscape import files, slide_features
-from pairscape.errors import InputError
+from pairscape.core import files
+from pairscape.core.errors import InputError
+from pairscape.slides import slide_features
 
 COORDS = np.array([[0, 0], [512, 0], [512, 513]])
 ATTRIBUTES = {

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pairscape import slurm_queries
+from pairscape.jobs import slurm_queries
 
 plugin = pytest.importorskip(slurm_queries.PLUGIN)
 

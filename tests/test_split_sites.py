@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import split_sites
-from pairscape import site_folds
-from pairscape.errors import InputError
+from pairscape.core.errors import InputError
+from pairscape.slides import site_folds
 
 
 def tcga_like(seed=0, patients=600, sites=30, prevalence=0.15):

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 import split_donors
-from pairscape.errors import InputError
-from pairscape.files import read_tsv, write_json
-from pairscape.leakage import describe_leaks, find_leaks, read_leaks
-from pairscape.splits import donor_folds, make_splits, read_splits
+from pairscape.core.errors import InputError
+from pairscape.core.files import read_tsv, write_json
+from pairscape.dataset.leakage import describe_leaks, find_leaks, read_leaks
+from pairscape.dataset.splits import donor_folds, make_splits, read_splits
 
 ROOT = Path(__file__).parents[1]
 FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
@@ -252,7 +252,7 @@ def test_a_sample_without_a_donor_is_refused():
 
 def test_planning_a_split_imports_nothing_heavy():
     program = (
-        "import sys, pairscape.splits; "
+        "import sys, pairscape.dataset.splits; "
         "sys.exit(any(m in sys.modules for m in ('numpy', 'pandas', 'pyarrow', 'datasets')))"
     )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT / "scripts")

@@ -9,8 +9,10 @@ from PIL import Image
 
 import plot_retrieval
 import tabulate_retrieval
-from pairscape import comparisons, files, retrieval, tables
-from pairscape.errors import InputError
+from pairscape.core import files
+from pairscape.core.errors import InputError
+from pairscape.evaluate import retrieval
+from pairscape.report import comparisons, retrieval_table
 
 SEEDS = (24442, 422244, 42424244)
 OVER = "24 spatial blocks of 330 um within these donors (2)"
@@ -109,7 +111,7 @@ def tabulated(tmp_path, paths, planned):
     for flag, path in zip(flags, outputs, strict=True):
         argv += [flag, str(path)]
     tabulate_retrieval.main(argv)
-    return tables.read_table(outputs[0]), outputs[1].read_text(), outputs[2].read_text()
+    return retrieval_table.read_table(outputs[0]), outputs[1].read_text(), outputs[2].read_text()
 
 
 def test_a_cell_is_the_mean_and_deviation_over_seeds(tmp_path):
@@ -275,7 +277,7 @@ def test_hits_nearby_have_a_table_of_their_own(tmp_path):
     main, markdown, _ = written(tmp_path, rows, expected())
     assert "within" not in " ".join(main[0])
     assert "within 110" not in markdown
-    near = tables.read_table(tmp_path / "nearby.tsv")
+    near = retrieval_table.read_table(tmp_path / "nearby.tsv")
     assert {row["gallery"] for row in near} == {"split", "sample"}
     assert near[0]["recall@5_within_110um"] == pytest.approx(0.6)
     assert "Recall@5 within 110 µm" in (tmp_path / "nearby.md").read_text()
@@ -290,7 +292,7 @@ def test_groups_have_a_table_of_their_own(tmp_path):
     }
     rows = scores() + write_groups(values) + write_groups(values, group_by="organ", group="Lung")
     written(tmp_path, rows, expected())
-    table = tables.read_table(tmp_path / "groups.tsv")
+    table = retrieval_table.read_table(tmp_path / "groups.tsv")
     found = {(row["group_by"], row["group"]): row for row in table}
     assert found["donor", "D2"]["recall@5"] == pytest.approx(0.205)
     assert found["donor", "D2"]["seeds_missing"] == str(SEEDS[2])
@@ -420,7 +422,7 @@ def test_latex_is_escaped_and_every_row_has_every_column(tmp_path):
     "text", ["\\", "{}", "$x^2$", "a~b", "<p>", "100 % & #1_2", "a\N{EM DASH}b\N{EN DASH}c µ"]
 )
 def test_latex_escapes_every_special_character(text):
-    escaped = tables.escape_latex(text)
+    escaped = retrieval_table.escape_latex(text)
     for character in "$&#%_~^<>|\N{EM DASH}\N{EN DASH}µ":
         assert character not in escaped.replace(f"\\{character}", "")
 

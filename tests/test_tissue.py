@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pairscape import tissue
+from pairscape.images import tissue
 
 GLASS, STAIN, GREY, BLACK = (243, 240, 244), (190, 120, 170), (120, 120, 122), (0, 0, 0)
 
@@ -48,7 +48,7 @@ def test_the_fraction_is_that_of_the_points_and_outside_is_none():
 
 
 def test_real_tissue_is_found(shared):
-    from pairscape.slide import thumbnail
+    from pairscape.images.tiff import thumbnail
 
     for section in ("C2", "C5"):
         path = shared / "data" / "her2st-xenium" / section / f"{section}_he_image.ome.tif"

@@ -11,8 +11,9 @@ import pytest
 from conftest import ROOT
 
 import verify_results
-from pairscape import files, program, records
-from pairscape.errors import InputError
+from pairscape.core import files
+from pairscape.core.errors import InputError
+from pairscape.jobs import program, records
 
 VERSION = 3
 OPTIONS = {"seed": 1, "sample": {"url": "https://me:hush@host.org/a/b.zip?token=secret&x=1#hidden"}}

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from pairscape import weights
-from pairscape.errors import InputError
+from pairscape.core.errors import InputError
+from pairscape.encoders import weights
 
 
 def spec(**changes):

@@ -5,8 +5,8 @@ import pytest
 import tifffile
 from small_slides import paint, write_slide
 
-from pairscape import whole_slide
-from pairscape.errors import InputError
+from pairscape.core.errors import InputError
+from pairscape.images import whole_slide
 
 
 def cut(path, patch_px=64, um_per_px=0.5, min_tissue=0.1, given=None):

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from pairscape import encoders
+from pairscape.encoders import specs
 
 SNAKEMAKE = [sys.executable, "-m", "snakemake", "--cores", "2", "--directory"]
 
@@ -176,9 +176,9 @@ def test_the_readme_names_every_stage_program_and_built_encoder():
     readme = (ROOT / "README.md").read_text()
     for path in (ROOT / "scripts").glob("*.py"):
         assert f"`{path.stem}`" in readme, f"README.md doesn't name {path.stem}"
-    for kind in encoders.KINDS:
-        for name in encoders.list_encoders(ROOT / "config/encoders", kind):
-            if encoders.read_encoder(ROOT / "config/encoders", kind, name)["built"]:
+    for kind in specs.KINDS:
+        for name in specs.list_encoders(ROOT / "config/encoders", kind):
+            if specs.read_encoder(ROOT / "config/encoders", kind, name)["built"]:
                 written = name if not name.endswith("_published") else "*_published"
                 assert f"`{name}`" in readme or f"`{written}`" in readme, (
                     f"README.md doesn't name {name}"

@@ -11,8 +11,8 @@ import sys
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
-from pairscape.cohorts import slide_file
-from pairscape.config import (
+from pairscape.slides.cohorts import slide_file
+from pairscape.plan.config import (
     ALIGNMENT_WORDS,
     NO_FILE,
     check_config,
@@ -30,13 +30,18 @@ from pairscape.config import (
     split_rows,
     stored_views,
 )
-from pairscape.encoders import features_name, takes_stored_images, uses_train_facts, weights_name
-from pairscape.errors import InputError
-from pairscape.hf_card import LAYOUT_SUFFIX
-from pairscape.leakage import FACTS as LEAK_FACTS
-from pairscape.leakage import SPLITS
-from pairscape.protocol import audit_rows, variants_in
-from pairscape.records import program_version
+from pairscape.encoders.specs import (
+    features_name,
+    takes_stored_images,
+    uses_train_facts,
+    weights_name,
+)
+from pairscape.core.errors import InputError
+from pairscape.dataset.card import LAYOUT_SUFFIX
+from pairscape.dataset.leakage import FACTS as LEAK_FACTS
+from pairscape.dataset.leakage import SPLITS
+from pairscape.audit.protocols import audit_rows, variants_in
+from pairscape.jobs.records import program_version
 
 SOURCE = (workflow.overwrite_configfiles or ["config/config.yaml"])[-1]
 TRANSCRIPTS = ("transcripts.parquet", "transcripts.csv.gz")  # the first one there is read

@@ -38,7 +38,7 @@ def run(program: str, call: dict) -> None:
 
 
 def _check_configuration(folder: Path) -> None:
-    from pairscape.config import check_config, read_samples, resolve_config
+    from pairscape.plan.config import check_config, read_samples, resolve_config
 
     path = folder / "config.yaml"
     config = resolve_config(yaml.safe_load(path.read_text()), path)

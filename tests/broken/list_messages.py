@@ -12,7 +12,7 @@ from pathlib import Path
 from broken_inputs import CASES
 from good_inputs import GOOD, run
 
-from pairscape.errors import InputError
+from pairscape.core.errors import InputError
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ import pytest
 from broken_inputs import CASES
 from good_inputs import GOOD, run
 
-from pairscape.errors import InputError
+from pairscape.core.errors import InputError
 
 
 @pytest.fixture(scope="session")

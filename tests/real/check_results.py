@@ -1,4 +1,4 @@
-"""What `make real` has to show: counts equal to the truth, recall on section C5 above chance and floors.
+"""What `make real` has to show: true counts, recall on section C5 above chance and floors.
 
 Run after `snakemake --configfile tests/real/config.yaml`, in the repository's root. Prints one line
 for each thing it checked, with which of the trained pair and the closed form is better; exits with 1
@@ -19,9 +19,9 @@ ROOT = Path(__file__).resolve().parents[2]
 CONFIG = "tests/real/config.yaml"
 sys.path.insert(0, str(ROOT / "scripts"))
 
-from pairscape import intervals, ranks, retrieval  # noqa: E402
-from pairscape.embeddings import read_run_embeddings  # noqa: E402
-from pairscape.spots import read_spots  # noqa: E402
+from pairscape.evaluate import intervals, ranks, retrieval  # noqa: E402
+from pairscape.pretrain.run_embeddings import read_run_embeddings  # noqa: E402
+from pairscape.spots.spots_zarr import read_spots  # noqa: E402
 
 PAIR = ("tf_efficientnet_lite0", "mlp")
 CLOSED_FORM = ("tf_efficientnet_lite0", "linear_alignment")

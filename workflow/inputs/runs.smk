@@ -153,7 +153,7 @@ def all_weights(wildcards) -> list[str]:
 
 
 def has_failed(run: str) -> bool:
-    """Whether a run recorded that it can't be made (pairscape.failures); delete that to try again."""
+    """Whether a run recorded that it can't be made (pairscape.pretrain.failures); delete that to try again."""
     return Path(run, "failed.json").is_file() and not Path(run, "options.json").is_file()
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pairscape.files import write_json, write_tsv
-from pairscape.program import progress
+from pairscape.core.files import write_json, write_tsv
+from pairscape.jobs.program import progress
 from pairscape.simulation import histology, segmentation, transcripts
 from pairscape.simulation import knobs as knob
 from pairscape.simulation import tissue as tissues

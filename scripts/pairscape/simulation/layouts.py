@@ -1,6 +1,6 @@
 """A bundle as other versions of the analysis software, or Xenium Ranger, would have written it.
 
-The facts about each version stand in the table at the head of ``pairscape.bundle``.
+The facts about each version stand in the table at the head of ``pairscape.acquire.bundle``.
 """
 
 import json

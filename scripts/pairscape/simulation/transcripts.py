@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pairscape.errors import InputError
-from pairscape.files import read_tsv
+from pairscape.core.errors import InputError
+from pairscape.core.files import read_tsv
 from pairscape.simulation import knobs as knob
 from pairscape.simulation import tissue as tissues
 from pairscape.simulation.fields import STEP_UM

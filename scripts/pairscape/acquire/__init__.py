@@ -1,0 +1,1 @@
+"""Bundles read, checked and fetched; alignment files; weights fetched."""

@@ -1,0 +1,562 @@
+"""Reading a Xenium bundle: the folder that the analysis software or Xenium Ranger writes.
+
+What differs between the versions of the software (``format_version``), and how it is read here:
+
+=================  ==========================================================================
+transcripts        ``transcripts.parquet``; else ``transcripts.csv.gz``, streamed as well
+text columns       text, bytes (1.x) or dictionaries; always dictionaries of text here
+cell ids           integers, -1 for none (before 1.3), else text, ``UNASSIGNED`` for none
+genes              ``is_gene``, else ``codeword_category``, else the prefix of ``feature_name``
+panel              ``gene_panel.json``, else the features of ``cell_feature_matrix.h5``
+morphology         ``morphology_focus.ome.tif`` (1.x), ``morphology_focus/morphology_focus_NNNN``
+                   (2.x, 3.x), ``morphology_focus/chNNNN_<name>`` (from 4.0 on)
+=================  ==========================================================================
+
+What is there decides, not the version that is stated: a bundle may have been through other hands.
+"""
+
+import csv
+import gzip
+import json
+import re
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pairscape.core.errors import InputError
+
+GENE_CATEGORIES = ("predesigned_gene", "custom_gene")
+NON_GENE_PREFIXES = (
+    "NegControlProbe_",
+    "NegControlCodeword_",
+    "UnassignedCodeword_",
+    "DeprecatedCodeword_",
+    "BLANK_",
+    "Intergenic_Region_",
+    "antisense_",
+)
+GENE_FEATURES = "Gene Expression"  # the type of genes in cell_feature_matrix.h5
+UNASSIGNED = ("UNASSIGNED", "-1", "")  # cell ids of transcripts in no cell
+TRANSCRIPTS = ("transcripts.parquet", "transcripts.csv.gz")  # the first one there is read
+# Which types the columns of a table in text have; others are left to the reader.
+CSV_TYPES = {
+    "transcript_id": pa.uint64(),
+    "cell_id": pa.dictionary(pa.int32(), pa.string()),
+    "overlaps_nucleus": pa.uint8(),
+    "feature_name": pa.dictionary(pa.int32(), pa.string()),
+    "codeword_category": pa.dictionary(pa.int32(), pa.string()),
+    "is_gene": pa.bool_(),
+    **dict.fromkeys(("x_location", "y_location", "z_location", "qv"), pa.float32()),
+}
+CSV_BLOCK = 1 << 24
+BATCH_ROWS = 1 << 20
+DAMAGED = "the file is damaged or cut off: fetch it again"
+
+
+def find_file(bundle, name: str) -> Path:
+    """The path of a file of the bundle.
+
+    Raises
+    ------
+    InputError
+        The bundle isn't a folder, or the file isn't in it.
+    """
+    bundle = Path(bundle)
+    if bundle.is_file():
+        raise InputError(bundle, "bundle", "a file", "unpack it and name the folder")
+    if not bundle.is_dir():
+        raise InputError(bundle, "bundle", "nothing", "correct the path or fetch the bundle")
+    path = bundle / name
+    if not path.is_file():
+        raise InputError(path, "file", "nothing", "fetch the whole bundle again")
+    return path
+
+
+def read_experiment(bundle) -> dict:
+    """``experiment.xenium``: pixel size, software version and panel name of the bundle.
+
+    Raises
+    ------
+    InputError
+        The file is missing, isn't JSON, or lacks ``pixel_size`` or ``analysis_sw_version``.
+    """
+    path = find_file(bundle, "experiment.xenium")
+    experiment = _read_json(path)
+    if not isinstance(experiment, dict):
+        raise InputError(path, "JSON", type(experiment).__name__, DAMAGED)
+    size = experiment.get("pixel_size")
+    if isinstance(size, bool) or not isinstance(size, int | float) or not 0.01 <= size <= 10:
+        found = "nothing" if size is None else json.dumps(size)
+        raise InputError(
+            path, "pixel_size", found, "give the size of a morphology pixel in um, such as 0.2125"
+        )
+    if not isinstance(experiment.get("analysis_sw_version"), str):
+        raise InputError(
+            path,
+            "analysis_sw_version",
+            "no text",
+            "fetch the file again as the instrument wrote it",
+        )
+    return experiment
+
+
+def pixel_size_um(experiment: dict) -> float:
+    """Size of a pixel of the morphology image, in micrometres."""
+    return float(experiment["pixel_size"])
+
+
+def software_version(experiment: dict) -> str:
+    """Version of the software that wrote the bundle; Xenium Ranger's where it wrote it anew."""
+    ranger = experiment.get("xenium_ranger")
+    if isinstance(ranger, dict) and ranger.get("version"):
+        return str(ranger["version"])
+    return experiment["analysis_sw_version"]
+
+
+def format_version(experiment: dict, file="experiment.xenium") -> tuple[int, int]:
+    """Major and minor version of the bundle's layout: Xenium Ranger's where it wrote it anew.
+
+    Raises
+    ------
+    InputError
+        The version isn't of the form ``xenium-3.0.0.15``.
+    """
+    version = software_version(experiment)
+    match = re.fullmatch(r"(?:xenium(?:ranger)?-)?(\d+)\.(\d+)(?:[.-].*)?", version, re.IGNORECASE)
+    if not match:
+        ranger = isinstance(experiment.get("xenium_ranger"), dict)
+        raise InputError(
+            file,
+            "xenium_ranger.version" if ranger else "analysis_sw_version",
+            repr(version),
+            "give the version of the software that wrote the bundle, such as xenium-3.0.0.15",
+        )
+    return int(match[1]), int(match[2])
+
+
+def find_panel(bundle) -> Path:
+    """The file that names the genes: ``gene_panel.json``, else ``cell_feature_matrix.h5``.
+
+    Raises
+    ------
+    InputError
+        The bundle has neither.
+    """
+    path = Path(bundle) / "cell_feature_matrix.h5"
+    if path.is_file() and not (Path(bundle) / "gene_panel.json").is_file():
+        return path
+    return find_file(bundle, "gene_panel.json")
+
+
+def read_features(bundle) -> list[dict]:
+    """The rows of ``cell_feature_matrix.h5``: ``{"name", "id", "type"}``, "" where it says nothing.
+
+    Raises
+    ------
+    InputError
+        The file is missing or damaged.
+    """
+    import h5py
+
+    path = find_file(bundle, "cell_feature_matrix.h5")
+    try:
+        with h5py.File(path) as file:
+            features = file["matrix/features"]
+            names = features["name"].asstr()[:]
+            kept = {
+                key: features[column].asstr()[:] if column in features else [""] * len(names)
+                for key, column in (("id", "id"), ("type", "feature_type"))
+            }
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise InputError(path, "matrix/features", str(error), DAMAGED) from None
+    return [
+        {"name": str(name), "id": str(identity), "type": str(kind)}
+        for name, identity, kind in zip(names, kept["id"], kept["type"], strict=True)
+    ]
+
+
+def feature_genes(features: list[dict]) -> dict[str, str]:
+    """Gene symbol -> id of those features that are genes, by their type, else by their name."""
+    return {
+        feature["name"]: feature["id"] if feature["id"] != feature["name"] else ""
+        for feature in features
+        if feature["type"] in ("", GENE_FEATURES)
+        and not feature["name"].startswith(NON_GENE_PREFIXES)
+    }
+
+
+def read_panel(bundle) -> list[dict]:
+    """The genes of ``gene_panel.json`` in its order, controls left out.
+
+    Where the bundle has no such file, the genes of ``cell_feature_matrix.h5``.
+
+    Returns
+    -------
+    One ``{"gene_symbol", "gene_id", "category"}`` a gene. ``gene_id`` is "" where the panel gives
+    none; ``category`` is the word of the target's source, "" where there is none.
+
+    Raises
+    ------
+    InputError
+        The file is missing or damaged, names no gene, or names one twice.
+    """
+    path = find_panel(bundle)
+    if path.suffix == ".h5":
+        genes = [
+            {"gene_symbol": symbol, "gene_id": identity, "category": ""}
+            for symbol, identity in feature_genes(read_features(bundle)).items()
+        ]
+        if not genes:
+            raise InputError(
+                path, "matrix/features", "no gene", "add the gene_panel.json of this bundle"
+            )
+        return genes
+    content = _read_json(path)
+    genes = []
+    try:
+        for target in content["payload"]["targets"]:
+            if target["type"]["descriptor"] != "gene":
+                continue
+            data, source = target["type"]["data"], target.get("source") or {}
+            category = source.get("category", "") if isinstance(source, dict) else str(source)
+            genes.append(
+                {
+                    "gene_symbol": str(data["name"]),
+                    "gene_id": str(data.get("id") or ""),
+                    "category": str(category or ""),
+                }
+            )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(path, "payload.targets", f"no {error}", DAMAGED) from None
+    if not genes:
+        raise InputError(path, "payload.targets", "no gene", "use the panel file of this bundle")
+    seen = set()
+    for gene in genes:
+        if gene["gene_symbol"] in seen:
+            raise InputError(
+                path, f"gene {gene['gene_symbol']}", "it twice", "name each gene of the panel once"
+            )
+        seen.add(gene["gene_symbol"])
+    return genes
+
+
+def find_transcripts(bundle) -> Path:
+    """The table of transcripts: ``transcripts.parquet``, else ``transcripts.csv.gz``.
+
+    Raises
+    ------
+    InputError
+        The bundle has neither.
+    """
+    for name in TRANSCRIPTS[1:]:
+        if (Path(bundle) / name).is_file() and not (Path(bundle) / TRANSCRIPTS[0]).is_file():
+            return Path(bundle) / name
+    return find_file(bundle, TRANSCRIPTS[0])
+
+
+def open_transcripts(bundle) -> pq.ParquetFile:
+    """``transcripts.parquet``, open, its text columns as dictionaries.
+
+    Raises
+    ------
+    InputError
+        The file is missing, cut off, empty, or lacks a column that pooling needs.
+    """
+    path = find_file(bundle, "transcripts.parquet")
+    try:
+        metadata = pq.read_metadata(path)
+        # pyarrow raises a KeyError for a column that isn't there, and reads numbers as numbers.
+        columns = [metadata.schema.column(i) for i in range(metadata.num_columns)]
+        texts = [
+            column.path
+            for column in columns
+            if column.path in ("feature_name", "codeword_category", "cell_id")
+            and column.physical_type == "BYTE_ARRAY"
+        ]
+        file = pq.ParquetFile(path, metadata=metadata, read_dictionary=texts, memory_map=True)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(path, "footer", str(error), DAMAGED) from None
+    _check_columns(path, file.schema_arrow.names)
+    if file.metadata.num_rows == 0:
+        raise InputError(path, "rows", "none", "use a bundle that holds transcripts")
+    for name in ("feature_name", "x_location", "y_location", "qv"):
+        kind = file.schema_arrow.field(name).type
+        right = pa.types.is_dictionary if name == "feature_name" else pa.types.is_floating
+        if not (right(kind) or (name == "qv" and pa.types.is_integer(kind))):
+            wanted = "text" if name == "feature_name" else "numbers with a fraction"
+            raise InputError(
+                path, f"column {name}", str(kind), f"fetch the file again: it must hold {wanted}"
+            )
+    return file
+
+
+def transcript_columns(bundle) -> list[str]:
+    """The names of the columns of the transcripts; refuses what ``open_transcripts`` refuses."""
+    path = find_transcripts(bundle)
+    if path.suffix == ".parquet":
+        with open_transcripts(bundle) as file:
+            return file.schema_arrow.names
+    try:
+        with gzip.open(path, "rt", encoding="utf-8", newline="") as handle:
+            names = next(csv.reader(handle), [])
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+        raise InputError(path, "header", str(error), DAMAGED) from None
+    _check_columns(path, names)
+    return names
+
+
+def transcript_rows(bundle) -> int | None:
+    """How many transcripts there are; None where only reading them all would tell."""
+    if find_transcripts(bundle).suffix != ".parquet":
+        return None
+    with open_transcripts(bundle) as file:
+        return file.metadata.num_rows
+
+
+def iter_transcripts(
+    bundle, columns: Sequence[str], batch_rows: int = BATCH_ROWS
+) -> Iterator[pa.RecordBatch]:
+    """Stream columns of the transcripts in bounded memory.
+
+    Yields
+    ------
+    Batches of at most ``batch_rows`` rows in the order of the file. ``feature_name``,
+    ``codeword_category`` and ``cell_id`` (unless it holds integers) are dictionaries of text; each
+    batch has its own.
+
+    Raises
+    ------
+    InputError
+        As ``open_transcripts``; or a column isn't there or a page can't be decoded.
+    """
+    path = find_transcripts(bundle)
+    columns = list(dict.fromkeys(columns))
+    present = transcript_columns(bundle)
+    missing = [name for name in columns if name not in present]
+    if missing:
+        raise InputError(
+            path, f"column {missing[0]}", "nothing", "fetch the file as the instrument wrote it"
+        )
+    read = _iter_parquet if path.suffix == ".parquet" else _iter_csv
+    try:
+        for batch in read(bundle, columns, batch_rows):
+            yield _decode_bytes(batch)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+        raise InputError(path, "rows", str(error), DAMAGED) from None
+
+
+def first_rows(bundle, columns: Sequence[str], row_group: int, rows: int) -> pa.RecordBatch:
+    """The first rows of a row group of ``transcripts.parquet``; as ``iter_transcripts``."""
+    path = find_transcripts(bundle)
+    try:
+        with open_transcripts(bundle) as file:
+            batches = file.iter_batches(rows, [row_group], list(columns), use_threads=False)
+            return _decode_bytes(next(batches))
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, StopIteration) as error:
+        raise InputError(path, f"row group {row_group}", str(error), DAMAGED) from None
+
+
+def _iter_parquet(bundle, columns: list[str], batch_rows: int) -> Iterator[pa.RecordBatch]:
+    with open_transcripts(bundle) as file:
+        # One thread: batches come in order, and memory stays at one row group's columns.
+        yield from file.iter_batches(batch_rows, columns=columns, use_threads=False)
+
+
+def _iter_csv(bundle, columns: list[str], batch_rows: int) -> Iterator[pa.RecordBatch]:
+    from pyarrow import csv as arrow_csv
+
+    path = find_transcripts(bundle)
+    rows = 0
+    with pa.input_stream(str(path), compression="gzip") as stream:
+        reader = arrow_csv.open_csv(
+            stream,
+            read_options=arrow_csv.ReadOptions(block_size=CSV_BLOCK, use_threads=False),
+            convert_options=arrow_csv.ConvertOptions(
+                include_columns=columns,
+                column_types={name: CSV_TYPES[name] for name in columns if name in CSV_TYPES},
+            ),
+        )
+        for batch in reader:
+            rows += len(batch)
+            for start in range(0, len(batch), batch_rows):
+                yield batch.slice(start, batch_rows)
+    if not rows:
+        raise InputError(path, "rows", "none", "use a bundle that holds transcripts")
+
+
+def _check_columns(path: Path, names: Sequence[str]) -> None:
+    for name in ("feature_name", "x_location", "y_location", "qv"):
+        if name not in names:
+            raise InputError(
+                path,
+                f"column {name}",
+                f"only {', '.join(names) or 'nothing'}",
+                "fetch the file again as the instrument wrote it",
+            )
+
+
+def gene_column(names: Sequence[str]) -> str:
+    """Which column tells genes from controls: ``is_gene``, else the category, else the name."""
+    for name in ("is_gene", "codeword_category"):
+        if name in names:
+            return name
+    return "feature_name"
+
+
+def gene_rows(batch: pa.RecordBatch) -> np.ndarray:
+    """Which rows of a batch name a gene, (N,) bool, by the best column that the batch has.
+
+    ``is_gene``; else a ``codeword_category`` of predesigned or custom genes; else the prefix of
+    ``feature_name``. A missing value is no gene.
+    """
+    rule = gene_column(batch.schema.names)
+    column = batch.column(rule)
+    if rule == "is_gene":
+        return column.fill_null(False).cast(pa.bool_()).to_numpy(zero_copy_only=False)
+    words = column.dictionary.to_pylist()
+    if rule == "codeword_category":
+        is_gene = [word in GENE_CATEGORIES for word in words]
+    else:
+        is_gene = [word is not None and not word.startswith(NON_GENE_PREFIXES) for word in words]
+    lookup = np.array([*is_gene, False])  # the last entry answers for nulls
+    return lookup[column.indices.fill_null(len(words)).to_numpy(zero_copy_only=False)]
+
+
+def cell_rows(batch: pa.RecordBatch) -> np.ndarray:
+    """Which rows of a batch with ``cell_id`` lie in a cell, (N,) bool.
+
+    Not those of no cell: ``UNASSIGNED``; -1 where cell ids are integers; a missing value.
+    """
+    column = batch.column("cell_id")
+    if pa.types.is_dictionary(column.type):
+        words = column.dictionary.to_pylist()
+        lookup = np.array([*(word is not None and word not in UNASSIGNED for word in words), False])
+        return lookup[column.indices.fill_null(len(words)).to_numpy(zero_copy_only=False)]
+    return column.fill_null(-1).to_numpy(zero_copy_only=False) >= 0
+
+
+def read_cells(bundle):
+    """``cells.parquet`` (else ``cells.csv.gz``) as a pandas table, ``cell_id`` as text.
+
+    Raises
+    ------
+    InputError
+        The file is missing, damaged, or lacks ``cell_id``, ``x_centroid`` or ``y_centroid``.
+    """
+    path = Path(bundle) / "cells.csv.gz"
+    if not path.is_file() or (Path(bundle) / "cells.parquet").is_file():
+        path = find_file(bundle, "cells.parquet")
+    try:
+        if path.suffix == ".parquet":
+            table = pq.read_table(path)
+        else:
+            from pyarrow import csv as arrow_csv
+
+            table = arrow_csv.read_csv(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(path, "footer", str(error), DAMAGED) from None
+    for name in ("cell_id", "x_centroid", "y_centroid"):
+        if name not in table.column_names:
+            raise InputError(
+                path, f"column {name}", "nothing", "fetch the file as the instrument wrote it"
+            )
+    cells = table.to_pandas()
+    cells["cell_id"] = [
+        value.decode() if isinstance(value, bytes) else str(value) for value in cells["cell_id"]
+    ]
+    return cells
+
+
+def read_cell_counts(bundle, gene: str, block: int = 1 << 22):
+    """Counts of one gene in each cell, from ``cell_feature_matrix.h5``, in bounded memory.
+
+    Returns
+    -------
+    A pandas Series of int64, its index the cell ids as text.
+
+    Raises
+    ------
+    InputError
+        The file is missing or damaged, or has no such gene.
+    """
+    import h5py
+    import pandas as pd
+
+    path = find_file(bundle, "cell_feature_matrix.h5")
+    try:
+        with h5py.File(path) as file:
+            matrix = file["matrix"]
+            names = [name.decode() for name in matrix["features/name"][:]]
+            if gene not in names:
+                raise InputError(path, f"gene {gene}", "nothing", "name a gene of this panel")
+            row = names.index(gene)
+            cells = [barcode.decode() for barcode in matrix["barcodes"][:]]
+            ends = matrix["indptr"][1:]
+            counts = np.zeros(len(cells), np.int64)
+            indices, data = matrix["indices"], matrix["data"]
+            for start in range(0, len(indices), block):
+                hits = np.flatnonzero(indices[start : start + block] == row)
+                values = data[start : start + block][hits]
+                np.add.at(counts, np.searchsorted(ends, start + hits, side="right"), values)
+    except (OSError, KeyError) as error:
+        raise InputError(path, "matrix", str(error), DAMAGED) from None
+    return pd.Series(counts, index=cells)
+
+
+def find_morphology(bundle, experiment: dict) -> Path | None:
+    """The first page file of the morphology image (DAPI); ``None`` where the bundle has none."""
+    return next(iter(morphology_files(bundle, experiment)), None)
+
+
+def morphology_files(bundle, experiment: dict) -> list[Path]:
+    """The morphology image in focus, one file a channel, DAPI first, whatever the layout.
+
+    The file that ``experiment.xenium`` names comes first, if it is there.
+    """
+    bundle = Path(bundle)
+    images = experiment.get("images")
+    named = images.get("morphology_focus_filepath") if isinstance(images, dict) else None
+    path = bundle / named if isinstance(named, str) and ".." not in Path(named).parts else None
+    if path and path.is_file() and path.suffix == ".tif":
+        others = sorted(path.parent.glob("*.ome.tif")) if path.parent != bundle else []
+        return [path, *(other for other in others if other != path)]
+    for pattern in (
+        "morphology_focus/ch[0-9]*.ome.tif",
+        "morphology_focus/*.ome.tif",
+        "morphology_focus.ome.tif",
+        "morphology_mip.ome.tif",
+        "morphology.ome.tif",
+    ):
+        found = sorted(bundle.glob(pattern))
+        if found:
+            return found
+    return []
+
+
+def _decode_bytes(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Text that analysis software 1.x stored as bytes, as text.
+
+    Raises
+    ------
+    pyarrow.ArrowInvalid
+        The bytes aren't UTF-8.
+    """
+    for index, field in enumerate(batch.schema):
+        if pa.types.is_dictionary(field.type) and pa.types.is_binary(field.type.value_type):
+            column = batch.column(index)
+            text = pa.DictionaryArray.from_arrays(
+                column.indices, column.dictionary.cast(pa.string())
+            )
+            batch = batch.set_column(index, field.name, text)
+    return batch
+
+
+def _read_json(path: Path):
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(path, "JSON", str(error), DAMAGED) from None

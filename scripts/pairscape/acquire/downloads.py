@@ -1,0 +1,391 @@
+"""Fetching files over HTTP, and unpacking archives, without trusting either."""
+
+import hashlib
+import itertools
+import json
+import os
+import re
+import shutil
+import ssl
+import stat
+import time
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Callable, Mapping
+from http.client import HTTPException
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
+
+from pairscape.core import files
+from pairscape.core.errors import InputError
+from pairscape.jobs.program import log, progress
+
+CHUNK = 1 << 20
+TRIES = 6
+LONGEST_WAIT_S = 300
+RETRY_STATUS = {408, 425, 429, 500, 502, 503, 504}
+MAX_EXPANSION = 50  # unpacked over packed bytes; images and tables in bundles stay far below
+
+
+class _TryAgainError(Exception):
+    """A failure that may pass: the connection or the server broke."""
+
+    def __init__(self, what: str, wait_s: float = 0):
+        self.wait_s = wait_s  # what the server asks for
+        super().__init__(what)
+
+
+class _RefusedError(Exception):
+    """This host doesn't give this file; another one may."""
+
+
+def download(
+    url: str,
+    path,
+    *,
+    by_hand: str,
+    mirrors: Mapping[str, str] | None = None,
+    size: int | None = None,
+    checksum: str = "",
+    secret_headers: Mapping[str, str] | None = None,
+    tries: int = TRIES,
+    timeout_s: float = 60,
+    first_wait_s: float = 1.0,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Path:
+    """Fetch ``url`` to ``path``; what is there of an earlier attempt is continued.
+
+    The bytes gather in ``<path>.part``; ``<path>.part.json`` holds where they come from and the
+    server's mark of the version (ETag or date), so that two versions are never spliced. ``path``
+    itself is whole or absent.
+
+    Parameters
+    ----------
+    url
+        May hold ``${NAME}`` for a secret of the environment. What is logged has no query.
+    by_hand
+        What the user can do instead, for the message when it can't be fetched.
+    mirrors
+        Beginnings of addresses that stand for each other; see ``addresses``.
+    size, checksum
+        Bytes of the file and its ``sha256:...`` or ``md5:...``, where they are known.
+    secret_headers
+        Sent to the host of ``url`` alone: not to where it redirects, and not to mirrors.
+    tries
+        Attempts in a row at one host that bring nothing new; each that does starts the count anew.
+    timeout_s
+        Silence after which a connection counts as broken.
+    first_wait_s
+        Pause after the first failure; it doubles with each.
+
+    Raises
+    ------
+    InputError
+        All hosts refuse, the size or the checksum is wrong, or the tries are used up.
+    """
+    path = Path(path)
+    if path.is_file():
+        return path
+    check_address(url)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part, mark = path.with_name(path.name + ".part"), path.with_name(path.name + ".part.json")
+    begun_at = _read_mark(mark).get("url")
+    hosts = sorted(addresses(url, mirrors or {}), key=lambda host: without_query(host) != begun_at)
+    said = []
+    for address, following in itertools.zip_longest(hosts, hosts[1:]):
+        shown = without_query(address)
+        failures = reached = corrupt = 0
+        while True:
+            try:
+                secret = secret_headers if address == url and secret_headers else {}
+                _continue(address, part, mark, timeout_s, size, bool(checksum), secret)
+                corrupt += 1
+                _verify(part, mark, checksum, last=corrupt > 1)
+                os.replace(part, path)
+                mark.unlink(missing_ok=True)
+                return path
+            except _RefusedError as error:
+                said.append((shown, str(error), by_hand))
+                break
+            except _TryAgainError as error:
+                had, reached = reached, max(reached, part.stat().st_size if part.exists() else 0)
+                failures = 1 if reached > had else failures + 1
+                if failures >= tries:
+                    remedy = f"run it again to go on from here, or {by_hand}"
+                    said.append((shown, f"{error} ({tries} times)", remedy))
+                    break
+                wait_s = max(first_wait_s * 2 ** (failures - 1), error.wait_s)
+                log.warning("%s: %s; trying again in %g s", shown, error, wait_s)
+                sleep(wait_s)
+        if following:
+            log.warning("%s: %s; going to %s", shown, said[-1][1], urlsplit(following).netloc)
+    (shown, found, remedy), others = said[0], said[1:]
+    found += "".join(f"; at {urlsplit(other).netloc} {what}" for other, what, _ in others)
+    raise InputError(shown, "download", found, remedy)
+
+
+def addresses(url: str, mirrors: Mapping[str, str]) -> list[str]:
+    """The address and those that serve the same file, by the beginnings that stand for each other."""
+    found = [url]
+    for one, other in mirrors.items():
+        for old, new in ((one, other), (other, one)):
+            if url.startswith(old) and new + url.removeprefix(old) not in found:
+                found.append(new + url.removeprefix(old))
+    return found
+
+
+def check_address(url: str) -> None:
+    """Refuse what is no web address, or holds a password.
+
+    Raises
+    ------
+    InputError
+    """
+    shown = without_query(url)
+    if not re.match(r"https?://", url):
+        raise InputError(shown, "URL", "another scheme", "give an http or https address")
+    if "@" in urlsplit(url).netloc:
+        raise InputError(
+            shown,
+            "URL",
+            "a user or password in it",
+            "give a secret as ${NAME} in the query, where NAME is a variable of the environment",
+        )
+
+
+def without_query(url: str) -> str:
+    """The address without query and user, where tokens and signatures stand."""
+    parts = urlsplit(url)
+    return parts._replace(query="", fragment="", netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+def file_name(url: str) -> str:
+    """The last part of an address's path."""
+    return PurePosixPath(urlsplit(url).path).name
+
+
+def _with_secrets(url: str) -> str:
+    def value(match):
+        if not os.environ.get(match[1]):
+            raise InputError(
+                without_query(url),
+                f"variable {match[1]}",
+                "nothing",
+                "set it in the environment, the address asks for it",
+            )
+        return os.environ[match[1]]
+
+    return re.sub(r"\$\{(\w+)\}", value, url)
+
+
+def _read_mark(mark: Path) -> dict:
+    try:
+        found = json.loads(mark.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _continue(
+    url: str,
+    part: Path,
+    mark: Path,
+    timeout_s: float,
+    size: int | None,
+    verified: bool,
+    secret_headers: Mapping[str, str],
+) -> None:
+    """One request for what is still missing; nothing where nothing is missing.
+
+    Where the checksum is known (``verified``), the part of any host is continued.
+    """
+    known = _read_mark(mark)
+    start = part.stat().st_size if part.exists() and known else 0
+    if start and start == known.get("size"):
+        return
+    if not known.get("version") and not verified:
+        start = 0  # of an unknown version
+    headers = {"User-Agent": "pairscape", "Accept-Encoding": "identity"}
+    if start:
+        headers["Range"] = f"bytes={start}-"
+        if not verified:
+            headers["If-Range"] = known["version"]
+    try:
+        request = urllib.request.Request(_with_secrets(url), headers=headers)
+        for name, value in secret_headers.items():
+            request.add_unredirected_header(name, value)
+        response = urllib.request.urlopen(request, timeout=timeout_s)
+    except urllib.error.HTTPError as error:
+        error.close()
+        if error.code == 416:  # the file is shorter than what we have
+            files.remove(part)
+            raise _TryAgainError("the file there has changed") from None
+        said = f"status {error.code} {error.reason}"
+        if error.code in RETRY_STATUS:
+            asked = error.headers.get("Retry-After", "")
+            wait_s = min(int(asked), LONGEST_WAIT_S) if asked.isdecimal() else 0
+            raise _TryAgainError(said, wait_s) from None
+        raise _RefusedError(said) from None
+    except (OSError, HTTPException) as error:
+        raise _TryAgainError(str(getattr(error, "reason", error)) or type(error).__name__) from None
+    with response:
+        if response.status != 206:
+            start = 0
+        total = _total_size(response, start)
+        version = response.headers.get("ETag", "")
+        # A weak ETag may stand for other bytes, so it can't join two halves.
+        version = response.headers.get("Last-Modified") if version[:2] in ("", "W/") else version
+        if start and (
+            known.get("size") not in (None, total)
+            or (version and not verified and version != known["version"])
+        ):
+            files.remove(part)
+            raise _TryAgainError("the file there has changed")
+        if size is not None and total not in (None, size):
+            raise _RefusedError(f"a file of {total} bytes where {size} are expected")
+        needed = (total or size or 0) - start
+        if needed > shutil.disk_usage(part.parent).free:
+            raise InputError(
+                part.parent,
+                "free space",
+                f"less than {needed} bytes",
+                "free space and run it again",
+            )
+        files.write_json(
+            mark, {"url": without_query(url), "version": version, "size": total or size}
+        )
+        with open(part, "ab" if start else "wb") as handle:
+            _copy(response, handle, start, total, part.name.removesuffix(".part"))
+    got, total = part.stat().st_size, total or size
+    if total is not None and got < total:
+        raise _TryAgainError(f"the connection ended after {got} of {total} bytes")
+    if total is not None and got > total:
+        files.remove(part)
+        raise _TryAgainError(f"{got} bytes came where {total} were announced")
+
+
+def _verify(part: Path, mark: Path, checksum: str, last: bool) -> None:
+    if not checksum:
+        return
+    kind, _, expected = checksum.partition(":")
+    with open(part, "rb") as handle:
+        found = hashlib.file_digest(handle, kind).hexdigest()
+    if found == expected:
+        return
+    files.remove(part)
+    files.remove(mark)
+    what = f"a file with {kind} {found} where {expected} is expected"
+    if last:
+        raise _RefusedError(what)
+    raise _TryAgainError(what)
+
+
+def _copy(response, handle, start: int, total: int | None, what: str) -> None:
+    bar = progress((), f"fetching {what}", total, "B")
+    bar.unit_scale = True
+    bar.update(start)
+    try:
+        while chunk := response.read(CHUNK):
+            handle.write(chunk)
+            bar.update(len(chunk))
+    except (TimeoutError, ConnectionError, ssl.SSLError, HTTPException) as error:
+        # IncompleteRead carries what had come before the break.
+        handle.write(getattr(error, "partial", b"") or b"")
+        raise _TryAgainError(f"the connection broke ({type(error).__name__})") from None
+    finally:
+        bar.close()
+        handle.flush()
+        os.fsync(handle.fileno())
+
+
+def _total_size(response, start: int) -> int | None:
+    """Bytes of the whole file, if the server says so."""
+    if response.status == 206:
+        match = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
+        if not match or int(match[1]) != start:
+            raise _TryAgainError("the server sent another range than asked for")
+        return int(match[2])
+    length = response.headers.get("Content-Length", "")
+    return int(length) if length.isdecimal() else None
+
+
+def extract_bundle(archive, folder, wanted: Callable[[str], bool]) -> list[str]:
+    """Unpack the bundle of a zip into ``folder``.
+
+    The bundle's root is where ``experiment.xenium`` lies, so a top folder is stripped.
+
+    Parameters
+    ----------
+    wanted
+        Tells for a path below the root whether it is needed; other members are left out.
+
+    Returns
+    -------
+    The paths made, relative to ``folder``.
+
+    Raises
+    ------
+    InputError
+        It isn't a zip, is damaged, holds no bundle or several, a path leaves the folder, a member
+        is a link, encrypted or there twice, or it is out of proportion to the archive or the disk.
+    """
+    archive, folder = Path(archive), Path(folder)
+    again = "delete it and fetch it again"
+    try:
+        with zipfile.ZipFile(archive) as packed:
+            members = [member for member in packed.infolist() if not member.is_dir()]
+            for member in members:
+                _refuse_unsafe(archive, member)
+            roots = [
+                PurePosixPath(member.filename).parent
+                for member in members
+                if PurePosixPath(member.filename).name == "experiment.xenium"
+            ]
+            if len(roots) != 1:
+                found = "none" if not roots else f"{len(roots)} times"
+                raise InputError(
+                    archive, "experiment.xenium", found, "use the archive of one Xenium bundle"
+                )
+            chosen = {}
+            for member in members:
+                path = PurePosixPath(member.filename)
+                if not path.is_relative_to(roots[0]):
+                    continue
+                name = str(path.relative_to(roots[0]))
+                if not wanted(name):
+                    continue
+                if name in chosen:
+                    raise InputError(archive, name, "it twice", again)
+                chosen[name] = member
+            size = sum(member.file_size for member in chosen.values())
+            if size > MAX_EXPANSION * archive.stat().st_size + CHUNK:
+                raise InputError(
+                    archive, "size", f"{size} bytes unpacked", "don't trust it: get it elsewhere"
+                )
+            folder.mkdir(parents=True, exist_ok=True)
+            if size > shutil.disk_usage(folder).free:
+                raise InputError(
+                    folder, "free space", f"less than {size} bytes", "free space and run it again"
+                )
+            for name, member in progress(chosen.items(), "unpacking", len(chosen), "file"):
+                target = folder / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with packed.open(member) as source, open(target, "xb") as handle:
+                    shutil.copyfileobj(source, handle, CHUNK)
+            return sorted(chosen)
+    except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, NotImplementedError) as error:
+        raise InputError(archive, "zip", str(error), again) from None
+    except zipfile.zlib.error as error:
+        raise InputError(archive, "zip", str(error), again) from None
+
+
+def _refuse_unsafe(archive: Path, member: zipfile.ZipInfo) -> None:
+    path, remedy = PurePosixPath(member.filename), "don't trust it: get it elsewhere"
+    if path.is_absolute() or ".." in path.parts or "\\" in member.filename:
+        raise InputError(archive, member.filename, "a path that leaves the folder", remedy)
+    mode = member.external_attr >> 16
+    if mode and stat.S_IFMT(mode) not in (0, stat.S_IFREG):
+        raise InputError(archive, member.filename, "a link or device", remedy)
+    if member.flag_bits & 1:
+        raise InputError(archive, member.filename, "an encrypted file", remedy)

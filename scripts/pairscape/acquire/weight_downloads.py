@@ -1,0 +1,368 @@
+"""Bringing the files of an encoder's weights: from where, under which licence, and verified."""
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path, PurePosixPath
+from urllib.parse import urljoin, urlsplit
+
+from pairscape.acquire import downloads
+from pairscape.core import files
+from pairscape.core.errors import InputError
+from pairscape.jobs.program import log
+
+FORMAT = 1
+BY_HAND = "put there by hand"
+# What a server or a careless clone puts in the place of a file.
+_NO_WEIGHTS = {
+    b"<!doctype html": "a web page",
+    b"<html": "a web page",
+    b"version https://git-lfs": "a pointer of Git LFS",
+}
+
+
+def place_of(spec: Mapping, name: str, encoder_file) -> dict:
+    """Where one file of an encoder comes from.
+
+    Parameters
+    ----------
+    spec
+        The encoder.
+    name
+        The name of its weights file or of one of its extra files.
+    encoder_file
+        The encoder's file, for messages.
+
+    Returns
+    -------
+    ``source``, ``location``, ``file`` (its path at that place), ``revision`` and ``sha256`` (or
+    ``None``), ``gated``, ``licence``, and ``beside``: the location is that of the weights file.
+
+    Raises
+    ------
+    InputError
+        It has no such file.
+    """
+    weights = spec["weights"]
+    facts = {key: weights[key] for key in ("source", "location", "gated", "licence")}
+    facts |= {"revision": weights.get("revision"), "sha256": None, "beside": False}
+    if name == PurePosixPath(weights["file"]).name:
+        return facts | {"file": weights["file"], "sha256": weights["sha256"]}
+    named = {PurePosixPath(file).name: file for file in weights.get("extra_files", ())}
+    if name not in named:
+        allowed = [PurePosixPath(weights["file"]).name, *named]
+        raise InputError(
+            encoder_file, "weights", f"no file {name}", f"allowed: {', '.join(allowed)}"
+        )
+    own = weights.get("extra_sources", {}).get(named[name])
+    if own is None:
+        return facts | {"file": named[name], "beside": True}
+    return facts | {"file": named[name], "revision": None, "gated": False} | dict(own)
+
+
+def fetch(
+    spec: Mapping,
+    encoder_file,
+    path,
+    record_path,
+    *,
+    sleep: Callable[[float], None] = time.sleep,
+) -> dict:
+    """Bring one file of an encoder, or take the one that lies there, and write down what it is.
+
+    A file that is there stays until another one has come and is verified. One without a record was
+    put there by the user: it is verified and taken, and never replaced.
+
+    Parameters
+    ----------
+    spec
+        The encoder.
+    encoder_file
+        The encoder's file, for messages.
+    path
+        The file to bring; its name tells which one of the encoder's it is.
+    record_path
+        The JSON to write: source, revision, checksum, licence.
+    sleep
+        Waits between tries.
+
+    Returns
+    -------
+    The record.
+
+    Raises
+    ------
+    InputError
+        It can't be had, or isn't what the encoder's file declares.
+    """
+    path, record_path = Path(path), Path(record_path)
+    place = place_of(spec, path.name, encoder_file)
+    asked = {key: place[key] for key in ("source", "location", "file", "revision")}
+    record = _take(path, _read_record(record_path), asked, place, encoder_file)
+    if record is None:
+        record = _bring(path, spec, place, encoder_file, sleep)
+    record = {
+        "format": FORMAT,
+        "encoder": spec["title"],
+        "file": path.name,
+        "licence": place["licence"],
+        "gated": place["gated"],
+        "asked": asked,
+        **record,
+        "bytes": path.stat().st_size,
+    }
+    files.write_json(record_path, record)
+    return record
+
+
+def _take(path: Path, known: Mapping, asked: Mapping, place: Mapping, encoder_file) -> dict | None:
+    """The facts of the file that is there; None where one has to be brought."""
+    if not path.is_file():
+        return None
+    found, wanted = files.sha256_file(path), place["sha256"]
+    as_recorded = known.get("sha256") == found
+    fetched = as_recorded and known["from"] != BY_HAND
+    if wanted is not None and found != wanted:
+        if not fetched:
+            raise InputError(
+                path,
+                "sha256",
+                f"{found}, in a file that wasn't fetched like this",
+                f"{wanted} is declared in {encoder_file}: move the file away to have it fetched, "
+                "or correct weights.sha256",
+            )
+    elif wanted is None and known and not as_recorded:
+        raise InputError(
+            path,
+            "sha256",
+            f"{found}, and {known.get('sha256')} in its record",
+            "delete the file to have it fetched again, or its record to take the file as it is",
+        )
+    elif wanted is not None or not fetched or known["asked"] == asked:
+        _refuse_pages(path, "get the file itself and put it there")
+        log.info("%s: it is there already, SHA-256 %s", path, found)
+        origin = known if as_recorded else {"from": BY_HAND, "revision": None, "verified_by": None}
+        verified = "the encoder's file" if wanted else origin["verified_by"]
+        return {
+            "from": origin["from"],
+            "revision": origin["revision"],
+            "sha256": found,
+            "verified_by": verified,
+        }
+    log.warning("%s: not the file that is declared now; it stays until that one is there", path)
+    return None
+
+
+def _bring(path: Path, spec: Mapping, place: Mapping, encoder_file, sleep) -> dict:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    arriving = path.with_name(f".arriving-{path.name}")  # a fixed name: a later run goes on with it
+    page = _page(place)
+    log.info("%s: from %s, licence: %s", path.name, page, place["licence"])
+    by_hand = f"get {place['file']} from {page} ({place['licence']}) and put it at {path}"
+    wanted, found = place["sha256"], {"revision": None, "verified_by": None}
+    checksum = f"sha256:{wanted}" if wanted else ""
+    if place["source"] == "huggingface":
+        hub = _ask_hub(spec, place, encoder_file, page, sleep)
+        if wanted and hub["sha256"] not in (None, wanted):
+            raise InputError(
+                hub["url"],
+                "sha256",
+                hub["sha256"],
+                f"{wanted} is declared in {encoder_file}: name the right weights.revision there, "
+                "or correct weights.sha256",
+            )
+        if hub["sha256"]:
+            checksum, found["verified_by"] = f"sha256:{hub['sha256']}", "the Hub"
+        found |= {"from": hub["url"], "revision": hub["revision"]}
+        downloads.download(
+            hub["url"],
+            arriving,
+            by_hand=by_hand,
+            size=hub["size"],
+            checksum=checksum,
+            secret_headers=hub["headers"],
+            sleep=sleep,
+        )
+    elif place["source"] == "url":
+        address = _address(place, spec, encoder_file)
+        found["from"] = downloads.without_query(address)
+        downloads.download(address, arriving, by_hand=by_hand, checksum=checksum, sleep=sleep)
+    else:
+        original = _local(place, spec, path, encoder_file)
+        found["from"] = str(original)
+        with files.atomic_path(arriving) as temporary:
+            shutil.copyfile(original, temporary)
+    try:
+        _refuse_pages(arriving, by_hand)
+        sha256 = files.sha256_file(arriving)
+        if wanted and sha256 != wanted:
+            raise InputError(
+                found["from"],
+                "sha256",
+                sha256,
+                f"{wanted} is declared in {encoder_file}: {by_hand}",
+            )
+    except InputError:
+        files.remove(arriving)
+        raise
+    if wanted:
+        found["verified_by"] = "the encoder's file"
+    else:
+        log.info("%s: no checksum is declared; this file's SHA-256 is %s", path, sha256)
+    os.replace(arriving, path)
+    return {**found, "sha256": sha256}
+
+
+def _ask_hub(spec: Mapping, place: Mapping, encoder_file, page: str, sleep) -> dict:
+    """Address, revision, size and checksum of a file on the Hugging Face Hub, or why not.
+
+    The bytes are then fetched by ``downloads``, which goes on with a part after a kill.
+    """
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    import huggingface_hub
+    from huggingface_hub import errors, get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.utils import logging
+
+    logging.set_verbosity_error()  # its warnings name addresses with signatures in them
+    endpoint = _endpoint()
+    # Whichever library it talks through: an error of the Hub is one of that library's, too.
+    transport = [base for base in errors.HfHubHTTPError.__bases__ if base is not OSError]
+    token = huggingface_hub.get_token()
+    what = {"repo_id": place["location"], "filename": place["file"], "endpoint": endpoint}
+    shown = f"{endpoint}/{place['location']}"
+    for failures in range(downloads.TRIES):
+        try:
+            url = hf_hub_url(**what, revision=place["revision"])
+            found = get_hf_file_metadata(url, token=token, endpoint=endpoint, timeout=60)
+            break
+        except errors.HFValidationError:
+            raise InputError(
+                encoder_file,
+                "weights.location",
+                repr(place["location"]),
+                "name the repository as <owner>/<name>",
+            ) from None
+        except errors.EntryNotFoundError:
+            raise InputError(
+                shown,
+                place["file"],
+                "no such file",
+                f"correct weights.file or weights.revision in {encoder_file}",
+            ) from None
+        except errors.RevisionNotFoundError:
+            raise InputError(
+                shown,
+                "revision",
+                f"no {place['revision']}",
+                f"correct weights.revision in {encoder_file}",
+            ) from None
+        except (errors.OfflineModeIsEnabled, *transport, errors.HfHubHTTPError, OSError) as error:
+            # The message may hold the request, so only the status is told.
+            status = getattr(getattr(error, "response", None), "status_code", None)
+            gated = isinstance(error, errors.GatedRepoError) or place["gated"]
+            if gated and status in (401, 403, 404):
+                said = "isn't allowed to read it" if token else "wasn't given"
+                raise InputError(
+                    shown,
+                    "access",
+                    f"a gated repository (status {status}), and a token that {said}",
+                    f"licence: {place['licence']}; ask for access at {page}, then set HF_TOKEN",
+                ) from None
+            if status in (401, 403, 404):
+                raise InputError(
+                    shown,
+                    "repository",
+                    f"status {status}",
+                    f"correct weights.location in {encoder_file}, or set a valid HF_TOKEN",
+                ) from None
+            said = f"status {status}" if status else type(error).__name__
+            offline = isinstance(error, errors.OfflineModeIsEnabled)
+            final = offline or (status and status not in downloads.RETRY_STATUS)
+            if final or failures + 1 == downloads.TRIES:
+                raise InputError(
+                    shown,
+                    "download",
+                    said,
+                    "run it where there is a network, such as a login node, and without "
+                    "HF_HUB_OFFLINE; compute nodes then find the file",
+                ) from None
+            wait_s = 2.0**failures
+            log.warning("%s: %s; trying again in %g s", shown, said, wait_s)
+            sleep(wait_s)
+    etag = found.etag or ""
+    revision = found.commit_hash or place["revision"]
+    return {
+        "url": hf_hub_url(**what, revision=revision),
+        "revision": revision,
+        "size": found.size,
+        "sha256": etag if len(etag) == 64 else None,  # small files have a Git checksum instead
+        "headers": {"Authorization": f"Bearer {token}"} if token else {},
+    }
+
+
+def _endpoint() -> str:
+    return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+
+
+def _page(place: Mapping) -> str:
+    """Where a person reads about the file and asks for it."""
+    if place["source"] == "huggingface":
+        return f"{_endpoint()}/{place['location']}"
+    return downloads.without_query(str(place["location"]))
+
+
+def _address(place: Mapping, spec: Mapping, encoder_file) -> str:
+    """The URL of a file: the location is that of the weights file, or of a folder (``.../``)."""
+    location = place["location"]
+    if not location:
+        raise InputError(
+            encoder_file, "weights.location", "nothing", f"give the URL of {spec['title']}"
+        )
+    folder = urlsplit(location).path.endswith("/")
+    return urljoin(location, place["file"]) if folder or place["beside"] else location
+
+
+def _local(place: Mapping, spec: Mapping, path: Path, encoder_file) -> Path:
+    """A file on this machine; it is said how to give it where the location is a web page."""
+    location = place["location"]
+    if not location or urlsplit(location).scheme in ("http", "https"):
+        asked = "accept its terms there" if place["gated"] else "its terms are there"
+        raise InputError(
+            path,
+            "file",
+            "nothing",
+            f"{spec['title']} is given out by hand: get {place['file']} from "
+            f"{location or 'its authors'} (licence: {place['licence']}; {asked}) and put it at "
+            "this path",
+        )
+    found = Path(location).expanduser()
+    if found.is_dir():
+        found /= place["file"]
+    if not found.is_file():
+        raise InputError(
+            encoder_file,
+            "weights.location",
+            f"no file {found}",
+            "correct it, or put the file there",
+        )
+    return found
+
+
+def _refuse_pages(path: Path, remedy: str) -> None:
+    with open(path, "rb") as handle:
+        begin = handle.read(512).lstrip().lower()
+    if not begin:
+        raise InputError(path, "content", "an empty file", remedy)
+    for mark, what in _NO_WEIGHTS.items():
+        if begin.startswith(mark):
+            raise InputError(path, "content", what, remedy)
+
+
+def _read_record(path: Path) -> dict:
+    """An earlier record; nothing where there is none or it can't be read."""
+    try:
+        found = files.read_json(path)
+    except InputError:
+        return {}
+    return found if isinstance(found, dict) and found.get("format") == FORMAT else {}

@@ -1,0 +1,1 @@
+"""Protocols, their flags, and what each quirk does to the scores."""

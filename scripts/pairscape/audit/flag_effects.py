@@ -1,0 +1,440 @@
+"""The audit: what each quirk of the published code does to recall, one at a time.
+
+There are two starts. From ``corrected`` one flag is switched on; from ``published`` one is repaired.
+Every run is set against the base of its start, with the same encoder pair and seeds.
+
+Intervals. Values of queries are averaged over the seeds and then resampled, by donors or by blocks of
+tissue (``intervals``). Where a run and its base test on the same spots, the differences of the
+queries are resampled: *paired*. Elsewhere the two are drawn independently of each other, and a
+difference of the galleries' sizes is part of the difference of recalls. How much a training differs
+from its repetition is in neither interval: the range over single seeds stands beside them.
+"""
+
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from pairscape.core import files
+from pairscape.core.errors import InputError
+from pairscape.evaluate import intervals, ranks, retrieval
+
+STARTS = ("corrected", "published")
+BOTH = "both"
+DIRECTIONS = (BOTH, *retrieval.DIRECTIONS)
+ROW_KEYS = ("start", "flag", "findings", "meaning", "experiment", "dataset", "why_not")
+PAIR_KEYS = ("image_encoder", "gene_encoder", "image", "gene")
+KEYS = (
+    *("start", "flag", "image_encoder", "gene_encoder", "gallery", "direction"),
+    "recall_at",
+)
+COLUMNS = (
+    *("audit", "start", "flag", "findings", "meaning", "dataset", "image_encoder", "gene_encoder"),
+    *("gallery", "direction", "recall_at", "value", "ci_low", "ci_high", "chance", "difference"),
+    *("difference_low", "difference_high", "seed_low", "seed_high", "difference_seed_low"),
+    *("difference_seed_high", "paired", "ci_over", "queries", "seeds", "status", "why_not"),
+    "options_sha256",
+)
+NUMBERS = (
+    *("recall_at", "value", "ci_low", "ci_high", "chance", "difference", "difference_low"),
+    *("difference_high", "seed_low", "seed_high", "difference_seed_low", "difference_seed_high"),
+    *("queries", "seeds"),
+)
+SCORED, MISSING, NOT_TRIED = "scored", "not run", "not tried"
+PUBLISHED_PROCESSES = 4  # the published numbers are those of batches of 64 of each of 4 processes
+_SAME_PLACE_UM = 1.0
+
+
+class Run(NamedTuple):
+    """What names a run; encoders by the names that the run has for them."""
+
+    experiment: str
+    dataset: str
+    image_encoder: str
+    gene_encoder: str
+    seed: int
+
+
+class Loaded(NamedTuple):
+    """A run's embedded test split: of ``runs.read_scorable``.
+
+    ``placeholders``: donors that no source names; ``path``: what told of the run, for messages.
+    """
+
+    embedded: Mapping
+    placeholders: set[str]
+    options_sha256: str
+    path: str
+
+
+class Scored(NamedTuple):
+    """One setting and encoder pair, S seeds.
+
+    ``hits`` by seed and by gallery, direction and k: (M,) in [0, 1]. ``rows`` and ``sizes`` by
+    gallery: the query's row, and the entries of its gallery (M,). M is N, and some more where batches
+    are dealt out to processes (``ranks.rank_in_batches``).
+    """
+
+    hits: dict
+    rows: dict
+    sizes: dict
+    index: object
+    placeholders: set
+    sums: list
+
+
+# ------------------------------------------------------------------------------------------ options
+
+
+def check_options(options: Mapping) -> dict:
+    """The options, the defaults of the configuration's part ``retrieval`` filled in.
+
+    Returns
+    -------
+    ``audit``; ``rows``, each with ``ROW_KEYS``, ``pairs`` (the names of the audit's encoders and, as
+    ``image`` and ``gene``, of those that its runs have: a flag may put variants in their place) and
+    ``seeds``; ``expected``, every ``Run`` of them; and what ``retrieval.check_options`` returns.
+
+    Raises
+    ------
+    InputError
+        An option is missing or not allowed; a row or a run stands twice, or a row is incomplete.
+    """
+    for name in ("audit", "rows"):
+        if not options.get(name):
+            raise InputError("--options", name, "nothing", "name it")
+    scoring = {key: value for key, value in options.items() if key not in ("audit", "rows")}
+    resolved = retrieval.check_options({"recall_at": [5], **scoring})
+    seen, expected = set(), {}
+    for number, row in enumerate(options["rows"]):
+        place = f"rows[{number}]"
+        _check_row(row, place)
+        start, flag = row["start"], row["flag"]
+        told = f"{flag or 'the base'} of {start}"
+        if (start, flag) in seen:
+            raise InputError("--options", place, f"{told} twice", "give each row once")
+        if flag and (start, "") not in seen:
+            raise InputError("--options", place, f"{told} before its base", "give the base first")
+        seen.add((start, flag))
+        if not row["why_not"] and not (row["pairs"] and row["seeds"]):
+            raise InputError(
+                "--options",
+                place,
+                f"{told} without pairs, seeds or why_not",
+                "name its encoder pairs and seeds, or why it can't be tried",
+            )
+        for pair in row["pairs"]:
+            for run in runs_of(row, pair):
+                if run in expected:
+                    raise InputError(
+                        "--options", place, f"{words(run)} twice", "name each run once"
+                    )
+                expected[run] = None
+    rows = [dict(row) for row in options["rows"]]
+    return {**resolved, "audit": options["audit"], "rows": rows, "expected": list(expected)}
+
+
+def _check_row(row, place: str) -> None:
+    if not isinstance(row, Mapping):
+        raise InputError("--options", place, repr(row), "give an object of keys and values")
+    kinds = {**dict.fromkeys(ROW_KEYS, str), "pairs": list, "seeds": list}
+    for key, kind in kinds.items():
+        if not isinstance(row.get(key), kind):
+            what = "a text" if kind is str else "a list"
+            raise InputError("--options", f"{place}.{key}", repr(row.get(key)), f"give {what}")
+    if row["start"] not in STARTS:
+        allowed = f"allowed: {', '.join(STARTS)}"
+        raise InputError("--options", f"{place}.start", repr(row["start"]), allowed)
+    for pair in row["pairs"]:
+        for key in PAIR_KEYS:
+            if not isinstance(pair, Mapping) or not isinstance(pair.get(key), str):
+                raise InputError(
+                    "--options", f"{place}.pairs", repr(pair), f"give {', '.join(PAIR_KEYS)}"
+                )
+
+
+def runs_of(row: Mapping, pair: Mapping) -> list[Run]:
+    """The runs of a row and one of its pairs, one for each seed."""
+    names = (row["experiment"], row["dataset"], pair["image"], pair["gene"])
+    return [Run(*names, seed) for seed in row["seeds"]]
+
+
+def words(run: Run) -> str:
+    """A run in words."""
+    pair = f"{run.image_encoder} with {run.gene_encoder}"
+    return f"{run.experiment}, {run.dataset}, {pair}, seed {run.seed}"
+
+
+# ------------------------------------------------------------------------------------------ scoring
+
+
+def score(
+    options: Mapping,
+    told: Mapping[Run, str],
+    load: Callable[[Run], Loaded],
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> list[dict]:
+    """Score every row of an audit.
+
+    Parameters
+    ----------
+    options
+        As ``check_options`` returns them.
+    told
+        By run why it failed; empty for one that can be loaded. Expected runs that aren't in it are
+        missing.
+    load
+        Reads a run.
+    progress
+        Wraps the rows.
+
+    Returns
+    -------
+    Rows of ``COLUMNS``: by row of the audit, encoder pair, gallery, k and direction. One that can't be
+    tried has a single row, which says why.
+
+    Raises
+    ------
+    InputError
+        The seeds of one setting test on different spots.
+    """
+    table, bases = [], {}
+    for row in progress(options["rows"]):
+        head = {"audit": options["audit"]}
+        head |= {key: row[key] for key in ROW_KEYS if key != "experiment"}
+        if row["why_not"]:
+            table.append(head | {"status": NOT_TRIED})
+            continue
+        for pair in row["pairs"]:
+            names = {key: pair[key] for key in ("image_encoder", "gene_encoder")}
+            of = (row["start"], *names.values())
+            planned = runs_of(row, pair)
+            scored = _score_seeds([run for run in planned if told.get(run) == ""], load, options)
+            if not row["flag"]:
+                bases[of] = scored
+            base = bases.get(of) if row["flag"] else None
+            status = _status(planned, told, scored, base, bool(row["flag"]))
+            table += [
+                {**head, **names, **found, "status": status}
+                for found in _cells(scored, base, options)
+            ]
+    return table
+
+
+def galleries(options: Mapping) -> tuple[str, str]:
+    """The galleries of an audit: that of the published numbers, and the whole split."""
+    processes = options["in_batch_ranks"]
+    dealt = PUBLISHED_PROCESSES if PUBLISHED_PROCESSES in processes else processes[0]
+    return retrieval.gallery_name(options["in_batch"], dealt), "split"
+
+
+def _score_seeds(runs: Sequence[Run], load, options: Mapping) -> Scored | None:
+    """The per-query hits of one setting and pair; None where no seed can be loaded."""
+    scored = None
+    for run in runs:
+        loaded = load(run)
+        hits, rows, sizes = _hits(loaded.embedded, options)
+        index = loaded.embedded["index"]
+        if scored is None:
+            scored = Scored({}, rows, sizes, index, loaded.placeholders, [])
+        elif not same_spots(scored.index, index):
+            raise InputError(
+                loaded.path,
+                "test split",
+                f"other spots than those of seed {runs[0].seed}",
+                "delete the run and pretrain it again: seeds of one dataset share its splits",
+            )
+        scored.hits[run.seed] = hits
+        scored.sums.append(loaded.options_sha256)
+    return scored
+
+
+def _hits(embedded: Mapping, options: Mapping) -> tuple[dict, dict, dict]:
+    """Expected hits by gallery, direction and k; the queries' rows and galleries' sizes."""
+    index = embedded["index"]
+    donors, samples = (index[name].to_numpy(str) for name in ("donor", "sample"))
+    images, genes = (ranks.finite(embedded[name]) for name in ("images", "genes"))
+    in_batch, whole = galleries(options)
+    processes = int(in_batch.partition("_ranks_")[2] or 1)
+    device = ranks.choose_device(options["device"], len(index))
+    hits, rows, sizes = {}, {}, {}
+    for direction in retrieval.DIRECTIONS:
+        queries, gallery = (images, genes) if direction == "i2g" else (genes, images)
+        (batches,) = ranks.rank_in_batches(queries, gallery, options["in_batch"], processes)
+        (split,) = ranks.rank_pairs(queries, gallery, donors, samples, (), device)["split"]
+        for name, found in ((in_batch, batches), (whole, split)):
+            rows[name] = np.arange(len(index)) if found.rows is None else found.rows
+            sizes[name] = found.size
+            for k in options["recall_at"]:
+                hits[name, direction, k] = retrieval.recall_at(
+                    found.better, found.ties, k, found.level
+                )
+    for name in rows:
+        for k in options["recall_at"]:
+            each = [hits[name, direction, k] for direction in retrieval.DIRECTIONS]
+            hits[name, BOTH, k] = np.mean(each, axis=0)  # both deal the queries out alike
+    return hits, rows, sizes
+
+
+def _status(planned, told, scored, base, has_base: bool) -> str:
+    """Which seeds are missing or failed, and what that means for the difference."""
+    reasons: dict[str, list[str]] = {}
+    for run in planned:
+        if why := told.get(run, MISSING):
+            reasons.setdefault(why, []).append(str(run.seed))
+    parts = [] if scored is None else [SCORED]
+    parts += [f"{why}: seed {', '.join(seeds)}" for why, seeds in reasons.items()]
+    if scored and has_base:
+        common = _common(scored, base)
+        if not common:
+            parts.append("no difference: the base has none of these seeds")
+        elif len(common) < len(scored.hits):
+            parts.append(f"difference: seed {', '.join(map(str, common))}")
+    return "; ".join(parts)
+
+
+def _common(scored: Scored, base: Scored | None) -> list:
+    return [] if base is None else [seed for seed in scored.hits if seed in base.hits]
+
+
+def _cells(scored: Scored | None, base: Scored | None, options: Mapping) -> list[dict]:
+    """The numbers of one setting and pair: a row per gallery, k and direction."""
+    cells = [
+        {"gallery": gallery, "recall_at": k, "direction": direction}
+        for gallery in galleries(options)
+        for k in options["recall_at"]
+        for direction in DIRECTIONS
+    ]
+    if scored is None:
+        return cells
+    units, over = draw_units(scored.index, scored.placeholders, options, options["seed"])
+    common = _common(scored, base)
+    paired = bool(common) and same_spots(scored.index, base.index)
+    of_base = None
+    if common and not paired:
+        # Samples that both have would be drawn alike from one seed.
+        of_base, base_over = draw_units(base.index, base.placeholders, options, options["seed"] + 1)
+        over += "" if base_over == over else f"; base: {base_over}"
+    for cell in cells:
+        gallery, k = cell["gallery"], cell["recall_at"]
+        key = (gallery, cell["direction"], k)
+        rows = scored.rows[gallery]
+        seeds = [hits[key] for hits in scored.hits.values()]
+        low, high = _interval(_draw(np.mean(seeds, axis=0), units, rows))
+        values = [float(np.mean(each)) for each in seeds]
+        cell |= {
+            "value": statistics.fmean(values),
+            "ci_low": low,
+            "ci_high": high,
+            "chance": retrieval.chance(f"recall@{k}", scored.sizes[gallery]),
+            "seed_low": min(values),
+            "seed_high": max(values),
+            "ci_over": over,
+            "queries": len(rows),
+            "seeds": len(values),
+            "options_sha256": files.sha256_json(scored.sums),
+        }
+        if not common:
+            continue
+        changed, unchanged = ([of.hits[seed][key] for seed in common] for of in (scored, base))
+        by_seed = [float(np.mean(a) - np.mean(b)) for a, b in zip(changed, unchanged, strict=True)]
+        if paired:
+            each = np.mean(changed, axis=0) - np.mean(unchanged, axis=0)
+            drawn = _draw(each, units, rows)
+        else:
+            first = _draw(np.mean(changed, axis=0), units, rows)
+            second = _draw(np.mean(unchanged, axis=0), of_base, base.rows[gallery])
+            drawn = None if first is None or second is None else first - second
+        low, high = _interval(drawn)
+        cell |= {
+            "difference": statistics.fmean(by_seed),
+            "difference_low": low,
+            "difference_high": high,
+            "difference_seed_low": min(by_seed),
+            "difference_seed_high": max(by_seed),
+            "paired": "yes" if paired else "no",
+        }
+    return cells
+
+
+def same_spots(first, second) -> bool:
+    """Whether two indices hold the same spots in the same order: sample, name and place."""
+    if len(first) != len(second):
+        return False
+    alike = all(
+        (first[name].to_numpy(str) == second[name].to_numpy(str)).all()
+        for name in ("sample", "spot")
+    )
+    # Grids laid in another frame use the same names for other tissue.
+    moved = first[["x_um", "y_um"]].to_numpy() - second[["x_um", "y_um"]].to_numpy()
+    return alike and bool((np.abs(moved) <= _SAME_PLACE_UM).all())
+
+
+def draw_units(index, placeholders: set, options: Mapping, seed: int):
+    """What is resampled of a test split, as in ``retrieval.score_run``, and that in words."""
+    samples, donors = (index[name].to_numpy(str) for name in ("sample", "donor"))
+    xy_um = index[["x_um", "y_um"]].to_numpy(np.float64)
+    drawn = options["bootstrap"], seed
+    blocks = intervals.draw_blocks(samples, xy_um, options["block_um"], *drawn)
+    everyone = np.ones(len(samples), bool)
+    options = {**options, "seed": seed}
+    return retrieval.choose_units(everyone, samples, donors, blocks, placeholders, options)
+
+
+def _draw(values: np.ndarray, units, rows: np.ndarray) -> np.ndarray | None:
+    """Means (draws,) of values (M,), the units of the queries ``rows`` drawn; None if none varies."""
+    chosen = intervals.select(units, rows)
+    if chosen is None:
+        return None
+    of, weights = chosen
+    count = weights.shape[1]
+    sums = np.column_stack([np.bincount(of, values, count), np.bincount(of, minlength=count)])
+    total, size = (weights.astype(np.float64) @ sums).T
+    return total / size
+
+
+def _interval(drawn: np.ndarray | None) -> tuple[float | None, float | None]:
+    if drawn is None:
+        return None, None
+    tail = (1 - intervals.LEVEL) / 2
+    low, high = np.quantile(drawn, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+# ------------------------------------------------------------------------------------------- format
+
+
+def write_scores(path, rows: Iterable[Mapping]) -> None:
+    """Write the rows of ``score``."""
+    files.write_numbers(path, rows, COLUMNS)
+
+
+def read_scores(path, audit: str | None = None) -> list[dict]:
+    """Read what ``write_scores`` wrote; numbers as float, empty ones as None.
+
+    Raises
+    ------
+    InputError
+        A column is missing, a number isn't one, a row stands twice, or is of another audit than
+        ``audit``.
+    """
+    again = "delete it and score the audit again"
+    files.require_end(path, again)
+    rows = files.read_numbers(path, COLUMNS, again, NUMBERS)
+    seen = set()
+    for line, row in enumerate(rows, start=2):
+        if audit is not None and row["audit"] != audit:
+            raise InputError(path, f"line {line}, audit", row["audit"], f"give scores of {audit}")
+        for name, allowed in (("start", STARTS), ("direction", ("", *DIRECTIONS))):
+            if row[name] not in allowed:
+                raise InputError(path, f"line {line}, {name}", repr(row[name]), again)
+        key = tuple(row[name] for name in KEYS)
+        if key in seen:
+            raise InputError(
+                path, f"line {line}", f"{row['flag'] or 'the base'} of {row['start']} twice", again
+            )
+        seen.add(key)
+    if not rows:
+        raise InputError(path, "rows", "no score", again)
+    return rows

@@ -1,0 +1,1 @@
+"""What the scores are worth, on tissue whose truth is known."""

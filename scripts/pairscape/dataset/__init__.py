@@ -1,0 +1,1 @@
+"""Gene lists, splits and leakage, cutting pairs, shards, cards, stored features."""

@@ -1,0 +1,411 @@
+"""What one split has seen of another: a table, and a gate.
+
+Findings of whole samples come from the sample table and the splits alone, so no bundle is needed;
+findings of patches (``patch_hashes``) are told in the same columns. Imports nothing heavy: the
+workflow calls it while Snakemake parses.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from pairscape.core.errors import InputError
+from pairscape.core.files import read_tsv, write_tsv
+
+SPLITS = ("train", "val", "test")
+LEAK_COLUMNS = (
+    "finding",
+    "level",
+    "donor",
+    "sample",
+    "split",
+    "other_sample",
+    "other_split",
+    "encoder",
+    "spots",
+    "share_of_split",
+    "acknowledged",
+    "detail",
+)
+# What each finding says, in the order in which a pair of samples is told: the first that holds of
+# the hard ones, then each soft one. A hard finding stops a run unless somebody owns up to it.
+HARD = {
+    "same_sample": "the same sample stands in two splits",
+    "same_bundle": "two samples of one bundle stand in two splits",
+    "same_donor": "a donor stands in two splits",
+    "near_identical_sample": "two samples of two splits show the same tissue",
+    "encoder_fitted_on": "an encoder was fitted on samples that are held out",
+}
+SOFT = {
+    "same_title": "no source tells whether samples of one title are of one donor",
+    "same_slide": "samples of two splits were measured on one slide",
+    "near_identical_patches": "patches of two splits are nearly the same picture",
+}
+FINDINGS = (*HARD, *SOFT)
+LEVELS = ("error", "acknowledged", "warning")
+SUMMARY_COLUMNS = (
+    "dataset",
+    "finding",
+    "level",
+    "split",
+    "other_split",
+    "encoder",
+    "donors",
+    "donor_names",
+    "samples",
+    "samples_of_split",
+    "share_of_samples",
+    "spots",
+    "spots_of_split",
+    "share_of_spots",
+    "spots_are",
+    "acknowledged",
+)
+# Columns of the sample table that a finding may rest on.
+FACTS = (
+    "title",
+    "published_patient",
+    "bundle",
+    "bundle_name",
+    "bundle_url",
+    "bundle_checksum",
+    "he_image",
+)
+_SLIDE = re.compile(r"^output-[A-Z0-9]+__(\d{4,})__")  # the instrument's name of an output folder
+
+
+def find_leaks(
+    rows: Sequence[Mapping],
+    facts: Mapping[str, Mapping] | None = None,
+    slides: Mapping[str, str] | None = None,
+    fitted_on: Iterable[Mapping] = (),
+) -> list[dict]:
+    """Find what the splits of a dataset share.
+
+    Parameters
+    ----------
+    rows
+        One per sample and split: ``sample``, ``donor``, ``donor_known``, ``split``, ``spots``
+        ("" or None where not counted) and ``shared_donors``. Splits other than train, val and test
+        count as later ones.
+    facts
+        Rows of the sample table by sample, with some of ``FACTS``.
+    slides
+        Slide id of samples whose bundle tells it (see ``slide_of``).
+    fitted_on
+        Rows of ``encoder``, ``sample`` and perhaps ``evidence``: what an encoder was fitted on. A
+        held-out sample (of any split but train) among them is a finding.
+
+    Returns
+    -------
+    One row per pair of samples, with ``LEAK_COLUMNS``. ``sample`` is the one of the later split
+    (test after val after train), whose ``spots`` are the ones touched, and ``share_of_split`` their
+    share of that split's; ``other_sample`` stands in the earlier split. ``level`` is ``error``
+    (hard, and nobody owns up to it), ``acknowledged`` (hard, with the words of ``shared_donors``)
+    or ``warning``. Two samples of one title whose donors aren't both known may be of one patient:
+    the rule of HEST-Benchmark.
+    """
+    facts, slides = facts or {}, slides or {}
+    sizes = split_sizes(rows)
+    leaks = []
+    # The splits are few and so are the samples; still, only rows of two splits are compared.
+    for i, first in enumerate(rows):
+        for second in rows[i + 1 :]:
+            if first["split"] == second["split"]:
+                continue
+            earlier, later = sorted((first, second), key=lambda row: split_order(row["split"]))
+            for finding, detail in _compare(earlier, later, facts, slides):
+                leaks.append(_leak(finding, detail, later, sizes, earlier))
+    held_out = {}
+    for row in rows:
+        if row["split"] != "train":
+            held_out.setdefault(row["sample"], []).append(row)
+    for fitted in fitted_on:
+        for row in held_out.get(fitted["sample"], ()):
+            # The words about donors don't answer for an encoder.
+            row = {**row, "shared_donors": ""}
+            leak = _leak("encoder_fitted_on", fitted.get("evidence", ""), row, sizes)
+            leaks.append({**leak, "encoder": fitted["encoder"]})
+    return sort_leaks(leaks)
+
+
+def split_order(name: str) -> tuple[int, str]:
+    """Key that sorts splits: train, val, test, then others by name."""
+    return (SPLITS.index(name) if name in SPLITS else len(SPLITS), name)
+
+
+def split_sizes(rows: Iterable[Mapping]) -> dict[str, int | None]:
+    """The spots of each split; None where those of a sample aren't counted."""
+    sizes: dict[str, int | None] = {}
+    for row in rows:
+        before, spots = sizes.get(row["split"], 0), row["spots"]
+        sizes[row["split"]] = None if before is None or spots in ("", None) else before + spots
+    return sizes
+
+
+def sort_leaks(leaks: Iterable[Mapping]) -> list[dict]:
+    """Hard findings first, then the latest split: test against val, test against train, val ..."""
+
+    def key(leak):
+        place, earlier = split_order(leak["split"]), split_order(leak["other_split"] or "train")
+        return (
+            leak["finding"] in SOFT,
+            -place[0],
+            place[1],
+            -earlier[0],
+            leak["donor"],
+            FINDINGS.index(leak["finding"]),
+            leak["sample"],
+            leak["other_sample"],
+            leak["encoder"],
+        )
+
+    return sorted(map(dict, leaks), key=key)
+
+
+def slide_of(row: Mapping, experiment: Mapping | None = None) -> str:
+    """The id of a sample's slide, or "" where nothing tells it.
+
+    Parameters
+    ----------
+    row
+        Of the sample table. The instrument's name for its output folder holds the slide.
+    experiment
+        The bundle's ``experiment.xenium``. Slide ids are numbers; other words stand in repackaged
+        and simulated bundles and say nothing.
+    """
+    stated = str((experiment or {}).get("slide_id") or "")
+    if re.fullmatch(r"\d{4,}", stated):
+        return stated
+    match = _SLIDE.match(row.get("bundle_name") or "")
+    return match[1] if match else ""
+
+
+def donor_group(samples: Iterable[Mapping]) -> dict[str, str]:
+    """Who must stay together in a donor split: for each sample the name of its group.
+
+    Samples of one donor are a group. Where no source names the donor (``donor_known`` is False),
+    it may be that of any other sample of the same title, so they join one group.
+    """
+    samples = list(samples)
+    group = {row["sample"]: row["donor"] for row in samples}
+    titles: dict[str, list[Mapping]] = {}
+    for row in samples:
+        if row.get("title"):
+            titles.setdefault(row["title"], []).append(row)
+    for rows in titles.values():
+        if any(is_placeholder(row) for row in rows):
+            joined = {group[row["sample"]] for row in rows}
+            name = min(joined)
+            group = {key: name if value in joined else value for key, value in group.items()}
+    return group
+
+
+def is_placeholder(row: Mapping) -> bool:
+    """Whether a sample's donor is one that no source names."""
+    return str(row.get("donor_known")).lower() == "false"
+
+
+def refuse_leaks(leaks: Iterable[Mapping], place: str, source) -> None:
+    """The gate: hard findings that nobody owns up to.
+
+    Raises
+    ------
+    InputError
+        There is one; the message names the donors or samples, and ``shared_donors``.
+    """
+    errors = [leak for leak in leaks if leak["level"] == "error"]
+    if errors:
+        raise InputError(
+            source,
+            place,
+            f"{'; '.join(describe_leaks(errors))} in more than one split",
+            "move the samples so that each donor is in one split, or own up to it: write "
+            f'`shared_donors: "<reason>"` under {place}',
+        )
+
+
+def describe_leaks(leaks: Iterable[Mapping]) -> list[str]:
+    """Say for each donor in two splits where it stands: ``donor A (S1 in train, S2 in test)``.
+
+    Of the hard findings only; two names for one bundle are told as ``bundle of A, B``.
+    """
+    places: dict[str, set] = {}
+    for leak in leaks:
+        if leak["finding"] not in HARD:
+            continue
+        if leak["finding"] == "encoder_fitted_on":
+            subject = f"encoder {leak['encoder']}, fitted on held-out samples,"
+        elif leak["finding"] == "same_bundle":
+            subject = "one bundle"
+        elif leak["finding"] == "near_identical_sample":
+            subject = "one tissue under two names"
+        else:
+            subject = f"donor {leak['donor']}"
+        of = places.setdefault(subject, set())
+        of.add((leak["split"], leak["sample"]))
+        if leak["other_sample"]:
+            of.add((leak["other_split"], leak["other_sample"]))
+    told = []
+    for subject, found in places.items():
+        ordered = sorted(found, key=lambda place: (split_order(place[0]), place[1]))
+        told.append(f"{subject} ({', '.join(f'{s} in {split}' for split, s in ordered)})")
+    return told
+
+
+def summarise_leaks(
+    dataset: str, rows: Sequence[Mapping], leaks: Iterable[Mapping], spots_are: str
+) -> list[dict]:
+    """How much of each split each finding touches: one row per finding and pair of splits.
+
+    Parameters
+    ----------
+    spots_are
+        What was counted, e.g. ``pooled``.
+    """
+    sizes = split_sizes(rows)
+    groups: dict[tuple, list[Mapping]] = {}
+    for leak in leaks:
+        keys = ("finding", "level", "split", "other_split", "encoder")
+        groups.setdefault(tuple(leak[key] for key in keys), []).append(leak)
+    summary = []
+    for (finding, level, split, other, encoder), found in groups.items():
+        of_split = {row["sample"]: row["spots"] for row in rows if row["split"] == split}
+        touched = {leak["sample"] for leak in found}
+        total = sizes[split]
+        # Findings of patches count patches; those of samples the spots of the samples, once each.
+        spots = None
+        if finding == "near_identical_patches":
+            spots = sum(leak["spots"] for leak in found)
+        elif None not in (counts := [of_split[name] or None for name in touched]):
+            spots = sum(counts)
+        donors = sorted({leak["donor"] for leak in found if leak["donor"]})
+        summary.append(
+            {
+                "dataset": dataset,
+                "finding": finding,
+                "level": level,
+                "split": split,
+                "other_split": other,
+                "encoder": encoder,
+                "donors": len(donors),
+                "donor_names": ", ".join(donors),
+                "samples": len(touched),
+                "samples_of_split": len(of_split),
+                "share_of_samples": f"{len(touched) / len(of_split):.4f}",
+                "spots": "" if spots is None else spots,
+                "spots_of_split": "" if total is None else total,
+                "share_of_spots": "" if spots is None or not total else f"{spots / total:.4f}",
+                "spots_are": spots_are if spots is not None else "not counted for every sample",
+                "acknowledged": "; ".join(
+                    sorted({leak["acknowledged"] for leak in found if leak["acknowledged"]})
+                ),
+            }
+        )
+    return summary
+
+
+def summary_text(summary: Mapping) -> str:
+    """One row of ``summarise_leaks`` as a sentence."""
+    share = ""
+    if summary["share_of_spots"]:
+        share = f" ({float(summary['share_of_spots']):.0%} of its spots, {summary['spots_are']})"
+    what = {
+        "same_sample": "also stand in",
+        "same_bundle": "share a bundle with",
+        "same_donor": "share a donor with",
+        "near_identical_sample": "show the tissue of",
+        "same_title": "have the title of samples, of donors not all known, in",
+        "same_slide": "lie on a slide with samples of",
+        "near_identical_patches": "have patches that nearly equal patches of",
+        "encoder_fitted_on": f"were among what encoder {summary['encoder']} was fitted on",
+    }[summary["finding"]]
+    end = f" {summary['other_split']}" if summary["other_split"] else ""
+    return (
+        f"{summary['samples']} of {summary['samples_of_split']} {summary['split']} sample(s)"
+        f"{share} {what}{end}"
+    )
+
+
+def write_leaks(path, leaks: Iterable[Mapping]) -> None:
+    """Write leakage.tsv."""
+    write_tsv(path, leaks, LEAK_COLUMNS)
+
+
+def read_leaks(path) -> list[dict]:
+    """Read leakage.tsv; ``spots`` as an integer (None where it is empty).
+
+    Raises
+    ------
+    InputError
+        A column is missing, or a value isn't allowed.
+    """
+    rows = read_tsv(path, LEAK_COLUMNS)
+    for number, row in enumerate(rows, start=2):
+        for column, allowed in (("finding", FINDINGS), ("level", LEVELS)):
+            if row[column] not in allowed:
+                raise InputError(
+                    path,
+                    f"line {number}, {column}",
+                    repr(row[column]),
+                    f"allowed: {', '.join(allowed)}",
+                )
+        row["spots"] = read_count(path, number, row["spots"])
+    return rows
+
+
+def read_count(path, number: int, text: str) -> int | None:
+    """A count in line ``number`` of a table; None where it is empty."""
+    if not text:
+        return None
+    if not text.isdigit():
+        raise InputError(path, f"line {number}, spots", repr(text), "give a whole number")
+    return int(text)
+
+
+def _compare(earlier: Mapping, later: Mapping, facts: Mapping, slides: Mapping):
+    """Yield what two rows of different splits share, as (finding, detail)."""
+    one, other = facts.get(earlier["sample"], {}), facts.get(later["sample"], {})
+
+    def same(column: str) -> str:
+        value = one.get(column) or ""
+        return value if value == (other.get(column) or "") and value != "none" else ""
+
+    if earlier["sample"] == later["sample"]:
+        yield "same_sample", "the same patches, spot by spot"
+        return
+    if bundle := same("bundle") or same("bundle_url") or same("bundle_checksum"):
+        yield "same_bundle", bundle
+    elif earlier["donor"] == later["donor"]:
+        yield "same_donor", ""
+    elif (title := same("title")) and (is_placeholder(earlier) or is_placeholder(later)):
+        labels = [fact.get("published_patient") or "none" for fact in (other, one)]
+        yield (
+            "same_title",
+            f"{title} (published patient: {labels[0]} of {later['sample']}, "
+            f"{labels[1]} of {earlier['sample']})",
+        )
+    slide = slides.get(earlier["sample"])
+    if slide and slide == slides.get(later["sample"]):
+        yield "same_slide", f"slide {slide}"
+    elif image := same("he_image"):
+        yield "same_slide", f"H&E {image}"
+
+
+def _leak(finding: str, detail: str, later: Mapping, sizes: Mapping, earlier=None) -> dict:
+    words = later.get("shared_donors") or ""
+    spots, total = later["spots"], sizes[later["split"]]
+    hard = finding in HARD
+    return {
+        "finding": finding,
+        "level": ("acknowledged" if words else "error") if hard else "warning",
+        "donor": later["donor"],
+        "sample": later["sample"],
+        "split": later["split"],
+        "other_sample": earlier["sample"] if earlier else "",
+        "other_split": earlier["split"] if earlier else "",
+        "encoder": "",
+        "spots": spots,
+        "share_of_split": f"{spots / total:.4f}" if spots not in ("", None) and total else "",
+        "acknowledged": words if hard else "",
+        "detail": detail,
+    }

@@ -1,0 +1,243 @@
+"""The published data set, read from a local copy: all rows of a panel, matched on ``name``.
+
+Its schema: ``name`` ClassLabel, ``image`` Image, ``gexp`` (1, G) counts in the order of the gene
+symbols, ``cell_coords`` in pixels of the H&E, ``source`` and ``tissue`` labels, texts, ``cancer``.
+A copy is a folder with the Arrow files of a panel (as the Hub, ``load_dataset``'s cache or
+``save_to_disk`` have them) or its Parquet files.
+"""
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from pairscape.core.errors import InputError
+
+NEEDED = ("name", "image", "gexp", "cell_coords")
+PITCH_UM = 55.0  # of the published lattice of spots, see pool_spots
+REMEDY = "give the folder of one panel of the published data set"
+
+
+def list_files(folder) -> list[Path]:
+    """The Arrow or Parquet files of a copy, in the order of their names.
+
+    Raises
+    ------
+    InputError
+        There are none.
+    """
+    folder = Path(folder)
+    for pattern in ("*.arrow", "*.parquet"):
+        found = sorted(path for path in folder.rglob(pattern) if path.is_file())
+        # What a mapped or filtered copy leaves in a cache folder isn't the data set.
+        found = [path for path in found if not path.name.startswith(("cache-", "tmp", ".part-"))]
+        if found:
+            return found
+    what = "no folder" if not folder.is_dir() else "neither Arrow nor Parquet files in it"
+    raise InputError(folder, "published_data", what, REMEDY)
+
+
+def open_table(path) -> pa.Table:
+    """One file as a table; Arrow files are mapped into memory.
+
+    Raises
+    ------
+    InputError
+        It is damaged, or lacks a column of the published data set.
+    """
+    import pyarrow.parquet as pq
+
+    try:
+        if Path(path).suffix == ".parquet":
+            table = pq.read_table(path, memory_map=True)
+        else:
+            with pa.memory_map(str(path)) as source:
+                try:
+                    table = pa.ipc.open_stream(source).read_all()
+                except pa.ArrowInvalid:
+                    table = pa.ipc.open_file(source).read_all()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(path, "file", str(error), "the copy is damaged: fetch it again") from None
+    for column in NEEDED:
+        if column not in table.column_names:
+            raise InputError(
+                path, f"column {column}", f"only {', '.join(table.column_names)}", REMEDY
+            )
+    return table
+
+
+def read_features(path, table: pa.Table) -> dict:
+    """The Hugging Face features of a file, by column; empty where its schema carries none."""
+    metadata = (table.schema.metadata or {}).get(b"huggingface")
+    if metadata is None:
+        return {}
+    with contextlib.suppress(json.JSONDecodeError, KeyError, TypeError):
+        return dict(json.loads(metadata)["info"]["features"])
+    raise InputError(path, "schema metadata", "features that can't be read", REMEDY)
+
+
+def sample_rows(path, table: pa.Table, features: Mapping, sample: str) -> np.ndarray:
+    """The rows of a file whose ``name`` is ``sample``."""
+    values = table["name"]
+    if pa.types.is_integer(values.type):
+        names = (features.get("name") or {}).get("names")
+        if not names:
+            raise InputError(
+                path,
+                "column name",
+                "numbers without the names of their classes",
+                "give the copy with the schema of `datasets` (save_to_disk keeps it)",
+            )
+        if sample not in names:
+            return np.zeros(0, np.int64)
+        return np.flatnonzero(values.to_numpy() == names.index(sample))
+    return np.flatnonzero(np.array(values.to_pylist(), object) == sample)
+
+
+def iter_rows(
+    files: Sequence[Path], sample: str, gene_count: int, columns: Sequence[str]
+) -> Iterator[dict]:
+    """Yield the rows of a sample, in the order of the files.
+
+    Yields
+    ------
+    ``image`` (encoded bytes, as published), ``gexp`` int32 (G,), ``cell_coords`` (x, y), and those
+    of ``columns`` that the copy has (labels by their names).
+
+    Raises
+    ------
+    InputError
+        A row isn't of the published form.
+    """
+    for path in files:
+        table = open_table(path)
+        features = read_features(path, table)
+        rows = sample_rows(path, table, features, sample)
+        others = [column for column in columns if column in table.column_names]
+        for block, part in _parts(table.select([*NEEDED[1:], *others]), rows):
+            counts = _counts(path, part["gexp"], len(block), gene_count)
+            places = _places(path, part["cell_coords"], len(block))
+            texts = {column: _texts(path, part[column], features.get(column)) for column in others}
+            images = part["image"].to_pylist()
+            for i, row in enumerate(block):
+                yield {
+                    "image": _image(path, int(row), images[i]),
+                    "gexp": counts[i],
+                    "cell_coords": tuple(places[i]),
+                    **{column: values[i] for column, values in texts.items()},
+                }
+
+
+def read_places(files: Sequence[Path], sample: str) -> np.ndarray:
+    """``cell_coords`` (N, 2) of a sample's rows; the images aren't touched."""
+    found = [np.zeros((0, 2))]
+    for path in files:
+        table = open_table(path)
+        rows = sample_rows(path, table, read_features(path, table), sample)
+        if len(rows):
+            found.append(_places(path, table["cell_coords"].take(pa.array(rows)), len(rows)))
+    return np.concatenate(found)
+
+
+def lattice(centres_px: np.ndarray, um_per_px: float) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Row and column of each spot in the published lattice of 55 µm, from its place in the H&E.
+
+    Returns
+    -------
+    Two int32 arrays, and whether all spots lie on the lattice (within a tenth of its pitch) and no
+    two of them in one place; where not, the columns number the spots.
+    """
+    step = (centres_px - centres_px.min(0)) * um_per_px / PITCH_UM
+    column, row = np.rint(step).astype(np.int32).T
+    regular = bool(np.abs(step - np.rint(step)).max() < 0.1)
+    regular &= len(np.unique(np.stack([row, column]), axis=1).T) == len(row)
+    if not regular:
+        row, column = np.zeros(len(row), np.int32), np.arange(len(row), dtype=np.int32)
+    return row, column, regular
+
+
+def _parts(table: pa.Table, rows: np.ndarray, at_once: int = 256):
+    """The given rows (ascending), some at a time, each part out of one record batch.
+
+    Taking rows of a whole column would join its chunks in memory first, images and all.
+    """
+    first = 0
+    for batch in table.to_batches():
+        low, high = np.searchsorted(rows, [first, first + batch.num_rows])
+        for start in range(low, high, at_once):
+            block = rows[start : min(start + at_once, high)]
+            part = pa.Table.from_batches([batch]).take(pa.array(block - first))
+            yield block, part
+        first += batch.num_rows
+
+
+def _flat(column: pa.ChunkedArray) -> np.ndarray:
+    """All numbers of a column of lists, however deeply nested, one after the other."""
+    array = column.combine_chunks()
+    if isinstance(array, pa.ChunkedArray):
+        array = array.chunk(0) if array.num_chunks else pa.array([], pa.int32())
+    if isinstance(array, pa.ExtensionArray):
+        array = array.storage
+    nested = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    while any(is_nested(array.type) for is_nested in nested):
+        array = array.flatten()
+    return array.to_numpy(zero_copy_only=False)
+
+
+def _counts(path, column: pa.ChunkedArray, rows: int, gene_count: int) -> np.ndarray:
+    flat = _flat(column)
+    if flat.size != rows * gene_count:
+        raise InputError(
+            path,
+            "column gexp",
+            f"{flat.size / max(rows, 1):g} genes a row for the panel's {gene_count}",
+            "give the data of this panel, or this panel's gene list",
+        )
+    if flat.dtype.kind not in "iuf":
+        raise InputError(path, "column gexp", f"{flat.dtype} values", REMEDY)
+    counts = flat.astype(np.int32)
+    if (counts != flat).any() or (counts < 0).any():
+        raise InputError(
+            path,
+            "column gexp",
+            "values that aren't counts",
+            "give the raw data set, not a scaled one",
+        )
+    return counts.reshape(rows, gene_count)
+
+
+def _places(path, column: pa.ChunkedArray, rows: int) -> np.ndarray:
+    flat = _flat(column)
+    if flat.size != rows * 2 or flat.dtype.kind not in "iuf" or not np.isfinite(flat).all():
+        raise InputError(
+            path, "column cell_coords", f"{flat.size / max(rows, 1):g} numbers a row, not 2", REMEDY
+        )
+    return flat.astype(float).reshape(rows, 2)
+
+
+def _texts(path, column: pa.ChunkedArray, feature) -> list:
+    """Values of a column; labels by their names, None as empty text."""
+    names = feature.get("names") if isinstance(feature, Mapping) else None
+    values = column.to_pylist()
+    if names:
+        return [names[value] if value is not None and value >= 0 else "" for value in values]
+    return ["" if value is None else value for value in values]
+
+
+def _image(path, row: int, image) -> bytes:
+    data = image.get("bytes") if isinstance(image, Mapping) else image
+    if data is None and isinstance(image, Mapping) and image.get("path"):
+        file = Path(path).parent / image["path"]
+        if file.is_file():
+            return file.read_bytes()
+    if not isinstance(data, bytes) or not data:
+        raise InputError(
+            path,
+            f"row {row}, image",
+            "no bytes",
+            "give the copy with embedded images (`Dataset.cast_column` and save_to_disk keep them)",
+        )
+    return data

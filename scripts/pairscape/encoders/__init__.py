@@ -1,0 +1,1 @@
+"""Towers, their declarations, weights loaded strictly, DRVI fitting."""

@@ -1,0 +1,1 @@
+"""Ranks, retrieval, batch effects, expression, and their statistics."""

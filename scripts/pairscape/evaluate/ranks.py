@@ -1,0 +1,478 @@
+"""Ranks of partners among galleries, by blocked products: exact, and never an N x N matrix.
+
+A *query* of one modality looks for its *targets* in a *gallery* of the other: its partner alone, or
+the partner and the spots around it. Similarity is the dot product. What is counted is how many
+entries of the gallery are more similar than the best target, and how many are as similar.
+
+Two traps of such counts. The target's own similarity is taken from the same product as the others:
+another one (einsum, a smaller block) may differ in the last bit, and the target would beat itself.
+Entries that are the same vector take one column of the product between them: BLAS may give equal
+columns different last bits, which would break ties by the place in the matrix.
+"""
+
+import functools
+from collections.abc import Sequence
+from itertools import chain
+from typing import NamedTuple
+
+import numpy as np
+
+from pairscape.core.errors import InputError
+
+_BLOCK_NUMBERS = 1 << 22  # similarities held at once (16 MB), large enough for BLAS to be at speed
+_DEVICE_BLOCK_NUMBERS = 1 << 27
+_DEVICE_QUERIES = 20_000  # from here on it is worth looking for a GPU
+_CHUNK = 1 << 14
+
+
+class Ranks(NamedTuple):
+    """Per query (M,): what its target competes with.
+
+    ``better``: entries more similar than the best target; ``ties``: entries as similar that aren't
+    targets; ``size``: entries of the gallery; ``level``: targets as similar as the best one, it
+    included; ``targets``: targets in the gallery; ``rows``: the query's row, None for 0 to N - 1;
+    ``batch``: the batch (M,) it was ranked in, None where galleries aren't batches.
+    """
+
+    better: np.ndarray
+    ties: np.ndarray
+    size: np.ndarray
+    level: np.ndarray | int = 1
+    targets: np.ndarray | int = 1
+    rows: np.ndarray | None = None
+    batch: np.ndarray | None = None
+
+
+class Targets(NamedTuple):
+    """Which gallery rows are a hit for each query: ``rows[starts[i] : starts[i + 1]]``."""
+
+    starts: np.ndarray  # (N + 1,) int64
+    rows: np.ndarray  # (K,) int32
+
+    def counts(self) -> np.ndarray:
+        return np.diff(self.starts)
+
+
+def partners(count: int) -> Targets:
+    """Row i of the gallery is the only target of query i."""
+    return Targets(np.arange(count + 1), np.arange(count, dtype=np.int32))
+
+
+def neighbours(samples: np.ndarray, xy_um: np.ndarray, radius_um: float) -> Targets:
+    """The spots within ``radius_um`` of each spot in its own sample, itself included.
+
+    Spots at the very radius count, whatever the last digits of their places.
+    """
+    from scipy.spatial import cKDTree
+
+    counts = np.empty(len(samples), np.int64)
+    parts = []
+    for sample in np.unique(samples):
+        of_sample = np.flatnonzero(samples == sample)
+        tree = cKDTree(xy_um[of_sample])
+        for start in range(0, len(of_sample), _CHUNK):
+            rows = of_sample[start : start + _CHUNK]
+            found = tree.query_ball_point(xy_um[rows], radius_um * (1 + 1e-6), return_sorted=True)
+            counts[rows] = [len(one) for one in found]
+            flat = np.fromiter(chain.from_iterable(found), np.int64, int(counts[rows].sum()))
+            parts.append((rows, of_sample[flat].astype(np.int32)))
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    places = np.empty(starts[-1], np.int32)
+    for rows, flat in parts:
+        places[_spread(starts[rows], counts[rows])] = flat
+    return Targets(starts, places)
+
+
+def _spread(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """start, start + 1, ... of each range, one range after the other."""
+    ends = np.cumsum(counts)
+    total = int(ends[-1]) if len(ends) else 0
+    return np.arange(total) + np.repeat(starts - (ends - counts), counts)
+
+
+# --------------------------------------------------------------------------------- whole galleries
+
+
+def rank_counts(
+    queries: np.ndarray, gallery: np.ndarray, partner: np.ndarray, block: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Count for each query the gallery entries more similar than its partner, and as similar.
+
+    Parameters
+    ----------
+    queries, gallery
+        (N, D) and (M, D), float32; memory-mapped arrays will do.
+    partner
+        (N,) row of the gallery that belongs to each query.
+    block
+        Queries per matrix product; by default so many that a product takes about 16 MB.
+
+    Returns
+    -------
+    ``better`` and ``ties`` (N,), int64. The partner itself is in neither.
+
+    Raises
+    ------
+    ValueError
+        An embedding isn't finite: it would compare as neither better nor worse, which is rank 1.
+    """
+    partner = np.asarray(partner, np.int32)
+    edges = np.tile([0, len(gallery)], (len(queries), 1))
+    targets = Targets(np.arange(len(partner) + 1), partner)
+    better, level, best = _count(finite(queries), finite(gallery), edges, [targets], "cpu", block)
+    return better[0, :, 0].astype(np.int64), (level[0, :, 0] - best[0]).astype(np.int64)
+
+
+def rank_pairs(
+    queries: np.ndarray,
+    gallery: np.ndarray,
+    donors: np.ndarray,
+    samples: np.ndarray,
+    nearby: Sequence[Targets] = (),
+    device: str = "cpu",
+    block: int | None = None,
+) -> dict[str, list[Ranks]]:
+    """Ranks of row i of ``queries`` for row i of ``gallery``, in one pass for three galleries.
+
+    Parameters
+    ----------
+    queries, gallery
+        (N, D), float32 and finite, paired row by row.
+    donors, samples
+        (N,) names; a sample is of one donor.
+    nearby
+        Further targets, all of the query's own sample (``neighbours``).
+    device
+        Where the products are taken: ``cpu``, or a device of torch.
+
+    Returns
+    -------
+    ``split``: all pairs, and ``sample``: those of the query's sample; each a list, first for the
+    partner, then for each of ``nearby``. ``other_donors``: the partner among the spots of other
+    donors, a list of one; not there for a single donor.
+
+    Raises
+    ------
+    ValueError
+        A sample is of two donors.
+    """
+    count = len(queries)
+    donor, sample = _codes(donors), _codes(samples)
+    if len(np.unique(donor * count + sample)) > len(np.unique(sample)):
+        raise ValueError("a sample is of two donors")
+    # Rows of a donor and in it of a sample side by side: galleries are then ranges of columns.
+    order = np.lexsort((sample, donor))
+    sets = [partners(count), *nearby]
+    if not (order == np.arange(count)).all():
+        back = np.empty(count, np.int32)
+        back[order] = np.arange(count, dtype=np.int32)
+        queries, gallery, donor, sample = (of[order] for of in (queries, gallery, donor, sample))
+        sets = [_reorder(targets, order, back) for targets in sets]
+    donor_ends, sample_ends = _run_ends(donor), _run_ends(sample)
+    edges = np.column_stack(
+        [
+            np.zeros(count, np.int64),
+            _starts(donor_ends, donor),
+            _starts(sample_ends, sample),
+            np.repeat(sample_ends, np.diff(sample_ends, prepend=0)),
+            np.repeat(donor_ends, np.diff(donor_ends, prepend=0)),
+            np.full(count, count),
+        ]
+    )
+    better, level, best = _count(queries, gallery, edges, sets, device, block)
+    in_sample = edges[:, 3] - edges[:, 2]
+    in_donor = edges[:, 4] - edges[:, 1]
+    ranks: dict[str, list[Ranks]] = {"split": [], "sample": []}
+    for i, targets in enumerate(sets):
+        of = {"level": best[i], "targets": targets.counts()}
+        ranks["split"].append(
+            Ranks(better[i].sum(1), level[i].sum(1) - best[i], np.full(count, count), **of)
+        )
+        ranks["sample"].append(
+            Ranks(better[i, :, 2].copy(), level[i, :, 2] - best[i], in_sample, **of)
+        )
+    if len(donor_ends) > 1:
+        outside = [0, 4]
+        ranks["other_donors"] = [
+            Ranks(better[0][:, outside].sum(1), level[0][:, outside].sum(1), count - in_donor + 1)
+        ]
+    back = np.argsort(order)
+    return {
+        name: [
+            Ranks(*(field[back] if isinstance(field, np.ndarray) else field for field in one))
+            for one in several
+        ]
+        for name, several in ranks.items()
+    }
+
+
+def _codes(names: np.ndarray) -> np.ndarray:
+    """A number for each name, in order of first appearance: data set order stays as it is."""
+    _, first, code = np.unique(names, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[code.reshape(-1)]
+
+
+def _run_ends(code: np.ndarray) -> np.ndarray:
+    return np.append(np.flatnonzero(np.diff(code)) + 1, len(code))
+
+
+def _starts(ends: np.ndarray, code: np.ndarray) -> np.ndarray:
+    lengths = np.diff(ends, prepend=0)
+    return np.repeat(ends - lengths, lengths)
+
+
+def _reorder(targets: Targets, order: np.ndarray, back: np.ndarray) -> Targets:
+    counts = targets.counts()[order]
+    rows = back[targets.rows[_spread(targets.starts[:-1][order], counts)]]
+    return Targets(np.concatenate([[0], np.cumsum(counts)]), rows)
+
+
+def _count(queries, gallery, edges, sets, device, block=None):
+    """Count above and level with the best target, by set of targets, query and range of columns.
+
+    Returns
+    -------
+    ``better`` and ``level`` (sets, N, ranges), targets at the best included in ``level``, and the
+    number ``best`` of those (sets, N).
+    """
+    distinct, place = distinct_rows(gallery)
+    shape = (len(sets), len(queries), edges.shape[1] - 1)
+    better, level = np.empty(shape, np.int32), np.empty(shape, np.int32)
+    best = np.empty(shape[:2], np.int32)
+    numbers = _BLOCK_NUMBERS if device == "cpu" else _DEVICE_BLOCK_NUMBERS
+    block = block or max(32, numbers // max(len(gallery), 1))
+    count = _host_block if device == "cpu" else _device_block(distinct, place, device)
+    product = None
+    for start in range(0, len(queries), block):
+        rows = slice(start, start + block)
+        del product  # before the next one is made, or two are held
+        product = queries[rows] @ distinct.T if device == "cpu" else queries[rows]
+        for i, targets in enumerate(sets):
+            own = targets.starts[start : start + block + 1]
+            found = targets.rows[own[0] : own[-1]]
+            product = count(
+                product,
+                place,
+                edges[rows],
+                own - own[0],
+                found,
+                (better[i, rows], level[i, rows], best[i, rows]),
+            )
+    return better, level, best
+
+
+def _host_block(similarity, place, edges, starts, found, out):
+    no_place = np.empty(0, np.int64) if place is None else place
+    _kernel()(similarity, no_place, edges, starts, found, *out)
+    return similarity
+
+
+def _device_block(distinct, place, device):
+    """The same counts with torch, whose products and comparisons run on ``device``."""
+    import torch
+
+    columns = torch.tensor(distinct, device=device).T
+    spread = None if place is None else torch.as_tensor(place, device=device)
+
+    def count(similarity, _, edges, starts, found, out):
+        if not isinstance(similarity, torch.Tensor):
+            similarity = torch.tensor(similarity, device=device) @ columns
+            if spread is not None:
+                similarity = similarity[:, spread]
+        queries = len(similarity)
+        row = torch.as_tensor(np.repeat(np.arange(queries), np.diff(starts)), device=device)
+        value = similarity[row, torch.as_tensor(found.astype(np.int64), device=device)]
+        best = torch.full((queries,), -torch.inf, device=device)
+        best = best.scatter_reduce(0, row, value, "amax")
+        at_best = torch.zeros(queries, dtype=torch.int32, device=device)
+        at_best = at_best.index_add(0, row, (value == best[row]).to(torch.int32))
+        bounds = torch.as_tensor(edges, device=device)
+        counted = (similarity > best[:, None], similarity == best[:, None])
+        for into, is_counted in zip(out[:2], counted, strict=True):
+            upto = torch.nn.functional.pad(is_counted.cumsum(1, dtype=torch.int32), (1, 0))
+            into[:] = upto.gather(1, bounds).diff(dim=1).cpu().numpy()
+        out[2][:] = at_best.cpu().numpy()
+        return similarity
+
+    return count
+
+
+def choose_device(wanted: str, queries: int) -> str:
+    """``cpu`` or ``cuda``: for ``auto`` a GPU where there is one and enough is to be done.
+
+    Raises
+    ------
+    InputError
+        ``cuda`` is wanted where torch finds none.
+    """
+    if wanted == "cpu" or (wanted == "auto" and queries < _DEVICE_QUERIES):
+        return "cpu"
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if wanted == "auto":
+        return "cpu"
+    raise InputError("--options", "device", "cuda, and no GPU", "give auto or cpu")
+
+
+# ----------------------------------------------------------------------------------------- batches
+
+
+def batch_rows(count: int, batch: int, processes: int = 1) -> list[np.ndarray]:
+    """The rows of each batch, as several processes read a data set that isn't shuffled.
+
+    torch's DistributedSampler deals row i to process i modulo ``processes`` and repeats the first
+    rows until all have as many; each process cuts what it has into batches and keeps a short last
+    one.
+    """
+    each = -(-count // processes)
+    dealt = np.resize(np.arange(count), each * processes) if count else np.empty(0, np.int64)
+    return [
+        dealt[process::processes][start : start + batch]
+        for process in range(processes)
+        for start in range(0, each, batch)
+    ]
+
+
+def rank_in_batches(
+    queries: np.ndarray,
+    gallery: np.ndarray,
+    batch: int,
+    processes: int = 1,
+    nearby: Sequence[Targets] = (),
+) -> list[Ranks]:
+    """Ranks of row i of ``queries`` for row i of ``gallery``, within batches in data set order.
+
+    A short last batch is kept. With several ``processes``, the few rows that are repeated so that
+    all have as many are queries twice, as in the published numbers.
+
+    Returns
+    -------
+    A list, first for the partner, then for each of ``nearby`` (those of them that are in the
+    batch), each with ``rows`` and ``batch``.
+    """
+    batches = batch_rows(len(queries), batch, processes)
+    sizes = np.array([len(rows) for rows in batches], np.int64)
+    rows = np.concatenate(batches) if batches else np.empty(0, np.int64)
+    kind = _kinds(gallery)
+    local = np.full(len(queries), -1, np.int32)
+    kept = [[np.empty((len(rows), 4), np.int32)] for _ in range(1 + len(nearby))]
+    start = 0
+    for members in batches:
+        here = slice(start, start + len(members))
+        start += len(members)
+        place = None
+        candidates = gallery[members]
+        if kind is not None:
+            _, first, place = np.unique(kind[members], return_index=True, return_inverse=True)
+            candidates, place = candidates[first], place.reshape(-1)
+        similarity = queries[members] @ candidates.T
+        edges = np.tile([0, len(members)], (len(members), 1))
+        local[members] = np.arange(len(members), dtype=np.int32)
+        for into, targets in zip(kept, (None, *nearby), strict=True):
+            own = partners(len(members)) if targets is None else _local(targets, members, local)
+            out = [np.empty((len(members), 1), np.int32) for _ in range(2)]
+            best = np.empty(len(members), np.int32)
+            _host_block(similarity, place, edges, own.starts, own.rows, (*out, best))
+            into[0][here] = np.column_stack([*out, best, own.counts()])
+        local[members] = -1
+    batch_of = np.repeat(np.arange(len(batches)), sizes)
+    size = np.repeat(sizes, sizes)
+    return [
+        Ranks(
+            found[:, 0], found[:, 1] - found[:, 2], size, found[:, 2], found[:, 3], rows, batch_of
+        )
+        for (found,) in kept
+    ]
+
+
+def _local(targets: Targets, members: np.ndarray, local: np.ndarray) -> Targets:
+    counts = targets.counts()[members]
+    found = local[targets.rows[_spread(targets.starts[members], counts)]]
+    query = np.repeat(np.arange(len(members)), counts)[found >= 0]
+    kept = np.bincount(query, minlength=len(members))
+    return Targets(np.concatenate([[0], np.cumsum(kept)]), found[found >= 0])
+
+
+# ------------------------------------------------------------------------------------ equal vectors
+
+
+def finite(array: np.ndarray) -> np.ndarray:
+    """The array as float32; raises ValueError where a number isn't finite."""
+    array = np.ascontiguousarray(array, np.float32)
+    for start in range(0, len(array), _CHUNK):
+        if not np.isfinite(array[start : start + _CHUNK]).all():
+            raise ValueError("embeddings that aren't finite can't be ranked")
+    return array
+
+
+def _kinds(array: np.ndarray) -> np.ndarray | None:
+    """For each row the first row that equals it; None where all rows differ."""
+    count, width = array.shape
+    factors = np.random.default_rng(0).integers(1 << 63, size=width, dtype=np.uint64) | np.uint64(1)
+    hashes = np.empty(count, np.uint64)
+    for start in range(0, count, 1 << 12):
+        # Adding zero turns -0.0 into 0.0: equal numbers, other bits.
+        bits = (array[start : start + (1 << 12)] + np.float32(0)).view(np.uint32)
+        hashes[start : start + (1 << 12)] = (bits.astype(np.uint64) * factors).sum(axis=1)
+    _, first, place = np.unique(hashes, return_index=True, return_inverse=True)
+    if len(first) == count:
+        return None
+    kind = first[place.reshape(-1)]
+    for start in range(0, count, 1 << 12):
+        rows = slice(start, start + (1 << 12))
+        if not (array[rows] == array[kind[rows]]).all():  # two vectors with one hash
+            _, first, place = np.unique(
+                array + np.float32(0), axis=0, return_index=True, return_inverse=True
+            )
+            return first[place.reshape(-1)]
+    return kind
+
+
+def distinct_rows(array: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """The distinct rows and each row's place among them; the array and None where all differ."""
+    kind = _kinds(array)
+    if kind is None:
+        return array, None
+    first, place = np.unique(kind, return_inverse=True)
+    return array[first], place.reshape(-1)
+
+
+# ------------------------------------------------------------------------------------------ kernel
+
+
+@functools.cache
+def _kernel():
+    """Compile the loop on first use; importing numba takes longer than importing this module."""
+    import numba
+
+    return numba.njit(cache=True, nogil=True)(_count_block)
+
+
+def _count_block(similarity, place, edges, starts, found, better, level, at_best):
+    spread = np.empty(place.shape[0], np.float32)
+    for i in range(similarity.shape[0]):
+        row = similarity[i]
+        if place.shape[0]:
+            for j in range(place.shape[0]):
+                spread[j] = row[place[j]]
+            row = spread
+        best = np.float32(-np.inf)
+        many = 0
+        for t in range(starts[i], starts[i + 1]):
+            value = row[found[t]]
+            if value > best:
+                best = value
+                many = 1
+            elif value == best:
+                many += 1
+        at_best[i] = many
+        for e in range(edges.shape[1] - 1):
+            above = 0
+            same = 0
+            for j in range(edges[i, e], edges[i, e + 1]):
+                above += row[j] > best
+                same += row[j] == best
+            better[i, e] = above
+            level[i, e] = same

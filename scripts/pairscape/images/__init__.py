@@ -1,0 +1,1 @@
+"""Any H&E or whole slide: size in µm, thumbnail, regions, patches, retiling, tissue."""

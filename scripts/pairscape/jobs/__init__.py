@@ -1,0 +1,1 @@
+"""What a program run as a job needs: arguments, records, locks, Slurm."""

@@ -1,0 +1,258 @@
+"""What every program shares: its flags, its options, its log, its progress, its way to fail."""
+
+import argparse
+import contextlib
+import errno
+import faulthandler
+import json
+import logging
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from pairscape.core.errors import InputError
+from pairscape.jobs import job_lock, records
+
+log = logging.getLogger("pairscape")
+_job = {}  # what the record of this job is written from; empty without a log
+
+
+class Many(str):
+    """The help text of a flag that takes one value or more."""
+
+
+class Output(str):
+    """The help text of a flag that names a file or folder which the program makes."""
+
+
+class OutputMany(Output, Many):
+    """The help text of a flag that names one or more files which the program makes."""
+
+
+class Stopped(Exception):
+    """A signal ended the work in good order: the same command goes on where it stopped."""
+
+
+def parse(argv, description: str, result_version: int, **flags: str) -> argparse.Namespace:
+    """Read a program's command line.
+
+    Parameters
+    ----------
+    argv
+        The arguments without the program's name; ``None`` takes them from ``sys.argv``.
+    description
+        The program's docstring.
+    result_version
+        The program's ``RESULT_VERSION``. Options that carry another ``result_version`` are refused:
+        they were resolved for other code.
+    **flags
+        One required flag each: its name with underscores, and its help text. A ``Many`` text makes
+        the flag take several values. A text that starts with ``optional:`` makes it optional.
+        ``Output`` and ``OutputMany`` texts mark what the program makes, for the record of the job.
+
+    Returns
+    -------
+    The flags as attributes, ``options`` (the JSON of ``--options`` as a dictionary), ``threads``,
+    and ``log`` (path or None). As side effects logging is set up, and the job's lock ``<log>.lock``
+    is taken: a second process of the same job waits here until the first has ended.
+    """
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for name, text in flags.items():
+        parser.add_argument(
+            "--" + name.replace("_", "-"),
+            required=not text.startswith("optional:"),
+            nargs="+" if isinstance(text, Many) else None,
+            help=str(text),
+        )
+    parser.add_argument("--options", default="{}", help="the resolved parameters, as one JSON")
+    parser.add_argument("--threads", type=int, default=1, help="threads to use")
+    parser.add_argument("--log", help="file that takes a copy of what is said on the terminal")
+    args = parser.parse_args(argv)
+    _start_log(args.log)
+    _job.clear()
+    if args.log:
+        _start_record(args, result_version, flags)
+    try:
+        args.options = json.loads(args.options)
+    except json.JSONDecodeError as error:
+        raise InputError("--options", "JSON", str(error), "quote the JSON for the shell") from None
+    version = args.options.pop("result_version", result_version)
+    if version != result_version:
+        raise InputError(
+            "--options",
+            "result_version",
+            str(version),
+            f"this program makes version {result_version}: let snakemake resolve the options anew",
+        )
+    return args
+
+
+def run(main) -> None:
+    """Run ``main()`` and leave: one line for a bad input, a traceback only for our own defects."""
+    name = Path(sys.argv[0]).stem
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        main()
+        _write_record(name)
+    except InputError as error:
+        log.error("%s", error)
+        code = 1
+    except BrokenPipeError:
+        code = 1
+    except KeyboardInterrupt as error:
+        log.error(
+            "%s; the same command starts it anew", error.args[0] if error.args else "interrupted"
+        )
+        code = 143 if error.args else 130
+    except Stopped as stop:
+        # Of several processes the first tells; another that failed would have it killed.
+        first = is_first_process(os.environ)
+        log.log(logging.WARNING if first else logging.DEBUG, "%s", stop)
+        code = 143 if first else 0
+    except OSError as error:
+        place = error.filename or "the disk"
+        log.error(
+            "%s", InputError(place, "system", error.strerror or str(error), _os_remedy(error))
+        )
+        log.debug("%s", traceback.format_exc())
+        code = 1
+    except Exception:
+        log.error("a defect in %s, not in your input; please report this:", name)
+        log.error("%s", traceback.format_exc())
+        code = 70
+    else:
+        code = 0
+    # logging.shutdown() would close libraries' handlers, and absl's closes streams of others.
+    for handler in log.handlers:
+        handler.close()
+    job_lock.release_all()
+    sys.exit(code)
+
+
+def _interrupt(number: int, frame) -> None:
+    """Leave as after Ctrl-C: nothing half-written stays."""
+    raise KeyboardInterrupt(f"stopped by {signal.Signals(number).name}")
+
+
+def also_made(*paths, sha256: str | None = None) -> None:
+    """Tell of outputs that no flag names, for the record of the job; absent ones are left out.
+
+    ``sha256`` saves reading a single large one once more, where its checksum is known.
+    """
+    _job.setdefault("also", {}).update(dict.fromkeys(map(str, paths), sha256))
+
+
+def is_first_process(environment: Mapping[str, str]) -> bool:
+    """Whether this is the only process of its launch, or the first of several (one per device).
+
+    Only that one speaks and writes files. Launched by torchrun, by srun with several tasks, or as a
+    further process of a plain call (``processes.start``).
+    """
+    rank = environment.get("RANK")
+    if rank is None and int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+        rank = environment.get("SLURM_PROCID")
+    return (rank or environment.get("LOCAL_RANK", "0")) == "0"
+
+
+def progress(items: Iterable, what: str, total: int | None = None, unit: str = "it"):
+    """Iterate over ``items`` with a progress bar; silent where stderr isn't a terminal."""
+    from tqdm import tqdm
+
+    return tqdm(
+        items, desc=what, total=total, unit=unit, disable=None, leave=False, mininterval=0.5
+    )
+
+
+def _os_remedy(error: OSError) -> str:
+    return {
+        errno.ENOSPC: "free space on that disk and run the same command again",
+        errno.EDQUOT: "free some of your quota and run the same command again",
+        errno.EACCES: "make it readable and writable for you, or choose another folder",
+        errno.EPERM: "make it readable and writable for you, or choose another folder",
+        errno.EROFS: "choose a folder on a disk that can be written",
+        errno.ENOENT: "make the file or correct its path",
+    }.get(error.errno, "mend that and run the same command again")
+
+
+def _start_record(args, result_version: int, flags) -> None:
+    """Keep what the record of this job is written from."""
+    paths = {name: getattr(args, name) for name in flags if getattr(args, name) is not None}
+    paths = {name: [value] if isinstance(value, str) else value for name, value in paths.items()}
+    is_output = {name: isinstance(flags[name], Output) for name in paths}
+    _job.update(
+        log=args.log,
+        result_version=result_version,
+        options=args.options,  # as given: programs fill in their defaults
+        inputs={name: value for name, value in paths.items() if not is_output[name]},
+        outputs={name: value for name, value in paths.items() if is_output[name]},
+        threads=args.threads,
+        also={},
+        start=time.monotonic(),
+    )
+
+
+def _write_record(name: str) -> None:
+    """Write the record of a job that has ended well; only a full disk makes that fail.
+
+    Raises
+    ------
+    OSError
+        The disk or the quota is full.
+    """
+    if "log" not in _job or not os.path.isfile(_job["log"]) or not is_first_process(os.environ):
+        return
+    job = dict(_job)
+    try:
+        records.write(program=name, seconds=time.monotonic() - job.pop("start"), **job)
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        place = records.path_beside(job["log"])
+        log.warning("%s: no record of this job could be written: %s", place, error)
+        log.debug("%s", traceback.format_exc())
+        with contextlib.suppress(OSError):
+            place.unlink()  # an older one would speak of other outputs
+
+
+def _start_log(path) -> None:
+    name = Path(sys.argv[0]).stem
+    log.handlers.clear()
+    log.propagate = False
+    log.setLevel(logging.DEBUG)
+    to_terminal = logging.StreamHandler()
+    first = is_first_process(os.environ)
+    to_terminal.setLevel(logging.INFO if first else logging.WARNING)
+    to_terminal.setFormatter(logging.Formatter(f"{name}: %(levelname)s: %(message)s"))
+    to_terminal.addFilter(_plain_info)
+    log.addHandler(to_terminal)
+    if path and first:
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        said = []
+        if os.path.isfile(path) or not os.path.exists(path):  # a device needs no lock
+            job_lock.release_all()  # of an earlier main() of this process
+            job_lock.take(f"{path}.lock", lambda line: said.append(line) or log.info("%s", line))
+        to_file = logging.FileHandler(path, mode="w")
+        # A disk that is full takes no log either; the terminal has what is said.
+        logging.raiseExceptions = False
+        to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        log.addHandler(to_file)
+        # The query of an address may hold a token or a signature.
+        log.debug("command: %s", records.without_secrets(" ".join(sys.argv)))
+        for line in said:
+            log.debug("%s", line)
+        faulthandler.enable(to_file.stream)
+    logging.captureWarnings(True)
+    warnings_log = logging.getLogger("py.warnings")
+    warnings_log.propagate = False
+    warnings_log.handlers = [h for h in log.handlers if isinstance(h, logging.FileHandler)]
+
+
+def _plain_info(record: logging.LogRecord) -> bool:
+    record.levelname = record.levelname.lower()
+    return True

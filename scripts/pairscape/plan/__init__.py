@@ -1,0 +1,1 @@
+"""A configuration read, checked and turned into what the rules ask for."""

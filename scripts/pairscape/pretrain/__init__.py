@@ -1,0 +1,1 @@
+"""Sides, heads, loss, batches, training, runs."""

@@ -1,0 +1,75 @@
+"""A run that couldn't be made says so in ``failed.json``, where its options.json would be.
+
+Tables then print why beside a dash, and nobody types it in. To try such a run again, delete the
+file; a run that ends well deletes it itself.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from pairscape.core import files
+from pairscape.core.errors import InputError
+
+FILE = "failed.json"
+OUT_OF_MEMORY = "out of memory"
+RUN_KEYS = ("experiment", "dataset", "image_encoder", "gene_encoder", "seed")
+
+
+def reason(error: BaseException) -> str | None:
+    """Why a run failed, where the same run would fail again: for now, its memory ran out.
+
+    None for anything else, which is a defect or a bad input, and stops what follows.
+    """
+    words = str(error).lower()
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return OUT_OF_MEMORY
+    if isinstance(error, RuntimeError) and (
+        "out of memory" in words or "can't allocate memory" in words
+    ):
+        return OUT_OF_MEMORY
+    return None
+
+
+def write(run_dir, run: Mapping, why: str, message: str = "") -> Path:
+    """Record that a run failed: ``run`` holds its ``RUN_KEYS``."""
+    path = Path(run_dir) / FILE
+    names = {key: run[key] for key in RUN_KEYS}
+    files.write_json(
+        path,
+        {
+            **names,
+            "control": run.get("control", ""),
+            "reason": why,
+            "message": " ".join(message.split())[:500],
+        },
+    )
+    return path
+
+
+def clear(run_dir) -> None:
+    """Forget an earlier failure."""
+    (Path(run_dir) / FILE).unlink(missing_ok=True)
+
+
+def read(path) -> dict:
+    """Read what ``write`` wrote.
+
+    Raises
+    ------
+    InputError
+        The file is damaged, or gives no reason.
+    """
+    run = files.read_json(path)
+    for key in (*RUN_KEYS, "reason"):
+        if not isinstance(run, dict) or run.get(key) in (None, ""):
+            raise InputError(path, key, "nothing", "delete it and run that pretraining again")
+    return run
+
+
+def beside(options_path) -> Path | None:
+    """The record of failure that stands in place of a run's options.json, if any."""
+    path = Path(options_path)
+    if path.name == FILE:
+        return path
+    record = path.with_name(FILE)
+    return record if record.is_file() and not path.is_file() else None

@@ -1,0 +1,77 @@
+"""Where the metrics go while a pair trains, beside metrics.csv: TensorBoard, Weights & Biases."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pairscape.core.errors import InputError
+
+
+class MetricLoggers:
+    """The loggers of a run that were asked for.
+
+    Parameters
+    ----------
+    names
+        Of ``tensorboard`` and ``wandb``.
+    folder
+        The run's folder; each logger has a folder of its own in it.
+    identity
+        The run's checksum: a run that is gone on with goes on there, too.
+    config
+        What is shown as the run's settings.
+    start
+        The first step; what an interrupted run told of later ones is replaced.
+
+    Raises
+    ------
+    InputError
+        W&B can't be reached or isn't logged in to.
+    """
+
+    def __init__(self, names: Sequence[str], folder, identity: str, config: Mapping, start: int):
+        folder = Path(folder)
+        self.tensorboard = self.wandb = None
+        if "tensorboard" in names:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.tensorboard = SummaryWriter(folder / "tensorboard", purge_step=start)
+        if "wandb" in names:
+            import wandb
+
+            (folder / "wandb").mkdir(parents=True, exist_ok=True)
+            try:
+                self.wandb = wandb.init(
+                    project="pairscape",
+                    id=identity[:16],
+                    name="/".join(folder.parts[-4:]),
+                    dir=folder,
+                    config=dict(config),
+                    resume="allow",
+                )
+            except wandb.errors.Error as error:
+                raise InputError(
+                    "--options",
+                    "training.loggers",
+                    f"wandb, which says: {error}",
+                    "set WANDB_API_KEY, or WANDB_MODE=offline, or leave it out",
+                ) from None
+
+    def log(self, row: Mapping) -> None:
+        """Tell one row of the metrics (``pretraining.METRIC_COLUMNS``)."""
+        values = {
+            f"{row['split']}/{name}": value
+            for name, value in row.items()
+            if name not in ("step", "split", "batch")
+        }
+        if self.tensorboard is not None:
+            for name, value in values.items():
+                self.tensorboard.add_scalar(name, value, row["step"])
+        if self.wandb is not None:
+            self.wandb.log({**values, "step": row["step"]})
+
+    def close(self) -> None:
+        """Write what is left."""
+        if self.tensorboard is not None:
+            self.tensorboard.close()
+        if self.wandb is not None:
+            self.wandb.finish()

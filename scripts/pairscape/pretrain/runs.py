@@ -1,0 +1,103 @@
+"""What a run says of itself, in options.json or failed.json, to the programs that score it."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from pairscape.core import files
+from pairscape.core.errors import InputError
+from pairscape.dataset import leakage
+from pairscape.pretrain import failures, run_embeddings
+
+
+def read_run(
+    given, keys: Sequence[str], experiment: str | None = None, dataset: str | None = None
+) -> tuple[str, dict, bool]:
+    """Read what a run says of itself.
+
+    Parameters
+    ----------
+    given
+        Its options.json, or failed.json; one that failed has the latter in place of the former.
+    keys
+        What options.json must hold beside ``failures.RUN_KEYS``.
+    experiment, dataset
+        Whose run it must be; None for any.
+
+    Returns
+    -------
+    The file that was read, what it holds, and whether the run failed.
+
+    Raises
+    ------
+    InputError
+        The file is missing or damaged, lacks a key, or is of another experiment or dataset.
+    """
+    failed = failures.beside(given)
+    path = failed or given
+    run = failures.read(path) if failed else files.read_json(path)
+    for key in failures.RUN_KEYS if failed else (*failures.RUN_KEYS, *keys):
+        if not isinstance(run, dict) or key not in run:
+            raise InputError(path, key, "nothing", "delete the run and pretrain it again")
+    for key, wanted in (("experiment", experiment), ("dataset", dataset)):
+        if wanted is not None and run[key] != wanted:
+            raise InputError(path, key, run[key], f"give only runs of {key} {wanted}")
+    return path, run, bool(failed)
+
+
+def read_scorable(path, run: Mapping, split: str) -> tuple[dict, set[str]]:
+    """Read a run's embedded pairs of a split that recall can be taken of.
+
+    Parameters
+    ----------
+    path, run
+        Of ``read_run``, of a run that didn't fail; ``splits`` must be among its keys.
+
+    Returns
+    -------
+    What ``embeddings.read_run_embeddings`` gives, and the donors that no source names.
+
+    Raises
+    ------
+    InputError
+        The embeddings are missing or damaged, there are none, or a sample has several donors.
+    """
+    folder = Path(path).parent
+    embedded = run_embeddings.read_run_embeddings(folder, split)
+    index, index_path = embedded["index"], run_embeddings.run_files(folder, split)["index"]
+    if not len(index):
+        remedy = f"give the split {split} a sample with spots"
+        raise InputError(index_path, "rows", "no pair to score", remedy)
+    donors = index.groupby("sample")["donor"].nunique()
+    if donors.max() > 1:
+        raise InputError(
+            index_path,
+            f"sample {donors.idxmax()}",
+            f"{donors.max()} donors",
+            "give each sample one donor in the sample table and pretrain again",
+        )
+    return embedded, {row["donor"] for row in run["splits"] if leakage.is_placeholder(row)}
+
+
+def control_words(run: Mapping) -> str:
+    """What makes a run a control, in the words of its encoders' files; empty where it is none."""
+    specs = [run.get("options", {}).get(f"{kind}_encoder") for kind in ("image", "gene")]
+    words = [spec.get("control") for spec in specs if isinstance(spec, dict)]
+    return "; ".join(filter(None, words)) or run.get("control", "")
+
+
+def shared_donors(splits: Iterable[Mapping], split: str) -> str:
+    """The words with which the data set admits donors of this split in another one."""
+    words = (row.get("shared_donors", "") for row in splits if row.get("split") == split)
+    return "; ".join(dict.fromkeys(text for text in words if text))
+
+
+def check_experiment(path, rows: Iterable[Mapping], *experiments: str) -> None:
+    """Refuse scores of another experiment; ``path`` is their file, for the message."""
+    for line, row in enumerate(rows, start=2):
+        if row["experiment"] not in experiments:
+            raise InputError(
+                path,
+                f"line {line}, experiment",
+                row["experiment"],
+                f"give only scores of {', '.join(experiments)}",
+            )

@@ -1,0 +1,133 @@
+"""The stored features that a training reads in the place of an encoder, held against its data."""
+
+from collections.abc import Mapping, Sequence
+
+from pairscape.core.errors import InputError
+from pairscape.encoders import specs as encoders
+from pairscape.plan import config
+from pairscape.pretrain import run_embeddings
+
+MADE_BY = {"image": "embed_images", "gene": "embed_genes"}
+SIDE = {"image": "images", "gene": "genes"}
+
+
+def read(
+    paths: Mapping[str, tuple],
+    specs: Mapping[str, Mapping],
+    training: Mapping,
+    shards: Sequence[Mapping],
+    shard_paths: Sequence,
+    splits: Sequence[Mapping],
+) -> dict[str, dict]:
+    """Read the indices of stored features, for the sides whose encoder runs once per dataset.
+
+    Parameters
+    ----------
+    paths
+        By kind of encoder (image, gene): its features (.npy) and their index (.json); None where not
+        given.
+    specs
+        By kind: the encoder's file.
+    training
+        The resolved training options.
+    shards, shard_paths
+        The dataset's shards in order: ``sample``, ``rows`` and ``sha256``; where they lie.
+    splits
+        Rows of ``splits.tsv``.
+
+    Returns
+    -------
+    By side (images, genes) the index, with ``path``, that of the features.
+
+    Raises
+    ------
+    InputError
+        Features are missing or not wanted; or they are of another encoder, of other shards, of
+        other views, or of an encoder that knows of held-out samples.
+    """
+    found = {}
+    once = config.runs_once(training, specs["gene"])
+    for kind, (features, index_path) in paths.items():
+        if not once[kind]:
+            if features:
+                raise InputError(
+                    f"--{kind}-features",
+                    "flag",
+                    features,
+                    f"leave it out: with these options the {kind} encoder runs in the training",
+                )
+            continue
+        if None in (features, index_path):
+            raise InputError(
+                f"--{kind}-features",
+                "flag",
+                "nothing",
+                f"give the features that {MADE_BY[kind]} made, and their index",
+            )
+        index = run_embeddings.read_features(features, index_path)[1]
+        _check_features(index_path, kind, index, specs[kind], shards, shard_paths)
+        if kind == "image":
+            _check_views(index_path, index, training)
+        else:
+            _check_known(index_path, index, splits)
+        found[SIDE[kind]] = {**index, "path": features}
+    return found
+
+
+def _check_features(path, kind: str, index: dict, spec: dict, shards, shard_paths) -> None:
+    """Refuse features of another encoder or of other shards than those at hand."""
+    again = f"run {MADE_BY[kind]} again"
+    if index.get("encoder_sha256") != encoders.spec_sha256(spec):
+        raise InputError(
+            path,
+            "encoder_sha256",
+            "features of another encoder, or of another state of its file",
+            again,
+        )
+    for shard, expected, shard_path in zip(shards, index["shards"], shard_paths, strict=False):
+        if shard != expected:
+            raise InputError(
+                path,
+                f"shards, sample {expected.get('sample')}",
+                f"features that weren't made of {shard_path}",
+                again,
+            )
+    if len(index["shards"]) != len(shards):
+        raise InputError(
+            path, "shards", f"{len(index['shards'])} of them for {len(shards)} shards", again
+        )
+
+
+def _check_views(path, index: dict, training) -> None:
+    """Refuse image features with fewer views, or others, than are trained on."""
+    wanted = config.stored_views(training)
+    if index["views"] < wanted:
+        raise InputError(
+            path,
+            "views",
+            f"{index['views']} where {wanted} are trained on",
+            "embed the images again with so many views, or lower training.stored_views",
+        )
+    kind = index.get("augmentation")
+    if wanted > 1 and kind != training["augmentation"]:
+        raise InputError(
+            path,
+            "augmentation",
+            f"views by {kind} where training.augmentation is {training['augmentation']}",
+            "embed the images again",
+        )
+
+
+def _check_known(path, index: dict, splits) -> None:
+    """Refuse gene features of an encoder that was fitted on, or scaled by, held-out samples."""
+    train = {row["sample"] for row in splits if row["split"] == "train"}
+    fitted = index.get("fitted_on") or {"samples": [], "leaked": []}
+    known = {sample["sample"] for sample in fitted["samples"]} - set(fitted["leaked"])
+    for sample in sorted(known | set(index.get("train_samples", ()))):
+        if sample not in train:
+            raise InputError(
+                path,
+                f"sample {sample}",
+                "gene features of an encoder that knows of it, though it isn't in the train split",
+                "fit and run the gene encoder again, on this split",
+            )

@@ -1,0 +1,1 @@
+"""Tables, figures and the chapters of one page."""

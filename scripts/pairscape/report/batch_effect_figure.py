@@ -1,0 +1,138 @@
+"""The figure of silhouette-batch against recall, a point per panel."""
+
+from collections.abc import Mapping, Sequence
+
+from pairscape.report import retrieval_table
+from pairscape.report.batch_effect_table import CONFOUNDING, EVERY_PAIR
+from pairscape.report.retrieval_figure import BLACK, BLUE
+
+_DPI = 150
+_SHORT = dict(zip(CONFOUNDING, ("organ", "disease"), strict=True))
+
+
+def plot_points(rows: Sequence[Mapping], title: str):
+    """Draw the points of one encoder pair, batch and resolution, a panel per gallery.
+
+    Parameters
+    ----------
+    rows
+        Of ``batch_effect_table.points``, chosen by ``choose``.
+    title
+        Title of the figure.
+
+    Returns
+    -------
+    A matplotlib figure. Beside each point stand its dataset, Cramér's V of the split with organ and
+    disease state, and the share of spots in skipped clusters.
+    """
+    from matplotlib.figure import Figure
+
+    galleries = list(dict.fromkeys(row["gallery"] for row in rows))
+    width = 7.4 * len(galleries)
+    figure = Figure(figsize=(width, 5.4), dpi=_DPI, layout="constrained")
+    axes = figure.subplots(1, len(galleries), squeeze=False)[0]
+    for axis, gallery in zip(axes, galleries, strict=True):
+        drawn = [r for r in rows if r["gallery"] == gallery]
+        _draw(axis, [row for row in drawn if row["silhouette_batch"] is not None])
+        missing = [row["dataset"] for row in drawn if row["silhouette_batch"] is None]
+        axis.set_title(retrieval_table.gallery_words(gallery).capitalize(), loc="left")
+        first = drawn[0]
+        axis.set_xlabel(
+            f"silhouette-batch, {first['batch']} as batch, Leiden {first['resolution']:g}\n"
+            "apart  \N{LEFTWARDS ARROW}        \N{RIGHTWARDS ARROW}  mixed"
+        )
+        axis.set_ylabel(f"mean Recall@{first['recall_at']} of I2G and G2I")
+        said = _correlation_words(first)
+        if missing:
+            said += f"\nnot defined: {', '.join(missing)}"
+        axis.annotate(
+            said, (0.02, 0.98), xycoords="axes fraction", va="top", fontsize=8, color="#333333"
+        )
+    pair = rows[0]
+    of = f"{pair['image_encoder']} with {pair['gene_encoder']}"
+    if pair["image_encoder"] == EVERY_PAIR:
+        of = f"mean over {pair['pairs']} encoder pairs"
+    figure.suptitle(f"{title}: {of}", x=0.01, ha="left", fontsize=11)
+    figure.supxlabel(
+        "A point is a panel. Panels differ in much at once: V is Cramér's V of the split with organ "
+        "and with disease state (1: one tells the other).\nThe coefficient describes these panels "
+        "only. Dashed: chance.",
+        fontsize=7.5,
+        color="#555555",
+        x=0.01,
+        ha="left",
+    )
+    return figure
+
+
+def choose(
+    rows: Sequence[Mapping], resolution: float, pair: Sequence[str] | None, batch: str = "split"
+) -> list[Mapping]:
+    """The rows that are drawn: of the named pair, else of the mean over pairs, else of the first."""
+    rows = [row for row in rows if (row["batch"], row["resolution"]) == (batch, resolution)]
+    pairs = list(dict.fromkeys((row["image_encoder"], row["gene_encoder"]) for row in rows))
+    mean = (EVERY_PAIR, EVERY_PAIR)
+    wanted = tuple(pair) if pair else mean if mean in pairs else next(iter(pairs), None)
+    return [row for row in rows if (row["image_encoder"], row["gene_encoder"]) == wanted]
+
+
+def _draw(axis, rows: Sequence[Mapping]) -> None:
+    axis.grid(color="#EEEEEE", zorder=0)
+    rows = sorted(rows, key=lambda row: -row["recall"])
+    scores, recalls = ([row[name] for row in rows] for name in ("silhouette_batch", "recall"))
+    chances = [row["chance"] for row in rows if row["chance"] is not None]
+    if chances:
+        # A short last batch makes it differ a little between panels.
+        axis.axhline(sum(chances) / len(chances), color="#888888", linestyle="--", linewidth=1)
+    axis.set_xlim(max(0.0, min(scores, default=0.0) - 0.08), max(scores, default=1.0) + 0.04)
+    axis.set_ylim(0, min(1.02, 1.25 * max([*recalls, *chances, 0.05])))
+    axis.scatter(scores, recalls, s=34, color=BLUE, edgecolor="white", linewidth=0.8, zorder=4)
+    # Points may lie close together, so their labels stand in a column of their own.
+    top = axis.get_ylim()[1]
+    places = _spread([recall / top for recall in recalls])
+    for row, place in zip(rows, places, strict=True):
+        axis.annotate(
+            f"{row['dataset']}\n{_facts(row)}",
+            (row["silhouette_batch"], row["recall"]),
+            xytext=(1.04, place),
+            textcoords="axes fraction",
+            va="center",
+            fontsize=7,
+            color=BLACK,
+            annotation_clip=False,
+            arrowprops={
+                "arrowstyle": "-",
+                "color": "#BBBBBB",
+                "linewidth": 0.7,
+                "shrinkB": 3,
+                "relpos": (0, 0.5),
+            },
+        )
+
+
+def _spread(heights: Sequence[float]) -> list[float]:
+    """Heights (descending, of 0 to 1) moved as little as keeps labels of two lines apart."""
+    gap = min(0.09, 1 / max(1, len(heights)))
+    places: list[float] = []
+    for height in heights:
+        places.append(min(height, places[-1] - gap) if places else height)
+    if places and places[-1] < 0:  # pushed out at the bottom: push up from there
+        floor = 0.0
+        for number in reversed(range(len(places))):
+            places[number] = max(places[number], floor)
+            floor = places[number] + gap
+    return places
+
+
+def _facts(row: Mapping) -> str:
+    parts = [
+        f"V {short} " + (retrieval_table.NOT_RUN if row[name] is None else f"{row[name]:.2f}")
+        for name, short in _SHORT.items()
+    ]
+    return ", ".join([*parts, f"skipped {row['spots_skipped']:.0%}"])
+
+
+def _correlation_words(row: Mapping) -> str:
+    if row["spearman"] is None:
+        return row["p_test"]
+    return f"Spearman {row['spearman']:.2f}, p = {row['p_value']:.3g} ({row['p_test']})"

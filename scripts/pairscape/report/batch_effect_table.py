@@ -1,0 +1,325 @@
+"""Batch effects for the reader: the table over datasets, and the points of the figure over panels."""
+
+import itertools
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from pairscape.core import files
+from pairscape.evaluate.batch_effect import BATCHES, CONFOUNDERS
+from pairscape.report import retrieval_table
+
+KEYS = ("dataset", "batch", "label")
+MAIN = ("silhouette_batch", "clusters", "spots_skipped", "bras", "ilisi")
+CONFOUNDING = tuple(f"cramers_v_{fact}" for fact in CONFOUNDERS)
+FACTS = ("resolution", "batches", "spots")
+WORDS = ("note", "representation", "clustering")
+AT = "silhouette_batch_at_"
+POINT_COLUMNS = (
+    "gallery",
+    "image_encoder",
+    "gene_encoder",
+    "dataset",
+    "panel",
+    "batch",
+    "resolution",
+    "silhouette_batch",
+    "spots_skipped",
+    *CONFOUNDING,
+    "recall_at",
+    "recall",
+    "recall_i2g",
+    "recall_g2i",
+    "chance",
+    "seeds",
+    "pairs",
+    "panels",
+    "spearman",
+    "p_value",
+    "p_test",
+)
+EVERY_PAIR = "mean"  # stands in place of encoders' names
+_EXACT_PANELS = 9  # 362,880 orders
+_DRAWS = 99_999
+FEWEST_PANELS = 4
+
+
+# ---------------------------------------------------------------------------------------- the table
+
+
+def tabulate(scores: Iterable[Mapping], resolutions: Mapping[str, float]) -> list[dict]:
+    """One row per dataset, batch and kind of label, of scores as ``batch_effect.read_scores`` has them.
+
+    Parameters
+    ----------
+    scores
+        Of any number of datasets.
+    resolutions
+        The main resolution by dataset.
+    """
+    scores = [row for row in scores if row["group"] == "all"]
+    at = sorted({row["resolution"] for row in scores if row["resolution"] is not None})
+    table = []
+    for dataset, batch, label in itertools.product(
+        dict.fromkeys(row["dataset"] for row in scores), BATCHES, ("leiden", "given")
+    ):
+        of_batch = [r for r in scores if (r["dataset"], r["batch"]) == (dataset, batch)]
+        of_label = [row for row in of_batch if row["label"] == label]
+        if not of_label:
+            continue
+        main = resolutions[dataset] if label == "leiden" else None
+        found = {row["metric"]: row for row in of_label if row["resolution"] == main}
+        silhouette = found["silhouette_batch"]
+        row = {"dataset": dataset, "batch": batch, "label": label, "resolution": main}
+        row |= {name: silhouette[name] for name in ("batches", "spots")}
+        row |= {
+            "silhouette_batch": silhouette["value"],
+            "clusters": silhouette["labels"],
+            "spots_skipped": silhouette["spots_skipped"],
+            "bras": found["bras"]["value"],
+            "ilisi": next((r["value"] for r in of_batch if r["metric"] == "ilisi"), None),
+        }
+        values = {
+            r["resolution"]: r["value"] for r in of_label if r["metric"] == "silhouette_batch"
+        }
+        row |= {f"{AT}{one:g}": values.get(one) for one in at}
+        for name, fact in zip(CONFOUNDING, CONFOUNDERS, strict=True):
+            row[name] = next(
+                (r["value"] for r in of_batch if (r["metric"], r["label"]) == ("cramers_v", fact)),
+                None,
+            )
+        row |= {name: silhouette[name] for name in WORDS}
+        table.append(row)
+    return table
+
+
+def write_table(path, rows: Sequence[Mapping]) -> None:
+    """Write the table as TSV, numbers with 6 significant digits, ``None`` as an empty field."""
+    files.write_numbers(path, rows, list(rows[0]))
+
+
+def is_batch_effect_table(columns: Iterable[str]) -> bool:
+    """Whether a TSV with these columns was written by ``write_table``."""
+    return {*KEYS, *FACTS, *MAIN, *CONFOUNDING, *WORDS} <= set(columns)
+
+
+def read_table(path) -> list[dict]:
+    """Read what ``write_table`` wrote; numbers as float, empty ones as None."""
+    return files.read_numbers(
+        path,
+        (*KEYS, *FACTS, *MAIN, *CONFOUNDING, *WORDS),
+        "delete it and tabulate again",
+        texts=(*KEYS, *WORDS),
+    )
+
+
+def sections(rows: Sequence[Mapping]) -> list[dict]:
+    """Lay the table out for a reader, as ``tables.retrieval_sections`` does."""
+    main = {f"{AT}{row['resolution']:g}" for row in rows if row["label"] == "leiden"}
+    at = [name for name in rows[0] if name.startswith(AT) and main != {name}]
+    body = [
+        [row["dataset"], f"{row['batch']} ({row['batches']:.0f})", _label_words(row)]
+        + [f"{row['spots']:.0f}", f"{row['clusters']:.0f}", _number(row["silhouette_batch"])]
+        + [f"{row['spots_skipped']:.0%}"]
+        + [_number(row[name]) if row["label"] == "leiden" else "" for name in at]
+        + [_number(row["bras"]), _number(row["ilisi"])]
+        + [_number(row[name]) if row["batch"] == "split" else "" for name in CONFOUNDING]
+        for row in rows
+    ]
+    notes = [
+        "Silhouette-batch (scib): 1 - |silhouette| of the batches within each label, mean over the "
+        "labels; 1: mixed, 0: apart. Labels that hold one batch are skipped, and clusters of counts "
+        "that aren't integrated follow the batches: read the score with the share of spots in "
+        "skipped labels. It falls where batches differ in tissue as well as where they differ in "
+        "handling.",
+        "BRAS: the same with the cosine distance to all spots of other batches. iLISI: mixing among "
+        "the nearest neighbours, without labels; 0: one batch, 1: all alike.",
+        "V: Cramér's V of the split with organ and with disease state, over spots; 1: one tells the "
+        f"other. {retrieval_table.NOT_RUN}: not defined (one batch, one organ, one disease state).",
+    ]
+    choices = dict.fromkeys((row["representation"], row["clustering"]) for row in rows)
+    notes += [f"Made by: {representation}; {clustering}." for representation, clustering in choices]
+    said: dict[str, list[str]] = {}
+    for row in rows:
+        if row["note"]:
+            said.setdefault(row["note"], []).append(f"{row['dataset']} by {row['batch']}")
+    notes += [f"{', '.join(dict.fromkeys(whose))}: {note}." for note, whose in said.items()]
+    return [
+        {
+            "title": "How well batches mix within clusters of spots",
+            "header": ["Dataset", "Batch (number)", "Labels", "Spots", "Number of labels"]
+            + ["Silhouette-batch", "In skipped labels"]
+            + [f"at resolution {name.removeprefix(AT)}" for name in at]
+            + ["BRAS", "iLISI", "V organ", "V disease state"],
+            "rows": body,
+            "chance": [],
+            "notes": notes,
+        }
+    ]
+
+
+def _label_words(row: Mapping) -> str:
+    return f"Leiden {row['resolution']:g}" if row["label"] == "leiden" else "as given"
+
+
+def _number(value: float | None) -> str:
+    return retrieval_table.NOT_RUN if value is None else f"{value:.3f}"
+
+
+# ------------------------------------------------------------------------- against recall, over panels
+
+
+def spearman(first: Sequence[float], second: Sequence[float], seed: int = 0):
+    """Spearman's rank correlation with its two-sided permutation p-value.
+
+    Up to nine points the p-value is exact: over all orders of one against the other. Beyond, over
+    99,999 random ones and the one that was found.
+
+    Returns
+    -------
+    The coefficient, p, and the name of the test; the numbers are None for fewer than four points (no
+    order of three is rarer than one in three) and where one side is constant.
+    """
+    from scipy.stats import rankdata
+
+    count = len(first)
+    if count < FEWEST_PANELS:
+        return None, None, f"too few panels: {count}"
+    one, two = (rankdata(values) - (count + 1) / 2 for values in (first, second))
+    length = math.sqrt((one @ one) * (two @ two))
+    if not length:
+        return None, None, "no correlation: all values are equal"
+    found = float(one @ two / length)
+    if count <= _EXACT_PANELS:
+        orders = np.array(list(itertools.permutations(range(count))), np.int8)
+        null = two[orders] @ one / length
+        p = np.mean(np.abs(null) >= abs(found) - 1e-9)
+        return found, float(p), f"exact, {len(orders)} orders of {count} panels"
+    rng = np.random.default_rng([seed, 5])
+    null = np.array([rng.permutation(two) @ one for _ in range(_DRAWS)]) / length
+    p = (1 + np.count_nonzero(np.abs(null) >= abs(found) - 1e-9)) / (1 + _DRAWS)
+    return found, float(p), f"{_DRAWS} random orders of {count} panels"
+
+
+def points(
+    batch_scores: Iterable[Mapping],
+    retrieval_scores: Iterable[Mapping],
+    panels: Mapping[str, str],
+    recall_at: int = 5,
+    seed: int = 0,
+) -> list[dict]:
+    """Silhouette-batch beside recall: the numbers behind the figure.
+
+    Recall is the mean over seeds and the two directions, in the galleries of equal size (in-batch):
+    in the whole split, chance differs between panels.
+
+    Parameters
+    ----------
+    batch_scores
+        Rows of ``batch_effect.read_scores``.
+    retrieval_scores
+        Rows of ``retrieval.read_scores``, of one experiment.
+    panels
+        The panel of each dataset. Datasets of one panel aren't independent: no correlation then.
+
+    Returns
+    -------
+    Rows with ``POINT_COLUMNS``: a point per gallery, encoder pair, batch, resolution and dataset, with
+    the correlation over the datasets of the group. The pair ``mean`` is the mean over the pairs
+    that have a score on every dataset.
+    """
+    silhouettes = {}
+    confounding: dict[str, dict] = {}
+    for row in batch_scores:
+        if row["group"] != "all":
+            continue
+        if row["metric"] == "silhouette_batch" and row["label"] == "leiden":
+            group = silhouettes.setdefault((row["batch"], row["resolution"]), {})
+            group[row["dataset"]] = row
+        elif row["metric"] == "cramers_v":
+            confounding.setdefault(row["dataset"], {})["cramers_v_" + row["label"]] = row["value"]
+    rows = []
+    for (gallery, *pair), recalls in _recalls(retrieval_scores, recall_at).items():
+        for (batch, resolution), found in silhouettes.items():
+            both = [name for name in panels if name in found and name in recalls]
+            measured = [name for name in both if found[name]["value"] is not None]
+            values = [found[name]["value"] for name in measured]
+            result = spearman(values, [recalls[name]["recall"] for name in measured], seed)
+            if len({panels[name] for name in measured}) < len(measured):
+                result = (None, None, "no correlation: datasets of one panel aren't independent")
+            rows += [
+                {
+                    "gallery": gallery,
+                    "image_encoder": pair[0],
+                    "gene_encoder": pair[1],
+                    "dataset": name,
+                    "panel": panels[name],
+                    "batch": batch,
+                    "resolution": resolution,
+                    "silhouette_batch": found[name]["value"],
+                    "spots_skipped": found[name]["spots_skipped"],
+                    **{key: confounding.get(name, {}).get(key) for key in CONFOUNDING},
+                    "recall_at": recall_at,
+                    **recalls[name],
+                    "panels": len(measured),
+                    **dict(zip(("spearman", "p_value", "p_test"), result, strict=True)),
+                }
+                for name in both
+            ]
+    return rows
+
+
+def _recalls(scores: Iterable[Mapping], recall_at: int) -> dict[tuple, dict]:
+    """By gallery, image and gene encoder, and by dataset: recall and what it is the mean of."""
+    cells: dict[tuple, dict] = {}
+    chances, datasets = {}, {}
+    for row in scores:
+        if row["group"] != "all" or row["metric"] != f"recall@{recall_at}" or row["value"] is None:
+            continue
+        if not row["gallery"].startswith("in_batch"):
+            continue
+        key = (row["gallery"], row["image_encoder"], row["gene_encoder"])
+        of_dataset = cells.setdefault(key, {}).setdefault(row["dataset"], {})
+        of_dataset.setdefault(row["direction"], {})[row["seed"]] = row["value"]
+        chances[row["gallery"], row["dataset"]] = row["chance"]
+        datasets[row["dataset"]] = None
+    found: dict[tuple, dict] = {}
+    for key, of_pair in cells.items():
+        found[key] = {}
+        for dataset, directions in of_pair.items():
+            means = {d: statistics.fmean(values.values()) for d, values in directions.items()}
+            found[key][dataset] = {
+                "recall": statistics.fmean(means.values()),
+                **{
+                    f"recall_{direction}": means.get(direction)
+                    for direction in retrieval_table.DIRECTIONS
+                },
+                "chance": chances[key[0], dataset],
+                "seeds": min(map(len, directions.values())),
+                "pairs": 1,
+            }
+    for gallery in dict.fromkeys(key[0] for key in cells):
+        pairs = [key for key in found if key[0] == gallery and set(found[key]) == set(datasets)]
+        if len(pairs) > 1:
+            found[gallery, EVERY_PAIR, EVERY_PAIR] = {
+                dataset: _mean_of_pairs([found[pair][dataset] for pair in pairs])
+                for dataset in datasets
+            }
+    return found
+
+
+def _mean_of_pairs(recalls: Sequence[Mapping]) -> dict:
+    means = {
+        name: statistics.fmean(values)
+        for name in ("recall", "recall_i2g", "recall_g2i")
+        if None not in (values := [one[name] for one in recalls])
+    }
+    seeds = min(one["seeds"] for one in recalls)
+    return {**recalls[0], **means, "seeds": seeds, "pairs": len(recalls)}
+
+
+def write_points(path, rows: Sequence[Mapping]) -> None:
+    """Write the numbers behind the figure as TSV."""
+    files.write_numbers(path, rows, POINT_COLUMNS)

@@ -1,0 +1,396 @@
+"""Expression scores for the reader: each encoder as it came beside itself after pretraining.
+
+The table asks one question, whether contrastive pretraining made the frozen embeddings better or
+worse for a task, so that either answer can stand in it. Its column ``task`` leaves room for others
+(mutation prediction) in the same columns.
+"""
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+
+from pairscape.core import files
+from pairscape.evaluate.expression import AFTER, ALL, AS_IT_CAME, RECIPES, SHARED
+from pairscape.evaluate.intervals import DONORS_NEEDED
+from pairscape.report import retrieval_table
+from pairscape.report.comparisons import TOO_FEW, sign_flip
+
+TASK = "expression"
+METRICS = ("pearson", "spearman", "r2")  # of r2_train_mean there is no before and after
+RUN = ("dataset", "image_encoder", "gene_encoder")
+HEAD = ("task", "recipe", "metric", *RUN, "representation")
+TEXT = (
+    *HEAD,
+    "control",
+    "target",
+    "difference_by_donor",
+    "p_test",
+    "reads",
+    "seeds_missing",
+    "note",
+    "donors_shared",
+)
+COLUMNS = (
+    *HEAD,
+    "control",
+    "target",
+    "before",
+    "after",
+    "after_sd",
+    "difference",
+    "difference_sd",
+    "difference_over_donors",
+    "difference_by_donor",
+    "donors",
+    "donors_up",
+    "donors_down",
+    "reads",
+    "p_value",
+    "p_test",
+    "train_mean",
+    "genes",
+    "before_undefined",
+    "after_undefined",
+    "spots",
+    "seeds_run",
+    "seeds_planned",
+    "seeds_missing",
+    "note",
+    "donors_shared",
+)
+_AFTER_COLUMN = 5
+_MINUS = "\N{MINUS SIGN}"
+
+
+# ---------------------------------------------------------------------------------------- the table
+
+
+def tabulate(scores: Sequence[Mapping], expected: Iterable[Mapping]) -> list[dict]:
+    """One row per recipe, metric and encoder as it came, and one per run's pair after pretraining.
+
+    ``before`` is the score of the encoder's own features over all test spots, ``after`` the mean over
+    seeds of the pretrained pair's; ``difference`` is theirs, by donor and over all spots. Seeds don't
+    make donors more: a donor's difference is the mean over seeds.
+
+    Parameters
+    ----------
+    scores
+        Rows of ``expression.read_experiment_scores`` (means over genes).
+    expected
+        The planned runs: ``dataset``, ``image_encoder``, ``gene_encoder``, ``seed``.
+    """
+    planned: dict[tuple, list[str]] = {}
+    for run in expected:
+        planned.setdefault(tuple(str(run[key]) for key in RUN), []).append(str(run["seed"]))
+    cells: dict[tuple, dict] = {}
+    facts: dict[tuple, Mapping] = {}
+    for row in scores:
+        key = (row["recipe"], *(row[name] for name in RUN), row["representation"])
+        facts.setdefault(key, row)
+        groups = cells.setdefault(key, {}).setdefault(row["metric"], {})
+        groups.setdefault(row["group"], {})[row["seed"]] = row
+    recipes = [name for name in RECIPES if any(key[0] == name for key in cells)] or list(RECIPES)
+    table = []
+    for recipe in recipes:
+        came = {
+            (key[1], key[2]): key
+            for key, row in facts.items()
+            if key[0] == recipe and row["stage"] == AS_IT_CAME
+        }
+        after = [key for key, row in facts.items() if key[0] == recipe and row["stage"] == AFTER]
+        known = {key[1:4] for key in after}
+        after += [(recipe, *run, SHARED) for run in planned if run not in known]
+        # As a reader looks for them: each encoder as it came, then its pairs.
+        order = list(dict.fromkeys([*((r, d) for d, r in came), *((k[2], k[1]) for k in after)]))
+        for metric in METRICS:
+            for key in came.values():
+                table.append(_row(metric, key, cells[key], None, facts[key], None))
+            for key in sorted(after, key=lambda key: order.index((key[2], key[1]))):
+                fact = facts.get(key)
+                base = came.get((key[1], fact["features_of"] if fact else key[2]))
+                before = cells[base] if base else None
+                table.append(_row(metric, key, before, cells.get(key, {}), fact, planned))
+    return table
+
+
+def _row(metric, key, before, after, fact, planned) -> dict:
+    row = dict.fromkeys(COLUMNS)
+    row |= {"task": TASK, "metric": metric} | dict(zip(("recipe", *RUN), key[:4], strict=True))
+    row |= {"representation": key[4]}
+    row |= {name: fact[name] if fact else "" for name in ("control", "target", "donors_shared")}
+    row |= dict.fromkeys(("difference_by_donor", "p_test", "seeds_missing", "note", "reads"), "")
+    found_before = _by_group(before, metric)
+    if found_before.get(ALL):
+        one = next(iter(found_before[ALL].values()))
+        row |= {"before": one["value"], "before_undefined": one["undefined"]}
+        row |= {"genes": one["genes"] + one["undefined"], "spots": one["spots"]}
+    if metric == "r2":
+        for cell in (before, after):
+            base = next(iter(_by_group(cell, "r2_train_mean").get(ALL, {}).values()), None)
+            row["train_mean"] = base["value"] if base else row["train_mean"]
+    if after is None:
+        return row
+    found = _by_group(after, metric)
+    seeds = found.get(ALL, {})
+    unscored = [r for r in after.get("pearson", {}).get(ALL, {}).values() if r["note"]]
+    wanted = planned.get(key[1:4], []) or [*seeds, *(one["seed"] for one in unscored)]
+    row["seeds_run"] = len(seeds)
+    row["seeds_planned"] = len({*wanted, *seeds, *(one["seed"] for one in unscored)})
+    row["seeds_missing"] = " ".join(seed for seed in wanted if seed not in seeds)
+    row["note"] = "; ".join(dict.fromkeys(one["note"] for one in unscored))
+    values = [one["value"] for one in seeds.values() if one["value"] is not None]
+    if seeds:
+        one = next(iter(seeds.values()))
+        row["after_undefined"] = max(one["undefined"] for one in seeds.values())
+        row |= {"genes": one["genes"] + one["undefined"], "spots": one["spots"]}
+    if values:
+        row["after"], row["after_sd"] = statistics.fmean(values), _deviation(values)
+    if values and row["before"] is not None:
+        differences = [value - row["before"] for value in values]
+        row["difference"] = statistics.fmean(differences)
+        row["difference_sd"] = _deviation(differences)
+    row |= _over_donors(found_before, found)
+    return row
+
+
+def _by_group(cells: Mapping | None, metric: str) -> dict:
+    """Scored rows of a metric by group and seed."""
+    return {
+        group: scored
+        for group, seeds in (cells or {}).get(metric, {}).items()
+        if (scored := {seed: row for seed, row in seeds.items() if not row["note"]})
+    }
+
+
+def _deviation(values: Sequence[float]) -> float | None:
+    return statistics.stdev(values) if len(values) > 1 else None
+
+
+def donor_differences(before: Mapping, after: Mapping) -> dict[str, float]:
+    """After less before of each donor where both are defined, after as the mean over seeds."""
+    found = {}
+    for donor, seeds in after.items():
+        values = [row["value"] for row in seeds.values() if row["value"] is not None]
+        came = next((row["value"] for row in before.get(donor, {}).values()), None)
+        if donor != ALL and values and came is not None:
+            found[donor] = statistics.fmean(values) - came
+    return found
+
+
+def _over_donors(before: Mapping, after: Mapping) -> dict:
+    differences = donor_differences(before, after)
+    count = len(differences)
+    if not count:
+        return {"reads": "not scored" if not after else "nothing to compare with"}
+    up = sum(value > 0 for value in differences.values())
+    down = sum(value < 0 for value in differences.values())
+    p, test = sign_flip(list(differences.values()))
+    whose = "the one donor" if count == 1 else f"all {count} donors"
+    if up == count:
+        reads = f"improves for {whose}"
+    elif down == count:
+        reads = f"degrades for {whose}"
+    elif not up and not down:
+        reads = "no difference"
+    else:
+        reads = f"mixed: improves for {up} of {count} donors, degrades for {down}"
+    return {
+        "difference_over_donors": statistics.fmean(differences.values()),
+        "difference_by_donor": "; ".join(f"{d} {_signed(v)}" for d, v in differences.items()),
+        "donors": count,
+        "donors_up": up,
+        "donors_down": down,
+        "reads": reads,
+        "p_value": p,
+        "p_test": test,
+    }
+
+
+def write_table(path, rows: Sequence[Mapping]) -> None:
+    """Write the table as TSV, numbers with 6 significant digits, ``None`` as an empty field."""
+    files.write_numbers(path, rows, COLUMNS)
+
+
+def is_expression_table(columns: Iterable[str]) -> bool:
+    """Whether a TSV with these columns was written by ``write_table``."""
+    return set(COLUMNS) <= set(columns)
+
+
+def read_table(path) -> list[dict]:
+    """Read what ``write_table`` wrote; numbers as float, empty ones as None."""
+    return files.read_numbers(
+        path, COLUMNS, "delete it and tabulate again", set(COLUMNS) - set(TEXT)
+    )
+
+
+# ----------------------------------------------------------------------------------- for the reader
+
+
+def sections(rows: Sequence[Mapping]) -> list[dict]:
+    """The table laid out for a reader, as ``tables.to_markdown`` and ``to_latex`` take it.
+
+    First the encoders as they came; then, by recipe, what pretraining did to the mean Pearson.
+    """
+    came = [row for row in rows if not row["gene_encoder"]]
+    pairs = [row for row in rows if row["gene_encoder"]]
+    laid_out = [_came_section(came)] if came else []
+    for recipe in dict.fromkeys(row["recipe"] for row in pairs):
+        laid_out.append(_pairs_section(recipe, [r for r in pairs if r["recipe"] == recipe]))
+    return laid_out
+
+
+def _came_section(rows: Sequence[Mapping]) -> dict:
+    recipes = list(dict.fromkeys(row["recipe"] for row in rows))
+    body, scores = [], {}
+    for dataset, encoder in dict.fromkeys((row["dataset"], row["image_encoder"]) for row in rows):
+        of = {
+            (row["recipe"], row["metric"]): row
+            for row in rows
+            if (row["dataset"], row["image_encoder"]) == (dataset, encoder)
+        }
+        line = [dataset, _named(next(iter(of.values())))]
+        control = next(iter(of.values()))["control"]
+        for recipe in recipes:
+            for column, metric in enumerate(METRICS, start=len(line)):
+                if not control:
+                    of_column = scores.setdefault((dataset, column), {})
+                    of_column[len(body), column] = of[recipe, metric]["before"]
+            line += [_number(of[recipe, metric]["before"]) for metric in METRICS]
+            line.append(_undefined(of[recipe, "pearson"], "before_undefined"))
+        baseline = next(
+            (
+                row["train_mean"]
+                for row in of.values()
+                if row["recipe"] == recipes[-1] and row["metric"] == "r2"
+            ),
+            None,
+        )
+        body.append([*line, _number(baseline)])
+    words = {"pearson": "Pearson", "spearman": "Spearman", "r2": "R²"}
+    header = ["Dataset", "Image encoder"]
+    for recipe in recipes:
+        header += [*(f"{words[metric]}, {recipe}" for metric in METRICS), "undefined"]
+    return {
+        "title": "Expression from image embeddings as they came",
+        "header": [*header, f"R² of the train mean, {recipes[-1]}"],
+        "rows": body,
+        "chance": [],
+        "marks": _marks(scores),
+        "notes": [
+            *_notes(rows),
+            "R² of the published recipe is far below 0 since its ridge has no intercept; its target, "
+            "genes and those of the corrected recipe differ, so their numbers don't compare.",
+        ],
+    }
+
+
+def _pairs_section(recipe: str, rows: Sequence[Mapping]) -> dict:
+    rows = [row for row in rows if row["metric"] == "pearson"]
+    scores: dict[tuple, dict] = {}
+    for place, row in enumerate(rows):
+        if not row["control"]:
+            scores.setdefault((row["dataset"],), {})[place, _AFTER_COLUMN] = row["after"]
+    notes = [
+        "Before: the encoder's own features. After: the same encoder's features after contrastive "
+        f"pretraining, mean (standard deviation) over seeds; {SHARED}: after the projection, trunk: "
+        "before it, where the encoder itself was tuned. Difference: after less before, over all test "
+        "spots; by donor: within each test donor, as the mean over seeds.",
+    ]
+    if any(row["p_test"].startswith(TOO_FEW) for row in rows):
+        notes.append(f"p: from {DONORS_NEEDED} donors on; with fewer no p-value could be small.")
+    for row in rows:
+        if row["seeds_missing"]:
+            why = f" ({row['note']})" if row["note"] else ""
+            pair = f"{row['dataset']}, {row['image_encoder']} with {row['gene_encoder']}"
+            notes.append(
+                f"{retrieval_table.NOT_RUN}: {pair}: no score of seed {row['seeds_missing']}{why}."
+            )
+    return {
+        "title": f"What contrastive pretraining does to it: mean Pearson, {recipe} recipe",
+        "header": [
+            *("Dataset", "Image encoder", "Gene encoder", "Embedding", "Before", "After"),
+            *("Difference", "By donor", "Reads", "p", "Undefined before, after", "Seeds"),
+        ],
+        "rows": [
+            [
+                *(row["dataset"], _named(row), row["gene_encoder"], row["representation"]),
+                _number(row["before"]),
+                _with_sd(_number, row["after"], row["after_sd"]),
+                _with_sd(_signed, row["difference"], row["difference_sd"]),
+                row["difference_by_donor"] or retrieval_table.NOT_RUN,
+                row["reads"],
+                _p(row),
+                f"{_undefined(row, 'before_undefined')}, {_undefined(row, 'after_undefined')}",
+                _seeds(row),
+            ]
+            for row in rows
+        ],
+        "chance": [],
+        "marks": _marks(scores),
+        "notes": [*_notes(rows), *dict.fromkeys(notes)],
+    }
+
+
+def _marks(scores: Mapping[tuple, Mapping]) -> dict[tuple, str]:
+    """The best and the second of each group of cells, as far as the table's digits tell them apart."""
+    marks = {}
+    for cells in scores.values():
+        shown = {place: round(value, 3) for place, value in cells.items() if value is not None}
+        order = sorted(set(shown.values()), reverse=True)[:2]
+        if len(order) == 2:
+            words = dict(zip(order, (retrieval_table.BEST, retrieval_table.SECOND), strict=True))
+            marks |= {place: words[value] for place, value in shown.items() if value in words}
+    return marks
+
+
+def _notes(rows: Sequence[Mapping]) -> list[str]:
+    notes = [
+        "Mean over genes of the correlation between predicted and measured expression over the test "
+        "spots. Published: the HEST benchmark's recipe (genes chosen on all samples, test included; "
+        "PCA of 256; ridge without intercept). Corrected: genes, scaling, PCA and penalty without the "
+        "test split, the penalty by donors that the fit hasn't seen. Undefined: genes without a "
+        "correlation (constant over the spots), of those predicted; they are left out of the mean, "
+        "which the published code would have made undefined. Best and second of a dataset are marked, "
+        "controls aside.",
+    ]
+    targets = dict.fromkeys((row["recipe"], row["target"]) for row in rows if row["target"])
+    notes += [f"Target, {recipe}: {target}." for recipe, target in targets]
+    notes += [
+        f"{dataset}: donors are shared between splits: {words}."
+        for dataset, words in dict.fromkeys((row["dataset"], row["donors_shared"]) for row in rows)
+        if words
+    ]
+    return notes
+
+
+def _named(row: Mapping) -> str:
+    control = f" ({row['control']})" if row["control"] else ""
+    return row["image_encoder"] + control
+
+
+def _number(value: float | None) -> str:
+    return retrieval_table.NOT_RUN if value is None else f"{value:.3f}".replace("-", _MINUS)
+
+
+def _signed(value: float | None) -> str:
+    return retrieval_table.NOT_RUN if value is None else f"{value:+.3f}".replace("-", _MINUS)
+
+
+def _with_sd(form, value: float | None, deviation: float | None) -> str:
+    return form(value) + (f" ({deviation:.3f})" if deviation is not None else "")
+
+
+def _undefined(row: Mapping, name: str) -> str:
+    if row[name] is None:
+        return retrieval_table.NOT_RUN
+    return f"{row[name]:.0f} of {row['genes']:.0f}"
+
+
+def _p(row: Mapping) -> str:
+    if row["p_value"] is not None:
+        return f"{row['p_value']:.2g}"
+    return row["p_test"] or retrieval_table.NOT_RUN
+
+
+def _seeds(row: Mapping) -> str:
+    text = f"{row['seeds_run']:.0f} of {row['seeds_planned']:.0f}"
+    return text + (f", without {row['seeds_missing']}" if row["seeds_missing"] else "")

@@ -1,0 +1,474 @@
+"""The report: everything that was made, on one HTML page that needs nothing beside itself."""
+
+import base64
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from pairscape.core import files
+from pairscape.core.errors import InputError
+from pairscape.dataset import leakage
+from pairscape.report import (
+    audit_table,
+    batch_effect_table,
+    calibration_table,
+    expression_table,
+    mutation_table,
+    published_gap,
+    retrieval_table,
+)
+
+TEMPLATE = Path(__file__).with_name("page.html.j2")
+IMAGE_BYTES = 6_000_000  # of all images together; base64 makes 8 MB of them
+WIDTHS_PX = (1600, 1300, 1000, 800, 640, 480, 320)
+SPLIT_COLUMNS = ("sample", "donor", "split")
+AUDIT_KEYS = ("sample", "rows_read", "pooled", "dropped", "spots")
+RUN_KEYS = ("experiment", "dataset", "image_encoder", "gene_encoder", "seed")
+
+
+# ------------------------------------------------------------------------------------------ reading
+
+
+def read_checks(paths: Sequence) -> list[dict]:
+    """The reports of check_bundle."""
+    return [_read_object(path, ("sample", "verdict", "findings", "facts")) for path in paths]
+
+
+def read_alignments(paths: Sequence) -> list[dict]:
+    """What check_alignment found of each sample."""
+    return [_read_object(path, ("sample", "verdict", "warnings", "evidence")) for path in paths]
+
+
+def read_audits(paths: Sequence) -> list[dict]:
+    """The audits of pool_spots, each with ``dropped_rows``, their sum.
+
+    Raises
+    ------
+    InputError
+        The rows pooled and dropped aren't the rows read.
+    """
+    audits = []
+    for path in paths:
+        audit = _read_object(path, AUDIT_KEYS)
+        dropped = sum(audit["dropped"].values())
+        if audit["pooled"] + dropped != audit["rows_read"]:
+            raise InputError(
+                path,
+                "rows_read",
+                f"{audit['rows_read']} for {audit['pooled']} pooled and {dropped} dropped",
+                "pool the sample again: its audit must add up",
+            )
+        audits.append({**audit, "dropped_rows": dropped})
+    return audits
+
+
+def read_datasets(splits: Sequence, leaks: Sequence) -> list[dict]:
+    """The splits of each dataset and what leaks between them.
+
+    A dataset is named after the folder of its splits.tsv.
+
+    Returns
+    -------
+    Mappings of ``name``, ``rows`` (of splits.tsv), ``leaks`` (of leakage.tsv; None where it wasn't
+    given), ``leak_columns``, ``words`` (with which shared donors are admitted), ``donors`` (as
+    ``count_donors`` has them) and ``splits`` (by split: samples, donors, spots).
+    """
+    leaks = {_folder(path): files.read_tsv(path, ("finding", "donor", "sample")) for path in leaks}
+    datasets = []
+    for path in splits:
+        rows = files.read_tsv(path, SPLIT_COLUMNS)
+        found = leaks.get(_folder(path))
+        parts = {}
+        for split in dict.fromkeys(row["split"] for row in rows):
+            of_split = [row for row in rows if row["split"] == split]
+            spots = [row.get("spots") or "" for row in of_split]
+            parts[split] = {
+                "samples": len(of_split),
+                "donors": len({row["donor"] for row in of_split}),
+                "spots": sum(map(int, spots)) if all(text.isdigit() for text in spots) else None,
+            }
+        datasets.append(
+            {
+                "name": _folder(path),
+                "rows": rows,
+                "columns": list(rows[0]) if rows else list(SPLIT_COLUMNS),
+                "donors": count_donors(rows),
+                "leaks": found,
+                "leak_columns": list(found[0]) if found else [],
+                "words": list(dict.fromkeys(filter(None, (r.get("shared_donors") for r in rows)))),
+                "splits": parts,
+            }
+        )
+    return datasets
+
+
+def count_donors(rows: Iterable[Mapping]) -> dict[str, int]:
+    """How many samples and donors some rows of the sample table, or of splits, hold.
+
+    Returns
+    -------
+    ``samples``; ``donors``, of which ``known`` are named by a source, and so are distinct persons;
+    ``placeholders`` stand for one bundle each whose donor no source names; of the ``unstated`` it
+    isn't said. ``least`` is the least number of persons that this can be: placeholders may be
+    anyone, ``donors`` the greatest.
+    """
+    rows = list(rows)
+    stated: dict[str, str] = {}
+    for row in rows:
+        if not (donor := row.get("donor")):
+            continue
+        # What any row of a donor knows of it holds for all of them.
+        stated[donor] = max(stated.get(donor, ""), str(row.get("donor_known") or ""))
+    known = sum(said == "True" for said in stated.values())
+    placeholders = sum(leakage.is_placeholder({"donor_known": said}) for said in stated.values())
+    return {
+        "samples": len({row["sample"] for row in rows}),
+        "donors": len(stated),
+        "known": known,
+        "placeholders": placeholders,
+        "unstated": len(stated) - known - placeholders,
+        "least": max(known, min(1, len(stated))),
+    }
+
+
+def read_runs(paths: Sequence) -> list[dict]:
+    """The options.json of runs, each with its ``sha256``."""
+    return [{**_read_object(path, RUN_KEYS), "sha256": files.sha256_file(path)} for path in paths]
+
+
+class Chapter(NamedTuple):
+    """A chapter of scores: its heading, what it shows, and what stands there when nothing does."""
+
+    heading: str
+    about: str
+    absent: str
+
+
+# In the order of the page, behind the data.
+CHAPTERS = {
+    "calibration": Chapter(
+        "Calibration",
+        "What the scores say of small simulated datasets, whose signal, batch effect and leaked "
+        "donors are known: whether a score moves with what it is meant to measure.",
+        "The scores haven't been held against data whose signal is known. The configuration's part "
+        "calibration asks for it.",
+    ),
+    "retrieval": Chapter(
+        "Retrieval",
+        "A query of one modality looks for its partner among a gallery of the other. How to read "
+        "the numbers:",
+        "No retrieval has been scored: no experiment of this report has a finished run.",
+    ),
+    "batch_effects": Chapter(
+        "Batch effects",
+        "Whether the expression of spots tells which split or donor they are from: silhouette-batch "
+        "and its kin, 1 for well mixed, from counts alone.",
+        "Batch effects haven't been scored. The configuration's batch_effect: {score: true} asks "
+        "for it.",
+    ),
+    "expression": Chapter(
+        "Expression prediction",
+        "Genes of a spot predicted from its image by a linear model on frozen features, before and "
+        "after contrastive pretraining.",
+        "Expression prediction hasn't been run. The configuration's expression: {score: true} asks "
+        "for it.",
+    ),
+    "mutation": Chapter(
+        "Mutation prediction",
+        "Labels of whole slides predicted from frozen patch embeddings, by folds that share no site.",
+        "Mutation prediction hasn't been run: it needs cohorts of labelled slides (the "
+        "configuration's parts cohorts and mutation).",
+    ),
+    "ablations": Chapter(
+        "Ablations",
+        "Experiments that change one choice of the pretraining: the projection head, the loss, which "
+        "encoder is tuned. Their retrieval, read as in the chapter before, and the published "
+        "ablations beside it where there are any.",
+        "The ablations haven't been run: no table or figure of an experiment whose name starts with "
+        "ablation_ was given to this report. In the full configuration they are made when asked for, "
+        "by results/tables/published-gap_ablation_projection.md, published-gap_ablation_loss.md and "
+        "published-gap_ablation_finetuning.md.",
+    ),
+    "audit": Chapter(
+        "Audit",
+        "What each quirk of the published code and splits does to Recall@5: from the corrected "
+        "protocol, one quirk put in at a time; from the published one, one repaired at a time.",
+        "The audit hasn't been run. The configuration's part audit names one, and "
+        "results/tables/audit_<name>.md makes it.",
+    ),
+    "published-gap": Chapter(
+        "Gap to the published numbers",
+        "The paper's numbers with ours beside them, cell by cell.",
+        "Nothing of this report was compared with the paper's numbers. An experiment on the "
+        "published panels is, by results/tables/published-gap_<experiment>.md.",
+    ),
+}
+# What the names of a chapter's files begin with; the rest is retrieval.
+_PREFIXES = {
+    "retrieval_ablation_": "ablations",
+    "published-gap_ablation_": "ablations",
+    "audit_": "audit",
+    "batch_effect": "batch_effects",
+    **{name: name for name in ("calibration", "expression", "mutation", "published-gap")},
+}
+
+
+def chapter(path) -> str:
+    """The chapter that a table or figure belongs to, by its name."""
+    stem = Path(path).stem
+    return next((name for start, name in _PREFIXES.items() if stem.startswith(start)), "retrieval")
+
+
+def read_tables(paths: Sequence) -> list[dict]:
+    """Tables laid out for the page: ``title``, ``sections`` as of ``tables.retrieval_sections``.
+
+    ``kind`` is the table's chapter; those of experiments named ``ablation_...`` have one of their
+    own. Any other TSV stands as it is, where its name belongs.
+    """
+    read = []
+    for path in paths:
+        if Path(path).suffix != ".tsv":
+            raise InputError(path, "name", Path(path).name, "give the tables as .tsv")
+        rows = files.read_tsv(path)
+        if rows and retrieval_table.is_retrieval_table(rows[0]):
+            numbers = retrieval_table.read_table(path)
+            missing = [
+                f"{name_in_words(path)}: {row['dataset']}, {row['image_encoder']} with "
+                f"{row['gene_encoder']}, {words}"
+                for row in numbers
+                for words in (
+                    f"seed {row['seeds_missing'].replace(' ', ', ')}" * bool(row["seeds_missing"]),
+                    row["seeds_failed"],
+                )
+                if words
+            ]
+            sections, kind = retrieval_table.retrieval_sections(numbers), "retrieval"
+        elif rows and batch_effect_table.is_batch_effect_table(rows[0]):
+            sections = batch_effect_table.sections(batch_effect_table.read_table(path))
+            missing, kind = [], "batch_effects"
+        elif rows and expression_table.is_expression_table(rows[0]):
+            numbers = expression_table.read_table(path)
+            missing = [
+                f"{name_in_words(path)}: {row['dataset']}, {row['image_encoder']} with "
+                f"{row['gene_encoder']}, seed {row['seeds_missing'].replace(' ', ', ')}"
+                + (f" ({row['note']})" if row["note"] else "")
+                for row in numbers
+                if row["seeds_missing"]
+            ]
+            sections, kind = expression_table.sections(numbers), "expression"
+        elif rows and mutation_table.is_mutation_table(rows[0]):
+            sections = mutation_table.mutation_sections(mutation_table.read_table(path))
+            missing, kind = [], "mutation"
+        elif rows and calibration_table.is_calibration_table(rows[0]):
+            sections = calibration_table.sections(calibration_table.read_table(path))
+            missing, kind = [], "calibration"
+        elif rows and published_gap.is_gap_table(rows[0]):
+            numbers = published_gap.read_table(path)
+            missing = [
+                f"{name_in_words(path)}: {words}" for words in published_gap.missing(numbers)
+            ]
+            sections, kind = published_gap.sections(numbers), "published-gap"
+        elif rows and audit_table.is_audit_table(rows[0]):
+            numbers = audit_table.read_table(path)
+            missing = [f"{name_in_words(path)}: {words}" for words in audit_table.missing(numbers)]
+            sections, kind = audit_table.sections(numbers), "audit"
+        else:
+            header = list(rows[0]) if rows else []
+            body = [[row[name] for name in header] for row in rows]
+            sections = [{"title": "", "header": header, "rows": body, "chance": [], "notes": []}]
+            missing, kind = [], chapter(path)
+        if chapter(path) == "ablations" and kind in ("retrieval", "published-gap"):
+            kind = "ablations"
+        read.append(
+            {
+                "title": name_in_words(path),
+                "kind": kind,
+                "sections": sections,
+                "missing": list(dict.fromkeys(missing)),
+            }
+        )
+    return read
+
+
+def name_in_words(path) -> str:
+    """What a file shows: ``retrieval_<experiment>.tsv`` is "Retrieval, experiment ..."."""
+    stem = Path(path).stem
+    if stem.startswith("audit_"):
+        return f"Audit {stem.removeprefix('audit_')}"
+    start = next((start for start in _PREFIXES if stem.startswith(start)), "")
+    kind, _, experiment = stem.partition("_")
+    if start and not start.endswith("_"):
+        kind, experiment = CHAPTERS[_PREFIXES[start]].heading, stem.removeprefix(start)[1:]
+    elif kind in CHAPTERS:
+        kind = CHAPTERS[kind].heading
+    return kind.capitalize() + (f", experiment {experiment}" if experiment else "")
+
+
+def _folder(path) -> str:
+    return Path(path).absolute().parent.name
+
+
+def _read_object(path, keys: Sequence[str]) -> dict:
+    value = files.read_json(path)
+    for key in keys:
+        if not isinstance(value, dict) or key not in value:
+            raise InputError(path, key, "nothing", "delete the file and make it again")
+    return value
+
+
+# ------------------------------------------------------------------------------------------- images
+
+
+def embed_images(
+    figures: Sequence, small: Sequence = (), budget: int = IMAGE_BYTES
+) -> dict[str, str]:
+    """Data URIs of images by path, which take ``budget`` bytes together.
+
+    Figures, which are read, are scaled down alike until they take two thirds of it; small images,
+    which are looked through, until they take what is left.
+
+    Raises
+    ------
+    InputError
+        A file isn't an image.
+    """
+    images = _scale(figures, budget * (2 if small else 3) // 3)
+    images |= _scale(small, budget - sum(len(data) for _, data in images.values()))
+    return {
+        path: f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+        for path, (kind, data) in images.items()
+    }
+
+
+def _scale(paths: Sequence, budget: int) -> dict[str, tuple[str, bytes]]:
+    images: dict = {}
+    for width in WIDTHS_PX if paths else ():
+        images = {str(path): _encode(path, width) for path in paths}
+        if sum(len(data) for _, data in images.values()) <= budget:
+            break
+    return images
+
+
+def _encode(path, width: int) -> tuple[str, bytes]:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as opened:
+            image = opened.convert("RGB")
+    except FileNotFoundError:
+        raise InputError(path, "file", "nothing", "make it or correct the path") from None
+    except (OSError, ValueError) as error:
+        raise InputError(path, "image", str(error), "delete it and make it again") from None
+    if image.width > width:
+        height = max(1, round(image.height * width / image.width))
+        image = image.resize((width, height), Image.Resampling.LANCZOS)
+    png, jpeg = io.BytesIO(), io.BytesIO()
+    image.save(png, "PNG", optimize=True)
+    if len(png.getvalue()) < 150_000:
+        return "png", png.getvalue()
+    image.save(jpeg, "JPEG", quality=88)
+    # Lines and letters stay sharper as PNG; tissue is many times smaller as JPEG.
+    if 2 * len(jpeg.getvalue()) < len(png.getvalue()):
+        return "jpeg", jpeg.getvalue()
+    return "png", png.getvalue()
+
+
+# --------------------------------------------------------------------------------------------- page
+
+
+def kind_of_input(samples: Sequence[Mapping]) -> str:
+    """``simulated``, ``real``, ``mixed`` or ``unknown``, from the samples' sources."""
+    simulated = {sample.get("source") == "simulated" for sample in samples if sample.get("source")}
+    if not simulated:
+        return "unknown"
+    return "mixed" if len(simulated) == 2 else "simulated" if simulated == {True} else "real"
+
+
+def render(context: Mapping) -> str:
+    """The page.
+
+    Parameters
+    ----------
+    context
+        ``title``; ``samples`` (rows of the sample table, or what is known of them); ``datasets``,
+        ``checks``, ``audits``, ``runs``, ``tables`` as read above; ``overlays``, ``spot_figures``,
+        ``curves`` (mappings of ``uri``, ``alt``, ``caption``), ``chapter_figures`` (the same by
+        chapter); ``experiments``.
+    """
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATE.parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["nice"] = _nice
+    environment.filters["share"] = lambda part, whole: f"{part / whole:.1%}" if whole else ""
+    environment.filters["filled_columns"] = _filled_places
+    environment.filters["dictvalues"] = lambda row: list(row.values())
+    environment.filters["json"] = lambda value: json.dumps(value, indent=1, ensure_ascii=False)
+    runs = context["runs"]
+    return environment.get_template(TEMPLATE.name).render(
+        **context,
+        chapters=CHAPTERS,
+        input_kind=kind_of_input(context["samples"]),
+        sample_columns=_filled_columns(context["samples"]),
+        drop_reasons=list(
+            dict.fromkeys(r for audit in context["audits"] for r in audit["dropped"])
+        ),
+        versions=_over_runs(runs, "versions"),
+        commits=_over_runs(runs, "git_commit"),
+        donors=count_donors(context["samples"]),
+        donor_lines=[
+            *((dataset["name"], dataset["donors"]) for dataset in context["datasets"]),
+            ("All samples of this report", count_donors(context["samples"])),
+        ],
+        missing=_missing(context),
+    )
+
+
+def _missing(context: Mapping) -> list[str]:
+    """What isn't in the report: the chapters that are empty, then single runs."""
+    filled = {table["kind"] for table in context["tables"]}
+    filled |= {name for name, figures in context["chapter_figures"].items() if figures}
+    empty = [of.heading for name, of in CHAPTERS.items() if name not in filled]
+    return [
+        *empty,
+        *(text for table in context["tables"] for text in table["missing"]),
+    ]
+
+
+def _filled_columns(samples: Sequence[Mapping]) -> list[str]:
+    """The columns that say something, the sample's name first."""
+    names = list(dict.fromkeys(name for sample in samples for name in sample))
+    filled = [name for name in names if any(sample.get(name) for sample in samples)]
+    return sorted(filled, key=lambda name: name != "sample")
+
+
+def _filled_places(rows: Sequence[Sequence], header: Sequence) -> set[int]:
+    """The columns of a table that say something in any row; all of them where there is no row."""
+    filled = {place for row in rows for place, cell in enumerate(row) if cell not in ("", None)}
+    return filled or set(range(len(header)))
+
+
+def _over_runs(runs: Sequence[Mapping], key: str) -> list[dict]:
+    """The distinct values of a key over runs, each with the number of runs that have it."""
+    distinct: dict[str, dict] = {}
+    for run in runs:
+        value = run.get(key)
+        entry = distinct.setdefault(files.sha256_json(value), {"value": value, "runs": 0})
+        entry["runs"] += 1
+    return list(distinct.values())
+
+
+def _nice(value) -> str:
+    """A number with no more digits than a reader wants; None and "" as they are not known."""
+    if value is None or value == "":
+        return retrieval_table.NOT_RUN
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return f"{value:,.4g}" if isinstance(value, float) else str(value)

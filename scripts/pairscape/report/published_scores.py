@@ -1,0 +1,142 @@
+"""The paper's own numbers, as ``config/published`` holds them: read, and checked.
+
+A published recall is that of batches of 64 test pairs of one device, where four devices read the
+test split in data set order: ``GALLERY``. It compares with no other gallery.
+"""
+
+from collections.abc import Mapping
+
+from pairscape.core import files
+from pairscape.core.errors import InputError
+
+GALLERY = "in_batch_64_ranks_4"  # retrieval.gallery_name(64, 4)
+REPORTED = "reported"
+DIRECTIONS = ("i2g", "g2i")
+RETRIEVAL_SEEDS, ABLATION_SEEDS = 3, 1  # the ablations were run with seed 24442 alone
+NAMES = ("source", "panel", "image_encoder", "gene_encoder", "direction", "recall_at")
+RETRIEVAL_COLUMNS = (*NAMES, "mean", "sd", "status")
+ABLATION_COLUMNS = (*NAMES, "factor", "level", "mean", "status", "note")
+# What the published ablations hold fast: Table 9 is of frozen encoders, Table 10 of the benchmark's
+# own options, Table 11 of linear heads. Told by the cells that the tables share with each other and
+# with the benchmark. `image_tuned` and `gene_tuned`: whether that encoder was tuned.
+FIXED = {
+    "image_projection": {"loss": "clip", "image_tuned": False, "gene_tuned": False},
+    "loss": {"image_projection": "mlp", "image_tuned": True, "gene_tuned": False},
+    "finetuning_image/gene": {"image_projection": "linear", "loss": "clip"},
+}
+BENCHMARK = {"image_projection": "mlp", "loss": "clip", "image_tuned": True, "gene_tuned": False}
+
+
+def read_retrieval(path) -> list[dict]:
+    """The published Recall@k of encoder pairs.
+
+    Returns
+    -------
+    Rows of ``NAMES``, ``factor`` and ``level`` (empty), ``mean`` and ``sd`` (None where the paper
+    gives none), ``seeds`` (behind the mean), ``status`` and ``note``.
+
+    Raises
+    ------
+    InputError
+        A column is missing, a value isn't allowed, or a cell stands twice.
+    """
+    rows = files.read_tsv(path, RETRIEVAL_COLUMNS)
+    return _checked(
+        path, ({"factor": "", "level": "", "note": ""} | row for row in rows), RETRIEVAL_SEEDS
+    )
+
+
+def read_ablations(path) -> list[dict]:
+    """The published ablations: as ``read_retrieval``, with ``factor`` and ``level``.
+
+    Raises
+    ------
+    InputError
+        As ``read_retrieval``; or a factor or level is unknown.
+    """
+    rows = files.read_tsv(path, ABLATION_COLUMNS)
+    for line, row in enumerate(rows, start=2):
+        _allowed(path, line, "factor", row["factor"], FIXED)
+        if row["factor"] == "finetuning_image/gene":
+            words = [f"{image}/{gene}" for image in _TUNED for gene in _TUNED]
+            _allowed(path, line, "level", row["level"], words)
+    return _checked(path, ({**row, "sd": ""} for row in rows), ABLATION_SEEDS)
+
+
+def fits(training: Mapping, factor: str) -> bool:
+    """Whether training options are those of a published table, whatever its level.
+
+    ``factor`` is that of an ablation; empty for the tables of the benchmark.
+    """
+    held = FIXED[factor] if factor else BENCHMARK
+    return all(_settings(training)[key] == value for key, value in held.items())
+
+
+def level_of(training: Mapping, factor: str) -> str:
+    """The level of an ablation that training options stand for; empty for the benchmark."""
+    settings = _settings(training)
+    if factor == "finetuning_image/gene":
+        return "/".join(_TUNED[settings[f"{kind}_tuned"]] for kind in ("image", "gene"))
+    return settings[factor] if factor else ""
+
+
+_TUNED = ("frozen", "tuned")
+
+
+def _settings(training: Mapping) -> dict:
+    tuned = {f"{kind}_tuned": training[f"{kind}_tuning"] != "frozen" for kind in ("image", "gene")}
+    return {key: training[key] for key in ("image_projection", "loss")} | tuned
+
+
+def _checked(path, rows, seeds: int) -> list[dict]:
+    checked, seen = [], {}
+    for line, row in enumerate(rows, start=2):
+        _allowed(path, line, "direction", row["direction"], DIRECTIONS)
+        for name in NAMES:
+            if not row[name]:
+                raise InputError(path, f"line {line}, {name}", "nothing", "name it")
+        if not row["recall_at"].isdigit() or int(row["recall_at"]) < 1:
+            raise InputError(
+                path, f"line {line}, recall_at", repr(row["recall_at"]), "give the k of Recall@k"
+            )
+        numbers = {name: _share(path, line, name, row[name]) for name in ("mean", "sd")}
+        if (row["status"] == REPORTED) != (numbers["mean"] is not None):
+            raise InputError(
+                path,
+                f"line {line}, mean",
+                f"{row['mean'] or 'nothing'}, with status {row['status'] or 'empty'}",
+                f"give a mean with status {REPORTED}, and none with any other",
+            )
+        if not row["status"]:
+            raise InputError(path, f"line {line}, status", "nothing", f"say {REPORTED}, or why not")
+        found = {name: row[name] for name in (*NAMES, "factor", "level", "status", "note")}
+        found |= {**numbers, "recall_at": int(row["recall_at"]), "seeds": seeds}
+        cell = tuple(found[name] for name in (*NAMES, "factor", "level"))
+        if cell in seen:
+            raise InputError(
+                path, f"line {line}", f"the cell of line {seen[cell]} again", "give each cell once"
+            )
+        seen[cell] = line
+        checked.append(found)
+    if not checked:
+        raise InputError(path, "rows", "none", "copy the published table there again")
+    return checked
+
+
+def _allowed(path, line: int, column: str, value: str, allowed) -> None:
+    if value not in allowed:
+        raise InputError(
+            path, f"line {line}, {column}", repr(value), f"allowed: {', '.join(allowed)}"
+        )
+
+
+def _share(path, line: int, column: str, text: str) -> float | None:
+    if not text:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise InputError(path, f"line {line}, {column}", repr(text), "give a share from 0 to 1")
+    return value

@@ -1,0 +1,1 @@
+"""Cohorts, slide features, folds, aggregator, mutation scores."""

@@ -1,0 +1,406 @@
+"""Folds of patients that keep sites whole and balance the label.
+
+Slides of one site look alike (stain, scanner), so that a fold which shares sites with the training
+may be scored for the site instead of the label. Keeping sites whole while both labels stay
+balanced is an integer program (Howard et al., Nat Commun 2021, solve a quadratic one); here what
+is minimised is the sum of absolute deviations, which a bound from whole numbers often proves best.
+"""
+
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from pairscape.core.errors import InputError
+from pairscape.core.files import read_json, read_tsv, write_tsv
+
+COLUMNS = ("patient", "site", "label", "fold")
+BALANCE = (
+    *("cohort", "target", "patients", "positives", "sites", "folds", "leaking", "by_fold"),
+    *("off_by", "unavoidable", "optimal", "cost", "cost_at_least", "sites_in_two_folds"),
+)
+MISSING = 100.0  # cost of a label that a fold lacks: more than any deviation can cost
+STARTS = 60  # seeded orders of the sites that are tried
+NODES = 2000  # of the integer program; a limit in seconds would make folds depend on the machine
+PROGRAM_UP_TO = 400  # site-fold choices; beyond that the local search has always balanced better
+
+
+def deal_folds(
+    patients: Sequence[Mapping], folds: int, seed: int, *, leaking: bool = False, source="--options"
+) -> tuple[list[dict], dict]:
+    """Put each patient into a fold.
+
+    Parameters
+    ----------
+    patients
+        ``patient``, ``site`` and ``label`` (0 or 1) of each.
+    folds
+        Number of folds.
+    seed
+        Which of equally good dealings it becomes.
+    leaking
+        Deal patients whatever their site, as is common and as HistoBistro does.
+    source
+        The cohort's file, for messages.
+
+    Returns
+    -------
+    rows
+        ``COLUMNS`` of each patient, by fold and name.
+    balance
+        What ``measure_balance`` says, and ``folds``, ``seed``, ``leaking``, ``method``, ``cost``,
+        ``cost_at_least`` (no dealing of these sites costs less), ``optimal``.
+
+    Raises
+    ------
+    InputError
+        A patient stands twice, or there are fewer sites (patients, if leaking) than folds.
+    """
+    patients = sorted(patients, key=lambda row: row["patient"])
+    names = [row["patient"] for row in patients]
+    if len(set(names)) < len(names):
+        twice = next(one for one, two in itertools.pairwise(names) if one == two)
+        raise InputError(source, f"patient {twice}", "it twice", "give each patient once")
+    # Whoever is dealt as one: a site with all of its patients, or each patient for themselves.
+    units = [row["patient" if leaking else "site"] for row in patients]
+    order = {unit: place for place, unit in enumerate(sorted(set(units)))}
+    kind = "patient" if leaking else "site"
+    if len(order) < folds:
+        remedy = "ask for fewer folds" + (
+            "" if leaking else ", or set leaking: true to see why not"
+        )
+        raise InputError(source, f"{kind}s", f"{len(order)} for {folds} folds", remedy)
+    place = np.array([order[unit] for unit in units])
+    label = np.array([row["label"] for row in patients])
+    if leaking:
+        dealt, told = _deal_patients(label, folds, np.random.default_rng([seed, folds]))
+    else:
+        sizes = np.zeros((len(order), 2), np.int64)
+        np.add.at(sizes, (place, label), 1)
+        dealt, told = deal_sites(sizes, folds, seed)
+    rows = [
+        {**{name: row[name] for name in COLUMNS[:3]}, "fold": int(dealt[unit])}
+        for row, unit in zip(patients, place, strict=True)
+    ]
+    rows.sort(key=lambda row: (row["fold"], row["patient"]))
+    balance = {"folds": folds, "seed": seed, "leaking": leaking, **told}
+    return rows, balance | measure_balance(rows, folds)
+
+
+def deal_sites(sizes: np.ndarray, folds: int, seed: int) -> tuple[np.ndarray, dict]:
+    """The fold of each site, so that each fold holds its share of either label.
+
+    The cost is the sum over folds and labels of |patients - even share| / patients of that label,
+    and ``MISSING`` for each label that a fold lacks. A local search from seeded orders finds a
+    dealing; where its cost isn't the bound from whole numbers, the integer program goes on.
+
+    Parameters
+    ----------
+    sizes
+        Patients of each site by label, integers (sites, 2).
+
+    Returns
+    -------
+    The fold of each site (sites,), and ``method``, ``cost``, ``cost_at_least``, ``optimal``.
+    """
+    bound = _least_cost(sizes.sum(0), folds)
+    rng = np.random.default_rng([seed, folds])
+    best, cost = None, np.inf
+    for _ in range(STARTS):
+        dealt = _search(sizes, folds, rng)
+        found = _cost(sizes, dealt, folds)
+        if found < cost - 1e-9:
+            best, cost = dealt, found
+        if cost <= bound + 1e-9:
+            break
+    method = "local search"
+    if cost > bound + 1e-9 and len(sizes) * folds <= PROGRAM_UP_TO:
+        method = "integer program"
+        solved, least = _solve(sizes, folds, cost)
+        if solved is not None and _cost(sizes, solved, folds) < cost - 1e-9:
+            best, cost = solved, _cost(sizes, solved, folds)
+        bound = min(max(bound, least), cost)
+    return rng.permutation(folds)[best], {
+        "method": method,
+        "cost": round(float(cost), 6),
+        "cost_at_least": round(float(bound), 6),
+        "optimal": bool(cost <= bound + 1e-6),
+    }
+
+
+def measure_balance(rows: Sequence[Mapping], folds: int) -> dict:
+    """How the folds hold labels and sites.
+
+    Returns
+    -------
+    ``patients``, ``positives``, ``sites``; ``by_fold`` (``fold``, ``patients``, ``positives``,
+    ``sites``, ``lacks``: the labels it hasn't); ``sites_in_two_folds``; ``off_by`` (largest
+    deviation from the even share, in patients, of ``positives`` and ``negatives``) and
+    ``unavoidable`` (the deviation that whole patients cost anyway).
+    """
+    by_fold = []
+    for fold in range(folds):
+        held = [row for row in rows if row["fold"] == fold]
+        labels = [row["label"] for row in held]
+        by_fold.append(
+            {
+                "fold": fold,
+                "patients": len(held),
+                "positives": sum(labels),
+                "sites": len({row["site"] for row in held}),
+                "lacks": sorted({0, 1} - set(labels)),
+            }
+        )
+    of_site: dict[str, set] = {}
+    for row in rows:
+        of_site.setdefault(row["site"], set()).add(row["fold"])
+    patients, positives = len(rows), sum(row["label"] for row in rows)
+    totals = {"positives": positives, "negatives": patients - positives}
+    counts = {
+        "positives": [of["positives"] for of in by_fold],
+        "negatives": [of["patients"] - of["positives"] for of in by_fold],
+    }
+    return {
+        "patients": patients,
+        "positives": positives,
+        "sites": len(of_site),
+        "sites_in_two_folds": sum(len(of) > 1 for of in of_site.values()),
+        "by_fold": by_fold,
+        "off_by": {
+            name: round(max(abs(n - totals[name] / folds) for n in counts[name]), 6)
+            for name in totals
+        },
+        "unavoidable": {
+            name: round(max(_remainders(total, folds)), 6) for name, total in totals.items()
+        },
+    }
+
+
+def balance_words(balance: Mapping) -> str:
+    """How far off the folds are, in words for a log line or a footnote."""
+    positives = [of["positives"] for of in balance["by_fold"]]
+    patients = [of["patients"] for of in balance["by_fold"]]
+    words = (
+        f"{balance['patients']} patients ({balance['positives']} positive) of "
+        f"{balance['sites']} sites in {balance['folds']} folds of {_span(patients)} patients with "
+        f"{_span(positives)} positives"
+    )
+    off = [
+        f"{balance['off_by'][name]:.3g} {name}"
+        for name in ("positives", "negatives")
+        if balance["off_by"][name] > balance["unavoidable"][name] + 1e-6
+    ]
+    if off:
+        words += f"; off an even share by up to {' and '.join(off)}"
+        if not balance["leaking"]:
+            words += (
+                ", the least cost with sites kept whole"
+                if balance["optimal"]
+                else f" (cost {balance['cost']:.3g}, no dealing below {balance['cost_at_least']:.3g})"
+            )
+    lacking = [
+        f"fold {of['fold']} has no patient with label {' or '.join(map(str, of['lacks']))}"
+        for of in balance["by_fold"]
+        if of["lacks"]
+    ]
+    if lacking:
+        words += f"; {', '.join(lacking)}"
+    if balance["sites_in_two_folds"]:
+        words += f"; {balance['sites_in_two_folds']} sites stand in several folds"
+    return words
+
+
+def write_folds(path, rows: Iterable[Mapping]) -> None:
+    """Write the table of folds."""
+    write_tsv(path, rows, COLUMNS)
+
+
+def read_folds(path) -> list[dict]:
+    """Read a table of folds; ``label`` and ``fold`` as integers.
+
+    Raises
+    ------
+    InputError
+        A column is missing, a value isn't allowed, or a patient stands twice.
+    """
+    rows, seen = read_tsv(path, COLUMNS), set()
+    for number, row in enumerate(rows, start=2):
+        if row["label"] not in ("0", "1") or not row["fold"].isdecimal():
+            raise InputError(
+                path,
+                f"line {number}",
+                f"label {row['label']!r}, fold {row['fold']!r}",
+                "labels are 0 or 1, folds count from 0: delete the file and split again",
+            )
+        row["label"], row["fold"] = int(row["label"]), int(row["fold"])
+        if row["patient"] in seen:
+            raise InputError(
+                path, f"line {number}, patient", row["patient"] + " again", "give each patient once"
+            )
+        seen.add(row["patient"])
+    return rows
+
+
+def read_balance(path) -> dict:
+    """Read the balance that stands beside a table of folds."""
+    balance = read_json(path)
+    for name in BALANCE:
+        if not isinstance(balance, dict) or name not in balance:
+            raise InputError(path, name, "nothing", "delete the file and split again")
+    return balance
+
+
+def _span(values: Sequence[int]) -> str:
+    return str(min(values)) if min(values) == max(values) else f"{min(values)} to {max(values)}"
+
+
+def _deal_patients(label: np.ndarray, folds: int, rng) -> tuple[np.ndarray, dict]:
+    """Patients in random order, one label after the other, dealt round and round."""
+    order = np.concatenate([rng.permutation(np.flatnonzero(label == value)) for value in (1, 0)])
+    dealt = np.empty(len(label), np.int64)
+    dealt[order] = np.arange(len(order)) % folds
+    sizes = np.stack([label == 0, label == 1], 1).astype(np.int64)
+    cost = round(_cost(sizes, dealt, folds), 6)
+    told = {"method": "patients dealt in turn", "cost": cost, "cost_at_least": cost}
+    return dealt, told | {"optimal": True}
+
+
+def _remainders(total: int, folds: int) -> list[float]:
+    """How far each fold is off an even share at least: patients come whole."""
+    whole, left = divmod(total, folds)
+    return [abs(whole + (fold < left) - total / folds) for fold in range(folds)]
+
+
+def _least_cost(totals: np.ndarray, folds: int) -> float:
+    short = sum(max(0, folds - int(total)) for total in totals)
+    even = sum(sum(_remainders(int(n), folds)) / max(int(n), 1) for n in totals)
+    return even + MISSING * short
+
+
+def _cost(sizes: np.ndarray, dealt: np.ndarray, folds: int) -> float:
+    held = np.zeros((folds, 2))
+    np.add.at(held, dealt, sizes)
+    return float(_costs(held[None], sizes.sum(0))[0])
+
+
+def _costs(held: np.ndarray, totals: np.ndarray) -> np.ndarray:
+    """The cost of many dealings, from the patients by fold and label (dealings, folds, 2)."""
+    off = np.abs(held - totals / held.shape[1]) / np.maximum(totals, 1)
+    return off.sum((1, 2)) + MISSING * (held == 0).sum((1, 2))
+
+
+def _search(sizes: np.ndarray, folds: int, rng) -> np.ndarray:
+    """Deal the largest sites first, then move and swap sites while that lowers the cost."""
+    totals = sizes.sum(0)
+    weight = (sizes / np.maximum(totals, 1)).sum(1)
+    # A seeded factor changes the order of sites of like size.
+    order = np.argsort(-weight * rng.uniform(0.7, 1.3, len(sizes)), kind="stable")
+    dealt, held = np.full(len(sizes), -1), np.zeros((folds, 2))
+    for site in order:
+        load = np.abs(held + sizes[site] - totals / folds) - np.abs(held - totals / folds)
+        load = (load / np.maximum(totals, 1)).sum(1) - 2 * (held.sum(1) == 0)
+        dealt[site] = int(np.argmin(load))
+        held[dealt[site]] += sizes[site]
+    cost = _costs(held[None], totals)[0]
+    one, two = np.triu_indices(len(sizes), 1)
+    while True:
+        sites = np.repeat(np.arange(len(sizes)), folds)
+        to = np.tile(np.arange(folds), len(sizes))
+        kept = to != dealt[sites]
+        sites, to = sites[kept], to[kept]
+        moved = np.repeat(held[None], len(sites), 0)
+        rows = np.arange(len(sites))
+        moved[rows, dealt[sites]] -= sizes[sites]
+        moved[rows, to] += sizes[sites]
+        by_move = _costs(moved, totals)
+
+        kept = dealt[one] != dealt[two]
+        left, right = one[kept], two[kept]
+        swapped = np.repeat(held[None], len(left), 0)
+        rows, change = np.arange(len(left)), sizes[right] - sizes[left]
+        swapped[rows, dealt[left]] += change
+        swapped[rows, dealt[right]] -= change
+        by_swap = _costs(swapped, totals)
+
+        least = min(by_move.min(initial=np.inf), by_swap.min(initial=np.inf))
+        if least >= cost - 1e-9:
+            return dealt
+        if by_move.min(initial=np.inf) <= least:
+            best = int(np.argmin(by_move))
+            dealt[sites[best]], held = to[best], moved[best]
+        else:
+            best = int(np.argmin(by_swap))
+            dealt[left[best]], dealt[right[best]] = dealt[right[best]], dealt[left[best]]
+            held = swapped[best]
+        cost = least
+
+
+def _solve(sizes: np.ndarray, folds: int, ceiling: float) -> tuple[np.ndarray | None, float]:
+    """The integer program: a dealing that costs at most ``ceiling``, and a proven lower bound.
+
+    Variables: x[s, f] (site s in fold f), d[f, c] (deviation), m[f, c] (label c missing in f).
+    """
+    from scipy.optimize import Bounds, LinearConstraint, milp
+    from scipy.sparse import lil_matrix
+
+    sites, totals = len(sizes), sizes.sum(0)
+    x = np.arange(sites * folds).reshape(sites, folds)
+    d = x.size + np.arange(folds * 2).reshape(folds, 2)
+    m = d + folds * 2
+    count = x.size + folds * 4
+    cost = np.zeros(count)
+    cost[d] = 1 / np.maximum(totals, 1)
+    cost[m] = MISSING
+    rows, low, high = [], [], []
+
+    def hold(terms, least=-np.inf, most=np.inf):
+        rows.append(terms)
+        low.append(least)
+        high.append(most)
+
+    for site in range(sites):
+        hold([(x[site, fold], 1) for fold in range(folds)], 1, 1)
+    for fold in range(folds):
+        for label in range(2):
+            held = [(x[s, fold], int(sizes[s, label])) for s in range(sites) if sizes[s, label]]
+            even = totals[label] / folds
+            hold([*held, (d[fold, label], -1)], most=even)
+            hold([*held, (d[fold, label], 1)], least=even)
+            hold([*held, (m[fold, label], 1)], least=1)
+    # Folds are alike, so that their order may be fixed: by their patients.
+    patients = sizes.sum(1)
+    for fold in range(folds - 1):
+        hold(
+            [(x[s, fold], int(patients[s])) for s in range(sites)]
+            + [(x[s, fold + 1], -int(patients[s])) for s in range(sites)],
+            least=0,
+        )
+    for label in range(2):  # the bound from whole numbers, which the relaxation doesn't see
+        least = sum(_remainders(int(totals[label]), folds))
+        hold([(d[fold, label], 1) for fold in range(folds)], least=least)
+    hold([(i, value) for i, value in enumerate(cost) if value], most=ceiling + 1e-6)
+
+    matrix = lil_matrix((len(rows), count))
+    for number, terms in enumerate(rows):
+        for column, value in terms:
+            matrix[number, column] = value
+    whole = np.ones(count)
+    whole[d] = 0
+    upper = np.ones(count)
+    upper[d] = max(totals)
+    result = milp(
+        cost,
+        integrality=whole,
+        bounds=Bounds(np.zeros(count), upper),
+        constraints=LinearConstraint(matrix.tocsr(), low, high),
+        options={"node_limit": NODES, "mip_rel_gap": 1e-9},
+    )
+    least = result.mip_dual_bound
+    if least is None or not math.isfinite(least):
+        least = 0.0
+    if result.status == 2:  # nothing at or below the ceiling but rounding: it is the least
+        least = ceiling
+    if result.x is None:
+        return None, float(least)
+    return np.argmax(np.round(result.x[x]), axis=1), float(least)

@@ -1,0 +1,180 @@
+"""Embedding whole slides: by an encoder from their patches, or by a pair from an encoder's features.
+
+A *model* is where embeddings come from: an image encoder as it came, or the image side of a
+pretrained pair. A pair whose encoder was frozen needs no patch: it projects what the encoder made of
+them, so that each slide goes through an encoder once.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from pairscape.core import files
+from pairscape.core.errors import InputError
+from pairscape.encoders import image_encoders
+from pairscape.images import whole_slide
+from pairscape.pretrain import pair as pairs_of_encoders
+from pairscape.slides import slide_features
+
+# TRIDENT's names of encoders that are called otherwise here, and give the same numbers.
+TRIDENT_NAMES = {
+    "uni": ("uni_v1",),
+    "uni2_h": ("uni_v2",),
+    "h_optimus_0": ("hoptimus0",),
+    "h0_mini": ("h0-mini",),
+}
+
+
+class Model(NamedTuple):
+    """What embeds."""
+
+    name: str
+    width: int  # of its embeddings
+    facts: dict  # attributes of the features; they tell this model from any other
+    tower: nn.Module | None  # prepared images (B, 3, H, W) -> (B, width); None for a projection
+    project: Callable | None  # features (n, D) -> (n, width) for a pair over a frozen encoder
+    spec: Mapping  # the image encoder's file
+
+
+def encoder_model(name: str, spec: Mapping, weights) -> Model:
+    """An image encoder as it came.
+
+    Raises
+    ------
+    InputError
+        It can't be built, or sees no patches.
+    """
+    tower = image_encoders.build(spec, weights)
+    facts = {
+        "encoder_sha256": image_encoders.spec_sha256(spec),
+        "weights_sha256": image_encoders.tower_sha256(tower),
+    }
+    return Model(name, spec["width"], facts, tower, None, spec)
+
+
+def pair_model(name: str, checkpoint, weights=None) -> Model:
+    """The image side of a pretrained pair.
+
+    Parameters
+    ----------
+    checkpoint
+        Its ``model.ckpt``.
+    weights
+        Those of its image encoder, for one that ran in the training (see ``pair.load_image_side``).
+
+    Raises
+    ------
+    InputError
+        The pair is damaged, or the weights aren't those of its training.
+    """
+    side, description = pairs_of_encoders.load_image_side(checkpoint, weights)
+    facts = {
+        "pair_sha256": files.sha256_file(checkpoint),
+        "weights_sha256": description["trunk_sha256"].get("images") or "",
+    }
+    spec, width = description["image_encoder"], description["training"]["embedding_dim"]
+    if side.tower is None:
+        return Model(name, width, facts, None, _projection(side), spec)
+    return Model(name, width, facts, _Embedder(side), None, spec)
+
+
+def embed_patches(
+    model: Model, slide: whole_slide.WholeSlide, grid: whole_slide.Grid, batch: int, threads: int
+) -> Iterator[np.ndarray]:
+    """Read and embed the patches of a slide, batch by batch, in the order of the grid.
+
+    Yields
+    ------
+    (B, width) float32 arrays.
+
+    Raises
+    ------
+    InputError
+        The slide can't be read somewhere.
+    """
+    from pairscape.dataset import patch_reader
+
+    def read(rows):
+        patches = (whole_slide.read_patch(slide, grid, row) for row in rows)
+        return patch_reader.fit_all(patches, model.spec["input"])
+
+    count = len(grid.coords)
+    batches = [range(at, min(at + batch, count)) for at in range(0, count, batch)]
+    return image_encoders.embed(model.tower, model.spec, read, batches, threads)
+
+
+def check_features(path, model_name: str, width: int, facts: Mapping, attributes: Mapping) -> None:
+    """Refuse features of a user's that aren't this encoder's, as far as their file tells.
+
+    Parameters
+    ----------
+    model_name, facts
+        The encoder's name, and the facts of its ``Model`` as far as they are known.
+    width, attributes
+        Numbers per patch and attributes of the file.
+
+    Raises
+    ------
+    InputError
+        Their width, their encoder's name or its weights differ.
+    """
+    found = attributes.get("encoder")
+    names = (model_name, *TRIDENT_NAMES.get(model_name, ()))
+    if found is not None and found not in names:
+        raise InputError(
+            path, "encoder", str(found), f"features by {' or '.join(names)} are needed for this"
+        )
+    if width != facts["width"]:
+        raise InputError(
+            path,
+            "features",
+            f"{width} numbers per patch",
+            f"{model_name} makes {facts['width']}: give its features",
+        )
+    sha256 = attributes.get("weights_sha256")
+    if sha256 is not None and facts.get("weights_sha256") not in (None, "", sha256):
+        raise InputError(
+            path,
+            "weights_sha256",
+            str(sha256)[:12],
+            f"the weights of {model_name} are others ({facts['weights_sha256'][:12]}): embed again",
+        )
+
+
+def is_made(path, made_from: str) -> bool:
+    """Whether a slide's features lie there already, whole and made from the same."""
+    if not Path(path).is_file():
+        return False
+    try:
+        _, _, attributes = slide_features.read_slide_facts(path)
+        if attributes.get("made_from") != made_from:
+            return False
+        for _ in slide_features.iter_slide_features(path):
+            pass  # it verifies every number
+    except InputError:
+        return False
+    return True
+
+
+class _Embedder(nn.Module):
+    """A pair's image side as a tower: prepared images -> embeddings."""
+
+    def __init__(self, side: pairs_of_encoders.Side):
+        super().__init__()
+        self.side = side
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        tower = self.side.tower
+        return self.side.project(tower.tokens(images) if self.side.takes_tokens else tower(images))
+
+
+def _projection(side: pairs_of_encoders.Side) -> Callable[[np.ndarray], np.ndarray]:
+    @torch.inference_mode()
+    def project(features: np.ndarray) -> np.ndarray:
+        return side.project(torch.from_numpy(features)).numpy()
+
+    return project

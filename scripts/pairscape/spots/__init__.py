@@ -1,0 +1,1 @@
+"""Lattices, pooling, spots.zarr, registration checks."""
