@@ -58,7 +58,7 @@ test: env  ## units, the tiny pipeline, the shape of the repository (18 minutes)
 
 test-elsewhere: env  ## the fast tests that compute, with the kernels of an old processor and four threads
 # What passes here and in `make test` doesn't rely on one processor's rounding. Waiting threads sleep.
-	files=$$(grep -lwE 'torch|golden|linalg|sklearn' tests/test_*.py)
+	files=$$(grep -lwE 'torch|golden|linalg|sklearn' tests/*/test_*.py)
 	env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE \
 	    OMP_NUM_THREADS=4 OMP_WAIT_POLICY=PASSIVE \
 	    $(VENV)/bin/python -m pytest -m "not slow" --numprocesses $(CORES) --dist loadfile $$files
@@ -67,11 +67,11 @@ test-all: test test-elsewhere  ## all tests that need no cluster
 
 test-slurm: env  ## the tiny pipeline through a real Slurm, with faults (6 minutes; needs root on Debian)
 	@start=$$SECONDS
-	PAIRSCAPE_TEST_SLURM=$(FAULTS) $(VENV)/bin/python -m pytest -rs tests/test_slurm.py
+	PAIRSCAPE_TEST_SLURM=$(FAULTS) $(VENV)/bin/python -m pytest -rs tests/whole/test_slurm.py
 	echo "test-slurm: $$((SECONDS - start)) s" >&2
 
 soak: env  ## the tiny pipeline through every fault, a table of what was lost (20 minutes; some need root)
-	$(VENV)/bin/python tests/soak.py
+	$(VENV)/bin/python tests/whole/soak.py
 
 demo: env  ## the whole way on simulated tissue (10 minutes): results/demo/report.html
 	@start=$$SECONDS

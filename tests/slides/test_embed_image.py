@@ -20,7 +20,7 @@ from pairscape.encoders import image_encoders, specs
 from pairscape.pretrain import pair, run_embeddings, training_loop
 from pairscape.slides import new_image
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 ENCODERS = ROOT / "config" / "encoders"
 MLP = specs.read_encoder(ENCODERS, "gene", "mlp")
 PATCHES = {"patch_px": 32, "um_per_px": 0.5, "encoding": "png", "quality": 90}

@@ -8,7 +8,7 @@ import torch
 from pairscape.encoders import specs
 from pairscape.encoders.architectures import nicheformer
 
-CONFIG = Path(__file__).resolve().parents[1] / "config" / "encoders"
+CONFIG = Path(__file__).resolve().parents[2] / "config" / "encoders"
 SPEC = specs.read_encoder(CONFIG, "gene", "nicheformer")
 KNOWN = 45  # genes of the small vocabulary: the panel's without the first five, and others
 SMALL = {

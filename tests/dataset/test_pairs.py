@@ -12,7 +12,7 @@ from small_pairs import LABELS, sample_row
 from pairscape.core.errors import InputError
 from pairscape.dataset import pair_shards
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 METADATA = dict.fromkeys(pair_shards.METADATA_KEYS, "x") | {"genes": ["A", "B", "C"]}
 
 

@@ -18,7 +18,7 @@ from pairscape.acquire import weight_downloads
 from pairscape.core.errors import InputError
 from pairscape.encoders import specs
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "config" / "encoders"
 TOKEN = "hf_" + "notarealtoken" * 2
 COMMIT = "c0ffee" * 6 + "c0ff"

@@ -21,7 +21,7 @@ from pairscape.encoders import drvi_fitting, gene_encoders, specs
 from pairscape.encoders.architectures import drvi
 
 # One fit for the whole file: the import of drvi alone takes 20 s.
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "config" / "encoders"
 SAMPLES = {"S1": ("D1", "train", 200), "S2": ("D2", "train", 160), "S3": ("D3", "test", 90)}
 GENES = [{"gene_symbol": gene, "gene_id": f"ENSG{gene}"} for gene in tiny_pairs.GENES]

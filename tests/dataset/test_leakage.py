@@ -15,7 +15,7 @@ from pairscape.core.errors import InputError
 from pairscape.core.files import read_tsv
 from pairscape.dataset import leakage, pair_shards, patch_hashes
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PANELS = ("5k", "breast", "colon", "immuno-oncology", "lung-healthy", "multi-tissue", "skin")
 
 

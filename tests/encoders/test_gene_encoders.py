@@ -12,7 +12,7 @@ from pairscape.core.errors import InputError
 from pairscape.dataset import expression_counts
 from pairscape.encoders import gene_encoders, specs
 
-CONFIG = Path(__file__).resolve().parents[1] / "config" / "encoders"
+CONFIG = Path(__file__).resolve().parents[2] / "config" / "encoders"
 MLP = specs.read_encoder(CONFIG, "gene", "mlp")
 TRAIN = expression_counts.TrainFacts(library_size=8.0, mean_per_10k=np.ones(3))
 

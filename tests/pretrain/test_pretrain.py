@@ -16,7 +16,7 @@ from pairscape.core.errors import InputError
 from pairscape.encoders import image_encoders, specs
 from pairscape.pretrain import batches, failures, pair, processes, run_embeddings, training_loop
 
-ENCODERS = Path(__file__).parents[1] / "config" / "encoders"
+ENCODERS = Path(__file__).parents[2] / "config" / "encoders"
 MLP = specs.read_encoder(ENCODERS, "gene", "mlp")
 NICHEFORMER = specs.read_encoder(ENCODERS, "gene", "nicheformer") | {"built": True}
 TRAINING = {

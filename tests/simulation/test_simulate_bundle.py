@@ -17,7 +17,7 @@ import simulate_bundle
 from pairscape.core.errors import InputError
 from pairscape.simulation import bundle_writer, histology, knobs, tissue, transcripts
 
-PANEL = Path(__file__).parents[1] / "config/published/panels/human-breast-panel.tsv"
+PANEL = Path(__file__).parents[2] / "config/published/panels/human-breast-panel.tsv"
 SAMPLE = {"sample": "mini", "donor": "donor-one", "panel": "human-breast-panel"}
 SMALL = {"width_um": 330, "height_um": 280, "transcripts_per_spot": 120}
 TABLES = ("transcripts", "cells", "cell_boundaries", "nucleus_boundaries")

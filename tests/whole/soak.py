@@ -1,7 +1,7 @@
 """Every fault on the tiny run, one after the other: what was done, what happened, what was lost.
 
-`make soak` runs it (some 20 minutes); `python tests/soak.py disk Ctrl-C` tries the faults whose names
-hold one of the words. Each fault begins with a copy of the workflow of its own and ends
+`make soak` runs it (some 20 minutes); `python tests/whole/soak.py disk Ctrl-C` tries the faults
+whose names hold one of the words. Each fault begins with a copy of the workflow of its own and ends
 with the same command run to its end; then every file is held against an undisturbed run's. Prints a
 table in Markdown; exits with 1 where anything was lost, left or differs.
 """

@@ -243,7 +243,7 @@ def test_ties_count_as_half_a_place():
 
 
 def test_its_file_declares_a_control_that_can_be_fitted(pair):
-    root = Path(__file__).parents[1] / "config" / "encoders"
+    root = Path(__file__).parents[2] / "config" / "encoders"
     spec = specs.read_encoder(root, "gene", "linear_alignment")
     assert spec["control"]
     alignment = fitted(pair, **spec["arguments"])

@@ -13,7 +13,7 @@ from pairscape.core.files import read_tsv, write_json
 from pairscape.dataset.leakage import describe_leaks, find_leaks, read_leaks
 from pairscape.dataset.splits import donor_folds, make_splits, read_splits
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
 DONOR = {"method": "donor", "seed": 1, "fractions": FRACTIONS}
 

@@ -15,7 +15,7 @@ from pairscape.dataset import expression_counts
 from pairscape.encoders import gene_encoders
 from pairscape.encoders import specs as encoders
 
-FOLDER = Path(__file__).resolve().parents[1] / "config/encoders"
+FOLDER = Path(__file__).resolve().parents[2] / "config/encoders"
 GENES = [{"gene_symbol": f"G{i}", "gene_id": f"ENSG{i:05d}"} for i in range(60)]
 TRAIN = expression_counts.TrainFacts(40.0, np.linspace(20, 400, len(GENES)))
 # The networks cut small; the preparation and the pooling are what is looked at.

@@ -12,7 +12,7 @@ from torch import nn
 from pairscape.core.errors import InputError
 from pairscape.encoders import image_encoders, specs, weights
 
-CONFIG = Path(__file__).parents[1] / "config" / "encoders"
+CONFIG = Path(__file__).parents[2] / "config" / "encoders"
 LITES = ("tf_efficientnet_lite0", "tf_efficientnet_lite1")
 TRANSFORMERS = ("uni", "uni2_h", "gigapath", "h_optimus_0", "h0_mini")
 GIANTS = ("uni2_h", "gigapath", "h_optimus_0")

@@ -23,7 +23,7 @@ from pairscape.slides import slide_features
 PATCHES = {"patch_px": 64, "um_per_px": 0.5, "min_tissue": 0.1}
 PLAN = {**PATCHES, "bad_slides": "skip", "figures": 0}
 LORA = ENCODER | {"finetuning": {"lora_targets": ["conv_pw", "conv_pwl"]}}
-MLP = specs.read_encoder(Path(__file__).parents[1] / "config" / "encoders", "gene", "mlp")
+MLP = specs.read_encoder(Path(__file__).parents[2] / "config" / "encoders", "gene", "mlp")
 GENE_ROWS = [{"gene_symbol": gene, "gene_id": f"ENSG{gene}"} for gene in GENES]
 
 

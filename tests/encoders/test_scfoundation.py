@@ -14,7 +14,7 @@ from pairscape.core.errors import InputError
 from pairscape.encoders import gene_encoders, specs
 from pairscape.encoders.architectures import scfoundation
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 VOCABULARY = "OS_scRNA_gene_index.19264.tsv"
 SMALL = {"dim": 24, "heads": 3, "layers": 2, "feed_forward": 48, "bins": 10, "genes": 40}
 

@@ -16,7 +16,7 @@ from test_describe_dataset import describe
 import push_dataset
 from pairscape.core.errors import InputError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TOKEN = "hf_" + "notarealtoken" * 2
 
 

@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 RESULTS = Path("results") / "tiny"
 WORKFLOW = ("Snakefile", "workflow", "scripts", "config", "envs", "tests", "profiles")
 # What differs between any two runs, and why; all else is the same to the byte.

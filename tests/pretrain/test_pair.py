@@ -14,7 +14,7 @@ from pairscape.encoders import gene_encoders, image_encoders, specs
 from pairscape.pretrain import contrastive, pair, training_loop
 from pairscape.pretrain.heads import TransformerHead, projection
 
-ENCODERS = Path(__file__).parents[1] / "config" / "encoders"
+ENCODERS = Path(__file__).parents[2] / "config" / "encoders"
 MLP = specs.read_encoder(ENCODERS, "gene", "mlp")
 GENE_ROWS = [{"gene_symbol": gene, "gene_id": f"ENSG{gene}"} for gene in GENES]
 FACTS = TrainFacts(100.0, np.ones(len(GENES)))

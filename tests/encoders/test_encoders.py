@@ -13,7 +13,7 @@ from pairscape.core.errors import InputError
 from pairscape.encoders import specs
 from pairscape.plan import config
 
-CONFIG = Path(__file__).parents[1] / "config" / "encoders"
+CONFIG = Path(__file__).parents[2] / "config" / "encoders"
 ALL = [(kind, name) for kind in specs.KINDS for name in specs.list_encoders(CONFIG, kind)]
 
 

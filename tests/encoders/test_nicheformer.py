@@ -15,7 +15,7 @@ from pairscape.dataset import expression_counts
 from pairscape.encoders import gene_encoders, specs
 from pairscape.encoders.architectures import nicheformer
 
-CONFIG = Path(__file__).resolve().parents[1] / "config" / "encoders"
+CONFIG = Path(__file__).resolve().parents[2] / "config" / "encoders"
 SPEC = specs.read_encoder(CONFIG, "gene", "nicheformer")
 GENES = [{"gene_symbol": f"G{i}", "gene_id": f"ENSG{i:011d}"} for i in range(40)]
 
