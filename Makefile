@@ -38,10 +38,11 @@ $(VENV)/.ready: $(PINS)
 
 .ONESHELL:
 
-lint: env  ## ruff, snakefmt, snakemake --lint
+lint: env  ## ruff, the order of the rooms, snakefmt, snakemake --lint
 	export PATH=$$PWD/$(VENV)/bin:$$PATH
 	ruff check .
 	ruff format --check .
+	PYTHONPATH=scripts lint-imports --no-cache
 	snakefmt --check Snakefile workflow
 	snakemake --lint
 	bash -n .ci/run

@@ -57,12 +57,13 @@ def main(argv=None):
 
 
 def write_shard(path: Path, rows: int) -> Path:
-    from pairscape.dataset import pair_shards
+    from pairscape.dataset import cutting, pair_shards
+    from pairscape.images import encoding
 
-    given = ({**p, "image": pair_shards.encode_patch(p["image"], "jpeg")} for p in make_pairs(rows))
+    given = ({**p, "image": encoding.encode_patch(p["image"], "jpeg")} for p in make_pairs(rows))
     genes = {"genes": [f"G{i}" for i in range(GENES)]}
     metadata = dict.fromkeys(pair_shards.METADATA_KEYS, "") | genes
-    pair_shards.write_shard(path, given, pair_shards.pair_features(GENES, LABELS), metadata)
+    pair_shards.write_shard(path, given, cutting.pair_features(GENES, LABELS), metadata)
     return path
 
 
@@ -81,7 +82,8 @@ def ours(shard: Path, columns):
 
     from pairscape.dataset.expression_counts import Counts
     from pairscape.dataset.pair_shards import shard_metadata
-    from pairscape.dataset.patch_reader import PatchReader, normalise
+    from pairscape.dataset.patch_reader import PatchReader
+    from pairscape.images.encoding import normalise
 
     reader = PatchReader([shard], INPUT)
     counts = Counts([shard], shard_metadata(shard)["genes"])

@@ -91,7 +91,8 @@ def tissue(side: int, seed: int = 0) -> np.ndarray:
 
 
 def ours(path, centres) -> np.ndarray | None:
-    from pairscape.images.tiff import Slide, iter_patches
+    from pairscape.images.patches import iter_patches
+    from pairscape.images.tiff import Slide
 
     with Slide(path) as slide:
         patches = iter_patches(slide, centres, SIDE_PX, PATCH_PX)

@@ -182,9 +182,9 @@ def work(what: str, bundle: str) -> None:
 def _columns(path) -> list[str]:
     import pyarrow.parquet as pq
 
-    from pairscape.spots import pooling
+    from pairscape.spots import lattice
 
-    return pooling.columns_needed(pq.read_schema(path).names)
+    return lattice.columns_needed(pq.read_schema(path).names)
 
 
 def _decode(bundle) -> dict:

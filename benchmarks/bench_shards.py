@@ -45,12 +45,12 @@ def main(argv=None):
 
 def make_pairs(rows: int) -> list[dict]:
     """Pairs with their patch as pixels, all other columns as ``pairs.iter_pairs`` makes them."""
-    from pairscape.dataset import pair_shards
+    from pairscape.dataset import cutting
 
     texture = tissue(2048 if rows > 100 else 512)
     rng = np.random.default_rng(0)
     sample = {"sample": "S1", "donor": "D1", "source": "simulated", "organ": "breast"}
-    constant = pair_shards.sample_columns(sample)
+    constant = cutting.sample_columns(sample)
     made = []
     for i in range(rows):
         y, x = rng.integers(0, len(texture) - PATCH_PX, 2)
@@ -73,10 +73,11 @@ def make_pairs(rows: int) -> list[dict]:
 
 
 def ours(given: list[dict], path: Path) -> None:
-    from pairscape.dataset import pair_shards
+    from pairscape.dataset import cutting, pair_shards
+    from pairscape.images import encoding
 
-    features = pair_shards.pair_features(GENES, LABELS)
-    rows = ({**pair, "image": pair_shards.encode_patch(pair["image"], "jpeg")} for pair in given)
+    features = cutting.pair_features(GENES, LABELS)
+    rows = ({**pair, "image": encoding.encode_patch(pair["image"], "jpeg")} for pair in given)
     metadata = dict.fromkeys(pair_shards.METADATA_KEYS, "")
     pair_shards.write_shard(path.with_suffix(".arrow"), rows, features, metadata)
 
@@ -85,7 +86,7 @@ def theirs(given: list[dict], folder: Path) -> None:
     import datasets
     from PIL import Image
 
-    from pairscape.dataset import pair_shards
+    from pairscape.dataset import cutting
 
     datasets.disable_progress_bars()
 
@@ -94,7 +95,7 @@ def theirs(given: list[dict], folder: Path) -> None:
             image = Image.fromarray(pair["image"])
             yield {**pair, "image": image, "gexp": pair["gexp"][None]}
 
-    features = pair_shards.pair_features(GENES, LABELS)
+    features = cutting.pair_features(GENES, LABELS)
     made = datasets.Dataset.from_generator(generate, features=features, cache_dir=str(folder))
     if len(made) != len(given):
         raise SystemExit("Dataset.from_generator made other rows")

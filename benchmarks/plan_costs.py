@@ -16,8 +16,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
+from pairscape.acquire.samples import read_samples  # noqa: E402
 from pairscape.core.files import read_tsv  # noqa: E402
-from pairscape.plan.config import dataset_samples, read_samples, resolve_config  # noqa: E402
+from pairscape.plan.config import resolve_config  # noqa: E402
+from pairscape.plan.datasets import dataset_samples  # noqa: E402
 
 BEGIN, END = "<!-- plan_costs -->", "<!-- end of plan_costs -->"
 GROUP_NAMES = {"sample": "of a sample", "dataset": "of a dataset", "report": "the report"}

@@ -10,13 +10,13 @@ No bundle is needed, so spots are those that HEST counted (another pitch: good f
 is refused here: what a run would refuse is told as an error.
 """
 
+from pairscape.acquire.samples import read_samples
 from pairscape.core.errors import InputError
 from pairscape.core.files import read_tsv, write_tsv
+from pairscape.core.logs import log
 from pairscape.dataset import leakage
 from pairscape.dataset.splits import SPLITS, make_splits
 from pairscape.jobs import program
-from pairscape.jobs.program import log
-from pairscape.plan.config import read_samples
 
 RESULT_VERSION = 1
 DONOR_COLUMNS = (

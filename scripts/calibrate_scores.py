@@ -7,12 +7,12 @@ OUT  scores.tsv: recall, expression and batch-effect scores, a row per morpholog
 Nothing is kept of the simulated sections: they follow from the options.
 """
 
-from pairscape.core import files
+from pairscape.core import files, logs
 from pairscape.core.errors import InputError
+from pairscape.core.logs import log
+from pairscape.core.options import resolve_part
 from pairscape.encoders import specs
 from pairscape.jobs import program
-from pairscape.jobs.program import log
-from pairscape.plan import config
 
 RESULT_VERSION = 1
 
@@ -64,7 +64,7 @@ def main(argv=None):
         len(data.counts),
     )
     found = []
-    for signal in program.progress(options["morphology_signal"], "signals", unit="signal"):
+    for signal in logs.progress(options["morphology_signal"], "signals", unit="signal"):
         patches = calibration.draw_patches(data, options, signal)
         features = embed(tower, options["image_encoder"], patches, args.threads)
         of_signal = {name: list(rows) for name, rows in of_counts.items()}
@@ -107,7 +107,7 @@ def check_options(options) -> dict:
     from pairscape.evaluate import batch_effect, expression
     from pairscape.pretrain import training_loop
 
-    grid = config.resolve_part("calibration", options["calibration"])
+    grid = resolve_part("calibration", options["calibration"])
     return {
         "image_encoder": options["image_encoder"],
         "gene_encoder": options["gene_encoder"],
@@ -133,14 +133,14 @@ def embed(tower, spec, patches, threads: int):
     """Embed patches (N, H, W, 3) uint8: (N, width) float32."""
     import numpy as np
 
-    from pairscape.dataset import patch_reader
     from pairscape.encoders import image_encoders
+    from pairscape.images import encoding
 
     step = image_encoders.batch_size()
     batches = [range(at, min(at + step, len(patches))) for at in range(0, len(patches), step)]
 
     def read(rows):
-        return patch_reader.fit_all((patches[row] for row in rows), spec["input"])
+        return encoding.fit_all((patches[row] for row in rows), spec["input"])
 
     return np.concatenate(list(image_encoders.embed(tower, spec, read, batches, threads)))
 

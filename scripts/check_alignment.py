@@ -15,11 +15,12 @@ import numpy as np
 
 from pairscape.acquire import alignment
 from pairscape.acquire import bundle as xenium
-from pairscape.core import files
+from pairscape.core import files, logs
 from pairscape.core.errors import InputError
-from pairscape.images.tiff import Slide, thumbnail
+from pairscape.images.patches import thumbnail
+from pairscape.images.tiff import Slide
 from pairscape.jobs import program
-from pairscape.spots import alignment_figure, registration
+from pairscape.spots import alignment_figure, registration, registration_maps
 
 RESULT_VERSION = 1
 MAX_ANISOTROPY = 1.02
@@ -48,9 +49,9 @@ def main(argv=None):
         files.remove(path)
         files.remove(_failed(path))
 
-    region = registration.read_region(args.bundle)
-    picture = registration.read_picture(
-        *thumbnail(args.he_image, registration.THUMBNAIL_PX), size_px
+    region = registration_maps.read_region(args.bundle)
+    picture = registration_maps.read_picture(
+        *thumbnail(args.he_image, registration_maps.THUMBNAIL_PX), size_px
     )
     listed_um = float(sample.get("he_um_per_px") or 0) or None
     verdict = registration.judge(
@@ -83,13 +84,13 @@ def main(argv=None):
         "points": region.counts,
         "evidence": _as_json(verdict),
         "method": {
-            "pixel_um": registration.PIXEL_UM,
-            "smoothing_um": registration.SMOOTHING_UM,
-            "block_um": registration.BLOCK_UM,
+            "pixel_um": registration_maps.PIXEL_UM,
+            "smoothing_um": registration_maps.SMOOTHING_UM,
+            "block_um": registration_maps.BLOCK_UM,
             "resamples": registration.RESAMPLES,
             "confidence": registration.CONFIDENCE,
             "margin": registration.MARGIN,
-            "same_within_um": registration.SPOT_UM,
+            "same_within_um": registration_maps.SPOT_UM,
         },
         "result_version": RESULT_VERSION,
     }
@@ -105,8 +106,8 @@ def main(argv=None):
             "in alignment.trusted of the configuration",
         )
     for warning in warnings:
-        program.log.warning("%s: %s", report["sample"] or source, warning)
-    program.log.info(
+        logs.log.warning("%s: %s", report["sample"] or source, warning)
+    logs.log.info(
         "%s: %s, %.4f µm a pixel, turned by %.1f degrees%s; %s",
         report["sample"] or source,
         aligned.how,
@@ -155,7 +156,7 @@ def _warnings(aligned, placed: dict, verdict: dict) -> list[str]:
         warnings.append(f"it stretches the H&E by {placed['anisotropy']:.3f}")
     if aligned.keypoints == 3:
         warnings.append("three keypoints fit without a residual: set more to see how good they are")
-    if (aligned.residual_um or 0) > registration.SPOT_UM / 2:
+    if (aligned.residual_um or 0) > registration_maps.SPOT_UM / 2:
         warnings.append(
             f"the keypoints lie {aligned.residual_um:.0f} µm off (root mean square), more than "
             "half a spot"

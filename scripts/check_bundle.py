@@ -7,8 +7,8 @@ OUT  a report (JSON): verdict, findings, facts. A bundle with an error has no re
 
 from pathlib import Path
 
-from pairscape.acquire import bundle_checks
-from pairscape.core import files
+from pairscape.acquire import bundle_checks, findings, transcript_checks
+from pairscape.core import files, logs
 from pairscape.core.errors import InputError
 from pairscape.jobs import program
 
@@ -44,8 +44,8 @@ def main(argv=None):
     errors = [finding for finding in report["findings"] if finding["level"] == "error"]
     for finding in report["findings"]:
         if finding not in errors[:1]:
-            say = program.log.info if finding["level"] == "note" else program.log.warning
-            say("%s", bundle_checks.describe(finding))
+            say = logs.log.info if finding["level"] == "note" else logs.log.warning
+            say("%s", findings.describe(finding))
     if errors:
         files.remove(args.report)
         files.write_json(failed, report)
@@ -54,14 +54,14 @@ def main(argv=None):
         raise InputError(first["file"], first["field"], found, first["remedy"])
     files.write_json(args.report, report)
     facts = report["facts"]
-    program.log.info(
+    logs.log.info(
         "%s: %s, %d transcripts of %d genes, %d of quality %d or more",
         report["sample"] or args.bundle,
         report["verdict"],
         facts["gene_transcripts"],
         facts["panel_genes"],
         facts["gene_transcripts_q20"],
-        bundle_checks.GOOD_QV,
+        transcript_checks.GOOD_QV,
     )
 
 

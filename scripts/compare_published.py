@@ -11,11 +11,11 @@ datasets, by name: panel, and unlike (why its numbers don't compare with publish
 they do). Scores of an experiment that isn't named are refused; those that are missing are told.
 """
 
+from pairscape.core.logs import log
 from pairscape.evaluate import retrieval
 from pairscape.jobs import program, records
-from pairscape.jobs.program import log
 from pairscape.pretrain import runs
-from pairscape.report import published_gap, published_scores, retrieval_table
+from pairscape.report import layout, published_gap, published_scores, published_sections
 
 RESULT_VERSION = 3
 
@@ -43,14 +43,14 @@ def main(argv=None):
         scores += rows
     rows = published_gap.compare(published, scores, experiments, args.options["datasets"])
     published_gap.write_table(args.table, rows)
-    retrieval_table.write_for_reading(
+    layout.write_for_reading(
         (args.markdown, args.latex),
         f"Gap to the published numbers, {name}",
-        published_gap.sections(rows),
+        published_sections.sections(rows),
     )
     published_gap.write_ranks(args.ranks, published_gap.agreement(rows))
     records.add_origin([args.table, args.ranks], args.options, args.scores or [])
-    log.info("%s: %s", name, published_gap.in_short(rows))
+    log.info("%s: %s", name, published_sections.in_short(rows))
 
 
 if __name__ == "__main__":

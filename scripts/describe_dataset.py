@@ -14,12 +14,13 @@ says why they may.
 import os
 from pathlib import Path
 
+from pairscape.core import logs
 from pairscape.core.errors import InputError
 from pairscape.core.files import atomic_path
-from pairscape.dataset import card, leakage, pair_shards, patch_hashes
+from pairscape.core.logs import log
+from pairscape.dataset import card, gene_lists, leakage, pair_shards, patch_hashes
 from pairscape.dataset.splits import SPLITS, read_splits
 from pairscape.jobs import program
-from pairscape.jobs.program import log
 
 RESULT_VERSION = 3
 
@@ -41,7 +42,7 @@ def main(argv=None):
     )
     options = args.options
     samples = {row["sample"]: row for row in options["samples"]}
-    genes = pair_shards.read_genes(args.genes)
+    genes = gene_lists.read_genes(args.genes)
     splits, leaks = read_splits(args.splits), leakage.read_leaks(args.leakage)
     paths = _check_shards(args.shards, list(samples), [gene["gene_symbol"] for gene in genes])
     for row in splits:
@@ -57,7 +58,7 @@ def main(argv=None):
         paths,
         splits,
         words,
-        lambda items: program.progress(items, "patch hashes", len(paths), "shard"),
+        lambda items: logs.progress(items, "patch hashes", len(paths), "shard"),
     )
     leakage.refuse_leaks(patch_leaks, f"datasets.{options['dataset']}.split", "--options")
     shards = {
@@ -66,7 +67,7 @@ def main(argv=None):
             "pairs": pair_shards.read_shard_table(path).num_rows,
             "metadata": pair_shards.shard_metadata(path),
         }
-        for sample, path in program.progress(paths.items(), "checksums", len(paths), "shard")
+        for sample, path in logs.progress(paths.items(), "checksums", len(paths), "shard")
     }
     version = card.dataset_version(
         RESULT_VERSION,

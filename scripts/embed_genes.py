@@ -8,6 +8,7 @@ OUT  features.npy, float32 (spots, width), spots in the order of the shards;
 
 from pathlib import Path
 
+from pairscape.core import logs
 from pairscape.core.errors import InputError
 from pairscape.encoders import specs
 from pairscape.jobs import program
@@ -40,10 +41,9 @@ def main(argv=None):
     weights = find_weights(spec, name, args.weights)
 
     from pairscape.core import files
-    from pairscape.dataset import expression_counts, pair_shards
+    from pairscape.dataset import expression_counts, gene_lists, pair_shards, stored_features
     from pairscape.encoders import gene_encoders
     from pairscape.encoders import weights as weight_files
-    from pairscape.pretrain import run_embeddings
 
     shards = []
     for sample, path in zip(samples, args.shards, strict=True):
@@ -52,7 +52,7 @@ def main(argv=None):
             raise InputError(path, "sample", found, f"give the shard of {sample} in this place")
         rows = pair_shards.read_shard_table(path).num_rows
         shards.append({"sample": sample, "rows": rows, "sha256": pair_shards.shard_sha256(path)})
-    genes = pair_shards.read_genes(args.genes)
+    genes = gene_lists.read_genes(args.genes)
     counts = expression_counts.Counts(args.shards, [gene["gene_symbol"] for gene in genes])
     train, known = None, {}
     if specs.uses_train_facts(spec) or spec["learned_from"] == "dataset":
@@ -68,13 +68,13 @@ def main(argv=None):
             train = expression_counts.train_facts(counts, rows, args.splits)
             known["train_samples"] = sorted(r["sample"] for r in splits if r["split"] == "train")
     tower = gene_encoders.build(spec, weights, genes, train)
-    index = run_embeddings.write_features(
+    index = stored_features.write_features(
         Path(args.features),
         Path(args.index),
         gene_encoders.embed(
             tower,
             counts,
-            program.progress(range(len(counts)), f"embed {name}", unit="spot"),
+            logs.progress(range(len(counts)), f"embed {name}", unit="spot"),
             options.get("batch", gene_encoders.BATCH),
             args.threads,
         ),
@@ -90,7 +90,7 @@ def main(argv=None):
             **known,
         },
     )
-    program.log.info(
+    logs.log.info(
         "%d spots of %d samples embedded by %s into %d numbers each",
         index["rows"],
         len(shards),

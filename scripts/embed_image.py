@@ -12,7 +12,7 @@ OUT  embeddings (.npy), one row per patch, of unit length; their index (.tsv): p
 
 import math
 
-from pairscape.core import files
+from pairscape.core import files, logs
 from pairscape.core.errors import InputError
 from pairscape.jobs import program
 
@@ -50,6 +50,7 @@ def main(argv=None):
 
     import numpy as np
 
+    from pairscape.images import any_image
     from pairscape.slides import new_image
 
     meta = new_image.read_facts(args.model)
@@ -57,15 +58,15 @@ def main(argv=None):
     if args.gallery is not None:
         gallery = new_image.read_gallery(args.gallery, meta)
     field = find_field(args, numbers, meta)
-    with new_image.open_image(args.image, numbers["um_per_px"]) as image:
+    with any_image.open_image(args.image, numbers["um_per_px"]) as image:
         check_scale(image, field)
         side_px = field.side_um / image.um_per_px
         if args.centres is None:
             step_px = (numbers["step_um"] or field.side_um) / image.um_per_px
-            centres = new_image.lay_grid(image, side_px, step_px)
+            centres = any_image.lay_grid(image, side_px, step_px)
             least = MIN_TISSUE if numbers["min_tissue"] is None else numbers["min_tissue"]
         else:
-            centres = new_image.read_centres(args.centres, image, side_px)
+            centres = any_image.read_centres(args.centres, image, side_px)
             least = numbers["min_tissue"] or 0.0
         model = new_image.load_model(args.model, args.image_weights)
         places, found, tissue = new_image.embed_patches(
@@ -86,7 +87,7 @@ def main(argv=None):
             new_image.nearest_profiles(found, gallery),
             new_image.NEAREST_COLUMNS,
         )
-    program.log.info(
+    logs.log.info(
         "%s: %d of %d patches of %g um embedded into %d numbers each%s",
         args.image,
         len(found),

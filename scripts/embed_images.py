@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pairscape.core import logs
 from pairscape.core.errors import InputError
 from pairscape.encoders import specs
 from pairscape.jobs import program
@@ -41,9 +42,8 @@ def main(argv=None):
     augmented = check_augmentation(options) if views > 1 else {}
     weights = find_weights(spec, options["encoder_name"], args.weights)
 
-    from pairscape.dataset import pair_shards
+    from pairscape.dataset import pair_shards, stored_features
     from pairscape.encoders import image_encoders
-    from pairscape.pretrain import run_embeddings
 
     shards = []
     for sample, path in zip(samples, args.shards, strict=True):
@@ -62,7 +62,7 @@ def main(argv=None):
             "weights_sha256": image_encoders.tower_sha256(tower),
             "fingerprint": image_encoders.fingerprint(tower, spec),
         }
-    index = run_embeddings.write_features(
+    index = stored_features.write_features(
         Path(args.features),
         Path(args.index),
         blocks,
@@ -77,7 +77,7 @@ def main(argv=None):
         },
         views,
     )
-    program.log.info(
+    logs.log.info(
         "%d patches of %d samples embedded by %s into %d numbers each%s",
         index["rows"] // views,
         len(shards),
@@ -166,7 +166,7 @@ def embed_patches(tower, args, views: int, augmented):
         tower,
         options["encoder"],
         read,
-        program.progress(batches, f"embed {options['encoder_name']}", unit="batch"),
+        logs.progress(batches, f"embed {options['encoder_name']}", unit="batch"),
         args.threads,
     )
 

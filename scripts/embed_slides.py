@@ -11,11 +11,11 @@ OUT  slides.tsv: one row per slide of the table; beside it <slide>.h5 of each th
 
 from pathlib import Path
 
-from pairscape.core import files
+from pairscape.core import files, logs
 from pairscape.core.errors import InputError
+from pairscape.core.options import resolve_part
 from pairscape.encoders import specs
 from pairscape.jobs import program
-from pairscape.plan.config import resolve_part
 from pairscape.slides import cohorts, slide_features
 from pairscape.slides.slide_features import EMBEDDED, SKIPPED
 
@@ -48,7 +48,7 @@ def main(argv=None):
         )
     policy = options["slide_embedding"]["bad_slides"]
     rows, drawn, unverified = [], 0, 0
-    for row in program.progress(cohort, f"embed {options['cohort']}", unit="slide"):
+    for row in logs.progress(cohort, f"embed {options['cohort']}", unit="slide"):
         target = Path(args.slides).parent / f"{row['slide']}.h5"
         try:
             if base is not None:
@@ -62,13 +62,13 @@ def main(argv=None):
             if found["file"] == target:  # not the user's own
                 program.also_made(target, sha256=found["sha256"])
             unverified += not found.pop("verified")
-            program.log.debug("%s: %d patches", row["slide"], found["patches"])
+            logs.log.debug("%s: %d patches", row["slide"], found["patches"])
         except InputError as error:
             if policy == "stop":
                 raise
             # What an earlier run made of it must not be taken for this one's.
             files.remove(target)
-            program.log.warning("slide %s is skipped: %s", row["slide"], error)
+            logs.log.warning("slide %s is skipped: %s", row["slide"], error)
             reason = f"{error.field}: found {error.found}; {error.remedy}"
             found = {"status": SKIPPED, "reason": reason, "patches": 0, "um_per_px": None}
             found |= {"file": "", "sha256": ""}
@@ -83,14 +83,14 @@ def main(argv=None):
         )
     slide_features.write_slides(args.slides, rows)
     if unverified:
-        program.log.warning(
+        logs.log.warning(
             "%d feature files don't tell the weights they were made with: that these are of %s"
             " rests on their width%s",
             unverified,
             options["encoder_name"],
             " and their encoder's name where they give it",
         )
-    program.log.info(
+    logs.log.info(
         "%d of %d slides of %s embedded by %s: %d patches, %d numbers each%s",
         len(embedded),
         len(rows),
@@ -243,7 +243,7 @@ def embed_slide(model, row, target, args) -> dict:
         blocks = slide_embedding.embed_patches(model, slide, grid, size, args.threads)
         slide_features.write_slide_features(
             target,
-            program.progress(blocks, row["slide"], -(-len(grid.coords) // size), "batch"),
+            logs.progress(blocks, row["slide"], -(-len(grid.coords) // size), "batch"),
             grid.coords,
             model.width,
             model.name,

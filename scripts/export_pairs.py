@@ -19,9 +19,9 @@ import numpy as np
 from pairscape.acquire.alignment import decompose, resolve_alignment, um_to_he_px
 from pairscape.core.errors import InputError
 from pairscape.core.files import sha256_json
-from pairscape.dataset import pair_shards
+from pairscape.core.logs import log
+from pairscape.dataset import cutting, gene_lists, pair_shards
 from pairscape.jobs import program
-from pairscape.jobs.program import log
 
 RESULT_VERSION = 3
 SCALE_TOLERANCE = 0.02  # between the alignment's µm per pixel and what the image says of itself
@@ -47,9 +47,10 @@ def main(argv=None):
             "none: it has no H&E, so there are no image-gene pairs of it",
             "give its H&E image or take it out of the dataset",
         )
-    genes = [gene["gene_symbol"] for gene in pair_shards.read_genes(args.genes)]
+    genes = [gene["gene_symbol"] for gene in gene_lists.read_genes(args.genes)]
 
-    from pairscape.images.tiff import Slide, patches_inside
+    from pairscape.images.patches import patches_inside
+    from pairscape.images.tiff import Slide
     from pairscape.spots.spots_zarr import read_spots
 
     spots = read_spots(args.spots)
@@ -89,7 +90,7 @@ def main(argv=None):
                 f"{slide.width} x {slide.height} pixels",
                 "give the alignment of this image and this bundle",
             )
-        features = pair_shards.pair_features(len(genes), args.options["labels"])
+        features = cutting.pair_features(len(genes), args.options["labels"])
         metadata = {
             "sample": name,
             "dataset": args.options["dataset"],
@@ -108,7 +109,7 @@ def main(argv=None):
         }
         shard = Path(args.shard)
         shard.parent.mkdir(parents=True, exist_ok=True)
-        rows = pair_shards.iter_pairs(
+        rows = cutting.iter_pairs(
             slide,
             spots[inside],
             positions,
@@ -116,7 +117,7 @@ def main(argv=None):
             middles_px[inside],
             patches,
             side_px,
-            pair_shards.sample_columns(sample),
+            cutting.sample_columns(sample),
             shard.parent,
         )
         written = pair_shards.write_shard(shard, rows, features, metadata)

@@ -21,7 +21,7 @@ import shutil
 from pathlib import Path
 
 from pairscape.acquire import downloads
-from pairscape.core import files
+from pairscape.core import files, logs
 from pairscape.core.errors import InputError
 from pairscape.jobs import program
 
@@ -113,7 +113,7 @@ def main(argv=None):
     parts += ["H&E image" + " (retiled)" * retiled] if he_image else ["no H&E image"]
     parts += ["alignment"] if he_alignment else ["no alignment"]
     how = f"; from {args.downloads}: {', '.join(on_disk)}" if on_disk else ""
-    program.log.info("%s: fetched to %s (%s%s)", name, target, ", ".join(parts), how)
+    logs.log.info("%s: fetched to %s (%s%s)", name, target, ", ".join(parts), how)
 
 
 def _find(folder, part: str, sample: dict) -> Path | None:
@@ -172,7 +172,7 @@ def _unpack(archive: Path, name: str, target: Path) -> None:
         files.write_json(
             folder / RECEIPT, {"sample": name, "archive": str(archive), "files": unpacked}
         )
-    program.log.info("%s: %d files unpacked to %s", name, len(unpacked), target)
+    logs.log.info("%s: %d files unpacked to %s", name, len(unpacked), target)
 
 
 def _files_of(folder: Path) -> list[str]:
@@ -245,7 +245,8 @@ def _link_folder(source: Path, folder: Path) -> list[str]:
 
 def _retile(path: Path) -> bool:
     """Retile an image that can't be read as it is; what else is wrong is left to check_bundle."""
-    from pairscape.images.tiff import Slide, retile
+    from pairscape.images.retiling import retile
+    from pairscape.images.tiff import Slide
 
     try:
         with Slide(path, any_layout=True) as slide:
@@ -253,7 +254,7 @@ def _retile(path: Path) -> bool:
     except InputError:
         return False
     if needed:
-        program.log.info("%s: its strips are too large to be read one by one: retiling", path.name)
+        logs.log.info("%s: its strips are too large to be read one by one: retiling", path.name)
         retile(path, path)
     return needed
 

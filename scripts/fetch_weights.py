@@ -10,9 +10,9 @@ the Hub's address from HF_ENDPOINT; neither is an option, and neither is written
 
 from pairscape.acquire import weight_downloads
 from pairscape.core.errors import InputError
+from pairscape.core.logs import log
 from pairscape.encoders import specs
 from pairscape.jobs import program
-from pairscape.jobs.program import log
 
 RESULT_VERSION = 1
 

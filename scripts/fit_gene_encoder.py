@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pairscape.core import files
+from pairscape.core import files, logs
 from pairscape.core.errors import InputError
 from pairscape.encoders import specs
 from pairscape.jobs import program
@@ -53,7 +53,7 @@ def main(argv=None):
             f"give one for each of {len(samples)} samples",
         )
 
-    from pairscape.dataset import expression_counts, pair_shards
+    from pairscape.dataset import expression_counts, gene_lists, pair_shards
     from pairscape.encoders import drvi_fitting
     from pairscape.encoders.architectures import drvi
 
@@ -63,7 +63,7 @@ def main(argv=None):
             "--fit", "path", args.fit, f"give {Path(args.encoder).with_name(drvi.FIT_FILE)}"
         )
     arguments = spec["arguments"]
-    genes = pair_shards.read_genes(args.genes)
+    genes = gene_lists.read_genes(args.genes)
     symbols = [gene["gene_symbol"] for gene in genes]
     splits = files.read_tsv(args.splits, ["sample", "donor", "split"])
     for sample, path in zip(samples, args.shards, strict=True):
@@ -77,9 +77,7 @@ def main(argv=None):
     if leaked:
         held_out = np.isin(owner, [samples.index(sample) for sample in leaked])
         rows = np.union1d(rows, np.flatnonzero(held_out))
-        program.log.warning(
-            "fit_on: published: held-out samples are fitted on: %s", ", ".join(leaked)
-        )
+        logs.log.warning("fit_on: published: held-out samples are fitted on: %s", ", ".join(leaked))
 
     measures = drvi_fitting.measure_spots(counts, rows, symbols)
     kept, left_out = drvi_fitting.judge_spots(measures, owner[rows], arguments["quality"])
@@ -135,7 +133,7 @@ def main(argv=None):
     with files.atomic_path(args.curve) as path:
         drvi_fitting.plot_history(path, history, f"{spec['title']}, {options['dataset']}")
     files.write_json(args.fit, record, sealed=True)
-    program.log.info(
+    logs.log.info(
         "%s fitted to %d spots of %d samples (%d left out): %d epochs, negative ELBO %.1f,"
         " %d of %d dimensions in use",
         name,

@@ -6,10 +6,10 @@ OUT  predictions.tsv: patients of the test folds and of external cohorts; traini
      attention/: heat maps of a few slides, and which they are (slides.tsv)
 """
 
-from pairscape.core import files
+from pairscape.core import files, logs
 from pairscape.core.errors import InputError
+from pairscape.core.options import resolve_part
 from pairscape.jobs import program
-from pairscape.plan import config
 from pairscape.slides import cohorts, mutation_scores, site_folds, slide_features
 
 RESULT_VERSION = 1
@@ -32,7 +32,7 @@ def main(argv=None):
         attention=program.Output("the folder of heat maps to write"),
     )
     options = args.options
-    training = config.resolve_part("mutation_training", options["training"])
+    training = resolve_part("mutation_training", options["training"])
     tables = args.external_cohorts or [], args.external_slides or []
     for flag, given in zip(("--external-cohorts", "--external-slides"), tables, strict=True):
         if len(given) != len(options["external"]):
@@ -77,7 +77,7 @@ def main(argv=None):
         tested = [patients[name] for name in parts["test"]]
         rows += predict(found, bags, tested, fold, "test")
         selected = next(row for row in found.curve if row["selected"])
-        program.log.info(
+        logs.log.info(
             "fold %d: selected step %d of %d, validation loss %.4f",
             fold,
             selected["step"],
@@ -96,7 +96,7 @@ def main(argv=None):
         files.write_tsv(folder / "slides.tsv", drawn, DRAWN)
     files.write_tsv(args.training, curve, fitting.CURVE_COLUMNS)
     files.write_tsv(args.predictions, rows, mutation_scores.PREDICTIONS)
-    program.log.info(
+    logs.log.info(
         "%s by %s: %d patients (%d with label 1) of %s predicted in %d folds%s",
         target,
         options["model"],
@@ -144,7 +144,7 @@ def read_cohort(table, slides, target: str) -> dict:
             "mend the slides",
         )
     if without:
-        program.log.warning(
+        logs.log.warning(
             "%s: %d patients without an embedded slide are left out: %s",
             slides,
             len(without),
@@ -240,7 +240,7 @@ def draw_attention(folder, chosen, fitted, bags, own, options) -> list[dict]:
         most = int(np.argmax([part.sum() for part in parts]))
         slide, (shape, coords, attributes) = names[files_of[most]], facts[most]
         if coords is None:
-            program.log.warning("%s: no coordinates, so no heat map", files_of[most])
+            logs.log.warning("%s: no coordinates, so no heat map", files_of[most])
             continue
         um_per_px = attributes.get("um_per_px") or own["um_per_px"][slide]
         attention_map.plot_attention(
@@ -275,7 +275,7 @@ def thumbnail(root, row, um_per_px):
         with whole_slide.open_slide(cohorts.slide_file(root, row), um_per_px) as slide:
             return whole_slide.thumbnail(slide, THUMBNAIL_PX)
     except InputError as error:
-        program.log.warning("no thumbnail under a heat map: %s", error)
+        logs.log.warning("no thumbnail under a heat map: %s", error)
         return None
 
 

@@ -14,11 +14,13 @@ import io
 
 import numpy as np
 
+from pairscape.core import logs
 from pairscape.core.errors import InputError
 from pairscape.core.files import sha256_json
-from pairscape.dataset import pair_shards, published_pairs
+from pairscape.core.logs import log
+from pairscape.dataset import cutting, gene_lists, pair_shards, published_pairs
+from pairscape.images import encoding
 from pairscape.jobs import program
-from pairscape.jobs.program import log
 
 RESULT_VERSION = 1
 
@@ -42,7 +44,7 @@ def main(argv=None):
             repr(sample.get("he_um_per_px", "")),
             "give the µm per pixel of its H&E: the published pairs don't tell their scale",
         )
-    genes = [gene["gene_symbol"] for gene in pair_shards.read_genes(args.genes)]
+    genes = [gene["gene_symbol"] for gene in gene_lists.read_genes(args.genes)]
     files = published_pairs.list_files(args.published_data)
     centres_px = published_pairs.read_places(files, name)
     if not len(centres_px):
@@ -85,11 +87,11 @@ def main(argv=None):
         "labels_sha256": sha256_json(labels),
         "result_version": RESULT_VERSION,
     }
-    features = pair_shards.pair_features(len(genes), labels)
+    features = cutting.pair_features(len(genes), labels)
     rows = _rows(files, sample, len(genes), centres_px, row, column, um_per_px)
     total = len(centres_px)
     written = pair_shards.write_shard(
-        args.shard, program.progress(rows, name, total, "pair"), features, metadata
+        args.shard, logs.progress(rows, name, total, "pair"), features, metadata
     )
     log.info(
         "%s: %d pairs of %d genes, imported from %d file(s)", name, written, len(genes), len(files)
@@ -98,7 +100,7 @@ def main(argv=None):
 
 def _rows(files, sample, gene_count, centres_px, row, column, um_per_px):
     """Rows of the shard: what the sample table knows, then what the published row says."""
-    constant = pair_shards.sample_columns(sample)
+    constant = cutting.sample_columns(sample)
     texts = (*pair_shards.PUBLISHED_TEXT, "cancer")
     for i, found in enumerate(
         published_pairs.iter_rows(files, sample["sample"], gene_count, texts)
@@ -117,7 +119,7 @@ def _rows(files, sample, gene_count, centres_px, row, column, um_per_px):
             "x_um": float(centres_px[i, 0] * um_per_px),
             "y_um": float(centres_px[i, 1] * um_per_px),
             "um_per_px": um_per_px,
-            "tissue_fraction": pair_shards.tissue_fraction(patch),
+            "tissue_fraction": encoding.tissue_fraction(patch),
         }
 
 

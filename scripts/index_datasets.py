@@ -11,9 +11,9 @@ from pathlib import Path
 
 from pairscape.core.errors import InputError
 from pairscape.core.files import atomic_path
+from pairscape.core.logs import log
 from pairscape.dataset import card
 from pairscape.jobs import program
-from pairscape.jobs.program import log
 
 RESULT_VERSION = 2
 

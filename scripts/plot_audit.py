@@ -10,7 +10,7 @@ import matplotlib
 
 from pairscape.audit import flag_effects
 from pairscape.jobs import program
-from pairscape.report import audit_figure, retrieval_figure
+from pairscape.report import audit_figure, style
 
 RESULT_VERSION = 1
 
@@ -25,8 +25,8 @@ def main(argv=None):
         svg=program.Output("SVG to write"),
     )
     rows = flag_effects.read_scores(args.scores, args.options.get("audit"))
-    with matplotlib.rc_context(retrieval_figure.STYLE):
-        retrieval_figure.save_figure(audit_figure.plot_differences(rows), args.png, args.svg)
+    with matplotlib.rc_context(style.STYLE):
+        style.save_figure(audit_figure.plot_differences(rows), args.png, args.svg)
 
 
 if __name__ == "__main__":

@@ -11,10 +11,10 @@ encoder to draw; null draws the mean over the pairs that were scored on every da
 import matplotlib
 
 from pairscape.core.errors import InputError
+from pairscape.core.logs import log
 from pairscape.evaluate import batch_effect, retrieval
 from pairscape.jobs import program, records
-from pairscape.jobs.program import log
-from pairscape.report import batch_effect_figure, batch_effect_table, retrieval_figure
+from pairscape.report import batch_effect_figure, batch_effect_table, style
 
 RESULT_VERSION = 2
 
@@ -53,10 +53,10 @@ def main(argv=None):
             "score it, or name another pair, k or resolution",
         )
     batch_effect_table.write_points(args.numbers, rows)
-    with matplotlib.rc_context(retrieval_figure.STYLE):
+    with matplotlib.rc_context(style.STYLE):
         title = f"Batch effects and retrieval, experiment {experiment}"
         figure = batch_effect_figure.plot_points(drawn, title)
-        retrieval_figure.save_figure(figure, args.png, args.svg)
+        style.save_figure(figure, args.png, args.svg)
     records.add_origin([args.numbers], args.options, [*args.batch_effects, *args.retrieval])
     first = drawn[0]
     log.info(

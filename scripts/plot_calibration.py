@@ -8,7 +8,7 @@ import matplotlib
 
 from pairscape.calibrate import calibration
 from pairscape.jobs import program
-from pairscape.report import calibration_figure, retrieval_figure
+from pairscape.report import calibration_figure, style
 
 RESULT_VERSION = 1
 
@@ -23,8 +23,8 @@ def main(argv=None):
         svg=program.Output("SVG to write"),
     )
     rows = calibration.read_scores(args.scores)
-    with matplotlib.rc_context(retrieval_figure.STYLE):
-        retrieval_figure.save_figure(calibration_figure.plot_grid(rows), args.png, args.svg)
+    with matplotlib.rc_context(style.STYLE):
+        style.save_figure(calibration_figure.plot_grid(rows), args.png, args.svg)
 
 
 if __name__ == "__main__":

@@ -9,10 +9,10 @@ Options: experiment.
 import matplotlib
 
 from pairscape.core.errors import InputError
+from pairscape.core.logs import log
 from pairscape.evaluate import expression
 from pairscape.jobs import program
-from pairscape.jobs.program import log
-from pairscape.report import expression_figure, retrieval_figure
+from pairscape.report import expression_figure, style
 
 RESULT_VERSION = 1
 
@@ -32,11 +32,9 @@ def main(argv=None):
     scores = expression.read_experiment_scores(args.scores, experiment)
     if not any(row["value"] is not None for row in scores):
         raise InputError(args.scores[0], "value", "no score", "score an encoder first")
-    with matplotlib.rc_context(retrieval_figure.STYLE):
+    with matplotlib.rc_context(style.STYLE):
         title = f"Expression prediction, experiment {experiment}"
-        retrieval_figure.save_figure(
-            expression_figure.plot_scores(scores, title), args.png, args.svg
-        )
+        style.save_figure(expression_figure.plot_scores(scores, title), args.png, args.svg)
     drawn = {(row["dataset"], row["image_encoder"], row["gene_encoder"]) for row in scores}
     log.info("%s: %d encoders and pairs drawn", experiment, len(drawn))
 

@@ -9,9 +9,9 @@ Options: mutation; expected, the planned runs, as for tabulate_mutation.
 import matplotlib
 
 from pairscape.core.errors import InputError
+from pairscape.core.logs import log
 from pairscape.jobs import program
-from pairscape.jobs.program import log
-from pairscape.report import mutation_figure, mutation_table, retrieval_figure
+from pairscape.report import mutation_figure, mutation_table, style
 from pairscape.slides import mutation_scores
 
 RESULT_VERSION = 1
@@ -32,11 +32,11 @@ def main(argv=None):
     if not scores:
         raise InputError(args.scores, "rows", f"no score of {mutation}", "score it first")
     table = mutation_table.tabulate_mutation(scores, args.options.get("expected", []))
-    with matplotlib.rc_context(retrieval_figure.STYLE):
+    with matplotlib.rc_context(style.STYLE):
         sites = "leaked" if scores[0]["leaking"] == "true" else "preserved"
         title = f"Slide-level prediction, {mutation} (sites {sites})"
         figure = mutation_figure.plot_mutation(table, scores, title)
-        retrieval_figure.save_figure(figure, args.png, args.svg)
+        style.save_figure(figure, args.png, args.svg)
     log.info("%s: %d rows drawn", mutation, len(table))
 
 

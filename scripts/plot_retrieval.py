@@ -9,10 +9,10 @@ Options: experiment; expected, the planned runs, as for tabulate_retrieval.
 import matplotlib
 
 from pairscape.core.errors import InputError
+from pairscape.core.logs import log
 from pairscape.evaluate import retrieval
 from pairscape.jobs import program
-from pairscape.jobs.program import log
-from pairscape.report import retrieval_figure, retrieval_table
+from pairscape.report import retrieval_figure, retrieval_table, style, words
 
 RESULT_VERSION = 2
 
@@ -31,13 +31,13 @@ def main(argv=None):
     if not scores:
         raise InputError(args.scores[0], "rows", "no score", "score a run first")
     table = retrieval_table.tabulate_retrieval(scores, args.options.get("expected", []))
-    with matplotlib.rc_context(retrieval_figure.STYLE):
+    with matplotlib.rc_context(style.STYLE):
         figure = retrieval_figure.plot_recall(table, scores, f"Retrieval, experiment {experiment}")
-        retrieval_figure.save_figure(figure, args.png, args.svg)
+        style.save_figure(figure, args.png, args.svg)
     log.info(
         "%s: %d encoder pairs drawn",
         experiment,
-        len({tuple(r[k] for k in retrieval_table.KEYS) for r in table}),
+        len({tuple(r[k] for k in words.KEYS) for r in table}),
     )
 
 

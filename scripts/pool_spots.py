@@ -14,10 +14,10 @@ import numpy as np
 
 from pairscape.acquire import alignment
 from pairscape.acquire import bundle as xenium
-from pairscape.core import files
+from pairscape.core import files, logs
 from pairscape.core.errors import InputError
 from pairscape.jobs import program
-from pairscape.spots import pooling, spot_quality, spots_zarr
+from pairscape.spots import lattice, pooling, spot_quality, spots_zarr
 
 RESULT_VERSION = 2
 PRESET = {
@@ -34,7 +34,7 @@ PRESET = {
     "min_tissue": None,  # no mask
 }
 WORDS = {
-    "shape": tuple(pooling.LATTICES),
+    "shape": tuple(lattice.LATTICES),
     "lattice": (None, "square", "hexagonal"),
     "frame": ("xenium_um", "he_pixels"),
     "origin": ("zero", "min_transcript"),
@@ -119,13 +119,13 @@ def main(argv=None):
         pixel_size_um=pixel_size_um,
         he_matrix=he_matrix,
         attrs=attrs,
-        corners_um=pooling.outline_um(layout),
+        corners_um=lattice.outline_um(layout),
     )
     rows = spot_quality.summarise(audit, pooled.counts, cell_sums)
     files.write_tsv(args.table, rows, spot_quality.COLUMNS)
     _draw(args, audit, pooled, layout, genes, rows, cell_sums, picture, he_matrix, pixel_size_um)
     files.write_json(args.audit, audit)
-    program.log.info(
+    logs.log.info(
         "%s: %d of %d rows pooled in %d spots (%s; median %g transcripts and %g genes a spot)",
         audit["sample"] or args.bundle,
         pooled.pooled,
@@ -168,7 +168,7 @@ def _read_preset(given: dict) -> dict:
                     "drop it: given centres are all kept, where they are",
                 )
     elif preset["lattice"] is None:
-        preset["lattice"] = pooling.LATTICES[preset["shape"]][0]
+        preset["lattice"] = lattice.LATTICES[preset["shape"]][0]
     return preset
 
 
@@ -214,21 +214,21 @@ def _read_centroids(bundle, inputs: list[Path]):
 
 def _lay_out(
     bundle, preset: dict, sample: dict, he_matrix, pixel_size_um: float, cells, inputs: list[Path]
-) -> pooling.Layout:
+) -> lattice.Layout:
     """The layout of the preset; a file of centres joins ``inputs``."""
     centres = preset["centres"]
     if centres is None:
-        frame = pooling.xenium_frame()
+        frame = lattice.xenium_frame()
         if preset["frame"] == "he_pixels":
-            frame = pooling.he_frame(he_matrix, pixel_size_um)
+            frame = lattice.he_frame(he_matrix, pixel_size_um)
         bounds = pooling.transcript_bounds(bundle, frame)
         if preset["origin"] == "min_transcript":
             # Of all rows: the published data were pooled before controls were taken out.
             frame = frame._replace(origin=np.array(bounds[:2]))
             bounds = (0.0, 0.0, bounds[2] - bounds[0], bounds[3] - bounds[1])
         if cells is not None:
-            bounds = pooling.widen_bounds(bounds, cells[1], frame)
-        return pooling.lattice(
+            bounds = lattice.widen_bounds(bounds, cells[1], frame)
+        return lattice.lattice(
             preset["shape"],
             preset["size_um"],
             preset["pitch_um"],
@@ -253,14 +253,15 @@ def _lay_out(
         twice = next(spot for spot in names if names.count(spot) > 1)
         raise InputError(path, name, f"{twice} twice", "give each spot a name of its own")
     inputs.append(path)
-    return pooling.circles(xy_um, names, preset["size_um"])
+    return lattice.circles(xy_um, names, preset["size_um"])
 
 
 def _look_at_he(args, preset: dict, he_matrix, pixel_size_um: float):
     """A picture of the H&E for the figure, with its scale, and the tissue mask; None for none."""
     if not args.he_image or he_matrix is None:
         return None, None
-    from pairscape.images.tiff import Slide, thumbnail
+    from pairscape.images.patches import thumbnail
+    from pairscape.images.tiff import Slide
 
     if preset["min_tissue"] is None:
         return thumbnail(args.he_image, _figure().THUMBNAIL_PX), None
@@ -277,24 +278,24 @@ def _look_at_he(args, preset: dict, he_matrix, pixel_size_um: float):
     return (np.asarray(Image.fromarray(picture).reduce(reduction)), scale * reduction), mask
 
 
-def _tissue_of(mask, layout: pooling.Layout, he_matrix: np.ndarray, pixel_size_um: float):
+def _tissue_of(mask, layout: lattice.Layout, he_matrix: np.ndarray, pixel_size_um: float):
     """The function that gives the share of tissue of spots by their centres, (N, 2) µm."""
     from pairscape.images import tissue
 
     linear = alignment.um_to_he_matrix(he_matrix, pixel_size_um)[:2, :2]
-    offsets_px = pooling.inner_points_um(layout) @ linear.T
+    offsets_px = lattice.inner_points_um(layout) @ linear.T
     return lambda xy_um: tissue.tissue_fraction(
         mask, alignment.um_to_he_px(he_matrix, pixel_size_um, xy_um), offsets_px
     )
 
 
-def _pool(bundle, layout: pooling.Layout, genes: list[str], preset: dict, cells, tissue_of):
-    columns = pooling.columns_needed(xenium.transcript_columns(bundle), preset["assigned"])
+def _pool(bundle, layout: lattice.Layout, genes: list[str], preset: dict, cells, tissue_of):
+    columns = lattice.columns_needed(xenium.transcript_columns(bundle), preset["assigned"])
     batches = xenium.iter_transcripts(bundle, columns)
     rows = xenium.transcript_rows(bundle)
     total = -(-rows // xenium.BATCH_ROWS) if rows else None
     return pooling.pool(
-        program.progress(batches, "pooling", total, "batch"),
+        logs.progress(batches, "pooling", total, "batch"),
         layout,
         genes,
         min_qv=preset["min_qv"],
@@ -307,7 +308,7 @@ def _pool(bundle, layout: pooling.Layout, genes: list[str], preset: dict, cells,
     )
 
 
-def _describe_lattice(layout: pooling.Layout) -> dict | None:
+def _describe_lattice(layout: lattice.Layout) -> dict | None:
     """What places the lattice: units are ``to_units @ (x_um, y_um, 1) - origin``."""
     if layout.names:
         return None
@@ -343,7 +344,7 @@ def _draw(
     args,
     audit: dict,
     pooled,
-    layout: pooling.Layout,
+    layout: lattice.Layout,
     genes: list[str],
     rows: list[dict],
     cell_sums,
@@ -364,7 +365,7 @@ def _draw(
             spot_counts=pooled.counts[:, [genes.index(gene)]].toarray().ravel(),
             shape=layout.shape,
             size_um=layout.size_um,
-            corners_um=pooling.outline_um(layout),
+            corners_um=lattice.outline_um(layout),
             transcripts=np.asarray(pooled.counts.sum(axis=1)).ravel(),
             genes=np.diff(pooled.counts.indptr),
             cell_sums=cell_sums,
@@ -387,7 +388,7 @@ def _cells(bundle, gene: str):
         cells = xenium.read_cells(bundle)
         counts = xenium.read_cell_counts(bundle, gene)
     except InputError as error:
-        program.log.info("the figure has no cells (%s)", error)
+        logs.log.info("the figure has no cells (%s)", error)
         return None, None
     return (
         cells[["x_centroid", "y_centroid"]].to_numpy(float),
@@ -400,7 +401,7 @@ def _cell_sums(bundle, genes: list[str]):
     try:
         return spot_quality.read_cell_sums(bundle, genes)
     except InputError as error:
-        program.log.info("spots aren't compared with cells (%s)", error)
+        logs.log.info("spots aren't compared with cells (%s)", error)
         return None
 
 

@@ -13,13 +13,12 @@ import importlib.metadata
 import platform
 from pathlib import Path
 
-from pairscape.core import files
+from pairscape.core import files, logs
 from pairscape.core.errors import InputError
 from pairscape.encoders import specs
 from pairscape.jobs import program
 from pairscape.jobs.records import git_commit
-from pairscape.plan import config
-from pairscape.pretrain import failures
+from pairscape.pretrain import experiment, failures
 
 RESULT_VERSION = 4
 PACKAGES = ("torch", "lightning", "open_clip_torch", "peft", "timm", "numpy", "pyarrow")
@@ -49,12 +48,12 @@ def main(argv=None):
 
     import torch
 
-    from pairscape.dataset import expression_counts, pair_shards
+    from pairscape.dataset import expression_counts, gene_lists, pair_shards
     from pairscape.pretrain import processes, stored_sides, training_loop
 
     torch.set_num_threads(args.threads)
     training = training_loop.resolve_training(options["training"])
-    genes = pair_shards.read_genes(args.genes)
+    genes = gene_lists.read_genes(args.genes)
     splits = files.read_tsv(args.splits, ["sample", "split", "organ", "disease_state"])
     shards = [
         {
@@ -64,7 +63,10 @@ def main(argv=None):
         }
         for sample, path in zip(options["samples"], args.shards, strict=True)
     ]
-    if is_closed_form(options) and not config.runs_once(training, options["gene_encoder"])["image"]:
+    if (
+        is_closed_form(options)
+        and not experiment.runs_once(training, options["gene_encoder"])["image"]
+    ):
         raise InputError(
             "--options",
             "training.image_tuning",
@@ -131,7 +133,7 @@ def main(argv=None):
             identity,
             options["seed"],
             world,
-            config.stored_views(training) if "images" in stored else 1,
+            experiment.stored_views(training) if "images" in stored else 1,
         )
         world.leave()
         if world.is_first:
@@ -189,7 +191,7 @@ def check_rows(path, rows, training, closed_form: bool) -> None:
             "set training.select to last, or put a sample into val",
         )
     if len(rows["train"]) < training["batch_size"]:
-        program.log.info(
+        logs.log.info(
             "the train split has %d pairs, fewer than batch_size %d: each batch is all of them",
             len(rows["train"]),
             training["batch_size"],
@@ -268,7 +270,7 @@ def fingerprints(stored, towers, image, gene, genes) -> dict:
 
 def write_run(args, data, training, identity, trained, selected, metrics, world) -> None:
     """Embed the held-out pairs with the selected weights and write everything."""
-    from pairscape.pretrain import pair, training_curve, training_loop
+    from pairscape.pretrain import stored_pair, training_curve, training_loop
 
     module = trained["pair"]
     module.load_kept_state(selected["state"])
@@ -303,10 +305,10 @@ def write_run(args, data, training, identity, trained, selected, metrics, world)
             "trunk_sha256": module.description["trunk_sha256"],
         },
     )
-    pair.save_pair(args.model, module, selected["state"], {**facts, "genes": symbols(data)})
+    stored_pair.save_pair(args.model, module, selected["state"], {**facts, "genes": symbols(data)})
     (Path(args.model).parent / "last.ckpt").unlink(missing_ok=True)
     failures.clear(Path(args.model).parent)
-    program.log.info(
+    logs.log.info(
         "%s-%s, seed %d: step %d of %d selected%s",
         args.options["image_name"],
         args.options["gene_name"],
@@ -322,7 +324,13 @@ def fit_closed_form(args, data, training, identity) -> None:
     import numpy as np
     import torch
 
-    from pairscape.pretrain import batches, contrastive, linear_alignment, pair, training_curve
+    from pairscape.pretrain import (
+        batches,
+        contrastive,
+        linear_alignment,
+        training_curve,
+    )
+    from pairscape.pretrain.side import SIDES
 
     options, rows, counts = args.options, data["rows"], data["counts"]
     if options["image_encoder"].get("shuffle_pairs"):
@@ -347,7 +355,7 @@ def fit_closed_form(args, data, training, identity) -> None:
         },
     )
 
-    def embed(chosen, sides=pair.SIDES, path=None):
+    def embed(chosen, sides=SIDES, path=None):
         of = {
             "images": lambda: alignment.embed_images(np.asarray(features[chosen])),
             "genes": lambda: alignment.embed_genes(counts[chosen]),
@@ -391,7 +399,7 @@ def fit_closed_form(args, data, training, identity) -> None:
         },
     )
     alignment.save(args.model)
-    program.log.info(
+    logs.log.info(
         "%s-%s: closed form, %d dimensions, penalty %g",
         options["image_name"],
         options["gene_name"],
@@ -440,7 +448,8 @@ def write_embeddings(args, data, meta, embed, keeps_trunk: bool = False) -> None
         Whether the image encoder was tuned.
     """
     from pairscape.dataset import expression_counts
-    from pairscape.pretrain import pair, run_embeddings
+    from pairscape.pretrain import run_embeddings
+    from pairscape.pretrain.side import SIDES
 
     folder = Path(args.model).parent
     folder.mkdir(parents=True, exist_ok=True)
@@ -452,7 +461,7 @@ def write_embeddings(args, data, meta, embed, keeps_trunk: bool = False) -> None
             for path in run_embeddings.run_files(folder, split).values():
                 path.unlink(missing_ok=True)
             continue
-        found = embed(rows, ("images",) if split == "train" else pair.SIDES, scratch)
+        found = embed(rows, ("images",) if split == "train" else SIDES, scratch)
         run_embeddings.write_run_embeddings(
             folder,
             split,

@@ -15,10 +15,10 @@ from pathlib import Path
 
 from pairscape.core.errors import InputError
 from pairscape.core.files import write_json
+from pairscape.core.logs import log
 from pairscape.dataset import card
 from pairscape.dataset.splits import SPLITS
 from pairscape.jobs import program
-from pairscape.jobs.program import log
 
 RESULT_VERSION = 1
 TABLES = ("*.md", "*/genes.tsv", "*/splits.tsv", "*/leakage.tsv", "*/patch_leakage.tsv")

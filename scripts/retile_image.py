@@ -11,8 +11,8 @@ import os
 from pathlib import Path
 
 from pairscape.core import files
+from pairscape.core.logs import log
 from pairscape.jobs import program
-from pairscape.jobs.program import log
 
 RESULT_VERSION = 1
 
@@ -25,7 +25,8 @@ def main(argv=None):
         he_image="H&E image of the sample",
         tiled=program.Output("image to write"),
     )
-    from pairscape.images.tiff import Slide, retile
+    from pairscape.images.retiling import retile
+    from pairscape.images.tiff import Slide
 
     source, target = Path(args.he_image), Path(args.tiled)
     with Slide(source, any_layout=True) as slide:

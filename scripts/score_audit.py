@@ -11,9 +11,10 @@ pairscape.audit.flag_effects.
 """
 
 from pairscape.audit import flag_effects
+from pairscape.core import logs
 from pairscape.core.errors import InputError
+from pairscape.core.logs import log
 from pairscape.jobs import program
-from pairscape.jobs.program import log
 from pairscape.pretrain import runs
 
 RESULT_VERSION = 1
@@ -34,7 +35,7 @@ def main(argv=None):
         options,
         {run: told.get("reason", "") for run, (_, told) in found.items()},
         lambda run: _load(*found[run]),
-        lambda several: program.progress(several, "scoring the audit", unit="row"),
+        lambda several: logs.progress(several, "scoring the audit", unit="row"),
     )
     flag_effects.write_scores(args.scores, rows)
     tried = {(row["start"], row["flag"]) for row in rows if row.get("difference") is not None}

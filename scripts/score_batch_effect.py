@@ -11,12 +11,12 @@ pairscape.evaluate.batch_effect.
 
 import numpy as np
 
-from pairscape.core import files
+from pairscape.core import files, logs
 from pairscape.core.errors import InputError
-from pairscape.dataset import expression_counts, pair_shards, splits
+from pairscape.core.logs import log
+from pairscape.dataset import expression_counts, gene_lists, pair_shards, splits
 from pairscape.evaluate import batch_effect
 from pairscape.jobs import program
-from pairscape.jobs.program import log
 
 RESULT_VERSION = 1
 _BLOCK_NUMBERS = 1 << 23  # counts held at once as a dense block (32 MB)
@@ -38,7 +38,7 @@ def main(argv=None):
         raise InputError("--options", "dataset", repr(dataset), "name the dataset")
     options = batch_effect.check_options(args.options)
     rows = splits.read_splits(args.splits)
-    genes = [gene["gene_symbol"] for gene in pair_shards.read_genes(args.genes)]
+    genes = [gene["gene_symbol"] for gene in gene_lists.read_genes(args.genes)]
     counts = expression_counts.Counts(args.shards, genes)
     for path in args.shards:
         pair_shards.shard_sha256(path)  # refuses one that was damaged
@@ -58,7 +58,7 @@ def main(argv=None):
         log.warning("%s: %d spots without counts are left out", dataset, empty)
 
     _limit_threads(args.threads)
-    blocks = program.progress(
+    blocks = logs.progress(
         counts.blocks(used, size), "reading counts", -(-len(used) // size), "block"
     )
     space = batch_effect.embed_counts(blocks, len(genes), options)

@@ -14,13 +14,14 @@ from pathlib import Path
 
 import numpy as np
 
-from pairscape.core import files
+from pairscape.core import files, logs
 from pairscape.core.errors import InputError
-from pairscape.dataset import expression_counts, pair_shards
+from pairscape.core.logs import log
+from pairscape.dataset import expression_counts, gene_lists, pair_shards, stored_features
 from pairscape.evaluate import expression
 from pairscape.evaluate.expression import AFTER, AS_IT_CAME, ENCODER, SHARED, TRUNK
+from pairscape.evaluate.targets import Source, make_targets
 from pairscape.jobs import program
-from pairscape.jobs.program import log
 from pairscape.pretrain import run_embeddings, runs
 
 RESULT_VERSION = 1
@@ -51,7 +52,7 @@ def main(argv=None):
 
     threadpoolctl.threadpool_limits(args.threads)
     rows_of_splits = files.read_tsv(args.splits, ["sample", "donor", "split"])
-    genes = [gene["gene_symbol"] for gene in pair_shards.read_genes(args.genes)]
+    genes = [gene["gene_symbol"] for gene in gene_lists.read_genes(args.genes)]
     counts = expression_counts.Counts(args.shards, genes)
     shards = [
         {
@@ -76,7 +77,7 @@ def main(argv=None):
     splits = expression.split_spots(of_split, np.repeat(donor_of, counts.row_counts))
 
     sources = check_sources(args, names, shards, rows_of_splits)
-    targets = expression.make_targets(counts, genes, splits, sample_of, options)
+    targets = make_targets(counts, genes, splits, sample_of, options)
     head = {
         "experiment": names["experiment"],
         "dataset": names["dataset"],
@@ -84,7 +85,7 @@ def main(argv=None):
         "options_sha256": files.sha256_json(options),
     }
     rows = []
-    for facts, open_source in program.progress(sources, "scoring encoders", unit="encoder"):
+    for facts, open_source in logs.progress(sources, "scoring encoders", unit="encoder"):
         for representation, source, why in open_source(of_split):
             scored = (
                 expression.score_source(source, targets, splits, options)
@@ -162,10 +163,10 @@ def _places(splits) -> set:
 
 def _open_features(path, index_path):
     def open_source(of_split):
-        array, index = run_embeddings.read_features(path, index_path)
+        array, index = stored_features.read_features(path, index_path)
         # View v of row r is row v * N + r; view 0 is the patch as it is.
         array = array[: len(array) // index.get("views", 1)]
-        yield ENCODER, expression.Source(dict.fromkeys(of_split, array), of_split), ""
+        yield ENCODER, Source(dict.fromkeys(of_split, array), of_split), ""
 
     return open_source
 
@@ -206,7 +207,7 @@ def _open_run(folder: Path):
                     "pretrain again",
                 )
             arrays = {split: one[key] for split, one in stored.items()}
-            yield name, expression.Source(arrays, places), ""
+            yield name, Source(arrays, places), ""
 
     return open_source
 

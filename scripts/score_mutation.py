@@ -9,10 +9,10 @@ compared_model), bootstrap (draws), permutations, seed. How folds, intervals and
 with stands in pairscape.slides.mutation_scores.
 """
 
-from pairscape.core import files
+from pairscape.core import files, logs
 from pairscape.core.errors import InputError
+from pairscape.core.logs import log
 from pairscape.jobs import program
-from pairscape.jobs.program import log
 from pairscape.slides import mutation_scores
 from pairscape.slides.mutation_scores import EXTERNAL, TEST
 
@@ -46,7 +46,7 @@ def main(argv=None):
     numbers = (options["bootstrap"], options["permutations"], options["seed"])
     rows = []
     own = [key for key in runs if key[0] == options["mutation"]]
-    for key in program.progress(own, "scoring", unit="model"):
+    for key in logs.progress(own, "scoring", unit="model"):
         path, roles = runs[key]
         head = _head(options, key, path)
         for role, table in roles.items():

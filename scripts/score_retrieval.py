@@ -8,10 +8,11 @@ Options: experiment, dataset, split, seed, and those of the configuration's part
 ranks, chance, intervals and p-values are made stands in pairscape.evaluate.retrieval.
 """
 
+from pairscape.core import logs
 from pairscape.core.errors import InputError
+from pairscape.core.logs import log
 from pairscape.evaluate import ranks, retrieval
 from pairscape.jobs import program
-from pairscape.jobs.program import log
 from pairscape.pretrain import failures, runs
 
 RESULT_VERSION = 2
@@ -29,7 +30,7 @@ def main(argv=None):
     options = retrieval.check_options(args.options)
     found = _read_runs(args.runs, options)
     rows = []
-    for names, (path, run) in program.progress(sorted(found.items()), "scoring runs", unit="run"):
+    for names, (path, run) in logs.progress(sorted(found.items()), "scoring runs", unit="run"):
         head = {key: run[key] for key in failures.RUN_KEYS} | {"control": runs.control_words(run)}
         if "reason" in run:
             rows.append({**head, "status": run["reason"], "split": options["split"]})

@@ -11,9 +11,9 @@ the run; nothing is dropped by itself.
 """
 
 from pairscape.core.errors import InputError
-from pairscape.dataset.pair_shards import read_panel_list, select_genes, write_genes
+from pairscape.core.logs import log
+from pairscape.dataset.gene_lists import read_panel_list, select_genes, write_genes
 from pairscape.jobs import program
-from pairscape.jobs.program import log
 
 RESULT_VERSION = 2
 

@@ -11,8 +11,8 @@ import re
 
 from pairscape.core.errors import InputError
 from pairscape.core.files import atomic_path
+from pairscape.core.logs import log
 from pairscape.jobs import program
-from pairscape.jobs.program import log
 
 RESULT_VERSION = 1
 

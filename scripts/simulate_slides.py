@@ -7,10 +7,11 @@ OUT  a folder of slides, <slide>.tif, tiled pyramids as OpenSlide reads them; th
 
 import re
 
+from pairscape.core import logs
 from pairscape.core.errors import InputError
 from pairscape.core.files import atomic_path, write_tsv
+from pairscape.core.logs import log
 from pairscape.jobs import program
-from pairscape.jobs.program import log
 
 RESULT_VERSION = 1
 
@@ -24,9 +25,10 @@ def main(argv=None):
         truth=program.Output("table of the truth to write"),
         slides=program.Output("folder of the slides to make"),
     )
-    from pairscape.plan.config import check_slide_simulation, resolve_part
+    from pairscape.core.options import resolve_part
     from pairscape.simulation import whole_slides
     from pairscape.slides import cohorts
+    from pairscape.slides.cohorts import check_slide_simulation
 
     cohort, seed = _check_options(args.options)
     knobs = resolve_part("slide_simulation", args.options["simulation"])
@@ -37,7 +39,7 @@ def main(argv=None):
     truth = []
     with atomic_path(args.slides) as folder:
         folder.mkdir()
-        for row in program.progress(rows, "slides", unit="slide"):
+        for row in logs.progress(rows, "slides", unit="slide"):
             picture, content = whole_slides.draw_slide(knobs, row, cohort, seed)
             whole_slides.write_slide(folder / f"{row['slide']}.tif", picture, knobs["um_per_px"])
             truth.append({**row, **content})

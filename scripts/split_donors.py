@@ -14,10 +14,10 @@ from pathlib import Path
 
 from pairscape.core.errors import InputError
 from pairscape.core.files import read_json
+from pairscape.core.logs import log
 from pairscape.dataset import leakage
 from pairscape.dataset.splits import SPLITS, make_splits, write_splits
 from pairscape.jobs import program
-from pairscape.jobs.program import log
 
 RESULT_VERSION = 2
 

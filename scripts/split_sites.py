@@ -9,8 +9,8 @@ whatever their site, to see what that does). Patients without a label are left o
 
 from pairscape.core import files
 from pairscape.core.errors import InputError
+from pairscape.core.logs import log
 from pairscape.jobs import program
-from pairscape.jobs.program import log
 from pairscape.slides import cohorts, site_folds
 
 RESULT_VERSION = 1

@@ -7,9 +7,9 @@ Options: audit.
 """
 
 from pairscape.audit import flag_effects
+from pairscape.core.logs import log
 from pairscape.jobs import program, records
-from pairscape.jobs.program import log
-from pairscape.report import audit_table, retrieval_table
+from pairscape.report import audit_table, layout
 
 RESULT_VERSION = 1
 
@@ -26,7 +26,7 @@ def main(argv=None):
     )
     rows = flag_effects.read_scores(args.scores, args.options.get("audit"))
     audit_table.write_table(args.table, rows)
-    retrieval_table.write_for_reading(
+    layout.write_for_reading(
         (args.markdown, args.latex), f"Audit, {rows[0]['audit']}", audit_table.sections(rows)
     )
     records.add_origin([args.table], args.options, [args.scores])

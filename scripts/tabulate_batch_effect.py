@@ -7,10 +7,10 @@ Options: resolution, of the clusters whose score is the main one.
 """
 
 from pairscape.core.errors import InputError
+from pairscape.core.logs import log
 from pairscape.evaluate import batch_effect
 from pairscape.jobs import program, records
-from pairscape.jobs.program import log
-from pairscape.report import batch_effect_table, retrieval_table
+from pairscape.report import batch_effect_table, layout
 
 RESULT_VERSION = 2
 
@@ -39,7 +39,7 @@ def main(argv=None):
         scores += rows
     rows = batch_effect_table.tabulate(scores, dict.fromkeys(of, resolution))
     batch_effect_table.write_table(args.table, rows)
-    retrieval_table.write_for_reading(
+    layout.write_for_reading(
         (args.markdown, args.latex), "Batch effects", batch_effect_table.sections(rows)
     )
     records.add_origin([args.table], args.options, args.scores)

@@ -5,9 +5,9 @@ OUT  the table as TSV (numbers), Markdown and LaTeX (for reading)
 """
 
 from pairscape.calibrate import calibration
+from pairscape.core.logs import log
 from pairscape.jobs import program, records
-from pairscape.jobs.program import log
-from pairscape.report import calibration_table, retrieval_table
+from pairscape.report import calibration_table, layout
 
 RESULT_VERSION = 2
 
@@ -24,7 +24,7 @@ def main(argv=None):
     )
     rows = calibration.follow(calibration.read_scores(args.scores))
     calibration_table.write_table(args.table, rows)
-    retrieval_table.write_for_reading(
+    layout.write_for_reading(
         (args.markdown, args.latex), "Calibration", calibration_table.sections(rows)
     )
     records.add_origin([args.table], args.options, args.scores)

@@ -9,10 +9,10 @@ so that what is missing is said.
 """
 
 from pairscape.core.errors import InputError
+from pairscape.core.logs import log
 from pairscape.evaluate import expression
 from pairscape.jobs import program, records
-from pairscape.jobs.program import log
-from pairscape.report import expression_table, retrieval_table
+from pairscape.report import expression_table, layout
 
 RESULT_VERSION = 2
 
@@ -42,7 +42,7 @@ def main(argv=None):
     title = f"Expression prediction, experiment {experiment}"
     laid_out = expression_table.sections(rows)
     expression_table.write_table(args.table, rows)
-    retrieval_table.write_for_reading((args.markdown, args.latex), title, laid_out)
+    layout.write_for_reading((args.markdown, args.latex), title, laid_out)
     records.add_origin([args.table], args.options, args.scores)
     of_pairs = [row for row in rows if row["gene_encoder"] and row["metric"] == "pearson"]
     log.info(

@@ -8,9 +8,9 @@ is missing is said.
 """
 
 from pairscape.core.errors import InputError
+from pairscape.core.logs import log
 from pairscape.jobs import program, records
-from pairscape.jobs.program import log
-from pairscape.report import mutation_table, retrieval_table
+from pairscape.report import layout, mutation_table
 from pairscape.slides import mutation_scores, site_folds
 
 RESULT_VERSION = 2
@@ -39,7 +39,7 @@ def main(argv=None):
     balances = [site_folds.read_balance(path) for path in args.balance or ()]
     sections = mutation_table.mutation_sections(rows, balances)
     mutation_table.write_table(args.table, rows)
-    retrieval_table.write_for_reading((args.markdown, args.latex), mutation_table.TITLE, sections)
+    layout.write_for_reading((args.markdown, args.latex), mutation_table.TITLE, sections)
     records.add_origin([args.table], args.options, args.scores)
     missing = sum(row["auroc"] is None for row in rows)
     log.info("%d rows, %d of them not run", len(rows), missing)

@@ -10,10 +10,10 @@ control where it is one), so that what is missing is said.
 """
 
 from pairscape.core.errors import InputError
-from pairscape.evaluate import retrieval
+from pairscape.core.logs import log
+from pairscape.evaluate import retrieval, statistics
 from pairscape.jobs import program, records
-from pairscape.jobs.program import log
-from pairscape.report import comparisons, retrieval_table
+from pairscape.report import comparisons, layout, retrieval_table, words
 
 RESULT_VERSION = 3
 COMPARED = ("split", "other_donors", "sample")  # galleries
@@ -36,7 +36,7 @@ def main(argv=None):
     experiment = args.options["experiment"]
     expected = args.options.get("expected", [])
     for run in expected:
-        for name in (*retrieval_table.KEYS, "seed"):
+        for name in (*words.KEYS, "seed"):
             if name not in run:
                 raise InputError("--options", f"expected, {name}", "nothing", "name it")
     for flag in ("nearby", "groups", "comparisons"):
@@ -51,26 +51,26 @@ def main(argv=None):
     sections = retrieval_table.retrieval_sections(rows)
     title = f"Retrieval, experiment {experiment}"
     retrieval_table.write_table(args.table, rows)
-    retrieval_table.write_for_reading((args.markdown, args.latex), title, sections)
+    layout.write_for_reading((args.markdown, args.latex), title, sections)
     if args.nearby:
         near = retrieval_table.tabulate_retrieval(scores, expected, nearby=True)
         retrieval_table.write_table(args.nearby[0], near)
-        retrieval_table.write_for_reading(
+        layout.write_for_reading(
             args.nearby[1:], f"{title}: hits nearby", retrieval_table.retrieval_sections(near)
         )
     if args.groups:
         by_group = retrieval_table.tabulate_groups(scores, expected)
         retrieval_table.write_table(args.groups[0], by_group)
-        retrieval_table.write_for_reading(
+        layout.write_for_reading(
             args.groups[1:], f"{title}: by group", retrieval_table.group_sections(by_group)
         )
     if args.comparisons:
         metric = retrieval_table.headline(
             retrieval_table.metric_names(row["metric"] for row in scores)
         )
-        compared = comparisons.compare(scores, metric, COMPARED)
+        compared = statistics.compare(scores, metric, COMPARED)
         retrieval_table.write_table(args.comparisons[0], compared, comparisons.COLUMNS)
-        retrieval_table.write_for_reading(
+        layout.write_for_reading(
             args.comparisons[1:], f"{title}: encoders compared", comparisons.sections(compared)
         )
     made = [paths[0] for paths in (args.nearby, args.groups, args.comparisons) if paths]
@@ -82,7 +82,7 @@ def main(argv=None):
 def _runs(rows, column) -> int:
     """How many runs a column of seeds names, each once whatever the galleries and directions."""
     named = {
-        (*(row[key] for key in retrieval_table.KEYS), seed)
+        (*(row[key] for key in words.KEYS), seed)
         for row in rows
         for seed in row[column].replace(";", "").split()
         if seed.isdigit()

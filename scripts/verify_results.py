@@ -10,9 +10,10 @@ folders that share bundles or weights, so that it is known which that was.
 Options: old_versions, `list` or `refuse` (status 1 for those, too).
 """
 
+from pairscape.core import logs
 from pairscape.core.errors import InputError
+from pairscape.core.logs import log
 from pairscape.jobs import program, records
-from pairscape.jobs.program import log
 from pairscape.pretrain import failures
 
 RESULT_VERSION = 1
@@ -106,7 +107,7 @@ def old_versions(outputs) -> list[InputError]:
 def show(sums, outputs):
     """A progress bar over the checksums."""
     number = sum(len(entry.get("files", [None])) for entry in outputs.values())
-    return program.progress(sums, "verify", number, "file")
+    return logs.progress(sums, "verify", number, "file")
 
 
 if __name__ == "__main__":

@@ -11,9 +11,10 @@ disease_state, donor, donor_known, license ...).
 from pathlib import Path
 
 from pairscape.core import files
+from pairscape.core.logs import log
 from pairscape.jobs import program
-from pairscape.jobs.program import log
 from pairscape.report import page as report
+from pairscape.report.chapters import chapter, name_in_words, read_tables
 
 RESULT_VERSION = 4
 
@@ -44,7 +45,7 @@ def main(argv=None):
         "curves": (args.curves or [], _curve_caption),
     }
     chapters = {
-        name: ([p for p in args.figures or [] if report.chapter(p) == name], caption)
+        name: ([p for p in args.figures or [] if chapter(p) == name], caption)
         for name, caption in CAPTIONS.items()
     }
     uris = report.embed_images(
@@ -67,7 +68,7 @@ def main(argv=None):
             "alignments": report.read_alignments(args.alignments or []),
             "audits": audits,
             "runs": report.read_runs(args.run_options or []),
-            "tables": report.read_tables(args.tables or []),
+            "tables": read_tables(args.tables or []),
             **{name: shown(*group) for name, group in groups.items()},
             "chapter_figures": {name: shown(*group) for name, group in chapters.items()},
         }
@@ -129,7 +130,7 @@ def _curve_caption(path: Path) -> tuple[str, str]:
 
 
 def _batch_caption(path: Path) -> tuple[str, str]:
-    name = report.name_in_words(path)
+    name = name_in_words(path)
     return (
         name,
         f"{name}: silhouette-batch of each panel's splits and the mean recall on that panel. V: "
@@ -139,7 +140,7 @@ def _batch_caption(path: Path) -> tuple[str, str]:
 
 
 def _expression_caption(path: Path) -> tuple[str, str]:
-    name = report.name_in_words(path)
+    name = name_in_words(path)
     return (
         name,
         f"{name}: correlation of predicted and measured expression, mean over genes, from each "
@@ -149,7 +150,7 @@ def _expression_caption(path: Path) -> tuple[str, str]:
 
 
 def _mutation_caption(path: Path) -> tuple[str, str]:
-    name = report.name_in_words(path)
+    name = name_in_words(path)
     return (
         name,
         f"{name}: AUROC of a slide's label from frozen patch embeddings, mean over folds with its "
@@ -158,7 +159,7 @@ def _mutation_caption(path: Path) -> tuple[str, str]:
 
 
 def _calibration_caption(path: Path) -> tuple[str, str]:
-    name = report.name_in_words(path)
+    name = name_in_words(path)
     return (
         name,
         f"{name}: scores on small simulated datasets. Above: recall of a trained pair and expression "
@@ -170,7 +171,7 @@ def _calibration_caption(path: Path) -> tuple[str, str]:
 
 
 def _audit_caption(path: Path) -> tuple[str, str]:
-    name = report.name_in_words(path)
+    name = name_in_words(path)
     return (
         name,
         f"{name}: by how much Recall@5 changes when one flag of the published protocol is changed by "
@@ -184,7 +185,7 @@ def _audit_caption(path: Path) -> tuple[str, str]:
 
 
 def _retrieval_caption(path: Path) -> tuple[str, str]:
-    name = report.name_in_words(path)
+    name = name_in_words(path)
     return (
         name,
         f"{name}: share of test queries whose partner is among the k most similar, for each "

@@ -11,37 +11,32 @@ import sys
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
-from pairscape.slides.cohorts import slide_file
-from pairscape.plan.config import (
-    ALIGNMENT_WORDS,
-    NO_FILE,
-    check_config,
-    dataset_samples,
-    embedding_models,
-    experiment_pairs,
-    panel_genes,
-    published_fits,
-    published_splits,
-    read_cohorts,
-    read_encoders,
-    read_samples,
-    resolve_config,
-    runs_once,
-    split_rows,
-    stored_views,
-)
+from pairscape.acquire.alignment import ALIGNMENT_WORDS
+from pairscape.acquire.samples import NO_FILE, read_samples
+from pairscape.audit.protocols import audit_rows, variants_in
+from pairscape.core.errors import InputError
+from pairscape.core.splits import SPLITS
+from pairscape.dataset.card import LAYOUT_SUFFIX
+from pairscape.dataset.leakage import FACTS as LEAK_FACTS
 from pairscape.encoders.specs import (
     features_name,
+    read_encoders,
     takes_stored_images,
     uses_train_facts,
     weights_name,
 )
-from pairscape.core.errors import InputError
-from pairscape.dataset.card import LAYOUT_SUFFIX
-from pairscape.dataset.leakage import FACTS as LEAK_FACTS
-from pairscape.dataset.leakage import SPLITS
-from pairscape.audit.protocols import audit_rows, variants_in
 from pairscape.jobs.records import program_version
+from pairscape.plan.config import check_config, resolve_config
+from pairscape.plan.datasets import (
+    dataset_samples,
+    panel_genes,
+    published_fits,
+    published_splits,
+    split_rows,
+)
+from pairscape.plan.experiments import embedding_models, experiment_pairs
+from pairscape.pretrain.experiment import runs_once, stored_views
+from pairscape.slides.cohorts import read_cohorts, slide_file
 
 SOURCE = (workflow.overwrite_configfiles or ["config/config.yaml"])[-1]
 TRANSCRIPTS = ("transcripts.parquet", "transcripts.csv.gz")  # the first one there is read

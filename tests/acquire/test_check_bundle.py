@@ -6,7 +6,7 @@ import tiny_bundle
 from bundle_layouts import write_bundle_with_cells
 
 import check_bundle
-from pairscape.acquire.bundle_checks import _Ids
+from pairscape.acquire.transcript_checks import _Ids
 from pairscape.core.errors import InputError
 from pairscape.simulation.layouts import LAYOUTS, change_layout
 
@@ -72,7 +72,7 @@ def test_a_panel_without_a_list_is_noted(inputs, tmp_path):
 def test_repeated_ids_are_found_in_bounded_memory(monkeypatch):
     import pyarrow as pa
 
-    monkeypatch.setattr("pairscape.acquire.bundle_checks.IDS_KEPT", 1000)
+    monkeypatch.setattr("pairscape.acquire.transcript_checks.IDS_KEPT", 1000)
     ids = _Ids()
     for start in range(0, 100_000, 1000):
         ids.add(pa.array(np.arange(start, start + 1000, dtype=np.uint64)))

@@ -13,7 +13,7 @@ from pairscape.core import files
 from pairscape.core.errors import InputError
 from pairscape.evaluate import retrieval
 from pairscape.pretrain import failures, run_embeddings
-from pairscape.report import audit_figure, audit_table, retrieval_table
+from pairscape.report import audit_figure, audit_table, layout, retrieval_table
 
 SIDE = (9, 8)  # spots of a sample: at 55 um four blocks of 330 um, and some on their edge
 SPOTS = SIDE[0] * SIDE[1]
@@ -444,7 +444,7 @@ def test_the_table_lays_out_with_meanings_first_and_a_section_for_each_gallery_a
     whole = parts[-2]
     assert [line[0] for line in whole["rows"]] == ["none", "leak", "last checkpoint"]
     place = whole["header"].index("Difference")
-    assert whole["rows"][0][place] == retrieval_table.NOT_RUN
+    assert whole["rows"][0][place] == layout.NOT_RUN
     assert whole["rows"][2][place].startswith("-0.13")
     assert [line[whole["header"].index("Same spots")] for line in whole["rows"][1:]] == [
         "no",

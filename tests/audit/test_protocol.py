@@ -13,18 +13,23 @@ from torchvision.transforms import v2
 
 from pairscape.audit import protocols
 from pairscape.core.errors import InputError
+from pairscape.core.options import resolve_part
 from pairscape.dataset import expression_counts, patch_reader
 from pairscape.encoders import gene_encoders, image_encoders, specs
+from pairscape.images import encoding
 from pairscape.plan import config
 from pairscape.pretrain import (
     augmentation,
     batches,
     contrastive,
+    experiment,
     pair,
     run_embeddings,
+    stored_pair,
     training_loop,
 )
 from pairscape.pretrain.processes import World
+from pairscape.pretrain.side import Side
 
 ENCODERS = ROOT / "config/encoders"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -73,10 +78,10 @@ def test_a_flag_changes_its_own_options_and_encoders_alone(flag):
         wanted = [of.encoders.get(kind, {}).get(n, n) for n in names[f"{kind}_encoders"]]
         assert changed[f"{kind}_encoders"] == wanted
     assert [name for name, on in changed["flags"].items() if on] == [flag]
-    default = config.resolve_part("training", {})
+    default = resolve_part("training", {})
     for option, value in of.training.items():
         assert default[option] != value
-        assert config.resolve_part("training", {option: value})[option] == value
+        assert resolve_part("training", {option: value})[option] == value
 
 
 def test_the_published_protocol_is_all_flags_and_the_corrected_one_none():
@@ -221,16 +226,16 @@ def test_drvi_keeps_its_dropout_in_training_mode():
     tower = gene_encoders.build(spec, None, genes, None)
     counts = torch.from_numpy(np.random.default_rng(0).poisson(3, (8, len(GENES))).astype(np.int32))
     for mode in ("eval", "train"):
-        side = pair.Side(tower, torch.nn.Identity(), "frozen", trunk_mode=mode).train()
+        side = Side(tower, torch.nn.Identity(), "frozen", trunk_mode=mode).train()
         assert torch.equal(side.encode(counts), side.encode(counts)) == (mode == "eval")
 
 
 def test_trunks_in_training_mode_are_embedded_in_every_step_and_never_stored():
-    training = config.resolve_part("training", {"image_tuning": "frozen"})
+    training = resolve_part("training", {"image_tuning": "frozen"})
     drvi = specs.read_encoder(ENCODERS, "gene", "drvi")
-    assert config.runs_once(training, drvi) == {"image": True, "gene": True}
+    assert experiment.runs_once(training, drvi) == {"image": True, "gene": True}
     noisy = {**training, "frozen_trunks": "train"}
-    assert config.runs_once(noisy, drvi) == {"image": False, "gene": False}
+    assert experiment.runs_once(noisy, drvi) == {"image": False, "gene": False}
     assert not specs.takes_stored_images(noisy)
 
 
@@ -238,7 +243,7 @@ def test_the_statistics_that_a_trunk_takes_up_in_training_are_saved_with_the_pai
     out = run(tiny, tmp_path / "seed7", weights=tiny[2], frozen_trunks="train", **SHORT)
     again = run(tiny, tmp_path / "again", weights=tiny[2], frozen_trunks="train", **SHORT)
     assert (out / "model.ckpt").read_bytes() == (again / "model.ckpt").read_bytes()
-    module, _ = pair.load_pair(out / "model.ckpt", tiny[2])
+    module, _ = stored_pair.load_pair(out / "model.ckpt", tiny[2])
     fresh = image_encoders.build(SPEC, tiny[2])
     norms = {n: b for n, b in fresh.named_buffers() if n.endswith("running_mean")}
     kept = dict(module.images.tower.named_buffers())
@@ -268,7 +273,7 @@ def test_sharpening_after_normalisation_cuts_off_what_is_not_from_0_to_1(monkeyp
     made = augmentation.augment(batch, 1, 2, ROWS, "hescape", normalisation=(MEAN, STD))
     monkeypatch.undo()
     before = augmentation.augment(batch, 1, 2, ROWS, "hescape")
-    plain = patch_reader.normalise(before, MEAN, STD).numpy()
+    plain = encoding.normalise(before, MEAN, STD).numpy()
     cut = np.array([image.min() >= 0 and image.max() <= 1 for image in made])
     assert 10 < cut.sum() < 30  # half of them
     assert plain.min() < -1.5
@@ -495,7 +500,7 @@ def test_a_flag_about_augmentation_is_idle_where_nothing_is_drawn(training, idle
 
 
 def test_what_decides_whether_a_flag_is_idle_has_the_schemas_defaults():
-    defaults = config.resolve_part("training", {})
+    defaults = resolve_part("training", {})
     assert {key: defaults[key] for key in protocols.DECIDING} == protocols.DECIDING
 
 

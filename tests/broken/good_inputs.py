@@ -38,7 +38,8 @@ def run(program: str, call: dict) -> None:
 
 
 def _check_configuration(folder: Path) -> None:
-    from pairscape.plan.config import check_config, read_samples, resolve_config
+    from pairscape.acquire.samples import read_samples
+    from pairscape.plan.config import check_config, resolve_config
 
     path = folder / "config.yaml"
     config = resolve_config(yaml.safe_load(path.read_text()), path)

@@ -3,7 +3,8 @@
 import numpy as np
 
 from pairscape.core.files import write_tsv
-from pairscape.dataset import pair_shards
+from pairscape.dataset import cutting, gene_lists, pair_shards
+from pairscape.images import encoding
 
 GENES = [f"GENE{i:02d}" for i in range(12)]
 SAMPLES = {"S1": ("D1", "train", 48), "S2": ("D2", "val", 20), "S3": ("D3", "test", 24)}
@@ -44,7 +45,7 @@ def write_dataset(folder, patch_px=32, seed=0):
     rng = np.random.default_rng(seed)
     names = list(SAMPLES)
     labels = {"name": names, "source": ["simulated"], "tissue": ["breast"]}
-    features = pair_shards.pair_features(len(GENES), labels)
+    features = cutting.pair_features(len(GENES), labels)
     programmes = rng.gamma(2.0, 3.0, (4, len(GENES)))
     colours = rng.integers(60, 200, (4, 3))
     paths, all_patches, all_counts, all_causes = [], [], [], []
@@ -54,7 +55,7 @@ def write_dataset(folder, patch_px=32, seed=0):
         noise = rng.integers(-20, 20, (rows, patch_px, patch_px, 3))
         patches = ((causes @ colours)[:, None, None, :] + noise).clip(0, 255).astype(np.uint8)
         path = folder / "shards" / f"{sample}.arrow"
-        constant = pair_shards.sample_columns(
+        constant = cutting.sample_columns(
             {"sample": sample, "donor": donor, "source": "simulated", "organ": "breast"}
         )
         pair_shards.write_shard(
@@ -62,7 +63,7 @@ def write_dataset(folder, patch_px=32, seed=0):
             (
                 {
                     **constant,
-                    "image": pair_shards.encode_patch(patches[i], "png"),
+                    "image": encoding.encode_patch(patches[i], "png"),
                     "gexp": counts[i],
                     "cell_coords": np.float32([i, i]),
                     "spot": f"{i // 8:03d}x{i % 8:03d}",
@@ -90,7 +91,7 @@ def write_dataset(folder, patch_px=32, seed=0):
         ],
         ["sample", "donor", "organ", "disease_state", "split"],
     )
-    pair_shards.write_genes(folder / "genes.tsv", [(gene, f"ENSG{gene}") for gene in GENES])
+    gene_lists.write_genes(folder / "genes.tsv", [(gene, f"ENSG{gene}") for gene in GENES])
     return (
         paths,
         np.concatenate(all_patches),

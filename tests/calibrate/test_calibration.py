@@ -15,10 +15,10 @@ import simulate_bundle
 import tabulate_calibration
 from pairscape.calibrate import calibration
 from pairscape.core.errors import InputError
+from pairscape.core.options import resolve_part
 from pairscape.encoders import specs
 from pairscape.evaluate import expression
 from pairscape.evaluate.batch_effect import check_options
-from pairscape.plan import config
 from pairscape.pretrain import training_loop
 from pairscape.report import calibration_table
 from pairscape.simulation import histology, knobs, sections, tissue, transcripts
@@ -38,7 +38,7 @@ def options(**more):
         "seed": 3,
         "batch_effect": 0.5,
         "donors": 3,
-        "simulation": config.resolve_part("simulation", SMALL),
+        "simulation": resolve_part("simulation", SMALL),
         "training": training_loop.resolve_training(training),
         "batch_effect_scoring": check_options({}),
         "expression_scoring": expression.check_options({}),

@@ -9,6 +9,7 @@ from small_pairs import LABELS, sample_row, tissue_image
 import import_pairs
 from pairscape.core.errors import InputError
 from pairscape.dataset import pair_shards, published_pairs
+from pairscape.images import encoding
 
 GENES = ("ACTA2", "CD3E", "EPCAM", "KRT8")
 UM_PER_PX = 0.2738
@@ -25,7 +26,7 @@ def hosted_rows(count=18):
         patch = np.roll(image[:64, :80], 5 * i, 1)
         yield {
             "name": i % 2 * 2,  # S3, S1, S3, ...
-            "image": {"bytes": pair_shards.encode_patch(patch, "png"), "path": None},
+            "image": {"bytes": encoding.encode_patch(patch, "png"), "path": None},
             "gexp": [[i, 0, 3, 70000 + i]],
             "cell_coords": [100.5 + column * 55 / UM_PER_PX, 40.25 + row * 55 / UM_PER_PX],
             "source": 0,

@@ -11,9 +11,11 @@ from small_pairs import LABELS, sample_row, tissue_image
 from test_describe_dataset import describe
 
 import audit_splits
+from pairscape.core import splits
 from pairscape.core.errors import InputError
 from pairscape.core.files import read_tsv
-from pairscape.dataset import leakage, pair_shards, patch_hashes
+from pairscape.dataset import cutting, leakage, pair_shards, patch_hashes
+from pairscape.images import encoding
 
 ROOT = Path(__file__).parents[2]
 PANELS = ("5k", "breast", "colon", "immuno-oncology", "lung-healthy", "multi-tissue", "skin")
@@ -134,7 +136,7 @@ def published(tmp_path_factory):
     datasets = []
     for panel in PANELS:
         of = [r for r in rows if r["panel"] == f"human-{panel}-panel"]
-        kept = [r for r in of if r["split"] in leakage.SPLITS]
+        kept = [r for r in of if r["split"] in splits.SPLITS]
         for name, chosen in ((panel, kept), *((("addon", of),) if len(kept) < len(of) else ())):
             datasets.append(
                 {
@@ -241,7 +243,7 @@ def test_every_panel_has_a_donor_split_or_a_word_why_not(published):
     assert table["human-lung-healthy-panel"]["word"] == "every donor is named by a source"
     assert "donor of 7 of 7 samples" in table["human-5k-panel"]["word"]
     lung = table["human-lung-healthy-panel"]
-    donors = [lung[f"{split}_donors"].split(", ") for split in leakage.SPLITS]
+    donors = [lung[f"{split}_donors"].split(", ") for split in splits.SPLITS]
     assert sum(map(len, donors)) == len({donor for of in donors for donor in of}) == 15
 
 
@@ -249,9 +251,9 @@ def test_every_panel_has_a_donor_split_or_a_word_why_not(published):
 
 
 def write_pictures(
-    path, sample, pictures, encode=lambda patch: pair_shards.encode_patch(patch, "png")
+    path, sample, pictures, encode=lambda patch: encoding.encode_patch(patch, "png")
 ):
-    constant = pair_shards.sample_columns(sample_row(sample))
+    constant = cutting.sample_columns(sample_row(sample))
     rows = (
         {
             **constant,
@@ -265,7 +267,7 @@ def write_pictures(
         for i, patch in enumerate(pictures)
     )
     metadata = dict.fromkeys(pair_shards.METADATA_KEYS, "") | {"sample": sample}
-    pair_shards.write_shard(path, rows, pair_shards.pair_features(2, LABELS), metadata)
+    pair_shards.write_shard(path, rows, cutting.pair_features(2, LABELS), metadata)
     return str(path)
 
 
@@ -279,7 +281,7 @@ def changed(patch):
     from PIL import Image, ImageEnhance
 
     image = ImageEnhance.Brightness(Image.fromarray(patch).resize((80, 80))).enhance(0.9)
-    return pair_shards.encode_patch(np.asarray(image), "jpeg", 60)
+    return encoding.encode_patch(np.asarray(image), "jpeg", 60)
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ import pytest
 from small_pairs import LABELS, sample_row
 
 from pairscape.core.errors import InputError
-from pairscape.dataset import pair_shards
+from pairscape.dataset import cutting, gene_lists, pair_shards
+from pairscape.images.encoding import encode_patch, tissue_fraction
 
 ROOT = Path(__file__).parents[2]
 METADATA = dict.fromkeys(pair_shards.METADATA_KEYS, "x") | {"genes": ["A", "B", "C"]}
@@ -21,8 +22,8 @@ def some_rows(count=600, **changes):
     patch = generator.integers(0, 255, (16, 16, 3), np.uint8)
     for i in range(count):
         yield {
-            **pair_shards.sample_columns(sample_row()),
-            "image": pair_shards.encode_patch(np.roll(patch, i, 0), "png"),
+            **cutting.sample_columns(sample_row()),
+            "image": encode_patch(np.roll(patch, i, 0), "png"),
             "gexp": np.array([i, 0, 2**31 - 1 - i], np.int32),
             "cell_coords": (i + 0.5, 2 * i),
             "spot": f"s{i}",
@@ -39,7 +40,7 @@ def some_rows(count=600, **changes):
 @pytest.fixture(scope="module")
 def shard(tmp_path_factory):
     path = tmp_path_factory.mktemp("pairs") / "S1.arrow"
-    features = pair_shards.pair_features(3, LABELS)
+    features = cutting.pair_features(3, LABELS)
     assert pair_shards.write_shard(path, some_rows(), features, METADATA) == 600
     return path
 
@@ -66,13 +67,13 @@ def test_the_columns_are_those_of_the_published_data_set_and_ours():
     published = "name image gexp cell_coords source tissue atlas age diagnosis oncotree_code "
     published += "tumor_grade gender race treatment_type therapeutic_agents tumor_tissue_type "
     published += "assay preservation_method stain spaceranger species cytassist cancer"
-    features = pair_shards.pair_features(3, LABELS)
+    features = cutting.pair_features(3, LABELS)
     assert set(published.split()) < set(features)
     assert list(features)[: len(pair_shards.LABEL_COLUMNS) + 3] == published.split()[:6]
 
 
 def test_the_published_facts_of_a_sample_are_filled_in():
-    columns = pair_shards.sample_columns(sample_row(disease_state="Healthy", preservation="FFPE"))
+    columns = cutting.sample_columns(sample_row(disease_state="Healthy", preservation="FFPE"))
     assert (columns["diagnosis"], columns["cancer"]) == ("healthy", False)
     assert (columns["assay"], columns["stain"]) == ("Xenium", "HnE")
     assert (columns["species"], columns["preservation_method"]) == ("Homo sapiens", "FFPE")
@@ -99,7 +100,7 @@ def test_the_fast_path_does_not_import_datasets(shard):
 
 def test_the_same_rows_make_the_same_bytes(shard, tmp_path):
     pair_shards.write_shard(
-        tmp_path / "again", some_rows(), pair_shards.pair_features(3, LABELS), METADATA
+        tmp_path / "again", some_rows(), cutting.pair_features(3, LABELS), METADATA
     )
     assert (tmp_path / "again").read_bytes() == shard.read_bytes()
 
@@ -113,7 +114,7 @@ def test_an_unknown_label_is_refused_and_nothing_stays(tmp_path):
         pair_shards.write_shard(
             tmp_path / "S1.arrow",
             some_rows(3, tissue="ovary"),
-            pair_shards.pair_features(3, LABELS),
+            cutting.pair_features(3, LABELS),
             METADATA,
         )
     assert list(tmp_path.iterdir()) == []
@@ -149,7 +150,7 @@ def test_png_is_lossless_and_jpeg_close():
     y, x = np.mgrid[:64, :64]
     patch = np.stack([3 * x, 200 - 2 * y, 128 + 0 * x], -1).astype(np.uint8)
     decoded = {
-        encoding: np.asarray(Image.open(io.BytesIO(pair_shards.encode_patch(patch, encoding))))
+        encoding: np.asarray(Image.open(io.BytesIO(encode_patch(patch, encoding))))
         for encoding in ("png", "jpeg")
     }
     assert np.array_equal(decoded["png"], patch)
@@ -158,10 +159,10 @@ def test_png_is_lossless_and_jpeg_close():
 
 def test_tissue_is_what_is_darker_than_glass():
     patch = np.full((10, 10, 3), (238, 215, 232), np.uint8)  # tinted glass
-    assert pair_shards.tissue_fraction(patch) == 0
+    assert tissue_fraction(patch) == 0
     patch[:3] = 180, 90, 160  # eosin
     patch[3:5] = 90, 60, 140  # haematoxylin
-    assert pair_shards.tissue_fraction(patch) == 0.5
+    assert tissue_fraction(patch) == 0.5
 
 
 @pytest.mark.parametrize(
@@ -171,4 +172,4 @@ def test_tissue_is_what_is_darker_than_glass():
 def test_a_damaged_gene_list_is_refused(tmp_path, text, message):
     (tmp_path / "genes.tsv").write_text(text)
     with pytest.raises(InputError, match=message):
-        pair_shards.read_genes(tmp_path / "genes.tsv")
+        gene_lists.read_genes(tmp_path / "genes.tsv")

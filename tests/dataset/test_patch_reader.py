@@ -11,8 +11,9 @@ from PIL import Image
 from tiny_pairs import SAMPLES, write_dataset
 
 from pairscape.core.errors import InputError
-from pairscape.dataset import pair_shards, patch_reader
-from pairscape.dataset.patch_reader import PatchReader, normalise, normalise_on_device
+from pairscape.dataset import cutting, pair_shards
+from pairscape.dataset.patch_reader import PatchReader
+from pairscape.images.encoding import encode_patch, fit, normalise, normalise_on_device
 
 INPUT = {"resize_px": 32, "crop_px": 32, "interpolation": "bicubic"}
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -26,10 +27,8 @@ def dataset(tmp_path_factory):
 
 def write_images(path, images):
     """A shard with these encoded images."""
-    features = pair_shards.pair_features(
-        1, {"name": ["S"], "source": ["local"], "tissue": ["breast"]}
-    )
-    constant = pair_shards.sample_columns(
+    features = cutting.pair_features(1, {"name": ["S"], "source": ["local"], "tissue": ["breast"]})
+    constant = cutting.sample_columns(
         {"sample": "S", "donor": "D", "source": "local", "organ": "breast"}
     )
     spot = {
@@ -86,7 +85,7 @@ def test_patches_are_those_of_pillow_and_torchvision(
 ):
     from torchvision.transforms import v2
 
-    images = [pair_shards.encode_patch(tissue(stored_px, seed), encoding) for seed in range(3)]
+    images = [encode_patch(tissue(stored_px, seed), encoding) for seed in range(3)]
     shard = write_images(tmp_path / "s.arrow", images)
     size = {"resize_px": resize_px, "crop_px": crop_px, "interpolation": interpolation}
     prepare = v2.Compose(
@@ -128,7 +127,7 @@ def test_a_patch_of_the_right_size_is_decoded_into_its_place_and_only_once(tmp_p
         return real(*args, **options)
 
     monkeypatch.setattr(simplejpeg, "decode_jpeg", watched)
-    images = [pair_shards.encode_patch(tissue(32, seed), "jpeg") for seed in range(4)]
+    images = [encode_patch(tissue(32, seed), "jpeg") for seed in range(4)]
     batch = PatchReader([write_images(tmp_path / "s.arrow", images)], INPUT).read([2, 0, 3])
     assert len(calls) == 3
     assert all(np.shares_memory(place, batch) for place in calls)
@@ -148,7 +147,7 @@ def test_bytes_are_mapped_not_read(tmp_path):
 
 @pytest.mark.parametrize("image", [b"\xff\xd8\xff junk", b"junk", b"", None])
 def test_an_image_that_cant_be_decoded_is_named_with_its_shard(tmp_path, dataset, image):
-    good = pair_shards.encode_patch(tissue(32), "jpeg")
+    good = encode_patch(tissue(32), "jpeg")
     shard = write_images(tmp_path / "bad.arrow", [good, good, image])
     reader = PatchReader([dataset[0][0], shard], INPUT)
     with pytest.raises(InputError) as error:
@@ -158,7 +157,7 @@ def test_an_image_that_cant_be_decoded_is_named_with_its_shard(tmp_path, dataset
 
 
 def test_an_image_cut_off_is_an_error_and_no_grey_patch(tmp_path):
-    whole = pair_shards.encode_patch(tissue(32), "jpeg")
+    whole = encode_patch(tissue(32), "jpeg")
     reader = PatchReader([write_images(tmp_path / "s.arrow", [whole[: len(whole) // 2]])], INPUT)
     with pytest.raises(InputError, match="image of row 0"):
         reader.read([0])
@@ -220,4 +219,4 @@ def test_the_encoders_transform_is_the_readers(dataset):
     batch = PatchReader(dataset[0], size).read(range(6))
     by_hand = image_encoders.transform(spec)(list(dataset[1][:6]))
     assert torch.equal(normalise(batch, MEAN, STD), by_hand)
-    assert patch_reader.fit(dataset[1][0], **size).shape == (24, 24, 3)
+    assert fit(dataset[1][0], **size).shape == (24, 24, 3)

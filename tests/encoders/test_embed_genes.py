@@ -12,10 +12,9 @@ from tiny_pairs import GENES, SAMPLES, write_dataset
 import embed_genes
 from pairscape.core import files
 from pairscape.core.errors import InputError
-from pairscape.dataset import pair_shards
+from pairscape.dataset import gene_lists, stored_features
 from pairscape.encoders import gene_encoders, specs
 from pairscape.encoders.architectures import drvi
-from pairscape.pretrain import run_embeddings
 
 PANEL = {**SMALL, "input": {**SMALL["input"], "technology_mean": "train_split"}}
 
@@ -47,13 +46,13 @@ def run(dataset, out, shards=None, flags=None, threads=1, **changes):
             *("--options", json.dumps(options), "--threads", str(threads)),
         ]
     )
-    return run_embeddings.read_features(out / "features.npy", out / "features.json")
+    return stored_features.read_features(out / "features.npy", out / "features.json")
 
 
 def test_features_are_the_towers_in_the_order_of_the_shards(dataset, tmp_path):
     folder, _, counts = dataset
     features, index = run(dataset, tmp_path)
-    genes = pair_shards.read_genes(folder / "genes.tsv")
+    genes = gene_lists.read_genes(folder / "genes.tsv")
     tower = gene_encoders.build(SMALL, folder / "w.ckpt", genes)
     with torch.inference_mode():
         expected = tower(torch.from_numpy(counts)).numpy()
@@ -122,7 +121,7 @@ def test_what_cant_be_embedded_is_refused_and_nothing_is_left(dataset, tmp_path)
 
 def test_genes_that_arent_the_shards_are_refused(dataset, tmp_path):
     genes = tmp_path / "genes.tsv"
-    pair_shards.write_genes(genes, [(f"X{i}", f"ENSG{i}") for i in range(12)])
+    gene_lists.write_genes(genes, [(f"X{i}", f"ENSG{i}") for i in range(12)])
     with pytest.raises(InputError, match=r"S1\.arrow: genes"):
         run(dataset, tmp_path / "out", flags={"--genes": genes})
 

@@ -10,8 +10,9 @@ from tiny_pairs import SAMPLES, SPEC, write_dataset
 
 import embed_images
 from pairscape.core.errors import InputError
-from pairscape.dataset import pair_shards, patch_reader
+from pairscape.dataset import pair_shards, stored_features
 from pairscape.encoders import image_encoders
+from pairscape.images import encoding
 from pairscape.pretrain import augmentation, run_embeddings
 
 
@@ -64,7 +65,7 @@ def embedded(dataset, tmp_path_factory):
 
 def test_features_are_the_towers_in_the_order_of_the_shards(dataset, embedded):
     folder, _, patches = dataset
-    features, index = run_embeddings.read_features(*embedded)
+    features, index = stored_features.read_features(*embedded)
     tower = image_encoders.build(SPEC, folder / "weights.pth")
     with torch.inference_mode():
         expected = tower(image_encoders.transform(SPEC)(list(patches)))
@@ -80,7 +81,7 @@ def test_features_are_the_towers_in_the_order_of_the_shards(dataset, embedded):
 
 
 def test_features_are_mapped_from_disk_and_the_same_again(dataset, embedded, tmp_path):
-    features, _ = run_embeddings.read_features(*embedded)
+    features, _ = stored_features.read_features(*embedded)
     assert isinstance(features, np.memmap)
     run(dataset, tmp_path)
     for path in embedded:
@@ -112,9 +113,9 @@ def test_an_error_while_batches_wait_stops_the_others(dataset):
 
 def test_views_follow_each_other_and_the_first_is_the_patch_itself(dataset, embedded, tmp_path):
     folder, _, patches = dataset
-    plain, _ = run_embeddings.read_features(*embedded)
+    plain, _ = stored_features.read_features(*embedded)
     made = run(dataset, tmp_path, views=3, augmentation="hescape", seed=5)
-    features, index = run_embeddings.read_features(*made)
+    features, index = stored_features.read_features(*made)
     count = len(patches)
     assert features.shape == (3 * count, 256)
     assert (index["views"], index["augmentation"], index["augmentation_seed"]) == (3, "hescape", 5)
@@ -151,7 +152,7 @@ def test_a_control_without_weights_is_random_by_its_seed(dataset, embedded, tmp_
         (tmp_path / name).mkdir()
         spec = {**CONTROL, "untrained_seed": seed}
         made = run(dataset, tmp_path / name, weights=False, encoder=spec)
-        found.append(run_embeddings.read_features(*made))
+        found.append(stored_features.read_features(*made))
     (one, index), (again, _), (other, other_index) = found
     assert np.array_equal(one, again)
     assert not np.array_equal(one, other)
@@ -175,7 +176,7 @@ def test_nothing_but_a_control_runs_without_weights(dataset, tmp_path):
 
 def test_expression_as_its_own_image_is_the_log_of_the_counts(dataset, tmp_path):
     made = run(dataset, tmp_path, weights=False, encoder=EXPRESSION)
-    features, index = run_embeddings.read_features(*made)
+    features, index = stored_features.read_features(*made)
     counts = np.concatenate([pair_shards.read_expression(path) for path in dataset[1]])
     assert np.allclose(features, np.log1p(counts), rtol=1e-6)
     assert index["width"] == counts.shape[1]
@@ -201,12 +202,12 @@ def test_shards_in_another_order_are_refused(dataset, tmp_path):
 
 
 def test_an_image_that_cant_be_decoded_is_named_and_nothing_is_left(dataset, tmp_path, monkeypatch):
-    real = patch_reader.decode
+    real = encoding.decode
 
     def damaged(encoded, path, row):
         return real(b"\xff\xd8\xff junk" if row == 7 else encoded, path, row)
 
-    monkeypatch.setattr(patch_reader, "decode", damaged)
+    monkeypatch.setattr(encoding, "decode", damaged)
     with pytest.raises(InputError) as error:
         run(dataset, tmp_path)
     assert "S1.arrow: image of row 7" in str(error.value)
@@ -232,16 +233,16 @@ def test_damaged_features_are_refused(embedded, tmp_path):
     for damaged in (array[:-4], array[:-4] + b"\x00\x00\x80\x3f", b""):
         copies[0].write_bytes(damaged)
         with pytest.raises(InputError, match="sha256"):
-            run_embeddings.read_features(*copies)
+            stored_features.read_features(*copies)
     copies[0].unlink()
     with pytest.raises(InputError, match="found nothing"):
-        run_embeddings.read_features(*copies)
+        stored_features.read_features(*copies)
 
 
 def test_features_that_arent_finite_are_never_written(tmp_path):
     blocks = iter([np.ones((2, 3), np.float32), np.full((2, 3), np.nan, np.float32)])
     with pytest.raises(InputError, match="rows 2 to 4"):
-        run_embeddings.write_features(
+        stored_features.write_features(
             tmp_path / "f.npy",
             tmp_path / "f.json",
             blocks,

@@ -11,7 +11,6 @@ from torch import nn
 from pairscape.audit import protocols
 from pairscape.core.errors import InputError
 from pairscape.encoders import specs
-from pairscape.plan import config
 
 CONFIG = Path(__file__).parents[2] / "config" / "encoders"
 ALL = [(kind, name) for kind in specs.KINDS for name in specs.list_encoders(CONFIG, kind)]
@@ -33,13 +32,13 @@ def test_every_encoder_has_the_keys_of_the_example(kind, name):
 
 
 def test_every_encoder_file_follows_the_schema():
-    found = config.read_encoders(CONFIG)
+    found = specs.read_encoders(CONFIG)
     assert {(kind, name) for kind in found for name in found[kind]} == set(ALL)
 
 
 def test_titles_tell_encoders_apart():
     for kind in specs.KINDS:
-        titles = [spec["title"] for spec in config.read_encoders(CONFIG)[kind].values()]
+        titles = [spec["title"] for spec in specs.read_encoders(CONFIG)[kind].values()]
         assert len(set(titles)) == len(titles)
 
 
@@ -151,7 +150,7 @@ def test_an_odd_variant_is_refused_with_one_line(folder, content, said):
 def test_image_controls_say_whether_they_are_floor_or_ceiling():
     controls = {
         name: spec["control"]
-        for name, spec in config.read_encoders(CONFIG)["image"].items()
+        for name, spec in specs.read_encoders(CONFIG)["image"].items()
         if "control" in spec
     }
     assert set(controls) == {
@@ -164,7 +163,7 @@ def test_image_controls_say_whether_they_are_floor_or_ceiling():
 
 def test_no_image_encoder_but_a_control_runs_without_weights():
     without = protocols.FLAGS["untrained_ctranspath"].encoders["image"].values()
-    for name, spec in config.read_encoders(CONFIG)["image"].items():
+    for name, spec in specs.read_encoders(CONFIG)["image"].items():
         assert spec["weights"] is not None or "control" in spec or name in without, name
 
 

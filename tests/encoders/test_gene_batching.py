@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from pairscape.dataset import expression_counts
-from pairscape.encoders import gene_encoders
+from pairscape.encoders import gene_encoders, towers
 from pairscape.encoders import specs as encoders
 
 FOLDER = Path(__file__).resolve().parents[2] / "config/encoders"
@@ -49,7 +49,7 @@ def mixes(name: str) -> bool:
     )
 
 
-def tower_of(name: str) -> gene_encoders.GeneTower:
+def tower_of(name: str) -> towers.GeneTower:
     spec = copy.deepcopy(SPECS[name])
     spec["arguments"].update(SMALL[spec["builder"]])
     if "dim" in spec["arguments"]:

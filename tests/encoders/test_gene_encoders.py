@@ -10,7 +10,7 @@ from torch import nn
 
 from pairscape.core.errors import InputError
 from pairscape.dataset import expression_counts
-from pairscape.encoders import gene_encoders, specs
+from pairscape.encoders import gene_encoders, specs, towers
 
 CONFIG = Path(__file__).resolve().parents[2] / "config" / "encoders"
 MLP = specs.read_encoder(CONFIG, "gene", "mlp")
@@ -86,7 +86,7 @@ def test_without_facts_of_the_train_split_nothing_quietly_runs_until_a_state_bri
     assert torch.equal(empty(counts), known(counts))
 
 
-class Lengthy(gene_encoders.GeneTower):
+class Lengthy(towers.GeneTower):
     """A stand-in whose tokens are the expressed genes, and that notes the batches it gets."""
 
     def __init__(self):

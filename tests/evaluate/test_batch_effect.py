@@ -14,8 +14,9 @@ import tabulate_batch_effect
 import write_report
 from pairscape.core import files
 from pairscape.core.errors import InputError
-from pairscape.dataset import pair_shards, splits
-from pairscape.evaluate import batch_effect, retrieval
+from pairscape.dataset import cutting, gene_lists, pair_shards, splits
+from pairscape.evaluate import batch_effect, retrieval, silhouettes
+from pairscape.images import encoding
 from pairscape.report import batch_effect_figure, batch_effect_table
 
 GENES = [f"GENE{i:02d}" for i in range(20)]
@@ -92,14 +93,16 @@ def test_ilisi_equals_scib_metrics():
     points, _, batch = spots(100, labels=1)
     found = NearestNeighbors(n_neighbors=30).fit(points).kneighbors(points)
     theirs = scib.ilisi_knn(NeighborsResults(indices=found[1], distances=found[0]), batch)
-    assert batch_effect.ilisi(points, batch, neighbours=30) == pytest.approx(theirs, abs=1e-4)
+    assert silhouettes.ilisi(points, batch, neighbours=30) == pytest.approx(
+        theirs, abs=1e-4
+    )
 
 
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
 @pytest.mark.parametrize("far", [0.0, 300.0])
 def test_silhouettes_equal_scikit_learn_over_several_blocks(monkeypatch, metric, far):
     # Far from the origin |x|² + |y|² - 2xy would lose what tells the points apart.
-    monkeypatch.setattr(batch_effect, "_BLOCK", 37)
+    monkeypatch.setattr(silhouettes, "_BLOCK", 37)
     points, labels, batch = spots(500)
     points += np.float32(far)
     assert batch_effect.silhouette_batch(points, labels, batch, metric) == pytest.approx(
@@ -112,7 +115,9 @@ def test_tight_batches_far_apart_keep_their_digits():
     batch = np.repeat([0, 1], 60)
     points = rng.standard_normal((120, 5)) * 0.01 + 500.0 * batch[:, None]
     expected = silhouette_samples(points, batch)
-    np.testing.assert_allclose(batch_effect.silhouette_widths(points, batch), expected, atol=1e-7)
+    np.testing.assert_allclose(
+        silhouettes.silhouette_widths(points, batch), expected, atol=1e-7
+    )
 
 
 def test_labels_of_one_batch_are_skipped_and_each_label_weighs_the_same():
@@ -142,14 +147,14 @@ def test_equal_points_and_a_spot_alone_in_its_batch_count_as_mixed():
     assert batch_effect.silhouette_batch(equal, np.zeros(12), batch) == 1.0
     points, _, _ = spots(12)
     alone = np.array([0] * 11 + [1])
-    assert batch_effect.silhouette_widths(points, alone)[-1] == 0.0
+    assert silhouettes.silhouette_widths(points, alone)[-1] == 0.0
 
 
 def test_nothing_to_compare_gives_no_score():
     points, labels, _ = spots(30)
     assert batch_effect.silhouette_batch(points, labels, np.zeros(30)) is None
-    assert batch_effect.ilisi(points, np.zeros(30), neighbours=9) is None
-    assert batch_effect.ilisi(points, labels, neighbours=30) is None
+    assert silhouettes.ilisi(points, np.zeros(30), neighbours=9) is None
+    assert silhouettes.ilisi(points, labels, neighbours=30) is None
 
 
 def test_points_that_are_not_finite_or_have_no_direction_are_refused():
@@ -245,8 +250,8 @@ def write_dataset(folder, samples, rows=60, shift=0.0, empty=0, constant=False):
     """
     rng = np.random.default_rng(5)
     labels = {"name": list(samples), "source": ["simulated"], "tissue": ["breast"]}
-    features = pair_shards.pair_features(len(GENES), labels)
-    patch = pair_shards.encode_patch(np.zeros((16, 16, 3), np.uint8), "png")
+    features = cutting.pair_features(len(GENES), labels)
+    patch = encoding.encode_patch(np.zeros((16, 16, 3), np.uint8), "png")
     tissues = rng.gamma(0.5, 20.0, (2, len(GENES)))
     paths, table = [], []
     for sample, (donor, in_splits) in samples.items():
@@ -262,7 +267,7 @@ def write_dataset(folder, samples, rows=60, shift=0.0, empty=0, constant=False):
             path,
             (
                 {
-                    **pair_shards.sample_columns(row),
+                    **cutting.sample_columns(row),
                     **place,
                     "image": patch,
                     "gexp": counts[i].astype(np.int32),
@@ -290,7 +295,7 @@ def write_dataset(folder, samples, rows=60, shift=0.0, empty=0, constant=False):
         [{"shared_donors": "", **row} for row in table],
         splits.SPLIT_COLUMNS,
     )
-    pair_shards.write_genes(folder / "genes.tsv", [(gene, f"ENSG{gene}") for gene in GENES])
+    gene_lists.write_genes(folder / "genes.tsv", [(gene, f"ENSG{gene}") for gene in GENES])
     return paths
 
 

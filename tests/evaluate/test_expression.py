@@ -16,8 +16,9 @@ import score_expression
 import tabulate_expression
 from pairscape.core import files
 from pairscape.core.errors import InputError
-from pairscape.dataset import expression_counts, pair_shards
-from pairscape.evaluate import expression
+from pairscape.dataset import cutting, expression_counts, gene_lists, pair_shards, stored_features
+from pairscape.evaluate import expression, ridge, targets
+from pairscape.images import encoding
 from pairscape.pretrain import failures, run_embeddings
 from pairscape.report import expression_table
 
@@ -70,11 +71,11 @@ def make_data(samples=SAMPLES, seed=0, noise=0.02):
 
 def source_of(features, splits):
     places = {name: split.rows for name, split in splits.items()}
-    return expression.Source(dict.fromkeys(places, features), places)
+    return targets.Source(dict.fromkeys(places, features), places)
 
 
 def targets_of(counts, splits, sample_of, **options):
-    return expression.make_targets(
+    return targets.make_targets(
         Numbers(counts), GENES, splits, sample_of, {**OPTIONS, **options}
     )
 
@@ -90,7 +91,9 @@ def test_the_most_variable_genes_are_those_of_scanpy(seed):
     rng = np.random.default_rng(seed)
     counts = rng.negative_binomial(2, rng.uniform(0.05, 0.9, 120), (200, 120)).astype(np.int32)
     counts[:, 7] = 3  # without any dispersion
-    chosen = expression.choose_genes(Numbers(counts), {"S1": np.arange(200)}, np.ones(200), 25, 0.0)
+    chosen = targets.choose_genes(
+        Numbers(counts), {"S1": np.arange(200)}, np.ones(200), 25, 0.0
+    )
     table = anndata.AnnData(np.log1p(counts.astype(np.float64)))
     scanpy.pp.highly_variable_genes(table, n_top_genes=25)
     expected = np.flatnonzero(table.var["highly_variable"].to_numpy())[:25]
@@ -105,7 +108,7 @@ def test_a_gene_must_be_in_a_tenth_of_the_spots_of_every_sample():
     counts[:40, 2] = 0
     counts[:3, 2] = 90  # one spot too few in S1, plenty in S2
     samples = {"S1": np.arange(40), "S2": np.arange(40, 100)}
-    chosen = expression.choose_genes(Numbers(counts), samples, np.ones(100), 50, 0.1)
+    chosen = targets.choose_genes(Numbers(counts), samples, np.ones(100), 50, 0.1)
     assert chosen.tolist() == [0, 1, 3]
 
 
@@ -157,8 +160,8 @@ def test_the_published_recipe_is_the_plain_scikit_learn_pipeline(components):
     model.fit(reduced, target.values[train])
     expected = model.predict(reduce.transform(features[test]))
     source = source_of(features, splits)
-    fit = expression.fit_published(source, target, splits["train"], components)
-    found = expression.predict(fit, source, "test")
+    fit = ridge.fit_published(source, target, splits["train"], components)
+    found = ridge.predict(fit, source, "test")
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
     assert fit.penalty == 100 / (reduced.shape[1] * len(target.genes))
 
@@ -166,12 +169,12 @@ def test_the_published_recipe_is_the_plain_scikit_learn_pipeline(components):
 def test_the_published_recipe_on_more_than_memory_holds_is_the_same_model(monkeypatch):
     counts, features, splits, sample_of = make_data(noise=2.0)
     target, source = targets_of(counts, splits, sample_of)["published"], source_of(features, splits)
-    whole = expression.fit_published(source, target, splits["train"], 8)
-    monkeypatch.setattr(expression, "DENSE_NUMBERS", 0)
-    summed = expression.fit_published(source, target, splits["train"], 8)
+    whole = ridge.fit_published(source, target, splits["train"], 8)
+    monkeypatch.setattr(targets, "DENSE_NUMBERS", 0)
+    summed = ridge.fit_published(source, target, splits["train"], 8)
     assert whole.fitted_by.startswith("scikit-learn")
     assert "moments" in summed.fitted_by
-    a, b = (expression.predict(fit, source, "test") for fit in (whole, summed))
+    a, b = (ridge.predict(fit, source, "test") for fit in (whole, summed))
     np.testing.assert_allclose(a, b, atol=1e-2)  # lsqr stops early
 
 
@@ -201,7 +204,7 @@ def noisy(seed=3):
 def test_the_corrected_recipe_is_scikit_learns_with_the_penalty_that_suits_unseen_donors():
     counts, features, splits, sample_of = noisy()
     target, source = targets_of(counts, splits, sample_of)["corrected"], source_of(features, splits)
-    fit = expression.fit_corrected(source, target, splits, OPTIONS)
+    fit = ridge.fit_corrected(source, target, splits, OPTIONS)
     train, val = splits["train"].rows, splits["val"].rows
     spread = target.values[train].astype(np.float64).var(0)
     errors = {
@@ -212,16 +215,16 @@ def test_the_corrected_recipe_is_scikit_learns_with_the_penalty_that_suits_unsee
     alpha = sklearn_alpha(features, train, best)
     assert fit.penalty == pytest.approx(alpha, rel=1e-5)
     expected = sklearn_fit(features, target, train, alpha)(splits["test"].rows)
-    found = expression.predict(fit, source, "test")
+    found = ridge.predict(fit, source, "test")
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
     assert fit.penalty_from.startswith("1 validation donors")
 
 
 def test_without_a_validation_donor_each_train_donor_is_left_out_in_turn():
     counts, features, splits, sample_of = noisy(4)
-    splits["val"] = expression.Split(np.zeros(0, np.int64), np.zeros(0, str))
+    splits["val"] = targets.Split(np.zeros(0, np.int64), np.zeros(0, str))
     target, source = targets_of(counts, splits, sample_of)["corrected"], source_of(features, splits)
-    fit = expression.fit_corrected(source, target, splits, OPTIONS)
+    fit = ridge.fit_corrected(source, target, splits, OPTIONS)
     train = splits["train"]
     spread = target.values[train.rows].astype(np.float64).var(0)
     errors = {
@@ -249,13 +252,13 @@ def test_validation_donors_that_train_or_test_knows_are_not_validated_on():
     counts, features, splits, sample_of = make_data()
     val = splits["val"]
     for known in ("D1", "D4"):
-        splits["val"] = expression.Split(val.rows, np.full(len(val.rows), known))
-        assert expression.unseen_donors(splits) == []
-    splits["train"] = expression.Split(
+        splits["val"] = targets.Split(val.rows, np.full(len(val.rows), known))
+        assert ridge.unseen_donors(splits) == []
+    splits["train"] = targets.Split(
         splits["train"].rows, np.full(len(splits["train"].rows), "D1")
     )
     target = targets_of(counts, splits, sample_of)["corrected"]
-    fit = expression.fit_corrected(source_of(features, splits), target, splits, OPTIONS)
+    fit = ridge.fit_corrected(source_of(features, splits), target, splits, OPTIONS)
     assert fit.penalty_from.startswith("not validated")
 
 
@@ -269,7 +272,7 @@ def test_test_spots_change_nothing_in_the_corrected_fit():
             counts[test] = rng.poisson(50, (len(test), len(GENES)))
             features[test] = 100 * rng.standard_normal((len(test), WIDTH))
         target = targets_of(counts, splits, sample_of)["corrected"]
-        fits.append(expression.fit_corrected(source_of(features, splits), target, splits, OPTIONS))
+        fits.append(ridge.fit_corrected(source_of(features, splits), target, splits, OPTIONS))
     np.testing.assert_array_equal(fits[0].weights, fits[1].weights)
     np.testing.assert_array_equal(fits[0].intercept, fits[1].intercept)
 
@@ -277,12 +280,12 @@ def test_test_spots_change_nothing_in_the_corrected_fit():
 def test_blocks_change_nothing(monkeypatch):
     counts, features, splits, sample_of = noisy()
     target, source = targets_of(counts, splits, sample_of), source_of(features, splits)
-    whole = expression.fit_corrected(source, target["corrected"], splits, OPTIONS)
-    monkeypatch.setattr(expression, "_BLOCK_NUMBERS", 1)  # 256 rows, the least
+    whole = ridge.fit_corrected(source, target["corrected"], splits, OPTIONS)
+    monkeypatch.setattr(targets, "_BLOCK_NUMBERS", 1)  # 256 rows, the least
     again = targets_of(counts, splits, sample_of)
     assert again["published"].genes == target["published"].genes
     np.testing.assert_array_equal(again["corrected"].values, target["corrected"].values)
-    parts = expression.fit_corrected(source, target["corrected"], splits, OPTIONS)
+    parts = ridge.fit_corrected(source, target["corrected"], splits, OPTIONS)
     np.testing.assert_allclose(parts.weights, whole.weights, rtol=1e-8, atol=1e-12)
 
 
@@ -310,7 +313,7 @@ def test_a_planted_signal_is_found_and_noise_is_not():
         for row in expression.score_source(source_of(of, splits), target, splits, OPTIONS):
             if row["gene"] == "mean":
                 found[name, row["recipe"], row["group"], row["metric"]] = row["value"]
-    for recipe in expression.RECIPES:
+    for recipe in targets.RECIPES:
         for group in ("all", "D4", "D5"):
             assert found["signal", recipe, group, "pearson"] > 0.85
             assert found["signal", recipe, group, "spearman"] > 0.8
@@ -374,11 +377,11 @@ def dataset(tmp_path_factory):
     folder = tmp_path_factory.mktemp("expression")
     counts, features, splits, _sample_of = make_data()
     labels = {"name": list(SAMPLES), "source": ["simulated"], "tissue": ["breast"]}
-    image = pair_shards.encode_patch(np.zeros((2, 2, 3), np.uint8), "png")
-    columns, at = pair_shards.pair_features(len(GENES), labels), 0
+    image = encoding.encode_patch(np.zeros((2, 2, 3), np.uint8), "png")
+    columns, at = cutting.pair_features(len(GENES), labels), 0
     shards = []
     for sample, (donor, _, rows) in SAMPLES.items():
-        constant = pair_shards.sample_columns(
+        constant = cutting.sample_columns(
             {"sample": sample, "donor": donor, "source": "simulated", "organ": "breast"}
         )
         path = folder / "shards" / f"{sample}.arrow"
@@ -410,13 +413,13 @@ def dataset(tmp_path_factory):
         for s, (d, split, _) in SAMPLES.items()
     ]
     files.write_tsv(folder / "splits.tsv", rows, list(rows[0]))
-    pair_shards.write_genes(folder / "genes.tsv", [(gene, f"ENSG{gene}") for gene in GENES])
+    gene_lists.write_genes(folder / "genes.tsv", [(gene, f"ENSG{gene}") for gene in GENES])
     rng = np.random.default_rng(2)
     noisy_features = features + 3 * rng.standard_normal(features.shape).astype(np.float32)
     for name, array in (("good", features), ("poor", noisy_features)):
         place = folder / "images" / name
         meta = {"encoder": name, "dataset": "d", "views": 1}
-        run_embeddings.write_features(
+        stored_features.write_features(
             place / "features.npy", place / "features.json", [array], shards, WIDTH, meta
         )
     for (image_name, seed), array in {("good", 1): noisy_features, ("poor", 1): features}.items():
@@ -477,7 +480,7 @@ def test_the_program_scores_encoders_as_they_came_and_after_pretraining(dataset,
     folder, _, _, splits, features = dataset
     rows = score(folder, tmp_path / "expression.tsv")
     found = means(rows)
-    for recipe in expression.RECIPES:
+    for recipe in targets.RECIPES:
         for group in ("all", "D4", "D5"):
             good = found["as it came", "good", "", recipe, group, "pearson"]["value"]
             poor = found["as it came", "poor", "", recipe, group, "pearson"]["value"]
@@ -489,8 +492,8 @@ def test_the_program_scores_encoders_as_they_came_and_after_pretraining(dataset,
         assert "no images of its train split" in missing["note"]
     counts = expression_counts.Counts([folder / "shards" / f"{s}.arrow" for s in SAMPLES], GENES)
     sample_of = np.repeat(list(SAMPLES), [n for _, _, n in SAMPLES.values()])
-    targets = expression.make_targets(counts, GENES, splits, sample_of, OPTIONS)
-    direct = expression.score_source(source_of(features, splits), targets, splits, OPTIONS)
+    wanted = targets.make_targets(counts, GENES, splits, sample_of, OPTIONS)
+    direct = expression.score_source(source_of(features, splits), wanted, splits, OPTIONS)
     written = [r for r in rows if (r["stage"], r["image_encoder"]) == ("as it came", "good")]
     assert len(direct) == len(written) == 2 * 3 * 4 * 13
     for one, other in zip(direct, written, strict=True):
@@ -520,13 +523,13 @@ def test_a_tuned_trunk_is_scored_beside_the_shared_space(dataset, tmp_path):
 def test_only_the_first_view_of_stored_features_is_used(dataset, tmp_path, monkeypatch):
     folder = dataset[0]
     expected = score(folder, tmp_path / "one.tsv", ("good",), ())
-    read = run_embeddings.read_features
+    read = stored_features.read_features
 
     def two_views(*paths):
         array, index = read(*paths)
         return np.concatenate([array, -50 * array]), {**index, "views": 2}
 
-    monkeypatch.setattr(run_embeddings, "read_features", two_views)
+    monkeypatch.setattr(stored_features, "read_features", two_views)
     assert score(folder, tmp_path / "two.tsv", ("good",), ()) == expected
 
 
@@ -577,7 +580,7 @@ def test_broken_inputs_are_refused_in_one_line(dataset, tmp_path):
     _, _, splits, sample_of = make_data()
     flat = Numbers(np.ones((len(sample_of), len(GENES)), np.int32))
     with pytest.raises(InputError, match="no gene that varies"):
-        expression.make_targets(flat, GENES, splits, sample_of, OPTIONS)
+        targets.make_targets(flat, GENES, splits, sample_of, OPTIONS)
     place = tmp_path / "images" / "good"
     place.mkdir(parents=True)
     source = folder / "images" / "good"
@@ -593,7 +596,10 @@ def test_broken_inputs_are_refused_in_one_line(dataset, tmp_path):
 def test_rows_of_another_split_are_refused(dataset, tmp_path):
     folder, shards, rows, splits, features = dataset
     (tmp_path / "shards").symlink_to(folder / "shards")
-    fewer = {**splits, "val": expression.Split(splits["val"].rows[1:], splits["val"].donor[1:])}
+    fewer = {
+        **splits,
+        "val": targets.Split(splits["val"].rows[1:], splits["val"].donor[1:]),
+    }
     run = write_run(tmp_path, "good", 1, features, fewer, shards, rows)
     with pytest.raises(InputError, match=r"val\.tsv: row: found 79 rows that aren't the 80 of val"):
         score(folder, tmp_path / "out.tsv", (), [run])
@@ -736,7 +742,7 @@ def test_tables_and_figure_are_written_and_read_back(dataset, tmp_path):
         for r in table
         if r["gene_encoder"] and r["metric"] == "pearson"
     }
-    for recipe in expression.RECIPES:
+    for recipe in targets.RECIPES:
         assert reads[recipe, "good"] == "degrades for all 2 donors"
         assert reads[recipe, "poor"] == "improves for all 2 donors"
     markdown = (tmp_path / "t.md").read_text()

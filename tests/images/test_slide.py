@@ -9,7 +9,9 @@ from small_pairs import tissue_image, write_slide
 
 from pairscape.core.errors import InputError
 from pairscape.images import tiff as slides
-from pairscape.images.tiff import Slide, iter_patches, patches_inside, retile, thumbnail, um_per_px
+from pairscape.images.patches import iter_patches, patches_inside, thumbnail
+from pairscape.images.retiling import retile
+from pairscape.images.tiff import Slide, um_per_px
 
 LAYOUTS = {
     "tiles, deflate": {},
@@ -483,11 +485,11 @@ def test_retiling_takes_little_memory(tmp_path):
     )
     code = (
         "import sys, resource\n"
-        "from pairscape.images import tiff as slide\n"
+        "from pairscape.images import retiling, tiff\n"
         "import tifffile, imagecodecs, PIL.Image\n"
-        "slide.MAX_TILE_BYTES = 40 << 20\n"
+        "retiling.MAX_TILE_BYTES = tiff.MAX_TILE_BYTES = 40 << 20\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "slide.retile(sys.argv[1], sys.argv[2])\n"
+        "retiling.retile(sys.argv[1], sys.argv[2])\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
     )
     done = subprocess.run(

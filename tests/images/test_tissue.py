@@ -48,7 +48,7 @@ def test_the_fraction_is_that_of_the_points_and_outside_is_none():
 
 
 def test_real_tissue_is_found(shared):
-    from pairscape.images.tiff import thumbnail
+    from pairscape.images.patches import thumbnail
 
     for section in ("C2", "C5"):
         path = shared / "data" / "her2st-xenium" / section / f"{section}_he_image.ome.tif"

@@ -19,10 +19,10 @@ from tiny_pairs import GENES, SAMPLES, write_dataset
 
 from pairscape.core import files
 from pairscape.core.errors import InputError
-from pairscape.dataset import expression_counts, pair_shards
+from pairscape.dataset import expression_counts, gene_lists, pair_shards, stored_features
 from pairscape.encoders.architectures import drvi
 from pairscape.evaluate import retrieval
-from pairscape.pretrain import pair, run_embeddings, runs, training_loop
+from pairscape.pretrain import run_embeddings, runs, stored_pair, training_loop
 from pairscape.slides import slide_embedding, slide_features
 from pairscape.spots import spots_zarr
 
@@ -49,7 +49,7 @@ def unit(rows, width, seed):
 
 def index_rows(count):
     """Rows of a run's index; floats that a wrong digit changes."""
-    one = dict.fromkeys(run_embeddings.INDEX_COLUMNS, "a")
+    one = dict.fromkeys(stored_features.INDEX_COLUMNS, "a")
     place = {"array_row": 1, "array_col": 2, "x_um": 12.5, "y_um": 55.25}
     return [{**one, "row": i, **place} for i in range(count)]
 
@@ -71,11 +71,11 @@ def write_features(folder):
     shards = [{"sample": "S1", "rows": 9, "sha256": "a" * 64}]
     meta = {"encoder_sha256": "b" * 64, "fingerprint": [0.5, 1.25]}
     paths = folder / "features.npy", folder / "features.json"
-    run_embeddings.write_features(*paths, [numbers(9, 4)], shards, 4, meta)
+    stored_features.write_features(*paths, [numbers(9, 4)], shards, 4, meta)
 
 
 def read_features(folder):
-    array, index = run_embeddings.read_features(folder / "features.npy", folder / "features.json")
+    array, index = stored_features.read_features(folder / "features.npy", folder / "features.json")
     return array.tobytes(), index
 
 
@@ -93,11 +93,11 @@ def read_run(folder):
 
 def write_model(folder):
     small = make_pair(image_tuning="frozen")
-    pair.save_pair(folder / "model.ckpt", small, small.kept_state(), {"genes": GENES})
+    stored_pair.save_pair(folder / "model.ckpt", small, small.kept_state(), {"genes": GENES})
 
 
 def read_model(folder):
-    module, meta = pair.load_pair(folder / "model.ckpt")
+    module, meta = stored_pair.load_pair(folder / "model.ckpt")
     return {name: v.numpy().tobytes() for name, v in module.state_dict().items()}, meta
 
 
@@ -163,7 +163,7 @@ def read_options(folder):
 
 
 def read_genes(folder):
-    genes = [gene["gene_symbol"] for gene in pair_shards.read_genes(folder / "genes.tsv")]
+    genes = [gene["gene_symbol"] for gene in gene_lists.read_genes(folder / "genes.tsv")]
     return expression_counts.Counts(
         [folder / "shards" / f"{name}.arrow" for name in SAMPLES], genes
     ).shape

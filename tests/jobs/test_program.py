@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from pairscape.core import logs
 from pairscape.jobs import program
 
 
@@ -18,11 +19,11 @@ def test_a_program_closes_its_own_log_and_no_handler_of_a_library(tmp_path, monk
 
     def main():
         program.parse(["--log", str(log)], "", 1)
-        program.log.info("said")
+        logs.log.info("said")
 
     with pytest.raises(SystemExit) as end:
         program.run(main)
     assert end.value.code == 0
     assert closed == []
-    assert program.log.handlers[-1].stream is None  # a closed file handler has none
+    assert logs.log.handlers[-1].stream is None  # a closed file handler has none
     assert log.read_text().endswith("info said\n")

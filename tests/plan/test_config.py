@@ -6,16 +6,13 @@ import pytest
 import yaml
 from conftest import ROOT
 
+from pairscape.acquire.samples import read_samples
 from pairscape.core.errors import InputError
-from pairscape.plan.config import (
-    check_config,
-    dataset_samples,
-    embedding_models,
-    read_encoders,
-    read_samples,
-    read_schema,
-    resolve_config,
-)
+from pairscape.core.options import read_schema
+from pairscape.encoders.specs import read_encoders
+from pairscape.plan.config import check_config, resolve_config
+from pairscape.plan.datasets import dataset_samples
+from pairscape.plan.experiments import embedding_models
 
 CONFIGS = [
     "config/config.yaml",

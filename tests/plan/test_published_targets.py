@@ -4,7 +4,8 @@ import pytest
 from conftest import ROOT
 from test_workflow import checkout, plan  # noqa: F401
 
-from pairscape.plan import config
+from pairscape.acquire.samples import read_samples
+from pairscape.plan import config, datasets, experiments
 from pairscape.report import published_scores
 
 SOURCE = "config/config.yaml"
@@ -50,7 +51,7 @@ def test_the_published_protocol_and_every_audit_are_planned(checkout, full):  # 
     counts, _ = plan(checkout, *targets, "--configfile", SOURCE)
     audits = [e for e in full["experiments"] if e.startswith("audit-")]
     audited = sum(
-        len(of["datasets"]) * len(config.experiment_pairs(of)) * len(of["seeds"])
+        len(of["datasets"]) * len(experiments.experiment_pairs(of)) * len(of["seeds"])
         for of in map(full["experiments"].get, audits)
     )
     assert counts["pretrain"] == 6 * 5 * 4 * 3 + audited
@@ -105,11 +106,11 @@ def test_every_published_cell_has_a_run_in_the_configuration(full):
 
 def test_the_donors_that_the_table_supports_are_fewer_than_the_paper_counts(full):
     """The paper counts 54; a donor that no source names stands for one bundle."""
-    samples = config.read_samples(ROOT / full["samples"])
+    samples = read_samples(ROOT / full["samples"])
     of_panels = {
         sample
         for name in full["experiments"]["benchmark"]["datasets"]
-        for sample in config.dataset_samples(full, samples, name)
+        for sample in datasets.dataset_samples(full, samples, name)
     }
     known = {s: samples[s]["donor_known"] == "True" for s in of_panels}
     donors = {samples[sample]["donor"] for sample in of_panels}
@@ -118,8 +119,8 @@ def test_the_donors_that_the_table_supports_are_fewer_than_the_paper_counts(full
 
 
 def test_the_breast_add_on_pairs_are_a_dataset_of_their_own(full):
-    rows = config.published_splits(full)
+    rows = datasets.published_splits(full)
     published = {row["sample"] for row in rows if row["split"] == "paired_w_addon"}
-    samples = config.read_samples(ROOT / full["samples"])
-    assert set(config.dataset_samples(full, samples, "human-breast-addon")) == published
+    samples = read_samples(ROOT / full["samples"])
+    assert set(datasets.dataset_samples(full, samples, "human-breast-addon")) == published
     assert all("human-breast-addon" not in p["datasets"] for p in full["experiments"].values())

@@ -94,7 +94,7 @@ def test_hescape_draws_zoom_blur_sharpness_and_flips_for_each_patch(patch):
 
 def test_it_comes_before_normalisation_so_that_nothing_is_cut_off(patch):
     """HESCAPE sharpens normalised images, which loses all that is negative."""
-    from pairscape.dataset.patch_reader import normalise
+    from pairscape.images.encoding import normalise
 
     made = augment(copies(patch, 30), 0, 0, range(30), "hescape")
     images = normalise(made, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))

@@ -11,7 +11,8 @@ from tiny_pairs import GENES, SPEC
 from pairscape.core.errors import InputError
 from pairscape.dataset.expression_counts import TrainFacts
 from pairscape.encoders import gene_encoders, image_encoders, specs
-from pairscape.pretrain import contrastive, pair, training_loop
+from pairscape.encoders.towers import GeneTower, ImageTower
+from pairscape.pretrain import contrastive, pair, stored_pair, training_loop
 from pairscape.pretrain.heads import TransformerHead, projection
 
 ENCODERS = Path(__file__).parents[2] / "config" / "encoders"
@@ -141,7 +142,7 @@ def test_uni_with_lora_and_the_mlp_head_trains_the_published_number_of_parameter
     uni = specs.read_encoder(ENCODERS, "image", "uni")
     training = training_loop.resolve_training({})
     with torch.device("meta"):
-        tower = image_encoders.ImageTower(image_encoders.BUILDERS[uni["builder"]](uni), uni)
+        tower = ImageTower(image_encoders.BUILDERS[uni["builder"]](uni), uni)
         description = pair.describe(uni, MLP, training, GENE_ROWS, {"genes": 128})
         module = pair.Pair(description, {"images": tower, "genes": None})
     counts = module.parameter_counts()
@@ -201,7 +202,7 @@ def test_every_adapter_of_a_tuned_gene_encoder_gets_a_gradient():
     nicheformer = specs.read_encoder(ENCODERS, "gene", "nicheformer")
     from pairscape.encoders.architectures import transformer
 
-    tower = gene_encoders.GeneTower(transformer.Encoder(2, 16, 4, 32, 1e-5), 16)
+    tower = GeneTower(transformer.Encoder(2, 16, 4, 32, 1e-5), 16)
     tower.forward = lambda counts: tower.model(
         counts.float()[:, :, None].expand(-1, -1, 16).contiguous(), None
     ).mean(1)
@@ -237,19 +238,21 @@ def test_a_saved_pair_embeds_as_before_and_holds_no_frozen_trunk(tmp_path, tunin
             torch.nn.init.normal_(parameter, std=0.1)
     module.eval()
     batch = make_batch()
-    pair.save_pair(tmp_path / "model.ckpt", module, module.kept_state(), {"selected_step": 3})
+    stored_pair.save_pair(
+        tmp_path / "model.ckpt", module, module.kept_state(), {"selected_step": 3}
+    )
     in_tower = [name for name in module.kept_state() if name.startswith("images.tower.")]
     assert in_tower
     if tuning == "lora":
         assert all("lora_" in name for name in in_tower)
         with pytest.raises(InputError, match="--image-weights: flag: found nothing; fetch"):
-            pair.load_pair(tmp_path / "model.ckpt")
+            stored_pair.load_pair(tmp_path / "model.ckpt")
         other = tmp_path / "other.pth"
         torch.manual_seed(6)
         torch.save(image_encoders.BUILDERS["timm"](SPEC).state_dict(), other)
         with pytest.raises(InputError, match=r"weights of the images: found others .* than it was"):
-            pair.load_pair(tmp_path / "model.ckpt", other)
-    loaded, meta = pair.load_pair(
+            stored_pair.load_pair(tmp_path / "model.ckpt", other)
+    loaded, meta = stored_pair.load_pair(
         tmp_path / "model.ckpt", weights if tuning == "lora" else None
     )  # one that was trained whole needs no other file
     assert meta == {"selected_step": 3}

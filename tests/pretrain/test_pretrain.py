@@ -13,8 +13,16 @@ from tiny_pairs import GENES, SAMPLES, SPEC, write_dataset
 import pretrain
 from pairscape.core import files
 from pairscape.core.errors import InputError
+from pairscape.dataset import stored_features
 from pairscape.encoders import image_encoders, specs
-from pairscape.pretrain import batches, failures, pair, processes, run_embeddings, training_loop
+from pairscape.pretrain import (
+    batches,
+    failures,
+    processes,
+    run_embeddings,
+    stored_pair,
+    training_loop,
+)
 
 ENCODERS = Path(__file__).parents[2] / "config" / "encoders"
 MLP = specs.read_encoder(ENCODERS, "gene", "mlp")
@@ -50,7 +58,7 @@ def dataset(tmp_path_factory):
 
 
 def write_features(folder, shards, features, name="features", spec=SPEC, views=1, **meta):
-    run_embeddings.write_features(
+    stored_features.write_features(
         folder / f"{name}.npy",
         folder / f"{name}.json",
         [features],
@@ -142,7 +150,7 @@ def test_embedded_pairs_are_indexed_by_their_own_spots(trained):
 
 
 def test_the_stored_model_gives_the_stored_embeddings(dataset, trained):
-    module, meta = pair.load_pair(trained / "model.ckpt")
+    module, meta = stored_pair.load_pair(trained / "model.ckpt")
     _, _, features, counts = dataset
     data = batches.PairRows(features, counts, len(counts))
     images, genes = training_loop.embed_pairs(module, data, np.arange(68, 92)).values()
@@ -154,7 +162,7 @@ def test_the_stored_model_gives_the_stored_embeddings(dataset, trained):
 
 def test_the_library_size_is_the_median_of_the_train_split_alone(dataset, trained):
     sums = dataset[3][:48].sum(1)
-    module, _ = pair.load_pair(trained / "model.ckpt")
+    module, _ = stored_pair.load_pair(trained / "model.ckpt")
     assert float(module.genes.tower.library_size) == np.median(sums[sums > 0])
     assert np.median(sums[sums > 0]) != np.median(dataset[3].sum(1))
 
@@ -258,7 +266,7 @@ def test_every_loss_and_head_trains_without_a_validation_split(dataset, tmp_path
         batch_size=100,  # more than there are pairs
         max_steps=25,
     )
-    module, meta = pair.load_pair(out / "model.ckpt")
+    module, meta = stored_pair.load_pair(out / "model.ckpt")
     assert meta["selected_step"] == 25
     assert (module.logit_bias is not None) == (loss == "siglip")
     assert not run_embeddings.run_files(out, "val")["images"].exists()
@@ -293,7 +301,7 @@ def test_the_learning_rate_warms_up_and_falls_as_a_cosine():
 
 def test_the_temperature_stays_in_its_bounds(dataset, tmp_path):
     out = run(dataset, tmp_path / "run", temperature=0.0101, learning_rate=0.5, max_steps=20)
-    module, _ = pair.load_pair(out / "model.ckpt")
+    module, _ = stored_pair.load_pair(out / "model.ckpt")
     assert 0 <= float(module.logit_scale) <= math.log(100) + 1e-6
 
 
@@ -364,13 +372,13 @@ def test_a_damaged_model_is_refused(trained, tmp_path):
     path = tmp_path / "model.ckpt"
     path.write_bytes((trained / "model.ckpt").read_bytes()[:1000])
     with pytest.raises(InputError) as error:
-        pair.load_pair(path)
+        stored_pair.load_pair(path)
     assert "pretrain again" in str(error.value)
     stored = torch.load(trained / "model.ckpt", weights_only=True)
     del stored["state"]["images.head.fc1.bias"]
     torch.save(stored, path)
     with pytest.raises(InputError):
-        pair.load_pair(path)
+        stored_pair.load_pair(path)
 
 
 # On the patches themselves.
@@ -481,7 +489,7 @@ def test_stored_views_are_trained_on_and_the_plain_one_is_embedded(dataset, tmp_
     assert np.array_equal(read, np.stack([views[2][5], views[3][6]]))
     settings = {"augmentation": "flips", "stored_views": 3}
     out = run(dataset, tmp_path / "run", features=tmp_path, **settings)
-    module, _ = pair.load_pair(out / "model.ckpt")
+    module, _ = stored_pair.load_pair(out / "model.ckpt")
     plain = batches.PairRows(features, counts, len(counts))
     images = training_loop.embed_pairs(module, plain, np.arange(68, 92))["images"]
     assert np.abs(images - run_embeddings.read_run_embeddings(out, "test")["images"]).max() < 1e-6
@@ -499,7 +507,7 @@ def test_training_stops_early_as_published(dataset, tmp_path):
     assert steps == [3, 6, 9, 12, 15, 18]  # 48 pairs are 3 batches; the first sets the mark
     patient = {"patience": 2, "min_delta": 0.0}
     record = training_loop.Record({"select": "last", "early_stopping": patient}, 1)
-    module = pair.load_pair(out / "model.ckpt")[0]
+    module = stored_pair.load_pair(out / "model.ckpt")[0]
     over = []
     for step, loss in enumerate([3.0, 2.0, 2.0, 1.9, 1.95, 1.9]):
         record.after_validation(module, step, loss, 0.5, 8, 0.1)
@@ -595,7 +603,7 @@ def test_the_closed_form_takes_the_place_of_training(dataset, tmp_path):
 def test_train_images_are_stored_when_they_are_asked_for(dataset, trained, tmp_path):
     run_dir = run(dataset, tmp_path / "run", options={"embed_train": True})
     train = run_embeddings.read_run_images(run_dir, "train")
-    module = pair.load_pair(run_dir / "model.ckpt")[0]
+    module = stored_pair.load_pair(run_dir / "model.ckpt")[0]
     rows = train["index"]["row"].to_numpy()
     with torch.inference_mode():
         wanted = module.images(torch.from_numpy(dataset[2][rows])).numpy()
@@ -613,7 +621,7 @@ def test_a_tuned_encoders_own_output_is_stored_for_every_split(patches, tmp_path
     options = {"image_encoder": LORA_SPEC, "embed_train": True}
     run_dir = tuned(patches, tmp_path / "run", options=options)
     weights = patches[0] / "weights.pth"
-    module = pair.load_pair(run_dir / "model.ckpt", weights)[0]
+    module = stored_pair.load_pair(run_dir / "model.ckpt", weights)[0]
     untuned = image_encoders.build(LORA_SPEC, weights)
     for split in ("train", "val", "test"):
         stored = run_embeddings.read_run_images(run_dir, split)

@@ -12,10 +12,9 @@ import compare_published
 import write_report
 from pairscape.core import files
 from pairscape.core.errors import InputError
+from pairscape.core.options import resolve_part
 from pairscape.evaluate import retrieval
-from pairscape.plan import config
-from pairscape.report import page as report
-from pairscape.report import published_gap, published_scores
+from pairscape.report import chapters, published_gap, published_scores, published_sections
 
 TABLES = ROOT / "config/published"
 SEEDS = (24442, 422244, 42424244)
@@ -41,7 +40,7 @@ def published():
 def experiment(panels=PANELS, images=IMAGES, genes=GENES, seeds=SEEDS, **training):
     return {
         "protocol": "corrected",
-        "training": config.resolve_part("training", training),
+        "training": resolve_part("training", training),
         "expected": [
             {"dataset": d, "image_encoder": i, "gene_encoder": g, "seed": seed}
             for d in panels
@@ -238,7 +237,7 @@ def test_cells_that_the_paper_could_not_train_are_filled(published):
     assert len(found) == len(lacking) == 60
     assert all(row["difference"] is None and row["inside"] == "" for row in found)
     assert {row["published_status"] for row in found} == {"out-of-memory"}
-    notes = " ".join(published_gap.sections(rows)[0]["notes"])
+    notes = " ".join(published_sections.sections(rows)[0]["notes"])
     assert "human-5k-panel: uni with scfoundation" in notes
 
 
@@ -311,7 +310,7 @@ def test_tables_are_chosen_by_what_all_experiments_hold_fast():
 
 def test_options_other_than_the_papers_are_said(published):
     rows = compared(published, ours(published), {"benchmark": experiment(max_steps=400)})
-    notes = " ".join(published_gap.sections(rows)[0]["notes"])
+    notes = " ".join(published_sections.sections(rows)[0]["notes"])
     assert "max_steps 400 (published: 20000)" in notes
     assert "protocol corrected" in notes
 
@@ -395,7 +394,7 @@ def test_scores_of_another_experiment_are_refused(tmp_path, published):
 def test_the_report_lays_the_gap_out_and_names_what_is_missing(tmp_path, published):
     run(tmp_path, ours([c for c in published if c["panel"] == "human-colon-panel"]))
     table = (tmp_path / "gap.tsv").rename(tmp_path / "published-gap_benchmark.tsv")
-    (read,) = report.read_tables([table])
+    (read,) = chapters.read_tables([table])
     assert (read["kind"], read["title"]) == (
         "published-gap",
         "Gap to the published numbers, experiment benchmark",

@@ -15,7 +15,7 @@ from test_tables import expected, scores, written
 import write_report
 from pairscape.core import files
 from pairscape.core.errors import InputError
-from pairscape.report import audit_table
+from pairscape.report import audit_table, chapters
 from pairscape.report import page as report
 
 VOID = {"meta", "img", "br", "link", "hr", "input"}
@@ -216,9 +216,9 @@ def test_a_page_of_nothing_names_every_chapter_as_not_run(tmp_path):
     text, page = write(tmp_path, {})
     assert set(CHAPTERS) <= set(page.ids)
     named = re.findall("<li>([^<]+)</li>", section(text, "missing"))
-    headings = [chapter.heading for chapter in report.CHAPTERS.values()]
+    headings = [chapter.heading for chapter in chapters.CHAPTERS.values()]
     assert named == headings
-    for name, chapter in report.CHAPTERS.items():
+    for name, chapter in chapters.CHAPTERS.items():
         assert chapter.absent in words(section(text, name.replace("_", "-")))
 
 

@@ -11,8 +11,8 @@ import plot_retrieval
 import tabulate_retrieval
 from pairscape.core import files
 from pairscape.core.errors import InputError
-from pairscape.evaluate import retrieval
-from pairscape.report import comparisons, retrieval_table
+from pairscape.evaluate import retrieval, statistics
+from pairscape.report import comparisons, layout, retrieval_table
 
 SEEDS = (24442, 422244, 42424244)
 OVER = "24 spatial blocks of 330 um within these donors (2)"
@@ -344,13 +344,13 @@ def test_the_sign_flip_p_value_equals_the_slow_loop(seed):
     values = np.random.default_rng(seed).normal(0.4, 1, 7)
     means = [np.dot(signs, values) / 7 for signs in itertools.product((-1, 1), repeat=7)]
     slow = np.mean(np.abs(means) >= abs(values.mean()) - 1e-12)
-    assert comparisons.sign_flip(values.tolist())[0] == pytest.approx(slow)
+    assert statistics.sign_flip(values.tolist())[0] == pytest.approx(slow)
 
 
 def test_the_sign_flip_test_is_valid_and_finds_an_effect():
     rng = np.random.default_rng(1)
-    null = [comparisons.sign_flip(rng.standard_normal(8).tolist())[0] for _ in range(200)]
-    real = [comparisons.sign_flip((rng.standard_normal(8) + 2).tolist())[0] for _ in range(50)]
+    null = [statistics.sign_flip(rng.standard_normal(8).tolist())[0] for _ in range(200)]
+    real = [statistics.sign_flip((rng.standard_normal(8) + 2).tolist())[0] for _ in range(50)]
     assert np.mean(np.array(null) <= 0.05) <= 0.09
     assert np.mean(np.array(real) <= 0.05) >= 0.9
 
@@ -388,7 +388,7 @@ def test_pairs_that_share_no_encoder_and_other_data_are_not_compared(tmp_path):
 
 def test_p_values_of_a_family_are_corrected_after_holm():
     rows = [{"p_value": p} for p in (0.04, None, 0.01, 0.03)]
-    comparisons._correct(rows)
+    statistics._correct(rows)
     assert [row.get("p_holm") for row in rows] == pytest.approx([0.06, None, 0.03, 0.06])
 
 
@@ -422,7 +422,7 @@ def test_latex_is_escaped_and_every_row_has_every_column(tmp_path):
     "text", ["\\", "{}", "$x^2$", "a~b", "<p>", "100 % & #1_2", "a\N{EM DASH}b\N{EN DASH}c µ"]
 )
 def test_latex_escapes_every_special_character(text):
-    escaped = retrieval_table.escape_latex(text)
+    escaped = layout.escape_latex(text)
     for character in "$&#%_~^<>|\N{EM DASH}\N{EN DASH}µ":
         assert character not in escaped.replace(f"\\{character}", "")
 

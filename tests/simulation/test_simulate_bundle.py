@@ -15,7 +15,7 @@ from scipy import sparse
 
 import simulate_bundle
 from pairscape.core.errors import InputError
-from pairscape.simulation import bundle_writer, histology, knobs, tissue, transcripts
+from pairscape.simulation import bundle_images, histology, knobs, tissue, transcripts
 
 PANEL = Path(__file__).parents[2] / "config/published/panels/human-breast-panel.tsv"
 SAMPLE = {"sample": "mini", "donor": "donor-one", "panel": "human-breast-panel"}
@@ -549,7 +549,7 @@ def test_a_failure_leaves_no_half_a_bundle(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(bundle_writer, "_write_he", fail)
+    monkeypatch.setattr(bundle_images, "write_he", fail)
     with pytest.raises(OSError, match="disk full"):
         simulate(tmp_path / "no")
     assert not list(tmp_path.iterdir())

@@ -8,7 +8,7 @@ import pytest
 import simulate_slides
 from pairscape.core.errors import InputError
 from pairscape.core.files import read_tsv, sha256_file
-from pairscape.plan.config import resolve_part
+from pairscape.core.options import resolve_part
 from pairscape.simulation import whole_slides
 from pairscape.slides import cohorts
 

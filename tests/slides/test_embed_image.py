@@ -17,7 +17,8 @@ from pairscape.core import files
 from pairscape.core.errors import InputError
 from pairscape.dataset import expression_counts, pair_shards, patch_reader
 from pairscape.encoders import image_encoders, specs
-from pairscape.pretrain import pair, run_embeddings, training_loop
+from pairscape.images import encoding
+from pairscape.pretrain import pair, run_embeddings, stored_pair, training_loop
 from pairscape.slides import new_image
 
 ROOT = Path(__file__).parents[2]
@@ -60,7 +61,7 @@ def save_run(results: Path, tuning: str, weights: Path) -> Path:
         if "lora_" in name:
             torch.nn.init.normal_(parameter, std=0.1)
     run = results / "runs" / "e" / "tiny" / "stand_in-mlp" / "seed7"
-    pair.save_pair(run / "model.ckpt", module, module.kept_state(), FACTS)
+    stored_pair.save_pair(run / "model.ckpt", module, module.kept_state(), FACTS)
 
     shards = [dataset / "shards" / f"{sample}.arrow" for sample in SAMPLES]
     reader = patch_reader.PatchReader(shards, spec["input"])
@@ -69,7 +70,7 @@ def save_run(results: Path, tuning: str, weights: Path) -> Path:
     patches = torch.from_numpy(reader.read(rows))
     with torch.inference_mode():
         if frozen:
-            patches = trunk(patch_reader.normalise(patches.numpy(), *norm(spec)))
+            patches = trunk(encoding.normalise(patches.numpy(), *norm(spec)))
         images, profiles = module.images(patches).numpy(), module.genes(counts).numpy()
     splits = files.read_tsv(dataset / "splits.tsv")
     index = expression_counts.run_index(shards, splits, rows)

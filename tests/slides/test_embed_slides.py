@@ -14,10 +14,9 @@ from tiny_pairs import SPEC as ENCODER
 import embed_slides
 from pairscape.core import files
 from pairscape.core.errors import InputError
-from pairscape.dataset import patch_reader
 from pairscape.encoders import gene_encoders, image_encoders, specs
-from pairscape.images import whole_slide
-from pairscape.pretrain import pair, training_loop
+from pairscape.images import encoding, whole_slide
+from pairscape.pretrain import pair, stored_pair, training_loop
 from pairscape.slides import slide_features
 
 PATCHES = {"patch_px": 64, "um_per_px": 0.5, "min_tissue": 0.1}
@@ -270,7 +269,7 @@ def save_pair(path, weights, **training):
         for name, parameter in made.images.named_parameters():
             if "lora_B" in name:  # zero to begin with, as if there were no adapter
                 parameter.normal_(0, 0.2)
-    pair.save_pair(path, made, made.kept_state(), {})
+    stored_pair.save_pair(path, made, made.kept_state(), {})
     return made.images.eval()
 
 
@@ -323,7 +322,7 @@ def test_a_pair_whose_encoder_was_trained_embeds_the_patches_itself(
     found = run(slides, weights, GOOD[:1], model="pair", flags=flags, encoder=LORA)
     _, patches = patches_of(slides / "S0.tif")
     size = {key: ENCODER["input"][key] for key in ("resize_px", "crop_px", "interpolation")}
-    inputs = torch.from_numpy(np.stack([patch_reader.fit(patch, **size) for patch in patches]))
+    inputs = torch.from_numpy(np.stack([encoding.fit(patch, **size) for patch in patches]))
     with torch.inference_mode():
         expected = side(inputs).numpy()
     features = slide_features.read_slide_features(found["S0"]["file"]).features

@@ -10,7 +10,7 @@ from small_bags import PATCHES, TARGET, WIDTH, write_features, write_slides
 import fit_mutation
 from pairscape.core import files
 from pairscape.core.errors import InputError
-from pairscape.plan import config
+from pairscape.core.options import resolve_part
 from pairscape.slides import attention_map, mutation_scores, slide_features
 from pairscape.slides import mutation_fitting as fitting
 
@@ -187,7 +187,7 @@ def test_memory_for_bags_is_bounded_and_changes_nothing(cohort):
 
 def fold_zero(cohort, **changes):
     own, bags = bags_of(cohort)
-    training = config.resolve_part("mutation_training", {**TRAINING, **changes})
+    training = resolve_part("mutation_training", {**TRAINING, **changes})
     folds = {row["patient"]: int(row["fold"]) for row in files.read_tsv(cohort["folds"])}
     folds = {name: fold for name, fold in folds.items() if name in own["labels"]}
     parts = fitting.fold_parts(folds, 0, 3)

@@ -12,8 +12,9 @@ from tiny_bundle import write_bundle, write_he
 import check_alignment
 from pairscape.acquire import alignment
 from pairscape.core.errors import InputError
-from pairscape.images.tiff import Slide, thumbnail
-from pairscape.spots import registration
+from pairscape.images.patches import thumbnail
+from pairscape.images.tiff import Slide
+from pairscape.spots import registration, registration_maps
 
 PIXEL_SIZE_UM = 0.2125
 SECTIONS = ("C2", "C3", "C4", "C5")
@@ -23,10 +24,10 @@ def look_at(bundle, he_image):
     """What ``judge`` needs of a sample: the picture, the region, and the pixel size."""
     with Slide(he_image) as slide:
         size_px, um_per_px = (slide.width, slide.height), slide.um_per_px
-    small, scale = thumbnail(he_image, registration.THUMBNAIL_PX)
+    small, scale = thumbnail(he_image, registration_maps.THUMBNAIL_PX)
     return (
-        registration.read_picture(small, scale, size_px),
-        registration.read_region(bundle),
+        registration_maps.read_picture(small, scale, size_px),
+        registration_maps.read_region(bundle),
         um_per_px,
     )
 
@@ -96,7 +97,7 @@ def test_of_a_real_section_only_the_right_alignment_is_accepted(real, section):
         assert verdict["verdict"] == "refused", f"{name}: {verdict['why']}"
         # What it is beaten by is the truth, to within two spots.
         far = registration.farthest_um(right, verdict["rival"]["matrix"], seen[1], PIXEL_SIZE_UM)
-        assert far < 2 * registration.SPOT_UM, name
+        assert far < 2 * registration_maps.SPOT_UM, name
 
 
 def test_a_few_micrometres_off_is_the_same_alignment(real):
@@ -209,9 +210,9 @@ def test_a_blank_he_or_a_missing_table_of_cells_is_no_failure(tiny, tmp_path, sh
     assert report["verdict"] == "warning"
     seen = look_at(shared / "data" / "her2st-xenium" / "C2" / "outs", tmp_path / "blank.tif")
     assert judge(np.eye(3), seen)["verdict"] == "undecided"
-    assert registration.read_region(bundle).counts["nuclei"] == 4
+    assert registration_maps.read_region(bundle).counts["nuclei"] == 4
     (bundle / "cells.parquet").rename(bundle / "gone.parquet")
-    region = registration.read_region(bundle)
+    region = registration_maps.read_region(bundle)
     (bundle / "gone.parquet").rename(bundle / "cells.parquet")
     assert region.counts["nuclei"] == 0
     assert list(region.maps) == ["transcripts"]

@@ -10,7 +10,7 @@ import pool_spots
 from pairscape.acquire import bundle as xenium
 from pairscape.core import files
 from pairscape.core.errors import InputError
-from pairscape.spots import pooling
+from pairscape.spots import lattice, pooling
 from pairscape.spots.spots_zarr import read_spots
 
 SECTIONS = ["C2", "C3", "C4", "C5"]
@@ -67,7 +67,7 @@ def test_counts_on_a_lattice_equal_those_of_a_plain_loop(tmp_path, shape, size_u
 
     truth, outside = brute_force(transcripts, spot)
     bounds = pooling.transcript_bounds(bundle)
-    pooled = pool(bundle, pooling.lattice(shape, size_um, pitch_um, bounds))
+    pooled = pool(bundle, lattice.lattice(shape, size_um, pitch_um, bounds))
     found = as_table(pooled)
     assert found.index.tolist() == sorted(truth.index)
     assert np.array_equal(found.to_numpy(), truth.loc[found.index].to_numpy())
@@ -86,7 +86,7 @@ def test_tiles_begin_at_zero_and_their_rule_is_float64_of_the_stored_float32(tmp
         feature_name="ALPHA", is_gene=True, qv=np.float32(40), x_location=x, y_location=x[0]
     )
     bundle = make(tmp_path, transcripts)
-    layout = pooling.lattice("square", pitch_um, pitch_um, pooling.transcript_bounds(bundle))
+    layout = lattice.lattice("square", pitch_um, pitch_um, pooling.transcript_bounds(bundle))
     pooled = pool(bundle, layout)
     expected, counts = np.unique(np.floor(x.astype(np.float64) / pitch_um), return_counts=True)
     assert pooled.layout["array_col"].tolist() == expected.tolist()
@@ -104,7 +104,7 @@ def test_no_count_overflows(tmp_path, repeats):
     few = many.head(3).assign(feature_name="ALPHA")
     other = many.head(2).assign(x_location=np.float32(5))
     bundle = make(tmp_path, pd.concat([many, few, other]))
-    pooled = pool(bundle, pooling.lattice("square", 55, 55, (0, 0, 100, 100)))
+    pooled = pool(bundle, lattice.lattice("square", 55, 55, (0, 0, 100, 100)))
     assert as_table(pooled).loc["000x001", ["ALPHA", "BETA"]].tolist() == [3, repeats]
     assert as_table(pooled).loc["000x000", ["ALPHA", "BETA"]].tolist() == [0, 2]
     assert pooled.counts.nnz == 3
@@ -113,7 +113,7 @@ def test_no_count_overflows(tmp_path, repeats):
 
 def test_poor_spots_are_dropped_and_their_rows_accounted_for(tmp_path):
     bundle = make(tmp_path, tiny_bundle.make_transcripts(3000))
-    layout = pooling.lattice("square", 55, 55, pooling.transcript_bounds(bundle))
+    layout = lattice.lattice("square", 55, 55, pooling.transcript_bounds(bundle))
     everything = as_table(pool(bundle, layout)).sum(axis=1)
     limit = int(everything.median())
     pooled = pool(bundle, layout, min_transcripts=limit)
@@ -136,7 +136,7 @@ def test_given_circles_count_each_transcript_once_in_the_nearest(tmp_path):
         return names[nearest] if distance[nearest] <= 30.0**2 else None
 
     truth, outside = brute_force(transcripts, spot)
-    pooled = pool(bundle, pooling.circles(centres, names, 60.0))
+    pooled = pool(bundle, lattice.circles(centres, names, 60.0))
     assert pooled.layout["spot"].tolist() == names
     assert np.array_equal(as_table(pooled), truth.reindex(names, fill_value=0))
     assert pooled.dropped["outside_spots"] == outside
@@ -151,7 +151,7 @@ def test_counts_around_real_spot_centres_equal_the_truth(shared, section):
     bundle = folder / section / "outs"
     genes = sorted(gene["gene_symbol"] for gene in xenium.read_panel(bundle))
     centres = truth[["xenium_um_x", "xenium_um_y"]].to_numpy()
-    layout = pooling.circles(centres, truth["spot"], 100.0)
+    layout = lattice.circles(centres, truth["spot"], 100.0)
     pooled = pooling.pool(stream(bundle), layout, genes, min_qv=20, min_transcripts=1)
     assert pooled.layout["spot"].tolist() == truth["spot"].tolist()
     assert np.array_equal(pooled.counts.toarray(), truth[genes])

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pairscape.acquire import bundle as xenium
 from pairscape.acquire.alignment import he_px_to_um
 from pairscape.core.errors import InputError
+from pairscape.spots import lattice as lattice_spots
 from pairscape.spots import pooling
 
 GENES = ["ALPHA", "BETA", "GAMMA"]
@@ -58,15 +59,15 @@ def as_batches(rows, batch_rows=97):
 
 
 def lay_out(rows, preset, he_matrix, cells):
-    frame = pooling.xenium_frame()
+    frame = lattice_spots.xenium_frame()
     if preset["frame"] == "he_pixels":
-        frame = pooling.he_frame(he_matrix, PIXEL_SIZE_UM)
+        frame = lattice_spots.he_frame(he_matrix, PIXEL_SIZE_UM)
     nothing = (math.inf, math.inf, -math.inf, -math.inf)
     xy = rows[["x_location", "y_location"]].to_numpy()
     if preset["origin"] == "min_transcript":
-        frame = frame._replace(origin=np.array(pooling.widen_bounds(nothing, xy, frame)[:2]))
-    bounds = pooling.widen_bounds(nothing, np.vstack([xy, cells[1]]), frame)
-    return pooling.lattice(
+        frame = frame._replace(origin=np.array(lattice_spots.widen_bounds(nothing, xy, frame)[:2]))
+    bounds = lattice_spots.widen_bounds(nothing, np.vstack([xy, cells[1]]), frame)
+    return lattice_spots.lattice(
         preset["shape"], preset["size_um"], preset["pitch_um"], bounds, preset["lattice"], frame
     )
 
@@ -223,7 +224,7 @@ def test_every_preset_equals_a_slow_reference_and_adds_up(preset, seed, degrees,
 def test_given_circles_equal_a_slow_reference(number, size_um, seed):
     rows = make_rows(200, seed)
     centres = np.random.default_rng(seed).uniform(-50, 400, (number, 2))
-    layout = pooling.circles(centres, [f"s{i}" for i in range(number)], size_um)
+    layout = lattice_spots.circles(centres, [f"s{i}" for i in range(number)], size_um)
     xy = rows[["x_location", "y_location"]].to_numpy(float)
     distance = np.hypot(*(xy[:, None] - centres).transpose(2, 0, 1))
     nearest = distance.argmin(axis=1)
@@ -253,7 +254,7 @@ def one_spot_each(layout, points):
 
 
 def test_hexagons_are_numbered_from_zero_and_tile_the_plane():
-    layout = pooling.lattice("hexagon", 60, 60, (0, 0, 300, 300))
+    layout = lattice_spots.lattice("hexagon", 60, 60, (0, 0, 300, 300))
     assert one_spot_each(layout, [(0, 0), (0, 52), (31, 52), (61, 1)]) == [
         "000x000",
         "001x001",
@@ -263,22 +264,22 @@ def test_hexagons_are_numbered_from_zero_and_tile_the_plane():
     import shapely
 
     spots = np.arange(layout.spots)
-    corners = pooling.outline_um(layout)
-    tiles = shapely.polygons(pooling.spot_centres_um(layout, spots)[:, None] + corners)
+    corners = lattice_spots.outline_um(layout)
+    tiles = shapely.polygons(lattice_spots.spot_centres_um(layout, spots)[:, None] + corners)
     box = shapely.box(0, 0, 300, 300)
     cut = shapely.intersection(tiles, box)
     np.testing.assert_allclose(shapely.area(cut).sum(), 300 * 300)  # neither gap nor overlap
     np.testing.assert_allclose(shapely.area(shapely.union_all(cut)), 300 * 300)
     points = np.random.default_rng(0).uniform(0, 300, (40, 2))
-    rows, cols = pooling._places(layout, spots)
+    rows, cols = lattice_spots._places(layout, spots)
     names = [f"{r:03d}x{c:03d}" for r, c in zip(rows, cols, strict=True)]
     for point, name in zip(points, one_spot_each(layout, points), strict=True):
         assert shapely.contains_xy(tiles[names.index(name)], *point)
 
 
 def test_visium_circles_stand_a_pitch_apart_in_six_directions():
-    layout = pooling.lattice("circle", 55, 100, (0, 0, 900, 900), "hexagonal")
-    centres = pooling.spot_centres_um(layout, np.arange(layout.spots))
+    layout = lattice_spots.lattice("circle", 55, 100, (0, 0, 900, 900), "hexagonal")
+    centres = lattice_spots.spot_centres_um(layout, np.arange(layout.spots))
     inner = centres[((centres > 200) & (centres < 700)).all(axis=1)]
     distance = np.hypot(*(inner[:, None] - centres).transpose(2, 0, 1))
     assert ((distance > 99.999) & (distance < 100.001)).sum(axis=1).tolist() == [6] * len(inner)
@@ -288,11 +289,11 @@ def test_visium_circles_stand_a_pitch_apart_in_six_directions():
 def test_inner_points_lie_within_the_spot_and_cover_it():
     import shapely
 
-    frame = pooling.he_frame(turned(30), PIXEL_SIZE_UM)
+    frame = lattice_spots.he_frame(turned(30), PIXEL_SIZE_UM)
     for shape in ("square", "hexagon", "circle"):
-        layout = pooling.lattice(shape, 50, 50, (0, 0, 300, 300), frame=frame)
-        points = pooling.inner_points_um(layout)
-        corners = pooling.outline_um(layout)
+        layout = lattice_spots.lattice(shape, 50, 50, (0, 0, 300, 300), frame=frame)
+        points = lattice_spots.inner_points_um(layout)
+        corners = lattice_spots.outline_um(layout)
         outline = shapely.Point(0, 0).buffer(25) if corners is None else shapely.Polygon(corners)
         assert len(points) >= 36
         assert shapely.contains_xy(outline.buffer(0.1), *points.T).all()
@@ -324,7 +325,7 @@ def test_integer_cell_ids_are_told_from_minus_one():
 
 def test_a_transcript_of_an_unlisted_cell_is_refused():
     rows = make_rows(200, 1)
-    layout = pooling.lattice("square", 55, 55, (-300, -300, 700, 700))
+    layout = lattice_spots.lattice("square", 55, 55, (-300, -300, 700, 700))
     with pytest.raises(InputError, match=r"cell_id: found cell aaaaaaa.-1, which cells.parquet"):
         pooling.pool(
             as_batches(rows),
@@ -338,7 +339,7 @@ def test_a_transcript_of_an_unlisted_cell_is_refused():
 
 
 def test_rows_beyond_the_extent_that_the_file_states_are_refused():
-    layout = pooling.lattice("square", 55, 55, (0, 0, 100, 100))
+    layout = lattice_spots.lattice("square", 55, 55, (0, 0, 100, 100))
     with pytest.raises(InputError, match="smaller extent than that of the rows"):
         pooling.pool(as_batches(make_rows(200, 1)), layout, GENES, min_qv=20, min_transcripts=1)
 
@@ -357,7 +358,7 @@ def test_a_count_beyond_int32_is_an_error_not_a_wrap():
 
 def test_the_pooled_columns_are_those_that_the_preset_needs():
     names = ["feature_name", "x_location", "y_location", "qv", "cell_id", "codeword_category"]
-    assert "cell_id" not in pooling.columns_needed(names)
-    assert pooling.columns_needed(names, "cells")[-2:] == ["codeword_category", "cell_id"]
-    assert pooling.columns_needed(names, "nuclei")[-1] == "overlaps_nucleus"
-    assert xenium.gene_column(["feature_name"]) in pooling.columns_needed(["feature_name"])
+    assert "cell_id" not in lattice_spots.columns_needed(names)
+    assert lattice_spots.columns_needed(names, "cells")[-2:] == ["codeword_category", "cell_id"]
+    assert lattice_spots.columns_needed(names, "nuclei")[-1] == "overlaps_nucleus"
+    assert xenium.gene_column(["feature_name"]) in lattice_spots.columns_needed(["feature_name"])

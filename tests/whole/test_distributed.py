@@ -18,6 +18,7 @@ from tiny_pairs import GENES, SAMPLES, SPEC, write_dataset
 
 from pairscape.core import files
 from pairscape.core.errors import InputError
+from pairscape.dataset import stored_features
 from pairscape.dataset.expression_counts import TrainFacts
 from pairscape.encoders import gene_encoders, image_encoders, specs
 from pairscape.pretrain import contrastive, pair, processes, run_embeddings, training_loop
@@ -209,7 +210,7 @@ def dataset(tmp_path_factory):
     shards, _, _, causes = write_dataset(folder, patch_px=32)
     rng = np.random.default_rng(1)
     features = causes @ rng.standard_normal((4, 24)) + 0.05 * rng.standard_normal((len(causes), 24))
-    run_embeddings.write_features(
+    stored_features.write_features(
         folder / "features.npy",
         folder / "features.json",
         [features.astype(np.float32)],

@@ -14,8 +14,7 @@ from test_distributed import command, environment
 from test_distributed import dataset as shards  # noqa: F401
 from test_pretrain import dataset, one_commit, outputs, run, trained  # noqa: F401
 
-from pairscape.core import files
-from pairscape.jobs import program
+from pairscape.core import files, logs
 from pairscape.pretrain import batches, processes, training_loop
 from pairscape.pretrain.processes import World
 
@@ -52,7 +51,7 @@ def test_a_stopped_run_goes_on_to_the_same_files(
     before = [signal.getsignal(number) for number in processes.STOP_SIGNALS]
     with monkeypatch.context() as patch:
         signal_at(patch, step, getattr(signal, sent))
-        with pytest.raises(program.Stopped) as stop:
+        with pytest.raises(logs.Stopped) as stop:
             run(dataset, out)
     assert str(stop.value) == (
         f"stopped by {sent} at step {step} of 60; the same command goes on from there"
@@ -74,7 +73,7 @@ def test_a_run_that_stops_early_can_be_stopped_there(dataset, tmp_path, monkeypa
     whole = run(dataset, tmp_path / "whole", **settings)
     with monkeypatch.context() as patch:
         signal_at(patch, 40, signal.SIGTERM)
-        with pytest.raises(program.Stopped, match="at step 40 of 60"):
+        with pytest.raises(logs.Stopped, match="at step 40 of 60"):
             run(dataset, tmp_path / "run", **settings)
     assert outputs(run(dataset, tmp_path / "run", **settings)) == outputs(whole)
 

@@ -18,7 +18,6 @@ from typing import NamedTuple
 import numpy as np
 
 from pairscape.core.errors import InputError
-from pairscape.plan.config import ALIGNMENT_WORDS as WORDS
 
 KEYPOINT_COLUMNS = ("fixedX", "fixedY", "alignmentX", "alignmentY")
 MIN_WIDTH = 0.01  # of keypoints across their longest direction, relative to their length
@@ -63,7 +62,7 @@ def resolve_alignment(
     word = sample.get("he_alignment") or ""
     field = f"sample {sample.get('sample', '')}, he_alignment"
     if path:
-        if word in WORDS:
+        if word in ALIGNMENT_WORDS:
             remedy = "keep the file or the word, not both"
             raise InputError("sample table", field, f"{word} beside the file {path}", remedy)
         matrix, distances = _read(path)
@@ -268,3 +267,6 @@ def um_to_he_px(matrix: np.ndarray, pixel_size_um: float, xy_um: np.ndarray) -> 
 def um_to_he_matrix(matrix: np.ndarray, pixel_size_um: float) -> np.ndarray:
     """The (3, 3) matrix that takes Xenium micrometres (x, y, 1) to H&E pixels."""
     return np.linalg.inv(matrix) @ np.diag([1 / pixel_size_um, 1 / pixel_size_um, 1.0])
+
+
+ALIGNMENT_WORDS = ("identity", "microns")  # what he_alignment may say instead of naming a file

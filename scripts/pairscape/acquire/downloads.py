@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from pairscape.core import files
 from pairscape.core.errors import InputError
-from pairscape.jobs.program import log, progress
+from pairscape.core.logs import log, progress
 
 CHUNK = 1 << 20
 TRIES = 6

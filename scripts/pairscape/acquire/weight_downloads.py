@@ -10,7 +10,7 @@ from urllib.parse import urljoin, urlsplit
 from pairscape.acquire import downloads
 from pairscape.core import files
 from pairscape.core.errors import InputError
-from pairscape.jobs.program import log
+from pairscape.core.logs import log
 
 FORMAT = 1
 BY_HAND = "put there by hand"

@@ -23,6 +23,7 @@ from pairscape.core import files
 from pairscape.core.errors import InputError
 from pairscape.dataset import expression_counts
 from pairscape.evaluate import batch_effect, expression, retrieval
+from pairscape.evaluate.targets import Source, make_targets
 
 KNOBS = ("morphology_signal", "batch_effect")
 DONORS = ("apart", "shared")
@@ -190,14 +191,14 @@ def score_expression(
     """Mean Pearson over genes of expression predicted from the frozen features, by both recipes."""
     samples = data.index["sample"].to_numpy(str)
     splits = expression.split_spots(rows, data.index["donor"].to_numpy(str))
-    targets = expression.make_targets(
+    targets = make_targets(
         HeldCounts(data.counts, "simulated counts"),
         [gene["gene_symbol"] for gene in genes],
         splits,
         samples,
         options["expression_scoring"],
     )
-    source = expression.Source(dict.fromkeys(splits, features), dict(rows))
+    source = Source(dict.fromkeys(splits, features), dict(rows))
     return [
         {
             "score": PEARSON,

@@ -17,9 +17,9 @@ import yaml
 
 from pairscape.core.errors import InputError
 from pairscape.core.files import atomic_path
+from pairscape.core.splits import SPLITS
 from pairscape.dataset.leakage import (
     HARD,
-    SPLITS,
     describe_leaks,
     is_placeholder,
     summarise_leaks,

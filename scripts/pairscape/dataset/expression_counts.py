@@ -6,9 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from pairscape.core.errors import InputError
-from pairscape.dataset import pair_shards
-from pairscape.dataset.leakage import SPLITS
-from pairscape.pretrain import run_embeddings
+from pairscape.core.splits import SPLITS
+from pairscape.dataset import pair_shards, stored_features
 
 _BLOCK_ROWS = 1 << 14
 
@@ -166,7 +165,7 @@ def run_index(shards: Sequence, splits: Sequence[Mapping], rows: np.ndarray) -> 
     facts = {row["sample"]: row for row in splits}
     names = [
         name
-        for name in run_embeddings.INDEX_COLUMNS
+        for name in stored_features.INDEX_COLUMNS
         if name not in ("row", "organ", "disease_state")
     ]
     found = []

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from pairscape.core.errors import InputError
 from pairscape.core.files import read_tsv, write_tsv
+from pairscape.core.splits import SPLITS
 
-SPLITS = ("train", "val", "test")
 LEAK_COLUMNS = (
     "finding",
     "level",

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from pairscape.core.errors import InputError
 from pairscape.core.files import read_tsv, write_tsv
-from pairscape.dataset.leakage import SPLITS, donor_group, find_leaks, read_count, refuse_leaks
+from pairscape.core.splits import SPLITS
+from pairscape.dataset.leakage import donor_group, find_leaks, read_count, refuse_leaks
 
 METHODS = ("published", "donor", "leave_one_donor_out", "listed", "file")
 SPLIT_COLUMNS = (

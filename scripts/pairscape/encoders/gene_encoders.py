@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
-from torch import nn
 
 from pairscape.core.errors import InputError
+from pairscape.encoders.towers import GeneTower
 from pairscape.encoders.weights import one_thread
 
 FINGERPRINT_NUMBERS = 16
@@ -28,36 +28,6 @@ BUILDERS: dict[str, str] = {
     "scfoundation": "scfoundation",
     "drvi": "drvi",
 }
-
-
-class GeneTower(nn.Module):
-    """A gene encoder with its preparation: (B, genes) raw counts -> (B, width).
-
-    A subclass overrides ``prepare`` and, where the model's output isn't the embedding, ``forward``.
-    What the preparation needs are buffers of the tower, saved with it; those that come from the
-    train split are NaN where ``build`` got no facts of it, until a saved state is loaded.
-
-    Subclasses whose spots differ in length also have ``lengths(counts) -> (B,) int64``: the tokens
-    that each spot takes, which ``embed`` makes its batches by.
-
-    Attributes
-    ----------
-    model
-        The network alone: what the weights are loaded into, and what adapters go to.
-    width
-        Numbers per embedding.
-    """
-
-    def __init__(self, model: nn.Module, width: int):
-        super().__init__()
-        self.model, self.width = model, width
-
-    def prepare(self, counts: torch.Tensor) -> torch.Tensor:
-        """(B, genes) raw counts of any number type -> the input of ``model``."""
-        raise NotImplementedError
-
-    def forward(self, counts: torch.Tensor) -> torch.Tensor:
-        return self.model(self.prepare(counts))
 
 
 def build(spec: Mapping, weights, genes: Sequence[Mapping], train=None) -> GeneTower:

@@ -12,14 +12,15 @@ import torch
 from torch import nn
 
 from pairscape.core.errors import InputError
-from pairscape.dataset import patch_reader
 from pairscape.encoders.architectures import conch, ctranspath
+from pairscape.encoders.towers import ImageTower
 from pairscape.encoders.weights import (
     load_strictly,
     one_thread,
     read_entries,
     state_sha256,
 )
+from pairscape.images import encoding
 
 log = logging.getLogger("pairscape")
 tower_sha256 = state_sha256
@@ -28,38 +29,6 @@ FINGERPRINT_NUMBERS = 16
 BATCH = 16
 GPU_BATCH = 256
 _CLASSES = {"timm.layers.SwiGLUPacked", "torch.nn.SiLU"}
-
-
-class ImageTower(nn.Module):
-    """An image encoder: prepared images (B, 3, H, W) -> embeddings (B, width).
-
-    Attributes
-    ----------
-    model
-        The network, whose names are those of the weights (and of LoRA targets).
-    width, token_width
-        Numbers per embedding, and per token of ``tokens``.
-    """
-
-    def __init__(self, model: nn.Module, spec: Mapping):
-        super().__init__()
-        self.model = model
-        self.width, self.token_width = spec["width"], model.num_features
-        self._token_zero = spec["output"] == "token_0"
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        found = self.model(images)
-        return found[:, 0] if self._token_zero else found
-
-    def tokens(self, images: torch.Tensor) -> torch.Tensor:
-        """All tokens of the trunk after its last norm, (B, T, token_width).
-
-        The class token comes first where there is one, then registers, then patches by row.
-        """
-        found = self.model.forward_features(images)
-        if found.ndim == 4 and getattr(self.model, "output_fmt", "NCHW") == "NHWC":
-            return found.flatten(1, 2)
-        return found.flatten(2).transpose(1, 2) if found.ndim == 4 else found
 
 
 def build(spec: Mapping, weights) -> ImageTower:
@@ -207,8 +176,8 @@ def transform(spec: Mapping) -> Callable[[Sequence[np.ndarray]], torch.Tensor]:
     options = spec["input"]
 
     def prepare(patches: Sequence[np.ndarray]) -> torch.Tensor:
-        fitted = patch_reader.fit_all(patches, options)
-        return patch_reader.normalise(fitted, options["mean"], options["std"])
+        fitted = encoding.fit_all(patches, options)
+        return encoding.normalise(fitted, options["mean"], options["std"])
 
     return prepare
 
@@ -247,10 +216,10 @@ def embed(
     @torch.inference_mode()
     def run(patches):
         if device.type == "cpu":
-            images = patch_reader.normalise(patches, mean, std)
+            images = encoding.normalise(patches, mean, std)
         else:
             patches = torch.from_numpy(patches).to(device)
-            images = patch_reader.normalise_on_device(patches, mean, std)
+            images = encoding.normalise_on_device(patches, mean, std)
         return tower(images.contiguous(memory_format=torch.channels_last)).float().cpu().numpy()
 
     torch.set_num_threads(1)

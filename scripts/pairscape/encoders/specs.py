@@ -8,6 +8,8 @@ import yaml
 
 from pairscape.core import files
 from pairscape.core.errors import InputError
+from pairscape.core.options import read_schema, refuse_invalid
+from pairscape.encoders import specs as encoders
 
 KINDS = ("image", "gene")
 _NAMES_OF_WEIGHTS = ("source", "location", "file")
@@ -178,3 +180,31 @@ def require_built(spec: Mapping, file) -> None:
             f"{str(spec.get('built')).lower()}: {spec.get('title')} is declared, not built yet",
             "use an encoder whose file says built: true",
         )
+
+
+def sees_patches(spec: Mapping) -> bool:
+    """Whether an image encoder can embed any patch: expression in an image's place can't."""
+    return spec["builder"] != "expression"
+
+
+def read_encoders(root) -> dict[str, dict[str, dict]]:
+    """All declared encoders, checked: ``{"image": {name: spec}, "gene": {name: spec}}``.
+
+    Citations and notes are left out: they change nothing that is computed.
+
+    Raises
+    ------
+    InputError
+        A file doesn't follow the schema.
+    """
+    schema = read_schema("encoder")
+    found = {}
+    for kind in encoders.KINDS:
+        found[kind] = {}
+        for name in encoders.list_encoders(root, kind):
+            spec = encoders.read_encoder(root, kind, name)
+            refuse_invalid(spec, schema, encoders.encoder_file(root, kind, name), "")
+            found[kind][name] = {
+                key: value for key, value in spec.items() if key not in ("citation", "notes")
+            }
+    return found

@@ -34,10 +34,10 @@ import numpy as np
 
 from pairscape.core import files
 from pairscape.core.errors import InputError
+from pairscape.core.options import resolve_part
 from pairscape.evaluate import intervals, ranks
 from pairscape.evaluate.nearby_hits import shift_p_values
 from pairscape.evaluate.ranks import Ranks
-from pairscape.plan import config
 from pairscape.pretrain import runs
 
 COLUMNS = (
@@ -384,7 +384,7 @@ def check_options(options: Mapping) -> dict:
     others = {"experiment", "dataset", "split", "seed"}
     scoring = {key: value for key, value in options.items() if key not in others}
     kept = {key: value for key, value in options.items() if key in others}
-    resolved = {"split": "test", "seed": 0, **kept, **config.resolve_part("retrieval", scoring)}
+    resolved = {"split": "test", "seed": 0, **kept, **resolve_part("retrieval", scoring)}
     if not isinstance(resolved["seed"], int) or resolved["seed"] < 0:
         raise InputError("--options", "seed", repr(resolved["seed"]), "give a whole number from 0")
     return resolved

@@ -12,8 +12,6 @@ import collections
 import math
 import re
 import struct
-import tempfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -21,19 +19,16 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from pairscape.core import files
 from pairscape.core.errors import InputError
-from pairscape.jobs.program import log, progress
+from pairscape.core.logs import log
 
 WHITE = 255
 CACHE_BYTES = 256 << 20
 MAX_TILE_BYTES = 128 << 20  # one decoded tile or strip; of larger ones the cache can't hold two
 MAX_STRIP_BYTES = 2 << 30  # what retiling decodes at once where a codec can't be streamed
 ROWS_BYTES = 1 << 20  # read at once of an uncompressed page without tiles
-RETILED_PX = 512
 UM_PER_PX_RANGE = (0.05, 20.0)  # of a scan; printers' resolutions (72 dpi) lie beyond it
 _UM = {"nm": 1e-3, "µm": 1.0, "um": 1.0, "micron": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6}
-_DEFLATE = (8, 32946)
 _APERIO_YCBCR = 33003
 _FLUORESCENCE = re.compile(r"dapi|hoechst|cy[357]|fitc|tritc|alexa|atp1a1|18s", re.IGNORECASE)
 
@@ -202,14 +197,14 @@ class Slide:
             rows = min(shown.tile_height, shown.height - top)
             handle.seek(page.dataoffsets[first] + top * shown.width * samples)
             return np.frombuffer(
-                _read_exactly(handle, rows * shown.width * samples), np.uint8
+                read_exactly(handle, rows * shown.width * samples), np.uint8
             ).reshape(rows, shown.width, samples)
         index += first
         size = page.databytecounts[index]
         data = None
         if size:
             handle.seek(page.dataoffsets[index])
-            data = _read_exactly(handle, size)
+            data = read_exactly(handle, size)
         tables = {"jpegtables": page.jpegtables} if page.jpegtables is not None else {}
         tile, _, shape = page.keyframe.decode(data, index, **tables)
         if tile is None:  # a sparse tile: nothing was scanned there
@@ -326,264 +321,18 @@ class Slide:
         return [found[width] for width in sorted(found, reverse=True)]
 
 
-def iter_patches(
-    slide: Slide, centres_px: np.ndarray, side_px: float, patch_px: int
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Cut square patches around points, in the order of the slide's tiles.
-
-    A patch is exactly the box ``[centre - side_px / 2, centre + side_px / 2)``, sub-pixel position
-    included: each of its pixels is the mean of the area that it covers, or, where the patch is
-    finer than the slide, a bicubic interpolation. Its axes are those of the slide.
-
-    Parameters
-    ----------
-    slide
-        The open slide.
-    centres_px
-        (N, 2) x and y in slide pixels.
-    side_px
-        Side of the box in slide pixels.
-    patch_px
-        Side of the patch in its own pixels.
-
-    Yields
-    ------
-    The index of the centre and its uint8 (patch_px, patch_px, 3) patch; white outside the slide.
-    """
-    centres_px = np.asarray(centres_px, float).reshape(-1, 2)
-    if not np.isfinite(centres_px).all() or not (side_px > 0 and patch_px > 0):
-        raise ValueError("patches need finite centres and positive sides")
-    cut = _cut_by_area if side_px >= patch_px else _cut_by_interpolation
-    for index in _tile_order(slide, centres_px, side_px):
-        x0, y0 = centres_px[index] - side_px / 2
-        yield int(index), cut(slide, x0, y0, side_px, patch_px)
-
-
-def patches_inside(slide: Slide, centres_px: np.ndarray, side_px: float) -> np.ndarray:
-    """Tell (N,) bool which boxes around ``centres_px`` lie wholly within the slide."""
-    corner = np.asarray(centres_px, float).reshape(-1, 2) - side_px / 2
-    size = np.array([slide.width, slide.height])
-    slack = 1e-6  # of a pixel: rounding of the alignment, not tissue
-    return ((corner >= -slack) & (corner + side_px <= size + slack)).all(1)
-
-
-def thumbnail(path, max_px: int) -> tuple[np.ndarray, float]:
-    """Read a small picture of a whole slide, from the pyramid level that suffices.
-
-    Returns
-    -------
-    uint8 (height, width, 3) with no side above ``max_px``, and the slide pixels per thumbnail pixel
-    (the same along both axes; the top-left corners coincide).
-    """
-    from PIL import Image
-
-    with Slide(path, cache_bytes=0) as slide:
-        scale = max(max(slide.width, slide.height) / max_px, 1.0)
-        width, height = (max(int(side / scale), 1) for side in (slide.width, slide.height))
-        factors = [_whole(slide.width / level.width) for level in slide._levels]
-        level = max(i for i, factor in enumerate(factors) if factor <= scale)
-        factor = factors[level]
-        shown = slide._levels[level]
-        # Bands of whole tiles are reduced by an integer as they are read, so that a slide without
-        # a pyramid never stands in memory at full resolution.
-        reduction = max(int(scale / factor / 2), 1)
-        band = reduction * math.ceil(shown.tile_height / reduction)
-        rows = [
-            np.asarray(
-                Image.fromarray(
-                    slide._read(level, 0, top, shown.width, min(band, shown.height - top))
-                ).reduce(reduction)
-            )
-            for top in range(0, shown.height, band)
-        ]
-        image = Image.fromarray(np.concatenate(rows))
-        step = scale / factor / reduction
-        box = (0, 0, min(width * step, image.width), min(height * step, image.height))
-        return np.asarray(image.resize((width, height), Image.Resampling.BOX, box=box)), scale
-
-
 def um_per_px(path) -> float | None:
     """The µm per pixel that a slide states of itself, or None."""
     with Slide(path) as slide:
         return slide.um_per_px
 
 
-def retile(source, target, *, compression: str = "deflate") -> None:
-    """Write a slide anew as a BigTIFF of 512 px tiles with a pyramid, in bounded memory.
-
-    Rows are streamed: uncompressed and deflated strips of any size piece by piece, those of other
-    codecs one strip at a time. Each level is the 2 x 2 mean of the one before.
-
-    Parameters
-    ----------
-    compression
-        ``deflate`` keeps every pixel; ``jpeg`` (quality 95, all colour) is a tenth of its size.
-
-    Raises
-    ------
-    InputError
-        As from ``Slide``, or a strip doesn't decode or is too large to be decoded at once.
-    """
-    import tifffile
-
-    codec = {
-        "deflate": {"compression": "zlib", "predictor": True},
-        "jpeg": {"compression": "jpeg", "compressionargs": {"level": 95, "subsampling": "444"}},
-    }[compression]
-    options = {"photometric": "rgb", "tile": (RETILED_PX, RETILED_PX), "maxworkers": 1, **codec}
-    target = Path(target)
-    with (
-        Slide(source, cache_bytes=MAX_TILE_BYTES, any_layout=True) as slide,
-        files.atomic_path(target) as temporary,
-        tifffile.TiffWriter(temporary, bigtiff=True, ome=True) as tiff,
-    ):
-        stated = slide.um_per_px
-        size = {"PhysicalSizeX": stated, "PhysicalSizeY": stated} if stated else {}
-        height, width = slide.height, slide.width
-        halvings = max(math.ceil(math.log2(max(height, width) / (2 * RETILED_PX))), 0)
-        bands = progress(
-            _iter_bands(slide),
-            f"retiling {slide.path.name}",
-            math.ceil(height / RETILED_PX),
-            "band",
-        )
-        for level in range(halvings + 1):
-            half = None
-            if level < halvings:
-                half = _unnamed((math.ceil(height / 2), math.ceil(width / 2), 3), target.parent)
-            first = {"subifds": halvings, "metadata": {"axes": "YXS", **size}}
-            tiff.write(
-                _tiles(bands if half is None else _halving(bands, half)),
-                shape=(height, width, 3),
-                dtype=np.uint8,
-                **(first if level == 0 else {"subfiletype": 1}),
-                **options,
-            )
-            if half is not None:
-                height, width = half.shape[:2]
-                bands = _in_bands([half])
-
-
-def _unnamed(shape: tuple[int, ...], folder: Path) -> np.ndarray:
-    """uint8 pixels in a file without a name, which vanishes with them."""
-    with tempfile.TemporaryFile(dir=folder) as file:
-        return np.memmap(file, np.uint8, "w+", shape=shape)
-
-
-def _halving(bands, half: np.ndarray) -> Iterator[np.ndarray]:
-    """The bands as they are, while the 2 x 2 means of their pixels fill ``half``."""
-    from PIL import Image
-
-    top = 0
-    for band in bands:
-        small = np.asarray(Image.fromarray(band).reduce(2))
-        half[top : top + len(small)] = small
-        top += len(small)
-        yield band
-
-
-def _tiles(bands) -> Iterator[np.ndarray]:
-    """The tiles of the bands, row by row, filled up with white."""
-    for band in bands:
-        height, width = band.shape[:2]
-        columns = math.ceil(width / RETILED_PX)
-        padded = np.full((RETILED_PX, columns * RETILED_PX, 3), WHITE, np.uint8)
-        padded[:height, :width] = band
-        for left in range(0, width, RETILED_PX):
-            yield np.ascontiguousarray(padded[:, left : left + RETILED_PX])
-
-
-def _iter_bands(slide: Slide) -> Iterator[np.ndarray]:
-    """uint8 (rows, width, 3) of the full resolution, as many rows at a time as a new tile has."""
-    if not slide.needs_retiling:
-        for top in range(0, slide.height, RETILED_PX):
-            rows = min(RETILED_PX, slide.height - top)
-            yield slide.read_region(0, top, slide.width, rows)
-        return
-    full = slide._levels[0]
-    planes = [
-        _in_bands(_iter_rows(slide, page, first))
-        for page, first in zip(full.pages, full.first, strict=True)
-    ]
-    for parts in zip(*planes, strict=True):
-        yield parts[0][..., :3] if len(parts) == 1 else np.concatenate(parts, axis=-1)
-
-
-def _in_bands(pieces) -> Iterator[np.ndarray]:
-    """Rows of pieces of any height, as many at a time as a new tile has."""
-    waiting, ready = [], 0
-    for rows in pieces:
-        while len(rows):
-            taken, rows = rows[: RETILED_PX - ready], rows[RETILED_PX - ready :]
-            waiting.append(taken)
-            ready += len(taken)
-            if ready == RETILED_PX:
-                yield np.concatenate(waiting)
-                waiting, ready = [], 0
-    if waiting:
-        yield np.concatenate(waiting)
-
-
-def _iter_rows(slide: Slide, page, first: int) -> Iterator[np.ndarray]:
-    """Rows (n, columns, samples) of one plane of a page in large strips or as one large tile."""
-    full, key = slide._levels[0], page.keyframe
-    samples = 1 if len(full.pages) > 1 else key.samplesperpixel
-    if key.is_tiled or (
-        key.compression not in (1, *_DEFLATE) or key.predictor not in (1, 2) or key.fillorder != 1
-    ):
-        if full.tile_width < full.width or full.tile_bytes > MAX_STRIP_BYTES:
-            raise InputError(
-                slide.path,
-                "tiles",
-                f"{key.compression.name} strips or tiles of {full.tile_height} x "
-                f"{full.tile_width} pixels, which can't be read piece by piece",
-                "save it as a tiled TIFF (512 x 512) with the program that made it",
-            )
-        for row in range(math.ceil(full.height / full.tile_height)):
-            rows = min(full.tile_height, full.height - row * full.tile_height)
-            yield slide._decode_plane(full, page, first, row)[:rows, : full.width]
-        return
-    line = full.width * samples
-    for strip in range(math.ceil(full.height / full.tile_height)):
-        left = min(full.tile_height, full.height - strip * full.tile_height)
-        kept = b""
-        for piece in _inflate(slide, page, first + strip):
-            data = kept + piece
-            count = min(len(data) // line, left)
-            kept, left = data[count * line :], left - count
-            rows = np.frombuffer(data, np.uint8, count * line).reshape(count, full.width, samples)
-            if key.predictor == 2:  # each sample is the difference to its left neighbour
-                rows = np.cumsum(rows, axis=1, dtype=np.uint8)
-            if count:
-                yield rows
-            if not left:
-                break
-        if left:
-            raise _damaged(slide, strip, f"{left} rows too few")
-
-
-def _inflate(slide: Slide, page, index: int) -> Iterator[bytes]:
-    """The bytes of a strip, uncompressed, in pieces; several strips may be read in turns."""
-    offset, size = page.dataoffsets[index], page.databytecounts[index]
-    unpacker = zlib.decompressobj() if page.keyframe.compression in _DEFLATE else None
-    handle = slide._tiff.filehandle
-    for start in range(0, size, ROWS_BYTES):
-        handle.seek(offset + start)
-        try:
-            data = _read_exactly(handle, min(ROWS_BYTES, size - start))
-            while data:
-                yield unpacker.decompress(data, 16 * ROWS_BYTES) if unpacker else data
-                data = unpacker.unconsumed_tail if unpacker else b""
-        except (zlib.error, EOFError) as error:
-            raise _damaged(slide, index, str(error)) from None
-
-
-def _damaged(slide: Slide, strip: int, what: str) -> InputError:
+def damaged(slide: Slide, strip: int, what: str) -> InputError:
     remedy = "the image is damaged or cut off: fetch or export it again"
     return InputError(slide.path, f"strip {strip}", f"bytes that don't decode ({what})", remedy)
 
 
-def _read_exactly(handle, size: int) -> bytes:
+def read_exactly(handle, size: int) -> bytes:
     data = handle.read(size)
     if len(data) < size:
         raise EOFError(f"only {len(data)} of {size} bytes")
@@ -665,51 +414,3 @@ def _um_of_resolution(tiff, page) -> float | None:
     found = unit * resolution[1] / resolution[0] if unit else 0
     low, high = UM_PER_PX_RANGE
     return found if low <= found <= high else None
-
-
-def _tile_order(slide: Slide, centres_px: np.ndarray, side_px: float) -> np.ndarray:
-    """Order patches so that each tile is decoded once and the tiles at hand fit the cache.
-
-    Patches go by rows of tiles. Where a row of a wide slide wouldn't fit the cache, the slide is
-    worked off in vertical stripes, and only tiles on their borders are decoded twice.
-    """
-    corner = centres_px - side_px / 2
-    column = np.floor(corner[:, 0] / slide.tile_width).astype(int)
-    row = np.floor(corner[:, 1] / slide.tile_height).astype(int)
-    rows_at_hand = math.ceil(side_px / slide.tile_height) + 1
-    tile_bytes = slide.tile_height * slide.tile_width * 3
-    columns_at_hand = slide.cache_bytes // (tile_bytes * rows_at_hand)
-    stripe = max(columns_at_hand - math.ceil(side_px / slide.tile_width) - 1, 1)
-    return np.lexsort((corner[:, 1], corner[:, 0], column, row, column // stripe))
-
-
-def _cut_by_area(slide: Slide, x0: float, y0: float, side_px: float, patch_px: int) -> np.ndarray:
-    from pairscape.images.resampling import area_resample
-
-    left, top = math.floor(x0), math.floor(y0)
-    width, height = math.ceil(x0 + side_px) - left, math.ceil(y0 + side_px) - top
-    region = slide.read_region(left, top, width, height)
-    return area_resample(region, x0 - left, y0 - top, side_px, patch_px)
-
-
-def _cut_by_interpolation(
-    slide: Slide, x0: float, y0: float, side_px: float, patch_px: int
-) -> np.ndarray:
-    from PIL import Image
-
-    # The cubic kernel reaches two pixels beyond the box; at the slide's edge it makes do with less.
-    def margins(start: float, size: int) -> tuple[int, int]:
-        low, high = math.floor(start), math.ceil(start + side_px)
-        return max(low - 2, min(low, 0)), min(high + 2, max(high, size))
-
-    left, right = margins(x0, slide.width)
-    top, bottom = margins(y0, slide.height)
-    region = Image.fromarray(slide.read_region(left, top, right - left, bottom - top))
-    box = (x0 - left, y0 - top, x0 - left + side_px, y0 - top + side_px)
-    box = (box[0], box[1], min(box[2], region.width), min(box[3], region.height))
-    return np.asarray(region.resize((patch_px, patch_px), Image.Resampling.BICUBIC, box=box))
-
-
-def _whole(ratio: float) -> float:
-    """A pyramid's factor: levels of odd sizes are rounded, their factors are whole."""
-    return round(ratio) if abs(ratio - round(ratio)) < 0.02 * ratio else ratio

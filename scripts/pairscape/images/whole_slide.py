@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 
 from pairscape.core.errors import InputError
+from pairscape.core.logs import log
 from pairscape.images import tissue
-from pairscape.jobs.program import log
 
 MAX_UPSAMPLING = 1.2  # a slide may be this much coarser than its patches; TRIDENT's bound of 20x
 MAX_ANISOTROPY = 0.02

@@ -11,13 +11,12 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from pairscape.core.errors import InputError
+from pairscape.core.logs import Stopped, is_first_process, log
 from pairscape.jobs import job_lock, records
 
-log = logging.getLogger("pairscape")
 _job = {}  # what the record of this job is written from; empty without a log
 
 
@@ -31,10 +30,6 @@ class Output(str):
 
 class OutputMany(Output, Many):
     """The help text of a flag that names one or more files which the program makes."""
-
-
-class Stopped(Exception):
-    """A signal ended the work in good order: the same command goes on where it stopped."""
 
 
 def parse(argv, description: str, result_version: int, **flags: str) -> argparse.Namespace:
@@ -146,27 +141,6 @@ def also_made(*paths, sha256: str | None = None) -> None:
     ``sha256`` saves reading a single large one once more, where its checksum is known.
     """
     _job.setdefault("also", {}).update(dict.fromkeys(map(str, paths), sha256))
-
-
-def is_first_process(environment: Mapping[str, str]) -> bool:
-    """Whether this is the only process of its launch, or the first of several (one per device).
-
-    Only that one speaks and writes files. Launched by torchrun, by srun with several tasks, or as a
-    further process of a plain call (``processes.start``).
-    """
-    rank = environment.get("RANK")
-    if rank is None and int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
-        rank = environment.get("SLURM_PROCID")
-    return (rank or environment.get("LOCAL_RANK", "0")) == "0"
-
-
-def progress(items: Iterable, what: str, total: int | None = None, unit: str = "it"):
-    """Iterate over ``items`` with a progress bar; silent where stderr isn't a terminal."""
-    from tqdm import tqdm
-
-    return tqdm(
-        items, desc=what, total=total, unit=unit, disable=None, leave=False, mininterval=0.5
-    )
 
 
 def _os_remedy(error: OSError) -> str:

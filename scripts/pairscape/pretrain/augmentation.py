@@ -83,9 +83,9 @@ def crop_at_random(
 def _sharpen_normalised(batch: np.ndarray, chosen: Sequence[bool], mean, std) -> np.ndarray:
     from torchvision.transforms.v2 import functional
 
-    from pairscape.dataset import patch_reader
+    from pairscape.images import encoding
 
-    images = patch_reader.normalise(batch, mean, std)
+    images = encoding.normalise(batch, mean, std)
     for image, sharpen in zip(images, chosen, strict=True):
         if sharpen:
             image[:] = functional.adjust_sharpness(image, SHARPNESS)

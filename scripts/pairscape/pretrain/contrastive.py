@@ -16,8 +16,9 @@ from pathlib import Path
 
 import torch
 
-from pairscape.pretrain.pair import SIDES, Pair, Side
+from pairscape.pretrain.pair import Pair
 from pairscape.pretrain.processes import World
+from pairscape.pretrain.side import SIDES, Side
 
 _TRUNK = 1 << 20  # keeps a noisy trunk's draws apart from those of the head's chunks
 

@@ -4,130 +4,21 @@ Both are plain ``.npy`` arrays, float32, memory-mapped by their readers, with a 
 that holds their shape and checksums. A reader verifies everything before it returns anything.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from pairscape.core import files
 from pairscape.core.errors import InputError
-
-FORMAT = 1
-INDEX_COLUMNS = (
-    "row",
-    "sample",
-    "donor",
-    "spot",
-    "array_row",
-    "array_col",
-    "x_um",
-    "y_um",
-    "organ",
-    "disease_state",
+from pairscape.dataset.stored_features import (
+    BLOCK_ROWS,
+    FORMAT,
+    INDEX_COLUMNS,
+    read_array,
+    read_index,
+    read_meta,
 )
-_INDEX_TYPES = dict.fromkeys(("row", "array_row", "array_col"), "int64") | dict.fromkeys(
-    ("x_um", "y_um"), "float64"
-)
-_BLOCK_ROWS = 1 << 14
-
-
-def write_features(
-    features_path,
-    index_path,
-    blocks: Iterable[np.ndarray],
-    shards: Sequence[Mapping],
-    width: int,
-    meta: Mapping,
-    views: int = 1,
-) -> dict:
-    """Write the image features of a dataset, block by block, in bounded memory.
-
-    Parameters
-    ----------
-    features_path, index_path
-        The ``.npy`` and the ``.json`` to write. The JSON is written last, so that it never speaks
-        of an array that isn't there.
-    blocks
-        Arrays (n, width), whose rows follow each other in the order of ``shards``.
-    shards
-        One mapping each: ``sample``, ``rows``, ``sha256`` (of the shard's file).
-    width
-        Numbers per row.
-    meta
-        More keys of the JSON, such as the encoder's checksum and fingerprint.
-    views
-        How often the shards' rows come: row v * N + r of N is view v of row r. View 0 is the patch
-        as it is, the others are augmented.
-
-    Returns
-    -------
-    The index as written.
-
-    Raises
-    ------
-    InputError
-        A block holds a number that isn't finite.
-    """
-    shards = [dict(shard) for shard in shards]
-    rows = views * sum(shard["rows"] for shard in shards)
-    with files.atomic_path(features_path) as temporary:
-        array = np.lib.format.open_memmap(
-            temporary, mode="w+", dtype=np.float32, shape=(rows, width)
-        )
-        at = 0
-        for block in blocks:
-            if block.shape[1] != width:
-                raise ValueError(f"blocks of width {block.shape[1]}, not {width}")
-            if not np.isfinite(block).all():
-                raise InputError(
-                    features_path,
-                    f"rows {at} to {at + len(block)}",
-                    "features that aren't finite",
-                    "look at those patches and at the encoder's weights",
-                )
-            array[at : at + len(block)] = block
-            at += len(block)
-        if at != rows:
-            raise ValueError(f"the blocks hold {at} rows, the views of the shards {rows}")
-        array.flush()
-        del array
-        sha256 = files.sha256_file(temporary)
-    index = {
-        **meta,
-        "format": FORMAT,
-        "rows": rows,
-        "views": views,
-        "width": width,
-        "dtype": "float32",
-        "sha256": sha256,
-        "shards": shards,
-    }
-    files.write_json(index_path, index, sealed=True)
-    return index
-
-
-def read_features(features_path, index_path) -> tuple[np.ndarray, dict]:
-    """Read what ``write_features`` wrote.
-
-    Returns
-    -------
-    The features (N, D), float32, memory-mapped and read-only, and the index.
-
-    Raises
-    ------
-    InputError
-        One of the two is missing, damaged, or not made with the other.
-    """
-    index = _read_meta(index_path, ("rows", "views", "width", "sha256", "shards"))
-    array = _read_array(features_path, (index["rows"], index["width"]), index["sha256"])
-    if index["views"] * sum(shard["rows"] for shard in index["shards"]) != len(array):
-        raise InputError(
-            index_path,
-            "shards",
-            f"rows that don't add up to {len(array)}",
-            "delete it and embed the images again",
-        )
-    return array, index
 
 
 def run_files(run_dir, split: str) -> dict[str, Path]:
@@ -184,8 +75,8 @@ def write_run_embeddings(
             stored = np.lib.format.open_memmap(
                 temporary, mode="w+", dtype=np.float32, shape=array.shape
             )
-            for at in range(0, len(array), _BLOCK_ROWS):
-                block = array[at : at + _BLOCK_ROWS]
+            for at in range(0, len(array), BLOCK_ROWS):
+                block = array[at : at + BLOCK_ROWS]
                 if not np.isfinite(block).all():
                     raise InputError(
                         paths[what],
@@ -231,15 +122,15 @@ def read_run_embeddings(run_dir, split: str) -> dict:
         A file is missing, damaged, or not made with the others.
     """
     paths = run_files(run_dir, split)
-    meta = _read_meta(paths["meta"], ("rows", "width", "sha256"))
+    meta = read_meta(paths["meta"], ("rows", "width", "sha256"))
     shape = (meta["rows"], meta["width"])
     arrays = {
-        what: _read_array(paths[what], shape, meta["sha256"].get(what))
+        what: read_array(paths[what], shape, meta["sha256"].get(what))
         for what in ("images", "genes")
     }
     for what, array in arrays.items() if meta.get("unit_length", True) else ():
-        for at in range(0, len(array), _BLOCK_ROWS):
-            norms = np.linalg.norm(array[at : at + _BLOCK_ROWS].astype(np.float64), axis=1)
+        for at in range(0, len(array), BLOCK_ROWS):
+            norms = np.linalg.norm(array[at : at + BLOCK_ROWS].astype(np.float64), axis=1)
             if len(norms) and np.abs(norms - 1).max() > 1e-3:
                 raise InputError(
                     paths[what],
@@ -247,7 +138,7 @@ def read_run_embeddings(run_dir, split: str) -> dict:
                     "an embedding that isn't of unit length",
                     "delete it and pretrain again",
                 )
-    return {**arrays, "index": _read_index(paths, meta), "meta": meta}
+    return {**arrays, "index": read_index(paths, meta), "meta": meta}
 
 
 def read_run_images(run_dir, split: str) -> dict:
@@ -265,83 +156,10 @@ def read_run_images(run_dir, split: str) -> dict:
         A file is missing, damaged, or not made with the others.
     """
     paths = run_files(run_dir, split)
-    meta = _read_meta(paths["meta"], ("rows", "width", "sha256"))
+    meta = read_meta(paths["meta"], ("rows", "width", "sha256"))
     sums = meta["sha256"]
-    images = _read_array(paths["images"], (meta["rows"], meta["width"]), sums.get("images"))
+    images = read_array(paths["images"], (meta["rows"], meta["width"]), sums.get("images"))
     trunk = None
     if "trunk" in sums:
-        trunk = _read_array(paths["trunk"], (meta["rows"], meta.get("trunk_width")), sums["trunk"])
-    return {"images": images, "trunk": trunk, "index": _read_index(paths, meta), "meta": meta}
-
-
-def _read_index(paths: Mapping, meta: Mapping):
-    import pandas as pd
-
-    _check_sum(paths["index"], meta["sha256"].get("index"))
-    index = pd.read_csv(
-        paths["index"],
-        sep="\t",
-        dtype={name: _INDEX_TYPES.get(name, str) for name in INDEX_COLUMNS},
-        keep_default_na=False,
-        float_precision="round_trip",
-    )
-    if tuple(index.columns) != INDEX_COLUMNS or len(index) != meta["rows"]:
-        raise InputError(
-            paths["index"],
-            "table",
-            f"{len(index)} rows of {', '.join(index.columns)}",
-            f"it must hold {meta['rows']} rows of {', '.join(INDEX_COLUMNS)}: pretrain again",
-        )
-    return index
-
-
-def _read_meta(path, keys: Sequence[str]) -> dict:
-    meta = files.read_json(path)
-    missing = [key for key in keys if not isinstance(meta, dict) or key not in meta]
-    if missing or meta.get("format") != FORMAT:
-        raise InputError(
-            path,
-            missing[0] if missing else "format",
-            "nothing" if missing else str(meta.get("format")),
-            f"delete it and make it again (format {FORMAT})",
-        )
-    return meta
-
-
-def _read_array(path, shape: tuple[int, int], sha256: str | None) -> np.ndarray:
-    _check_sum(path, sha256)
-    try:
-        # An empty file can't be mapped, and numpy says so with a ValueError.
-        array = np.load(path, mmap_mode="r" if 0 not in shape else None, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise InputError(path, "array", str(error), "delete it and make it again") from None
-    if array.shape != tuple(shape) or array.dtype != np.float32:
-        raise InputError(
-            path,
-            "array",
-            f"{array.dtype} {array.shape}",
-            f"float32 {tuple(shape)} is what its JSON says: delete both and make them again",
-        )
-    for at in range(0, len(array), _BLOCK_ROWS):
-        if not np.isfinite(array[at : at + _BLOCK_ROWS]).all():
-            raise InputError(
-                path,
-                f"rows {at} to {at + _BLOCK_ROWS}",
-                "numbers that aren't finite",
-                "delete it and make it again",
-            )
-    return array
-
-
-def _check_sum(path, sha256: str | None) -> None:
-    try:
-        found = files.sha256_file(path)
-    except FileNotFoundError:
-        raise InputError(path, "file", "nothing", "make it or correct the path") from None
-    if found != sha256:
-        raise InputError(
-            path,
-            "sha256",
-            found[:12],
-            f"{str(sha256)[:12]} is what its JSON says: delete both and make them again",
-        )
+        trunk = read_array(paths["trunk"], (meta["rows"], meta.get("trunk_width")), sums["trunk"])
+    return {"images": images, "trunk": trunk, "index": read_index(paths, meta), "meta": meta}

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 
 from pairscape.core.errors import InputError
+from pairscape.dataset import stored_features
 from pairscape.encoders import specs as encoders
-from pairscape.plan import config
-from pairscape.pretrain import run_embeddings
+from pairscape.pretrain import experiment
 
 MADE_BY = {"image": "embed_images", "gene": "embed_genes"}
 SIDE = {"image": "images", "gene": "genes"}
@@ -46,7 +46,7 @@ def read(
         other views, or of an encoder that knows of held-out samples.
     """
     found = {}
-    once = config.runs_once(training, specs["gene"])
+    once = experiment.runs_once(training, specs["gene"])
     for kind, (features, index_path) in paths.items():
         if not once[kind]:
             if features:
@@ -64,7 +64,7 @@ def read(
                 "nothing",
                 f"give the features that {MADE_BY[kind]} made, and their index",
             )
-        index = run_embeddings.read_features(features, index_path)[1]
+        index = stored_features.read_features(features, index_path)[1]
         _check_features(index_path, kind, index, specs[kind], shards, shard_paths)
         if kind == "image":
             _check_views(index_path, index, training)
@@ -100,7 +100,7 @@ def _check_features(path, kind: str, index: dict, spec: dict, shards, shard_path
 
 def _check_views(path, index: dict, training) -> None:
     """Refuse image features with fewer views, or others, than are trained on."""
-    wanted = config.stored_views(training)
+    wanted = experiment.stored_views(training)
     if index["views"] < wanted:
         raise InputError(
             path,

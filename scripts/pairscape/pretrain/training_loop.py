@@ -15,16 +15,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pairscape.core import files
+from pairscape.core import files, logs
 from pairscape.core.errors import InputError
+from pairscape.core.options import resolve_part
 from pairscape.encoders import specs
-from pairscape.jobs import program
-from pairscape.plan import config
 from pairscape.pretrain import batches, contrastive, processes
 from pairscape.pretrain.batches import PairRows
 from pairscape.pretrain.metric_loggers import MetricLoggers
-from pairscape.pretrain.pair import SIDES, Pair
+from pairscape.pretrain.pair import Pair
 from pairscape.pretrain.processes import World
+from pairscape.pretrain.side import SIDES
 
 log = logging.getLogger("pairscape")
 
@@ -52,7 +52,7 @@ def resolve_training(training: Mapping) -> dict:
     InputError
         An option is unknown, isn't allowed, or doesn't go with another.
     """
-    resolved = config.resolve_part("training", training)
+    resolved = resolve_part("training", training)
 
     def refuse(key: str, found, remedy: str) -> None:
         raise InputError("--options", f"training.{key}", str(found), remedy)
@@ -74,7 +74,7 @@ def resolve_training(training: Mapping) -> dict:
             refuse("stored_views", "views for a head that takes tokens", "set it to 0")
         if not specs.takes_stored_images(resolved) or resolved["evaluation_crop"] == "random":
             refuse("stored_views", "views for a trunk that runs in every step", "set it to 0")
-        defaults = config.resolve_part("training", {})
+        defaults = resolve_part("training", {})
         for key in ("augmentation_draws", "sharpen"):
             if resolved[key] != defaults[key]:
                 refuse(key, f"{resolved[key]}, for stored views", f"set it to {defaults[key]}")
@@ -255,7 +255,7 @@ def train(
     saved = time.monotonic()
     steps = range(start, 0 if record.is_over else options["max_steps"])
     if world.is_first:
-        steps = program.progress(steps, "pretrain", len(steps), "step")
+        steps = logs.progress(steps, "pretrain", len(steps), "step")
     pair.train()
     with processes.noted_signals() as arrived:
         question = processes.StopQuestion(world, arrived)
@@ -289,7 +289,7 @@ def train(
             if sent:
                 loggers.close()
                 world.leave()
-                raise program.Stopped(
+                raise logs.Stopped(
                     f"stopped by {signal.Signals(sent).name} at step {step + 1} of"
                     f" {options['max_steps']}; the same command goes on from there"
                 )
@@ -443,7 +443,7 @@ def _evaluated(pair: Pair, data: PairRows, rows: np.ndarray, world: World | None
     starts = range(0, len(rows), block)
     workers = pair.training_options["loader_workers"]
     reader = batches.plain_batches(data, [rows[at : at + block] for at in starts], workers, world)
-    for at, batch in zip(program.progress(starts, "embed", unit="block"), reader, strict=True):
+    for at, batch in zip(logs.progress(starts, "embed", unit="block"), reader, strict=True):
         yield at, batches.to_device(batch, world.device)
 
 

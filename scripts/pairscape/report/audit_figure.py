@@ -4,9 +4,9 @@ import textwrap
 from collections.abc import Mapping, Sequence
 
 from pairscape.audit.flag_effects import BOTH, NOT_TRIED, STARTS
-from pairscape.report import retrieval_table
 from pairscape.report.audit_table import CHANGES, flag_words, pair_words
-from pairscape.report.retrieval_figure import BLUE, VERMILION
+from pairscape.report.style import BLUE, VERMILION
+from pairscape.report.words import gallery_words
 
 _DPI = 150
 _GREY = "#777777"
@@ -185,7 +185,7 @@ def _say(panel, y: float, words: str) -> None:
 
 def _title(own: Mapping, gallery: str) -> str:
     """Gallery, and the recall of the bases that the differences are taken from."""
-    words = "Whole test split" if gallery == "split" else retrieval_table.gallery_words(gallery)
+    words = "Whole test split" if gallery == "split" else gallery_words(gallery)
     bases = [
         f"{start} {row['value']:.3f}"
         for start in STARTS

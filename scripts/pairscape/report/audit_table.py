@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pairscape.audit import flag_effects
 from pairscape.audit.flag_effects import BOTH, NOT_TRIED, SCORED, STARTS
 from pairscape.core import files
-from pairscape.report import retrieval_table
+from pairscape.report import layout, words
 
 COLUMNS = tuple(name for name in flag_effects.COLUMNS if name not in files.ORIGIN)
 CHANGES = {"corrected": "switched on", "published": "repaired"}
@@ -128,7 +128,7 @@ def _meanings(rows: Sequence[Mapping]) -> dict:
 
 def _tried(rows: Sequence[Mapping], start: str) -> str:
     if not rows:
-        return retrieval_table.NOT_RUN
+        return layout.NOT_RUN
     if rows[0]["status"] == NOT_TRIED:
         return f"{NOT_TRIED}: {rows[0]['why_not']}"
     values = any(row["value"] is not None for row in rows)
@@ -146,17 +146,15 @@ def _differences(rows: Sequence[Mapping], k: float, gallery: str, start: str) ->
         if not flag:
             bases.append(len(body))
         body.append([flag_words(flag) or _BASES[start], image, gene, _value(row)])
-        body[-1] += [retrieval_table.NOT_RUN if row["chance"] is None else f"{row['chance']:.3f}"]
+        body[-1] += [layout.NOT_RUN if row["chance"] is None else f"{row['chance']:.3f}"]
         body[-1] += [_difference(row), _over_seeds(row)]
-        body[-1] += [
-            _signed(by_direction[name]["difference"]) for name in retrieval_table.DIRECTIONS
-        ]
-        body[-1] += [row["paired"] or retrieval_table.NOT_RUN, _seeds(row)]
+        body[-1] += [_signed(by_direction[name]["difference"]) for name in words.DIRECTIONS]
+        body[-1] += [row["paired"] or layout.NOT_RUN, _seeds(row)]
     return {
-        "title": f"{_TITLES[start]}: Recall@{k:g}, gallery: {retrieval_table.gallery_words(gallery)}",
+        "title": f"{_TITLES[start]}: Recall@{k:g}, gallery: {words.gallery_words(gallery)}",
         "header": [
             *("Flag", "Image encoder", "Gene encoder", f"Recall@{k:g}", "Chance", "Difference"),
-            *("Over seeds", *retrieval_table.DIRECTIONS.values(), "Same spots", "Seeds"),
+            *("Over seeds", *words.DIRECTIONS.values(), "Same spots", "Seeds"),
         ],
         "rows": body,
         "chance": bases,  # a rule above them, and in the report another colour
@@ -166,10 +164,10 @@ def _differences(rows: Sequence[Mapping], k: float, gallery: str, start: str) ->
 
 def _value(row: Mapping) -> str:
     if row["value"] is None:
-        return retrieval_table.NOT_RUN
+        return layout.NOT_RUN
     text = f"{row['value']:.3f}"
     if row["ci_low"] is not None:
-        text += f" [{row['ci_low']:.3f}{retrieval_table.MINUS_TO}{row['ci_high']:.3f}]"
+        text += f" [{row['ci_low']:.3f}{layout.MINUS_TO}{row['ci_high']:.3f}]"
     return text
 
 
@@ -183,12 +181,12 @@ def _difference(row: Mapping) -> str:
 def _over_seeds(row: Mapping) -> str:
     low, high = row["difference_seed_low"], row["difference_seed_high"]
     if low is None:
-        return retrieval_table.NOT_RUN
+        return layout.NOT_RUN
     return f"{_signed(low)} to {_signed(high)}" if row["seeds"] > 1 else "one seed"
 
 
 def _signed(value: float | None) -> str:
-    return retrieval_table.NOT_RUN if value is None else f"{value:+z.3f}"
+    return layout.NOT_RUN if value is None else f"{value:+z.3f}"
 
 
 def _seeds(row: Mapping) -> str:

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-from pairscape.report import retrieval_table
+from pairscape.report import layout, words
 from pairscape.report.batch_effect_table import CONFOUNDING, EVERY_PAIR
-from pairscape.report.retrieval_figure import BLACK, BLUE
+from pairscape.report.style import BLACK, BLUE
 
 _DPI = 150
 _SHORT = dict(zip(CONFOUNDING, ("organ", "disease"), strict=True))
@@ -35,7 +35,7 @@ def plot_points(rows: Sequence[Mapping], title: str):
         drawn = [r for r in rows if r["gallery"] == gallery]
         _draw(axis, [row for row in drawn if row["silhouette_batch"] is not None])
         missing = [row["dataset"] for row in drawn if row["silhouette_batch"] is None]
-        axis.set_title(retrieval_table.gallery_words(gallery).capitalize(), loc="left")
+        axis.set_title(words.gallery_words(gallery).capitalize(), loc="left")
         first = drawn[0]
         axis.set_xlabel(
             f"silhouette-batch, {first['batch']} as batch, Leiden {first['resolution']:g}\n"
@@ -126,7 +126,7 @@ def _spread(heights: Sequence[float]) -> list[float]:
 
 def _facts(row: Mapping) -> str:
     parts = [
-        f"V {short} " + (retrieval_table.NOT_RUN if row[name] is None else f"{row[name]:.2f}")
+        f"V {short} " + (layout.NOT_RUN if row[name] is None else f"{row[name]:.2f}")
         for name, short in _SHORT.items()
     ]
     return ", ".join([*parts, f"skipped {row['spots_skipped']:.0%}"])

@@ -9,7 +9,7 @@ import numpy as np
 
 from pairscape.core import files
 from pairscape.evaluate.batch_effect import BATCHES, CONFOUNDERS
-from pairscape.report import retrieval_table
+from pairscape.report import layout, words
 
 KEYS = ("dataset", "batch", "label")
 MAIN = ("silhouette_batch", "clusters", "spots_skipped", "bras", "ilisi")
@@ -137,7 +137,7 @@ def sections(rows: Sequence[Mapping]) -> list[dict]:
         "BRAS: the same with the cosine distance to all spots of other batches. iLISI: mixing among "
         "the nearest neighbours, without labels; 0: one batch, 1: all alike.",
         "V: Cramér's V of the split with organ and with disease state, over spots; 1: one tells the "
-        f"other. {retrieval_table.NOT_RUN}: not defined (one batch, one organ, one disease state).",
+        f"other. {layout.NOT_RUN}: not defined (one batch, one organ, one disease state).",
     ]
     choices = dict.fromkeys((row["representation"], row["clustering"]) for row in rows)
     notes += [f"Made by: {representation}; {clustering}." for representation, clustering in choices]
@@ -165,7 +165,7 @@ def _label_words(row: Mapping) -> str:
 
 
 def _number(value: float | None) -> str:
-    return retrieval_table.NOT_RUN if value is None else f"{value:.3f}"
+    return layout.NOT_RUN if value is None else f"{value:.3f}"
 
 
 # ------------------------------------------------------------------------- against recall, over panels
@@ -292,10 +292,7 @@ def _recalls(scores: Iterable[Mapping], recall_at: int) -> dict[tuple, dict]:
             means = {d: statistics.fmean(values.values()) for d, values in directions.items()}
             found[key][dataset] = {
                 "recall": statistics.fmean(means.values()),
-                **{
-                    f"recall_{direction}": means.get(direction)
-                    for direction in retrieval_table.DIRECTIONS
-                },
+                **{f"recall_{direction}": means.get(direction) for direction in words.DIRECTIONS},
                 "chance": chances[key[0], dataset],
                 "seeds": min(map(len, directions.values())),
                 "pairs": 1,

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from pairscape.calibrate.calibration import DONORS, PEARSON, RECALL, SILHOUETTE
-from pairscape.report.retrieval_figure import BLUE, ORANGE, VERMILION
+from pairscape.report.style import BLUE, ORANGE, VERMILION
 
 _DPI = 150
 _COLOURS = (BLUE, ORANGE, VERMILION, "#009E73", "#CC79A7")

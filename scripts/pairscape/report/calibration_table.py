@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from pairscape.calibrate.calibration import BRAS, KNOBS, PEARSON, RECALL, SILHOUETTE
 from pairscape.core import files
-from pairscape.report import retrieval_table
+from pairscape.report import layout, words
 
 TEXTS = ("score", "of", "gallery", "donors")
 _WORDS = {
@@ -37,7 +37,7 @@ def read_table(path) -> list[dict]:
 def score_words(row: Mapping) -> str:
     """What a score is, in words."""
     if row["score"] == RECALL:
-        return f"{_WORDS[RECALL]}, {retrieval_table.gallery_words(row['gallery'])}"
+        return f"{_WORDS[RECALL]}, {words.gallery_words(row['gallery'])}"
     return f"{_WORDS[row['score']]}, {row['of']}"
 
 
@@ -91,13 +91,11 @@ def sections(rows: Sequence[Mapping]) -> list[dict]:
 
 
 def _from_to(least: float | None, greatest: float | None) -> str:
-    return " to ".join(
-        retrieval_table.NOT_RUN if v is None else f"{v:.3f}" for v in (least, greatest)
-    )
+    return " to ".join(layout.NOT_RUN if v is None else f"{v:.3f}" for v in (least, greatest))
 
 
 def _spearman_words(row: Mapping, knob: str) -> str:
     value, low, high = (row[f"{knob}_spearman{end}"] for end in ("", "_low", "_high"))
     if value is None:
-        return retrieval_table.NOT_RUN
+        return layout.NOT_RUN
     return f"{value:+.2f}" + ("" if low is None else f" ({low:+.2f} to {high:+.2f})")

@@ -3,8 +3,9 @@
 import statistics
 from collections.abc import Mapping, Sequence
 
-from pairscape.evaluate.expression import AFTER, ALL, AS_IT_CAME, RECIPES
-from pairscape.report.retrieval_figure import BLACK, BLUE, ORANGE
+from pairscape.evaluate.expression import AFTER, ALL, AS_IT_CAME
+from pairscape.evaluate.targets import RECIPES
+from pairscape.report.style import BLACK, BLUE, ORANGE
 
 _DPI = 150
 

@@ -9,10 +9,11 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
 from pairscape.core import files
-from pairscape.evaluate.expression import AFTER, ALL, AS_IT_CAME, RECIPES, SHARED
+from pairscape.evaluate.expression import AFTER, ALL, AS_IT_CAME, SHARED
 from pairscape.evaluate.intervals import DONORS_NEEDED
-from pairscape.report import retrieval_table
-from pairscape.report.comparisons import TOO_FEW, sign_flip
+from pairscape.evaluate.statistics import TOO_FEW, sign_flip
+from pairscape.evaluate.targets import RECIPES
+from pairscape.report import layout
 
 TASK = "expression"
 METRICS = ("pearson", "spearman", "r2")  # of r2_train_mean there is no before and after
@@ -301,9 +302,7 @@ def _pairs_section(recipe: str, rows: Sequence[Mapping]) -> dict:
         if row["seeds_missing"]:
             why = f" ({row['note']})" if row["note"] else ""
             pair = f"{row['dataset']}, {row['image_encoder']} with {row['gene_encoder']}"
-            notes.append(
-                f"{retrieval_table.NOT_RUN}: {pair}: no score of seed {row['seeds_missing']}{why}."
-            )
+            notes.append(f"{layout.NOT_RUN}: {pair}: no score of seed {row['seeds_missing']}{why}.")
     return {
         "title": f"What contrastive pretraining does to it: mean Pearson, {recipe} recipe",
         "header": [
@@ -316,7 +315,7 @@ def _pairs_section(recipe: str, rows: Sequence[Mapping]) -> dict:
                 _number(row["before"]),
                 _with_sd(_number, row["after"], row["after_sd"]),
                 _with_sd(_signed, row["difference"], row["difference_sd"]),
-                row["difference_by_donor"] or retrieval_table.NOT_RUN,
+                row["difference_by_donor"] or layout.NOT_RUN,
                 row["reads"],
                 _p(row),
                 f"{_undefined(row, 'before_undefined')}, {_undefined(row, 'after_undefined')}",
@@ -337,7 +336,7 @@ def _marks(scores: Mapping[tuple, Mapping]) -> dict[tuple, str]:
         shown = {place: round(value, 3) for place, value in cells.items() if value is not None}
         order = sorted(set(shown.values()), reverse=True)[:2]
         if len(order) == 2:
-            words = dict(zip(order, (retrieval_table.BEST, retrieval_table.SECOND), strict=True))
+            words = dict(zip(order, (layout.BEST, layout.SECOND), strict=True))
             marks |= {place: words[value] for place, value in shown.items() if value in words}
     return marks
 
@@ -368,11 +367,11 @@ def _named(row: Mapping) -> str:
 
 
 def _number(value: float | None) -> str:
-    return retrieval_table.NOT_RUN if value is None else f"{value:.3f}".replace("-", _MINUS)
+    return layout.NOT_RUN if value is None else f"{value:.3f}".replace("-", _MINUS)
 
 
 def _signed(value: float | None) -> str:
-    return retrieval_table.NOT_RUN if value is None else f"{value:+.3f}".replace("-", _MINUS)
+    return layout.NOT_RUN if value is None else f"{value:+.3f}".replace("-", _MINUS)
 
 
 def _with_sd(form, value: float | None, deviation: float | None) -> str:
@@ -381,14 +380,14 @@ def _with_sd(form, value: float | None, deviation: float | None) -> str:
 
 def _undefined(row: Mapping, name: str) -> str:
     if row[name] is None:
-        return retrieval_table.NOT_RUN
+        return layout.NOT_RUN
     return f"{row[name]:.0f} of {row['genes']:.0f}"
 
 
 def _p(row: Mapping) -> str:
     if row["p_value"] is not None:
         return f"{row['p_value']:.2g}"
-    return row["p_test"] or retrieval_table.NOT_RUN
+    return row["p_test"] or layout.NOT_RUN
 
 
 def _seeds(row: Mapping) -> str:

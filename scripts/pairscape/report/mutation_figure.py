@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from pairscape.report import mutation_table
-from pairscape.report.retrieval_figure import BLACK, BLUE, ORANGE, VERMILION
+from pairscape.report.style import BLACK, BLUE, ORANGE, VERMILION
 from pairscape.slides.mutation_scores import EXTERNAL, RANKED, TEST
 
 _DPI = 150

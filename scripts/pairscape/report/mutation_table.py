@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from pairscape.core import files
-from pairscape.report.retrieval_table import MINUS_TO, NOT_RUN
+from pairscape.report.layout import MINUS_TO, NOT_RUN
 from pairscape.slides import site_folds
 from pairscape.slides.mutation_scores import RANKED, TEST
 

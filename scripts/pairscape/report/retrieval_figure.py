@@ -2,25 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
-from pairscape.core import files
 from pairscape.report import retrieval_table
+from pairscape.report.style import BLACK, DIRECTION_COLOURS, DIRECTION_WORDS, DPI, VERMILION
+from pairscape.report.words import DIRECTIONS, gallery_words
 
-BLUE, ORANGE, VERMILION, BLACK = "#0072B2", "#E69F00", "#D55E00", "#000000"
-DIRECTION_COLOURS = {"i2g": BLUE, "g2i": ORANGE}
-DIRECTION_WORDS = {"i2g": "image to genes (I2G)", "g2i": "genes to image (G2I)"}
-STYLE = {
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#666666",
-    "xtick.color": "#333333",
-    "ytick.color": "#333333",
-    "svg.hashsalt": "pairscape",
-    "svg.fonttype": "path",
-}
-_DPI = 150
 _BAR = 0.38
 
 
@@ -56,7 +41,7 @@ def plot_recall(table: Sequence[Mapping], scores: Sequence[Mapping], title: str)
     layouts = {name: _lay_out([r for r in shown if r["dataset"] == name]) for name in datasets}
     heights = [max(1.2, 0.42 * layout["height"]) for layout in layouts.values()]
     figure_height = sum(heights) + 0.75 * len(heights) + 0.9
-    figure = Figure(figsize=(9.5, figure_height), dpi=_DPI, layout="constrained")
+    figure = Figure(figsize=(9.5, figure_height), dpi=DPI, layout="constrained")
     panels = figure.subplots(
         len(datasets),
         len(recall) or 1,
@@ -71,10 +56,7 @@ def plot_recall(table: Sequence[Mapping], scores: Sequence[Mapping], title: str)
             panel.set_xlabel("recall")
     figure.legend(
         handles=[
-            *(
-                Patch(color=DIRECTION_COLOURS[d], label=DIRECTION_WORDS[d])
-                for d in retrieval_table.DIRECTIONS
-            ),
+            *(Patch(color=DIRECTION_COLOURS[d], label=DIRECTION_WORDS[d]) for d in DIRECTIONS),
             Line2D([], [], color=VERMILION, linewidth=2, label="chance"),
             Line2D([], [], color=BLACK, linewidth=1.2, label=f"95 % interval, {_over(shown)}"),
             Line2D(
@@ -116,14 +98,6 @@ def _over(rows: Sequence[Mapping]) -> str:
     return " or ".join(words for words, used in kinds.items() if used) or "none"
 
 
-def save_figure(figure, png, svg) -> None:
-    """Write a figure as PNG (150 dpi) and SVG, the same bytes for the same figure."""
-    with files.atomic_path(png) as temporary:
-        figure.savefig(temporary, format="png", metadata={"Software": None})
-    with files.atomic_path(svg) as temporary:
-        figure.savefig(temporary, format="svg", metadata={"Date": None, "Creator": None})
-
-
 def _lay_out(rows: Sequence[Mapping]) -> dict:
     """Where each bar of a dataset lies: from the top down, galleries, and in them encoder pairs."""
     bars, labels, headings, y = [], [], [], 0.0
@@ -131,7 +105,7 @@ def _lay_out(rows: Sequence[Mapping]) -> dict:
         of_gallery = [row for row in rows if row["gallery"] == gallery]
         sizes = {row["gallery_size"] for row in of_gallery if row["gallery_size"]}
         among = f" ({min(sizes):.4g} pairs)" if sizes and gallery == "split" else ""
-        headings.append((y, retrieval_table.gallery_words(gallery).capitalize() + among))
+        headings.append((y, gallery_words(gallery).capitalize() + among))
         y += 0.9
         pairs = dict.fromkeys((row["image_encoder"], row["gene_encoder"]) for row in of_gallery)
         for pair in pairs:
@@ -140,7 +114,7 @@ def _lay_out(rows: Sequence[Mapping]) -> dict:
                 for row in of_gallery
                 if (row["image_encoder"], row["gene_encoder"]) == pair
             }
-            for number, direction in enumerate(retrieval_table.DIRECTIONS):
+            for number, direction in enumerate(DIRECTIONS):
                 if direction in of_pair:
                     bars.append((y + (number - 0.5) * _BAR, direction, of_pair[direction]))
             labels.append((y, f"{pair[0]}\nwith {pair[1]}"))

@@ -5,8 +5,9 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
 from pairscape.core import files
+from pairscape.report.layout import BEST, MINUS_TO, NOT_RUN, SECOND
+from pairscape.report.words import DIRECTIONS, KEYS, gallery_words, metric_words, word_letters
 
-KEYS = ("dataset", "image_encoder", "gene_encoder")
 HEAD = (*KEYS, "direction", "gallery")
 GROUP_HEAD = (*HEAD, "group_by", "group")
 SEEDS = ("seeds_run", "seeds_planned", "seeds_missing", "seeds_failed")
@@ -39,10 +40,6 @@ TEXTS = {
     "control",
     "donors_shared",
 }
-NOT_RUN = "\N{EM DASH}"
-DIRECTIONS = {"i2g": "I2G", "g2i": "G2I"}
-MINUS_TO = "\N{EN DASH}"
-BEST, SECOND = "best", "second"
 SCORED = "scored"
 HEADLINE = "recall@5"
 GROUP_WORDS = {
@@ -249,15 +246,6 @@ def write_table(path, rows: Sequence[Mapping], columns: Sequence[str] | None = N
     files.write_numbers(path, rows, columns)
 
 
-def write_for_reading(paths: Sequence, title: str, sections: Sequence[Mapping]) -> None:
-    """Write sections as Markdown and as LaTeX, to two paths."""
-    for path, text in zip(
-        paths, (to_markdown(title, sections), to_latex(title, sections)), strict=True
-    ):
-        with files.atomic_path(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-
-
 def is_retrieval_table(columns: Iterable[str]) -> bool:
     """Whether a TSV with these columns was written by ``write_table``."""
     return {*HEAD, *SEEDS, *TAIL} <= set(columns)
@@ -282,7 +270,7 @@ def retrieval_sections(rows: Sequence[Mapping]) -> list[dict]:
     of the rows that hold chance), ``marks`` (``best`` and ``second`` by row and column) and
     ``notes`` (texts).
     """
-    letters = _letters(row["donors_shared"] for row in rows)
+    letters = word_letters(row["donors_shared"] for row in rows)
     nearby = nearby_names(rows[0])
     metrics = nearby or [name for name in metric_names(rows[0]) if name != "mean_rank"]
     shown = headline(metrics)
@@ -394,33 +382,9 @@ def group_sections(rows: Sequence[Mapping], gallery: str = "split") -> list[dict
     return sections
 
 
-def gallery_words(gallery: str) -> str:
-    """A gallery's name in words."""
-    if match := re.fullmatch(r"in_batch_(\d+)(?:_ranks_(\d+))?", gallery):
-        how = f"by {match[2]} processes" if match[2] else "in data set order"
-        return f"in batches of {match[1]}, {how}"
-    words = {
-        "split": "the whole split",
-        "sample": "within each sample",
-        "other_donors": "the partner among spots of other donors",
-    }
-    return words.get(gallery, gallery)
-
-
 def _gallery_order(gallery: str) -> tuple:
     order = ("split", "other_donors", "sample")
     return (order.index(gallery) if gallery in order else len(order), gallery)
-
-
-def metric_words(metric: str) -> str:
-    """A metric's name in words."""
-    return re.sub(r"(\d)um$", r"\1 µm", metric).replace("_", " ").capitalize()
-
-
-def _letters(words: Iterable[str | None]) -> dict[str, str]:
-    """A letter for each distinct text."""
-    distinct = [text for text in dict.fromkeys(words) if text]
-    return {text: chr(ord("a") + place % 26) for place, text in enumerate(distinct)}
 
 
 def _note_marks(row: Mapping, letters: Mapping[str, str]) -> str:
@@ -571,108 +535,4 @@ def _notes(rows, letters: Mapping[str, str], marked: bool, shown: str | None) ->
 # ----------------------------------------------------------------------------------------- Markdown
 
 
-def to_markdown(title: str, sections: Iterable[Mapping]) -> str:
-    """Sections of ``retrieval_sections`` as Markdown."""
-    parts = [f"# {_escape_markdown(title)}\n"]
-    sections = list(sections)
-    parts += [] if sections else ["Nothing to tabulate.\n"]
-    for section, following in zip(sections, [*sections[1:], None], strict=False):
-        parts.append(f"## {_escape_markdown(section['title'])}\n")
-        right = _numeric_columns(section)
-        lines = [
-            map(_escape_markdown, section["header"]),
-            ["---:" if column in right else "---" for column in range(len(section["header"]))],
-            *_marked_rows(section, _escape_markdown, {BEST: "**{}**", SECOND: "*{}*"}),
-        ]
-        parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n")
-        if following is None or following["notes"] != section["notes"]:
-            parts += [*(f"- {_escape_markdown(note)}" for note in section["notes"]), ""]
-    return "\n".join(parts)
-
-
-def _escape_markdown(text: str) -> str:
-    return re.sub(r"([\\`*_{}<>|#])", r"\\\1", text)
-
-
 # -------------------------------------------------------------------------------------------- LaTeX
-
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "{": r"\{",
-    "}": r"\}",
-    "$": r"\$",
-    "&": r"\&",
-    "#": r"\#",
-    "%": r"\%",
-    "_": r"\_",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
-    NOT_RUN: "---",
-    MINUS_TO: "--",
-    "µ": r"\textmu{}",
-    "\N{MULTIPLICATION SIGN}": r"\texttimes{}",
-}
-
-
-def escape_latex(text: str) -> str:
-    """A text that LaTeX sets as it stands."""
-    return "".join(_LATEX.get(character, character) for character in text)
-
-
-def to_latex(title: str, sections: Iterable[Mapping]) -> str:
-    """Sections of ``retrieval_sections`` as LaTeX tables; needs ``\\usepackage{booktabs}``."""
-    parts = [r"% needs \usepackage{booktabs} and, for quotation marks, \usepackage[T1]{fontenc}"]
-    for section in sections:
-        right = _numeric_columns(section)
-        columns = "".join("r" if i in right else "l" for i in range(len(section["header"])))
-        lines = [
-            r"\begin{table}",
-            r"\centering\small",
-            f"\\caption{{{escape_latex(title)}. {escape_latex(section['title'])}. "
-            + escape_latex(" ".join(section["notes"]))
-            + "}",
-            f"\\begin{{tabular}}{{{columns}}}",
-            r"\toprule",
-            " & ".join(escape_latex(cell) for cell in section["header"]) + r" \\",
-        ]
-        marked = _marked_rows(
-            section, escape_latex, {BEST: r"\textbf{{{}}}", SECOND: r"\underline{{{}}}"}
-        )
-        for number, row in enumerate(marked):
-            if number == 0 or number in section["chance"]:
-                lines.append(r"\midrule")
-            lines.append(" & ".join(row) + r" \\")
-        lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}", ""]
-        parts.append("\n".join(lines))
-    return "\n".join(parts)
-
-
-def _marked_rows(section: Mapping, escape, styles: Mapping[str, str]) -> list[list[str]]:
-    """The rows of a section, escaped, the value of a marked cell in its style."""
-    marks = section.get("marks", {})
-    rows = []
-    for number, row in enumerate(section["rows"]):
-        cells = []
-        for column, cell in enumerate(row):
-            value, space, rest = cell.partition(" ")
-            style = styles.get(marks.get((number, column)), "{}")
-            cells.append(style.format(escape(value)) + space + escape(rest))
-        rows.append(cells)
-    return rows
-
-
-def _numeric_columns(section: Mapping) -> set[int]:
-    """Columns whose cells are all numbers, empty or not run."""
-    return {
-        column
-        for column in range(len(section["header"]))
-        if all(
-            not row[column] or row[column] == NOT_RUN or row[column].lstrip("+-")[:1].isdigit()
-            for row in section["rows"]
-        )
-        and any(row[column] for row in section["rows"])
-    }

@@ -4,7 +4,7 @@ import zlib
 
 import numpy as np
 
-from pairscape.plan.config import resolve_part
+from pairscape.core.options import resolve_part
 
 MARGIN_UM = 150.0
 """How far the H&E reaches beyond the Xenium region."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pairscape.core.errors import InputError
 from pairscape.core.files import read_tsv, write_tsv
+from pairscape.slides import cohorts
 
 COLUMNS = ("slide", "patient", "site", "file", "um_per_px", "notes")
 FEATURE_SUFFIX = ".h5"  # a `file` that ends so holds features already, not a picture
@@ -246,4 +247,47 @@ def _check_patient(path, row: Mapping, known: dict) -> None:
                 f"slide {row['slide']}, column {column}",
                 f"{value}, where another slide of patient {row['patient']} has {known[column]}",
                 f"give all slides of a patient one {'site' if column == 'site' else 'label'}",
+            )
+
+
+def read_cohorts(config: Mapping) -> dict[str, list[dict]]:
+    """The rows of each cohort that is given by a table; none for a table that is still empty."""
+    return {
+        name: cohorts.read_cohort(cohort["table"], may_be_empty=True)
+        for name, cohort in config["cohorts"].items()
+        if cohort["table"]
+    }
+
+
+def check_slide_simulation(place: str, knobs: Mapping, source) -> None:
+    """Check what a schema can't in the knobs of a simulated cohort, at ``place`` of ``source``.
+
+    Raises
+    ------
+    InputError
+        More sites than patients, a target named as a column of the table, or a prevalence out of
+        range at some site.
+    """
+    if knobs["sites"] > knobs["patients"]:
+        raise InputError(
+            source,
+            f"{place}.sites",
+            f"{knobs['sites']} for {knobs['patients']} patients",
+            "give each site a patient at least",
+        )
+    for name, target in knobs["targets"].items():
+        if name in cohorts.COLUMNS:
+            raise InputError(
+                source,
+                f"{place}.targets",
+                f"the name {name}",
+                f"choose another: {', '.join(cohorts.COLUMNS)} are columns of the table",
+            )
+        low, high = (target["prevalence"] + sign * target["site_spread"] for sign in (-1, 1))
+        if not 0 <= low <= high <= 1:
+            raise InputError(
+                source,
+                f"{place}.targets.{name}.site_spread",
+                f"{target['site_spread']:g} around a prevalence of {target['prevalence']:g}",
+                "choose it so that no site leaves the range from 0 to 1",
             )

@@ -16,7 +16,7 @@ import torch
 from torch.nn import functional
 
 from pairscape.core.errors import InputError
-from pairscape.jobs.program import progress
+from pairscape.core.logs import progress
 from pairscape.slides import slide_features
 from pairscape.slides.aggregator import Aggregator
 

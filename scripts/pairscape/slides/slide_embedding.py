@@ -17,7 +17,8 @@ from pairscape.core import files
 from pairscape.core.errors import InputError
 from pairscape.encoders import image_encoders
 from pairscape.images import whole_slide
-from pairscape.pretrain import pair as pairs_of_encoders
+from pairscape.pretrain import stored_pair
+from pairscape.pretrain.side import Side
 from pairscape.slides import slide_features
 
 # TRIDENT's names of encoders that are called otherwise here, and give the same numbers.
@@ -71,7 +72,7 @@ def pair_model(name: str, checkpoint, weights=None) -> Model:
     InputError
         The pair is damaged, or the weights aren't those of its training.
     """
-    side, description = pairs_of_encoders.load_image_side(checkpoint, weights)
+    side, description = stored_pair.load_image_side(checkpoint, weights)
     facts = {
         "pair_sha256": files.sha256_file(checkpoint),
         "weights_sha256": description["trunk_sha256"].get("images") or "",
@@ -96,11 +97,11 @@ def embed_patches(
     InputError
         The slide can't be read somewhere.
     """
-    from pairscape.dataset import patch_reader
+    from pairscape.images import encoding
 
     def read(rows):
         patches = (whole_slide.read_patch(slide, grid, row) for row in rows)
-        return patch_reader.fit_all(patches, model.spec["input"])
+        return encoding.fit_all(patches, model.spec["input"])
 
     count = len(grid.coords)
     batches = [range(at, min(at + batch, count)) for at in range(0, count, batch)]
@@ -163,7 +164,7 @@ def is_made(path, made_from: str) -> bool:
 class _Embedder(nn.Module):
     """A pair's image side as a tower: prepared images -> embeddings."""
 
-    def __init__(self, side: pairs_of_encoders.Side):
+    def __init__(self, side: Side):
         super().__init__()
         self.side = side
 
@@ -172,7 +173,7 @@ class _Embedder(nn.Module):
         return self.side.project(tower.tokens(images) if self.side.takes_tokens else tower(images))
 
 
-def _projection(side: pairs_of_encoders.Side) -> Callable[[np.ndarray], np.ndarray]:
+def _projection(side: Side) -> Callable[[np.ndarray], np.ndarray]:
     @torch.inference_mode()
     def project(features: np.ndarray) -> np.ndarray:
         return side.project(torch.from_numpy(features)).numpy()

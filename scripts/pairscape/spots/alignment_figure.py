@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pairscape.spots.registration import PIXEL_UM, Region
+from pairscape.spots.registration_maps import PIXEL_UM, Region
 
 THUMBNAIL_PX = 1400
 CONTOUR_UM = 60.0  # smoothing of the contours, on top of the region's own

@@ -16,112 +16,25 @@ to stand out from the other places as well.
 """
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 
-from pairscape.acquire import bundle as xenium
 from pairscape.acquire.alignment import decompose
-from pairscape.core.errors import InputError
+from pairscape.spots.registration_maps import (
+    APART_UM,
+    BLOCK_UM,
+    PIXEL_UM,
+    SPOT_UM,
+    Picture,
+    Region,
+)
+from pairscape.spots.registration_search import Board, about, search
 
-PIXEL_UM = 20.0
-SMOOTHING_UM = 30.0
-BLOCK_UM = 220.0
-SPOT_UM = 55.0  # hypotheses that differ by no more than this everywhere are one
-APART_UM = 4 * SPOT_UM  # those that differ by more than this somewhere are other places
 CONFIDENCE = 0.975  # that a rival has to be better with
 MARGIN = 0.05  # of score, that a rival has to lead by
 MIN_SCORE = 0.1  # of the alignment; below it there is nothing to go by
-MIN_CELLS = 200
-MIN_TRANSCRIPTS = 2000
-MIN_QV = 20
 MIN_BLOCKS = 16  # with tissue
 RESAMPLES = 2000
-THUMBNAIL_PX = 2048
-LARGEST_UM = 100_000.0  # four slides: coordinates beyond it are damage
-BLACK = 12  # all channels below this: no tissue, but the fill of an image that was turned
-
-SEARCH_SIDE = 64  # pixels along the region
-SEARCH_STEP_DEGREES = 6.0
-SEARCH_KEPT = 3  # peaks that are refined
-REFINED_POINTS = 6_000
-
-
-class Region(NamedTuple):
-    """What the bundle says, on a grid of ``PIXEL_UM``, smoothed, as standardised rows."""
-
-    maps: dict[str, np.ndarray]  # name -> (rows, columns) float32
-    counts: dict[str, int]  # points behind each map
-    low_um: np.ndarray  # (2,) x and y of the outer corner
-    tissue: np.ndarray  # (rows, columns) bool: a nucleus or a transcript is near
-
-    @property
-    def centres_um(self) -> np.ndarray:
-        """Centres of the pixels, (rows * columns, 2), in the order of ``ravel``."""
-        rows, columns = self.tissue.shape
-        y, x = np.mgrid[:rows, :columns].reshape(2, -1) + 0.5
-        return np.column_stack([x, y]) * PIXEL_UM + self.low_um
-
-
-class Picture(NamedTuple):
-    """The haematoxylin of an H&E, on a grid of its own."""
-
-    density: np.ndarray  # (height, width) float32, 0 glass to 1
-    scale: float  # H&E pixels per pixel of the grid
-    size_px: tuple[int, int]  # of the H&E, width and height
-
-
-def read_region(bundle) -> Region:
-    """The densities of nuclei and of transcripts of a bundle, in bounded memory.
-
-    Transcripts of quality ``MIN_QV`` and more count, whatever they name. Points that aren't finite
-    are left out.
-    """
-    try:
-        cells = xenium.read_cells(bundle)[["x_centroid", "y_centroid"]].to_numpy(float)
-    except InputError:  # check_bundle says so; transcripts tell as much
-        cells = np.empty((0, 2))
-    counted = {"nuclei": _count([cells]), "transcripts": _count(_transcripts(bundle))}
-    rows, columns = np.max([grid.shape for grid in counted.values()], axis=0)
-    counted = {
-        name: np.pad(grid, ((0, rows - grid.shape[0]), (0, columns - grid.shape[1])))
-        for name, grid in counted.items()
-    }
-    filled = np.argwhere(sum(counted.values()) > 0)
-    if not len(filled):
-        return Region({}, dict.fromkeys(counted, 0), np.zeros(2), np.zeros((1, 1), bool))
-    (top, left), (bottom, right) = filled.min(axis=0), filled.max(axis=0) + 1
-    counted = {name: grid[top:bottom, left:right] for name, grid in counted.items()}
-    counts = {name: int(grid.sum()) for name, grid in counted.items()}
-    enough = {"nuclei": MIN_CELLS, "transcripts": MIN_TRANSCRIPTS}
-    maps = {
-        name: _standardised(_blur(np.sqrt(grid), SMOOTHING_UM / PIXEL_UM))
-        for name, grid in counted.items()
-        if counts[name] >= enough[name]
-    }
-    tissue = _blur(sum(counted.values()) > 0, 2.0) > 0.05
-    return Region(maps, counts, np.array([left, top]) * PIXEL_UM, tissue)
-
-
-def read_picture(thumbnail: np.ndarray, scale: float, size_px: tuple[int, int]) -> Picture:
-    """The haematoxylin density of an H&E from its thumbnail (``slide.thumbnail``).
-
-    Colours are unmixed after Ruifrok and Johnston (2001, scikit-image's ``rgb2hed``); glass, and
-    the black fill of turned images, become 0, the densest hundredth 1.
-    """
-    from skimage.color import rgb2hed
-
-    density = np.empty(thumbnail.shape[:2], np.float32)
-    for top in range(0, len(density), 256):  # in bands: unmixing takes float64
-        band = thumbnail[top : top + 256]
-        density[top : top + 256] = rgb2hed(band)[..., 0]
-        density[top : top + 256][(band < BLACK).all(axis=2)] = np.nan
-    low, high = np.nanquantile(density, [0.01, 0.99]) if np.isfinite(density).any() else (0, 0)
-    density = np.nan_to_num((density - low) / max(high - low, 1e-6), nan=0.0).clip(0, 1)
-    step = max(1, math.ceil(max(density.shape) / (THUMBNAIL_PX // 2)))
-    rows, columns = (side // step * step for side in density.shape)
-    reduced = density[:rows, :columns].reshape(rows // step, step, columns // step, step)
-    return Picture(reduced.mean(axis=(1, 3)), scale * step, size_px)
 
 
 def known_mistakes(
@@ -150,9 +63,9 @@ def known_mistakes(
         scale = he_um_per_px / pixel_size_um
         found["`microns`"] = np.diag([scale, scale, 1.0])
     for name, turn in turned.items():
-        found[f"the H&E {name}"] = matrix @ _about(turn, np.array([width, height]) / 2)
+        found[f"the H&E {name}"] = matrix @ about(turn, np.array([width, height]) / 2)
     for name, turn in turned.items():
-        found[f"the Xenium region {name}"] = _about(turn, middle) @ matrix
+        found[f"the Xenium region {name}"] = about(turn, middle) @ matrix
     swap = np.array([[0.0, 1, 0], [1, 0, 0], [0, 0, 1]])
     found["the matrix with rows and columns for x and y"] = swap @ matrix @ swap
     found["the matrix, taken as micrometres,"] = np.diag([1 / pixel_size_um] * 2 + [1.0]) @ matrix
@@ -207,7 +120,7 @@ def judge(
     if not region.maps:
         counts = " and ".join(f"{count} {name}" for name, count in region.counts.items())
         return _undecided(f"{counts} are too few")
-    board = _Board(picture, region, pixel_size_um)
+    board = Board(picture, region, pixel_size_um)
     blocks = len(np.unique(board.block[region.tissue.ravel()]))
     if blocks < MIN_BLOCKS:
         return _undecided(f"tissue in {blocks} blocks of {BLOCK_UM:g} µm is too little")
@@ -224,7 +137,7 @@ def judge(
     rivals, chosen = {}, []
     whole = np.ones(board.blocks, bool)
     halves = [board.white, ~board.white, whole]
-    searched = _search(board, halves, scales, decompose(matrix, pixel_size_um)["rotation_degrees"])
+    searched = search(board, halves, scales, decompose(matrix, pixel_size_um)["rotation_degrees"])
     for half, found in zip(halves, searched, strict=True):
         named = mistakes | {
             describe_change(matrix, rival, region, pixel_size_um): rival for rival in found
@@ -329,65 +242,6 @@ def describe_change(
     return "the matrix " + ", ".join(words)
 
 
-class _Board:
-    """The region in blocks, and the haematoxylin that a hypothesis puts on it."""
-
-    def __init__(self, picture: Picture, region: Region, pixel_size_um: float):
-        self.picture, self.region, self.pixel_size_um = picture, region, pixel_size_um
-        self.centres_um = region.centres_um
-        self.maps = np.stack([values.ravel() for values in region.maps.values()])
-        rows, columns = region.tissue.shape
-        block, self.white = _chequerboard(rows, columns)
-        self.block, self.blocks = block.ravel(), len(self.white)
-        self._blurred = {}
-
-    def blurred(self, um_per_px: float) -> tuple[np.ndarray, float]:
-        """The picture smoothed as the region is where its pixels have this size.
-
-        Returns the density and the H&E pixels per pixel of it.
-        """
-        sigma = SMOOTHING_UM / (um_per_px * self.picture.scale)
-        key = round(math.log(sigma) * 20)
-        if key not in self._blurred:
-            sigma = math.exp(key / 20)
-            step = max(1, min(int(sigma / 3), min(self.picture.density.shape)))
-            small = _reduced(self.picture.density, step)
-            self._blurred[key] = _blur(small, sigma / step), self.picture.scale * step
-        return self._blurred[key]
-
-    def under(self, matrix: np.ndarray, points=slice(None)) -> np.ndarray:
-        """The haematoxylin at the region's pixels under a hypothesis; 0 beyond the H&E."""
-        from scipy.ndimage import map_coordinates
-
-        to_he = np.linalg.inv(matrix)
-        um_per_px = self.pixel_size_um * math.sqrt(abs(np.linalg.det(matrix[:2, :2])))
-        density, scale = self.blurred(um_per_px)
-        morphology_px = self.centres_um[points] / self.pixel_size_um
-        x, y = (morphology_px @ to_he[:2, :2].T + to_he[:2, 2]).T / scale - 0.5
-        return map_coordinates(density, [y, x], order=1, mode="grid-constant", cval=0.0)
-
-    def sums(self, matrix: np.ndarray) -> np.ndarray:
-        """What ``score`` needs, (maps, 6, blocks): n, h, hh, x, xx, hx of each block."""
-        h = self.under(matrix).astype(np.float64)
-
-        def total(values):
-            return np.bincount(self.block, values, self.blocks)
-
-        picture = [total(np.ones_like(h)), total(h), total(h * h)]
-        return np.stack(
-            [np.stack([*picture, total(x), total(x * x), total(h * x)]) for x in self.maps]
-        )
-
-
-def _chequerboard(rows: int, columns: int):
-    """The block of each pixel, (rows, columns), and for each block whether it is white."""
-    size = round(BLOCK_UM / PIXEL_UM)
-    row, column = np.mgrid[:rows, :columns] // size
-    across = int(column.max()) + 1
-    blocks = np.arange((int(row.max()) + 1) * across)
-    return row * across + column, (blocks // across + blocks % across) % 2 == 1
-
-
 def _draws(white: np.ndarray, seed: int) -> np.ndarray:
     """(RESAMPLES, blocks): how often each block is drawn; either colour for itself."""
     rng = np.random.default_rng([seed, 1])
@@ -411,169 +265,3 @@ def _scales(matrix, pixel_size_um: float, he_um_per_px: float | None) -> list[fl
         if 0.05 <= scale <= 5 and all(abs(scale / other - 1) > MARGIN for other in scales):
             scales.append(scale)
     return scales
-
-
-def _search(board: _Board, halves: list, scales: list[float], degrees: float) -> list[list]:
-    """The best alignments over all turns, mirrors and shifts, on each of some sets of blocks.
-
-    The turns go in steps from ``degrees`` on. For each, the correlation under every shift comes
-    from Fourier transforms of a coarse grid; the highest peaks are refined.
-
-    Returns
-    -------
-    For each set at most ``SEARCH_KEPT`` (3, 3) matrices of H&E pixels to morphology pixels.
-    """
-    from scipy import fft
-    from scipy.ndimage import affine_transform
-
-    step = math.ceil(max(board.region.tissue.shape) / SEARCH_SIDE)
-    coarse_um = step * PIXEL_UM
-    weighed = [_weigh(board, half, step) for half in halves]
-    peaks = [[] for _ in halves]
-    for scale in scales:
-        density, he_px = board.blurred(scale)
-        side = math.ceil(math.hypot(*density.shape) * he_px * scale / coarse_um) + 1
-        if side > 6 * SEARCH_SIDE:  # an H&E so large under this scale that nothing fits it
-            continue
-        shape = [fft.next_fast_len(side + n, real=True) for n in weighed[0][0].shape]
-        wanted = [[fft.rfft2(grid, shape).conj() for grid in pair] for pair in weighed]
-        middle = (np.array(density.shape) - 1) / 2
-        for mirrored in (False, True):
-            for turn in np.arange(0, 360, SEARCH_STEP_DEGREES) + degrees:
-                back = np.linalg.inv(_turn(turn, mirrored)) * coarse_um / (scale * he_px)
-                back = back[::-1, ::-1]  # of (row, column)
-                offset = middle - back @ np.full(2, (side - 1) / 2)
-                h = affine_transform(density, back, offset, (side, side), order=1)
-                once, twice = fft.rfft2(h, shape), fft.rfft2(h * h, shape)
-                for (weight, pattern), found in zip(wanted, peaks, strict=True):
-                    variance = fft.irfft2(twice * weight, shape)
-                    variance -= fft.irfft2(once * weight, shape) ** 2
-                    fit = fft.irfft2(once * pattern, shape) / np.sqrt(np.maximum(variance, 1e-4))
-                    place = np.unravel_index(np.argmax(fit), fit.shape)
-                    shift = [p if p < side else p - n for p, n in zip(place, shape, strict=True)]
-                    centre_um = (side / 2 - np.array(shift[::-1])) * coarse_um
-                    centre_um += board.region.low_um
-                    found.append((float(fit[place]), scale, mirrored, turn, centre_um))
-    refined = []
-    for half, found in zip(halves, peaks, strict=True):
-        kept = []
-        for peak in sorted(found, key=lambda peak: -peak[0]):
-            if len(kept) < SEARCH_KEPT and all(_apart(peak, other) for other in kept):
-                kept.append(peak)
-        refined.append([_refine(board, half, _placed(board, *peak[1:])) for peak in kept])
-    return refined
-
-
-def _weigh(board: _Board, half: np.ndarray, step: int) -> tuple[np.ndarray, np.ndarray]:
-    """The blocks of a set on a coarse grid, and what the haematoxylin there should look like.
-
-    Both are divided by the number of pixels, so that a product with them sums to a mean. A coarse
-    pixel tells of those of its fine ones that are in the set, and of no others.
-    """
-    mask = half[board.block].reshape(board.region.tissue.shape).astype(np.float32)
-    weight = _reduced(mask, step)
-    n = float(weight.sum())
-    pattern = np.zeros_like(weight)
-    for fine in board.region.maps.values():
-        weighted = _reduced(fine * mask, step)
-        weighted = weighted - weighted.sum() / n * weight
-        square = np.divide(weighted**2, weight, out=np.zeros_like(weight), where=weight > 0)
-        pattern += weighted / max(math.sqrt(square.sum() / n), 1e-6)
-    return weight / n, pattern / (n * len(board.region.maps))
-
-
-def _apart(one: tuple, other: tuple) -> bool:
-    """Whether two peaks of the search aren't the same place found from two turns."""
-    turn = abs((one[3] - other[3] + 180) % 360 - 180)
-    far = np.hypot(*(one[4] - other[4])) > APART_UM
-    return one[1:3] != other[1:3] or turn > 2 * SEARCH_STEP_DEGREES or bool(far)
-
-
-def _placed(board: _Board, scale: float, mirrored: bool, degrees: float, centre_um) -> np.ndarray:
-    """The matrix that turns the H&E about its middle and puts that at ``centre_um``."""
-    middle_px = np.array(board.picture.density.shape[::-1]) * board.picture.scale / 2
-    matrix = np.eye(3)
-    matrix[:2, :2] = _turn(degrees, mirrored) * scale / board.pixel_size_um
-    matrix[:2, 2] = centre_um / board.pixel_size_um - matrix[:2, :2] @ middle_px
-    return matrix
-
-
-def _refine(board: _Board, half: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Turn and move an alignment a little to where it fits best on some of the blocks."""
-    from scipy.optimize import minimize
-
-    points = np.flatnonzero(half[board.block])
-    points = points[:: math.ceil(len(points) / REFINED_POINTS)]
-    maps = board.maps[:, points] - board.maps[:, points].mean(axis=1, keepdims=True)
-    maps /= np.maximum(np.linalg.norm(maps, axis=1, keepdims=True), 1e-6)
-    wanted = maps.mean(axis=0)
-    middle = board.centres_um.mean(axis=0) / board.pixel_size_um
-
-    def moved(change):
-        turn = _about(_turn(change[0], False), middle)
-        turn[:2, 2] += change[1:] / board.pixel_size_um
-        return turn @ matrix
-
-    def misfit(change):
-        h = board.under(moved(change), points)
-        h = h - h.mean()
-        return -float(wanted @ h / max(np.linalg.norm(h), 1e-6))
-
-    start = np.array([[0, 0, 0], [SEARCH_STEP_DEGREES / 2, 0, 0], [0, SPOT_UM, 0], [0, 0, SPOT_UM]])
-    options = {"initial_simplex": start, "maxfev": 60, "xatol": 0.3, "fatol": 1e-4}
-    return moved(minimize(misfit, start[0], method="Nelder-Mead", options=options).x)
-
-
-def _turn(degrees: float, mirrored: bool) -> np.ndarray:
-    c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    return np.array([[c, -s], [s, c]]) @ np.diag([-1.0 if mirrored else 1.0, 1.0])
-
-
-def _about(linear: np.ndarray, centre: np.ndarray) -> np.ndarray:
-    matrix = np.eye(3)
-    matrix[:2, :2] = linear
-    matrix[:2, 2] = centre - linear @ centre
-    return matrix
-
-
-def _transcripts(bundle):
-    for batch in xenium.iter_transcripts(bundle, ["x_location", "y_location", "qv"]):
-        x, y, qv = (column.to_numpy(zero_copy_only=False) for column in batch.columns)
-        yield np.column_stack([x, y])[qv >= MIN_QV]
-
-
-def _count(chunks) -> np.ndarray:
-    """Points (N, 2) µm per pixel, as (rows, columns) int64 from the origin on."""
-    counts = np.zeros((1, 1), np.int64)
-    for xy_um in chunks:
-        inside = ((xy_um >= 0) & (xy_um < LARGEST_UM)).all(axis=1)  # NaN isn't
-        if not inside.any():
-            continue
-        column, row = (xy_um[inside] // PIXEL_UM).astype(np.int64).T
-        needed = row.max() + 1, column.max() + 1
-        grow = [(0, max(0, end - side)) for end, side in zip(needed, counts.shape, strict=True)]
-        counts = np.pad(counts, grow)
-        place = row * counts.shape[1] + column
-        counts += np.bincount(place, minlength=counts.size).reshape(counts.shape)
-    return counts
-
-
-def _reduced(values: np.ndarray, step: int) -> np.ndarray:
-    """Means of squares of pixels; the last ones repeat the edge."""
-    if step == 1:
-        return values
-    rows, columns = (side + -side % step for side in values.shape)
-    more = ((0, rows - values.shape[0]), (0, columns - values.shape[1]))
-    padded = np.pad(values, more, mode="edge")
-    return padded.reshape(rows // step, step, columns // step, step).mean(axis=(1, 3))
-
-
-def _blur(values: np.ndarray, sigma: float) -> np.ndarray:
-    from scipy.ndimage import gaussian_filter
-
-    return gaussian_filter(values.astype(np.float32), sigma, mode="constant")
-
-
-def _standardised(values: np.ndarray) -> np.ndarray:
-    values = values.clip(*np.quantile(values, [0.01, 0.99]))
-    return (values - values.mean()) / max(float(values.std()), 1e-9)

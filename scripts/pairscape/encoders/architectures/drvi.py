@@ -14,7 +14,7 @@ from torch import nn
 
 from pairscape.core import files
 from pairscape.core.errors import InputError
-from pairscape.encoders import gene_encoders, weights
+from pairscape.encoders import gene_encoders, towers, weights
 
 log = logging.getLogger("pairscape")
 
@@ -23,7 +23,7 @@ FIT_FILE = "fit.json"
 _FIT_KEYS = ("arguments", "genes", "leaked", "samples", "sha256")
 
 
-class Drvi(gene_encoders.GeneTower):
+class Drvi(towers.GeneTower):
     """log1p of the counts as they are, then the layers; the embedding is the latent's mean."""
 
     def __init__(self, model: nn.Module, spec: Mapping):

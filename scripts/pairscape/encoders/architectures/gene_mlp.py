@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from pairscape.core.errors import InputError
-from pairscape.encoders import gene_encoders
+from pairscape.encoders import gene_encoders, towers
 
 
-class GeneMlp(gene_encoders.GeneTower):
+class GeneMlp(towers.GeneTower):
     """log1p of scaled counts, then the layers; see ``build``."""
 
     def __init__(self, model: nn.Module, spec: Mapping, library_size: float):

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from pairscape.core.errors import InputError
-from pairscape.encoders import gene_encoders
+from pairscape.encoders import towers
 from pairscape.encoders import weights as weight_files
 from pairscape.encoders.architectures.transformer import Encoder
 
@@ -55,7 +55,7 @@ class Network(nn.Module):
         return self.encoder(x, None if bool(real.all()) else real)
 
 
-class Nicheformer(gene_encoders.GeneTower):
+class Nicheformer(towers.GeneTower):
     """Tokens of the panel's genes, then the network, then the mean over its tokens.
 
     Parameters

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from pairscape.core import files
 from pairscape.core.errors import InputError
-from pairscape.encoders import gene_encoders
+from pairscape.encoders import gene_encoders, towers
 from pairscape.encoders import weights as weight_files
 from pairscape.encoders.architectures import transformer
 
@@ -90,7 +90,7 @@ class Encoder(nn.Module):
         return self.encoder.norm(tokens)
 
 
-class Tower(gene_encoders.GeneTower):
+class Tower(towers.GeneTower):
     """Raw counts of a dataset's genes -> embeddings of spots, (B, genes) -> (B, width).
 
     Tokens are T, S, then the expressed genes that the vocabulary knows. Padding is never attended

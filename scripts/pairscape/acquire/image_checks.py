@@ -1,0 +1,206 @@
+"""Checks of a bundle's morphology image, its H&E and its alignment."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from pairscape.acquire import bundle as xenium
+from pairscape.acquire.alignment import decompose, resolve_alignment
+from pairscape.acquire.findings import make_finding
+from pairscape.core.errors import InputError
+
+MAX_SIZE_GAP = 0.02  # between two statements of the same pixel size
+
+
+MAX_ANISOTROPY = 1.02
+
+
+TILES_TRIED = 4  # along each side of the H&E
+
+
+MORPHOLOGY_TILES_TRIED = 6
+
+
+MAX_CHUNK_BYTES = 1 << 28  # a strip beyond it isn't decoded to try it
+
+
+def check_morphology(findings, facts, bundle, experiment: dict) -> tuple[int, int] | None:
+    """Width and height of the morphology image; of each channel a few tiles are decoded."""
+    paths = xenium.morphology_files(bundle, experiment)
+    facts["morphology_files"] = [str(path.relative_to(bundle)) for path in paths]
+    if not paths:
+        findings.append(
+            make_finding(
+                "warning",
+                Path(bundle) / "morphology_focus",
+                "image",
+                "nothing",
+                "fetch the whole bundle again",
+                "the morphology image",
+            )
+        )
+        return None
+    sizes = {}
+    for path in paths:
+        size, um_per_px = _read_channel(path)
+        sizes[path.name] = size
+        pixel_size = facts.get("pixel_size_um")
+        if um_per_px and pixel_size and abs(um_per_px / pixel_size - 1) > MAX_SIZE_GAP:
+            findings.append(
+                make_finding(
+                    "error",
+                    path,
+                    "PhysicalSizeX",
+                    f"{um_per_px:g} um",
+                    "make sure that image and experiment.xenium are of one bundle",
+                    f"{pixel_size:g} um (pixel_size of experiment.xenium)",
+                )
+            )
+    size = sizes[paths[0].name]
+    for path in paths[1:]:
+        if sizes[path.name] != size:
+            findings.append(
+                make_finding(
+                    "error",
+                    path,
+                    "size",
+                    "{} x {} px".format(*sizes[path.name]),
+                    "make sure that all channels are of one bundle",
+                    "{} x {} px as in {}".format(*size, paths[0].name),
+                )
+            )
+    facts["morphology_size_px"] = list(size)
+    return size
+
+
+def _read_channel(path) -> tuple[tuple[int, int], float | None]:
+    """Size and stated µm per pixel of a morphology file; a seeded sample of tiles is decoded."""
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            page = tiff.pages[0]
+            size = page.imagewidth, page.imagelength
+            chunks = [
+                (offset + count)
+                for level in (page, *(page.pages or ()))
+                for offset, count in zip(level.dataoffsets, level.databytecounts, strict=True)
+            ]
+            if max(chunks) > path.stat().st_size:
+                found = f"{path.stat().st_size} of at least {max(chunks)} bytes"
+                raise InputError(path, "image", found, xenium.DAMAGED)
+            if np.prod(page.chunks, dtype=np.int64) * page.dtype.itemsize <= MAX_CHUNK_BYTES:
+                number = len(page.dataoffsets)
+                few = min(MORPHOLOGY_TILES_TRIED, number)
+                for index in np.random.default_rng(0).choice(number, few, replace=False):
+                    handle = tiff.filehandle
+                    handle.seek(page.dataoffsets[index])
+                    data = handle.read(page.databytecounts[index])
+                    tables = {"jpegtables": page.jpegtables} if page.jpegtables else {}
+                    page.decode(data, int(index), **tables)
+            # 10x Genomics writes micrometres, with or without the unit.
+            stated = re.search(r'PhysicalSizeX="([0-9.eE+-]+)"', tiff.ome_metadata or "")
+            unit = re.search(r'PhysicalSizeXUnit="([^"]*)"', tiff.ome_metadata or "")
+            in_um = stated and (not unit or unit[1] in ("µm", "um", "&#181;m", "&#xB5;m"))
+            return size, float(stated[1]) if in_um else None
+    except InputError:
+        raise
+    except Exception as error:  # tifffile raises whatever the damaged part makes it raise
+        raise InputError(path, "image", f"{type(error).__name__} {error}", xenium.DAMAGED) from None
+
+
+def check_he_image(findings, facts, path, sample) -> tuple[tuple[int, int], float | None]:
+    """Size and stated pixel size of the H&E; a few tiles are decoded, drawn from a fixed seed."""
+    from pairscape.images.tiff import Slide
+
+    rng = np.random.default_rng(0)
+    with Slide(path, any_layout=sample.get("he_layout") == "untiled") as slide:
+        facts["he_size_px"] = [slide.width, slide.height]
+        facts["he_um_per_px_stated"] = slide.um_per_px
+        if slide.needs_retiling:
+            found, remedy = "strips of any size", "nothing to do: it is retiled before it is read"
+            findings.append(make_finding("note", path, "tiles", found, remedy))
+            return (slide.width, slide.height), slide.um_per_px
+        # One point in each field of a chequerboard, so that no large part goes untried.
+        fields = np.stack(np.divmod(np.arange(TILES_TRIED**2), TILES_TRIED), axis=1)
+        for x, y in (fields + rng.random(fields.shape)) / TILES_TRIED:
+            slide.read_region(int(x * slide.width), int(y * slide.height), 1, 1)
+        # Whatever is cut off is missing at the end.
+        slide.read_region(slide.width - 1, slide.height - 1, 1, 1)
+        return (slide.width, slide.height), slide.um_per_px
+
+
+def check_alignment(findings, facts, he_image, path, pixel_size, stated_um, sample):
+    """The matrix of H&E pixels to morphology pixels, or None where there is no H&E."""
+    if not he_image:
+        findings.append(
+            make_finding(
+                "warning",
+                path,
+                "H&E image",
+                "none",
+                "name the H&E in he_image",
+                "the H&E it aligns",
+            )
+        )
+    alignment = resolve_alignment(path, sample, pixel_size, stated_um)
+    matrix, place = alignment.matrix, path or he_image
+    parts = facts["alignment"] = {"how": alignment.how, **decompose(matrix, pixel_size)}
+    if alignment.residual_um is not None:
+        parts["residual_um"] = alignment.residual_um
+    if parts["anisotropy"] > MAX_ANISOTROPY:
+        findings.append(
+            make_finding(
+                "warning",
+                place,
+                "matrix",
+                f"a stretch of {parts['anisotropy']:.3f}",
+                "look at the alignment in Xenium Explorer",
+                f"at most {MAX_ANISOTROPY}",
+            )
+        )
+    if not 0.05 <= parts["um_per_px"] <= 5:
+        findings.append(
+            make_finding(
+                "error",
+                place,
+                "matrix",
+                f"H&E pixels of {parts['um_per_px']:.4g} um",
+                "give the matrix that takes H&E pixels to morphology pixels",
+                "0.05 to 5 um",
+            )
+        )
+    name = f"he_um_per_px of sample {sample.get('sample', '')}"
+    listed_um = sample.get("he_um_per_px")
+    for source, size in (("the image's header", stated_um), (name, listed_um)):
+        gap = abs(float(size) / parts["um_per_px"] - 1) if size else 0
+        if gap > MAX_SIZE_GAP:
+            inverse_um = pixel_size**2 / parts["um_per_px"]
+            inverted = abs(float(size) / inverse_um - 1) <= MAX_SIZE_GAP
+            findings.append(
+                make_finding(
+                    # A factor of 2 or 4 is a level of the pyramid, and every patch would be wrong.
+                    "error" if gap > 0.2 else "warning",
+                    place,
+                    "matrix",
+                    f"H&E pixels of {parts['um_per_px']:.4g} um",
+                    "give its inverse: this one takes morphology pixels to H&E pixels"
+                    if inverted
+                    else "use the matrix of this very image at full resolution",
+                    f"{float(size):.4g} um as {source} says",
+                )
+            )
+    return matrix
+
+
+def check_identity(findings, facts, he_image, he_size, image_size, sample) -> None:
+    """An H&E on the pixel grid of the morphology image has its size."""
+    if any(abs(a - b) > 0.01 * b for a, b in zip(he_size, image_size, strict=True)):
+        raise InputError(
+            he_image,
+            "size",
+            "{} x {} px where the morphology image has {} x {}".format(*he_size, *image_size),
+            f"give an alignment file: `identity` in he_alignment of sample "
+            f"{sample.get('sample', '')} says that both share one pixel grid",
+        )

@@ -1,0 +1,128 @@
+"""Options by the schemas of ``workflow/schemas``: defaults filled in, unknown keys refused."""
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import yaml
+from jsonschema import Draft202012Validator
+
+from pairscape.core.errors import InputError
+
+SCHEMAS = Path(__file__).parents[3] / "workflow" / "schemas"
+
+
+def read_schema(name: str) -> dict:
+    """One of the JSON schemas of ``workflow/schemas``, by its name."""
+    return yaml.safe_load((SCHEMAS / f"{name}.schema.yaml").read_text())
+
+
+def resolve_part(part: str, values: Mapping, source="--options") -> dict:
+    """One part of the configuration (``training``, ``simulation``, ...) with its defaults, checked.
+
+    For programs that are run by hand: the schema is the only place of defaults and ranges.
+
+    Raises
+    ------
+    InputError
+        As ``resolve_config``.
+    """
+    if not isinstance(values, Mapping):
+        raise InputError(source, part, repr(values), "give an object of keys and values")
+    root = read_schema("config")
+    schema = {**root["$defs"][part], "$defs": root["$defs"]}
+    resolved = with_defaults(dict(values), schema, root)
+    refuse_invalid(resolved, schema, source, part)
+    return resolved
+
+
+def require_known(name: str, allowed: Iterable[str], source, place: str, what: str) -> None:
+    allowed = list(allowed)
+    if name in allowed:
+        return
+    close = difflib.get_close_matches(name, allowed, n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    raise InputError(
+        source, place, f"{name!r}", f"{hint}allowed ({what}): {', '.join(allowed) or 'none'}"
+    )
+
+
+def with_defaults(value, schema: Mapping, root: Mapping):
+    """A copy of ``value`` in which every missing key has its schema's default."""
+    schema = _follow(schema, root)
+    for option in (_follow(option, root) for option in schema.get("oneOf", [])):
+        if option.get("type") == "object" and isinstance(value, Mapping):
+            schema = option
+    if isinstance(value, Mapping):
+        known = schema.get("properties", {})
+        filled = {}
+        for key, part in known.items():
+            part = {**_follow(part, root), **{k: v for k, v in part.items() if k != "$ref"}}
+            if key in value:
+                filled[key] = with_defaults(value[key], part, root)
+            elif "default" in part:
+                filled[key] = with_defaults(part["default"], part, root)
+        others = schema.get("additionalProperties")
+        for key in value:
+            if key not in known:
+                filled[key] = (
+                    with_defaults(value[key], others, root)
+                    if isinstance(others, Mapping)
+                    else value[key]
+                )
+        return filled
+    if isinstance(value, list) and "items" in schema:
+        return [with_defaults(item, schema["items"], root) for item in value]
+    return value
+
+
+def _follow(schema: Mapping, root: Mapping) -> Mapping:
+    while "$ref" in schema:
+        target = root
+        for part in schema["$ref"].removeprefix("#/").split("/"):
+            target = target[part]
+        rest = {key: value for key, value in schema.items() if key != "$ref"}
+        schema = {**target, **rest}
+    return schema
+
+
+def refuse_invalid(value, schema: Mapping, source, place: str) -> None:
+    errors = sorted(Draft202012Validator(schema).iter_errors(value), key=lambda e: list(e.path))
+    if not errors:
+        return
+    error = errors[0]
+    while error.context:  # inside an anyOf/oneOf: the branch that fits best
+        error = max(error.context, key=lambda e: (len(e.path), e.validator != "type"))
+    field = ".".join([place] if place else []) + _dotted(error.absolute_path, bool(place))
+    described = error.schema.get("description", "")
+    if error.validator == "additionalProperties":
+        allowed = sorted(error.schema.get("properties", {}))
+        extra = next(key for key in error.instance if key not in allowed)
+        close = difflib.get_close_matches(str(extra), allowed, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise InputError(
+            source,
+            field or "top level",
+            f"the unknown key {extra!r}",
+            f"{hint}allowed: {', '.join(allowed)}",
+        )
+    if error.validator == "required":
+        missing = re.match(r"'(.*?)' is a required", error.message).group(1)
+        raise InputError(source, field or "top level", f"no key {missing!r}", f"add {missing}")
+    if error.validator == "enum":
+        allowed = ", ".join(str(item) for item in error.schema["enum"] if item != "")
+        raise InputError(source, field, repr(error.instance), f"allowed: {allowed}")
+    raise InputError(
+        source,
+        field or "top level",
+        f"{error.instance!r} ({error.message})",
+        f"give what the schema asks for: {described or error.validator}",
+    )
+
+
+def _dotted(path, after: bool) -> str:
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f"{'.' if text or after else ''}{part}"
+    return text

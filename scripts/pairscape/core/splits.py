@@ -1,0 +1,3 @@
+"""The splits of a dataset, in their order."""
+
+SPLITS = ("train", "val", "test")

@@ -1,0 +1,140 @@
+"""The gene list of a dataset and the lists of the panels."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from pairscape.core.errors import InputError
+from pairscape.core.files import read_tsv, require_end, write_tsv
+
+GENE_COLUMNS = ("gene_symbol", "gene_id")
+
+
+def write_genes(path, genes: Iterable[Sequence[str]]) -> None:
+    """Write genes.tsv from pairs of symbol and id."""
+    write_tsv(path, (dict(zip(GENE_COLUMNS, gene, strict=True)) for gene in genes), GENE_COLUMNS)
+
+
+def read_genes(path) -> list[dict[str, str]]:
+    """Read genes.tsv.
+
+    Raises
+    ------
+    InputError
+        It is missing or cut off, has no genes, or names one twice.
+    """
+    require_end(path, "run select_genes again")
+    genes = read_tsv(path, GENE_COLUMNS)
+    symbols = [gene["gene_symbol"] for gene in genes]
+    if not symbols:
+        raise InputError(path, "gene_symbol", "no genes", "run select_genes again")
+    if len(set(symbols)) < len(symbols):
+        twice = next(symbol for symbol in symbols if symbols.count(symbol) > 1)
+        raise InputError(path, "gene_symbol", f"{twice} twice", "run select_genes again")
+    return genes
+
+
+def select_genes(
+    genes_of: Mapping[str, Mapping[str, str]],
+    panel: Mapping[str, str] | None = None,
+    min_share: float = 0.9,
+    *,
+    place: str,
+    source: str = "--options",
+) -> list[tuple[str, str]]:
+    """The genes of a panel that all samples measured, as (symbol, id), sorted by symbol.
+
+    Genes added to a sample's panel and controls are out: the panel's list doesn't hold them.
+
+    Parameters
+    ----------
+    genes_of
+        For each sample its genes, symbol to id.
+    panel
+        The panel's list, symbol to id. Without it a panel is what the samples share, controls and
+        genes of some samples only out.
+    min_share
+        The share of the panel's genes that a sample must have measured.
+    place, source
+        Where the dataset's samples are chosen, for messages.
+
+    Raises
+    ------
+    InputError
+        A sample was measured with another panel: it lacks more of the list than ``min_share``
+        allows or, without a list, it shares fewer than half of its genes with the others (the
+        median of them). The message holds the line of configuration that drops it.
+    """
+    from pairscape.acquire.bundle import NON_GENE_PREFIXES
+
+    genes_of = {
+        sample: {
+            symbol: gene_id
+            for symbol, gene_id in genes.items()
+            if not symbol.startswith(NON_GENE_PREFIXES)
+        }
+        for sample, genes in genes_of.items()
+    }
+    misfit = _misfit_of_list(genes_of, panel, min_share) if panel else _misfit(genes_of)
+    if misfit:
+        worst, told = misfit
+        kept = ", ".join(sample for sample in genes_of if sample != worst)
+        raise InputError(
+            source,
+            place,
+            f"{worst}, whose panel of {len(genes_of[worst])} genes {told}",
+            f"drop it with `{place}: [{kept}]`",
+        )
+    shared = set.intersection(*(set(genes) for genes in genes_of.values()))
+    if panel:
+        shared &= set(panel)
+    ids = {
+        symbol: next(
+            (found for genes in (*genes_of.values(), panel or {}) if (found := genes.get(symbol))),
+            "",
+        )
+        for symbol in shared
+    }
+    return sorted(ids.items())
+
+
+def read_panel_list(path) -> dict[str, str]:
+    """A panel's list (gene_symbol, ensembl_id), symbol to id.
+
+    Raises
+    ------
+    InputError
+        It is missing, has no genes, or names one twice.
+    """
+    rows = read_tsv(path, ["gene_symbol", "ensembl_id"])
+    panel = {row["gene_symbol"]: row["ensembl_id"] for row in rows}
+    if not panel or len(panel) < len(rows):
+        found = "a symbol twice" if panel else "no genes"
+        raise InputError(path, "gene_symbol", found, "give each gene of the panel one line")
+    return panel
+
+
+def _misfit_of_list(genes_of: Mapping, panel: Mapping, min_share: float):
+    """The sample that lacks most of the panel's list, and what to say of it, or None."""
+    held = {sample: len(genes.keys() & panel.keys()) for sample, genes in genes_of.items()}
+    worst = min(reversed(list(held)), key=held.get)
+    if held[worst] >= min_share * len(panel):
+        return None
+    return worst, f"holds {held[worst]} of the panel's {len(panel)}, below {min_share:.0%}"
+
+
+def _misfit(genes_of: Mapping):
+    """The sample that shares fewest genes with the others, and what to say of it, or None."""
+    import statistics
+
+    def overlap(one: str, other: str) -> float:
+        smaller = min(len(genes_of[one]), len(genes_of[other])) or 1
+        return len(genes_of[one].keys() & genes_of[other].keys()) / smaller
+
+    # Of samples that fit equally badly, the last is named.
+    fit = {
+        one: statistics.median([overlap(one, other) for other in genes_of if other != one] or [1.0])
+        for one in genes_of
+    }
+    worst = min(reversed(list(fit)), key=fit.get)
+    if fit[worst] >= 0.5:
+        return None
+    return worst, f"shares only {fit[worst]:.0%} with the other samples"

@@ -1,0 +1,33 @@
+"""The words of metrics, directions and galleries."""
+
+import re
+from collections.abc import Iterable
+
+KEYS = ("dataset", "image_encoder", "gene_encoder")
+
+
+DIRECTIONS = {"i2g": "I2G", "g2i": "G2I"}
+
+
+def gallery_words(gallery: str) -> str:
+    """A gallery's name in words."""
+    if match := re.fullmatch(r"in_batch_(\d+)(?:_ranks_(\d+))?", gallery):
+        how = f"by {match[2]} processes" if match[2] else "in data set order"
+        return f"in batches of {match[1]}, {how}"
+    words = {
+        "split": "the whole split",
+        "sample": "within each sample",
+        "other_donors": "the partner among spots of other donors",
+    }
+    return words.get(gallery, gallery)
+
+
+def metric_words(metric: str) -> str:
+    """A metric's name in words."""
+    return re.sub(r"(\d)um$", r"\1 µm", metric).replace("_", " ").capitalize()
+
+
+def word_letters(words: Iterable[str | None]) -> dict[str, str]:
+    """A letter for each distinct text."""
+    distinct = [text for text in dict.fromkeys(words) if text]
+    return {text: chr(ord("a") + place % 26) for place, text in enumerate(distinct)}
