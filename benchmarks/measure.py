@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
-from pairscape.core import files  # noqa: E402
+from pairscape.core import tsv  # noqa: E402
 from pairscape.core.errors import InputError  # noqa: E402
 
 COLUMNS = ("what", "ours", "theirs", "unit", "ratio", "target", "met", "size")
@@ -117,7 +117,7 @@ def need_space(folder, size: int) -> None:
 def finish(results, name: str, rows: list[dict]) -> None:
     """Write the table of a benchmark and print it."""
     path = Path(results) / f"{name}.tsv"
-    files.write_tsv(path, rows, COLUMNS)
+    tsv.write_tsv(path, rows, COLUMNS)
     print_table(rows)
 
 
@@ -133,7 +133,7 @@ def print_table(rows: list[dict]) -> None:
 
 def main(argv=None):
     (folder,) = sys.argv[1:] if argv is None else argv
-    rows = [row for path in sorted(Path(folder).glob("*.tsv")) for row in files.read_tsv(path)]
+    rows = [row for path in sorted(Path(folder).glob("*.tsv")) for row in tsv.read_tsv(path)]
     print_table(rows)
 
 

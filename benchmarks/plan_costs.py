@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
 from pairscape.acquire.samples import read_samples  # noqa: E402
-from pairscape.core.files import read_tsv  # noqa: E402
+from pairscape.core.tsv import read_tsv  # noqa: E402
 from pairscape.plan.config import resolve_config  # noqa: E402
 from pairscape.plan.datasets import dataset_samples  # noqa: E402
 

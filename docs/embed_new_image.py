@@ -31,7 +31,7 @@ sys.path.insert(
 import numpy as np
 
 import embed_image
-from pairscape.core import errors, files
+from pairscape.core import errors, tsv
 from pairscape.dataset import pair_shards
 from pairscape.slides import new_image
 
@@ -100,8 +100,8 @@ embed_image.main(
     ]
 )
 embeddings = np.load(out / "embeddings.npy")
-patches = files.read_numbers(out / "patches.tsv", new_image.INDEX_COLUMNS, "embed again")
-nearest = files.read_tsv(out / "nearest.tsv", new_image.NEAREST_COLUMNS)
+patches = tsv.read_numbers(out / "patches.tsv", new_image.INDEX_COLUMNS, "embed again")
+nearest = tsv.read_tsv(out / "nearest.tsv", new_image.NEAREST_COLUMNS)
 print(f"image: {args.image.name}, {len(embeddings)} patches, {embeddings.shape[1]} numbers each")
 
 # %% [markdown]

@@ -12,8 +12,8 @@ is refused here: what a run would refuse is told as an error.
 
 from pairscape.acquire.samples import read_samples
 from pairscape.core.errors import InputError
-from pairscape.core.files import read_tsv, write_tsv
 from pairscape.core.logs import log
+from pairscape.core.tsv import read_tsv, write_tsv
 from pairscape.dataset import leakage
 from pairscape.dataset.splits import SPLITS, make_splits
 from pairscape.jobs import program

@@ -84,13 +84,7 @@ def main(argv=None):
 
 
 def check_options(options) -> dict:
-    """The options, the defaults of their parts filled in.
-
-    Raises
-    ------
-    InputError
-        An option is missing or not allowed.
-    """
+    """The options, the defaults of their parts filled in."""
     for name in ("image_encoder", "gene_encoder", "seed", "batch_effect", "calibration"):
         if name not in options:
             raise InputError("--options", name, "nothing", "name it")

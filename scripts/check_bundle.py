@@ -8,7 +8,7 @@ OUT  a report (JSON): verdict, findings, facts. A bundle with an error has no re
 from pathlib import Path
 
 from pairscape.acquire import bundle_checks, findings, transcript_checks
-from pairscape.core import files, logs
+from pairscape.core import files, logs, tsv
 from pairscape.core.errors import InputError
 from pairscape.jobs import program
 
@@ -28,7 +28,7 @@ def main(argv=None):
     )
     expected = None
     if args.panel:
-        rows = files.read_tsv(args.panel, ["gene_symbol", "ensembl_id"])
+        rows = tsv.read_tsv(args.panel, ["gene_symbol", "ensembl_id"])
         expected = {row["gene_symbol"]: row["ensembl_id"] for row in rows}
     report = bundle_checks.check_bundle(
         args.bundle,

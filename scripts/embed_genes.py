@@ -100,13 +100,7 @@ def main(argv=None):
 
 
 def find_weights(spec, name: str, path):
-    """The weights file, or None for a control that has none. Nothing else runs at random.
-
-    Raises
-    ------
-    InputError
-        The file isn't there; or the encoder can't be frozen, as it learns with the pair.
-    """
+    """The weights file, or None for a control that has none. Nothing else runs at random."""
     from pairscape.encoders import weights
 
     if spec["learned_from"] == "pair":
@@ -128,20 +122,14 @@ def find_weights(spec, name: str, path):
 
 
 def read_splits(path, name: str) -> list[dict[str, str]]:
-    """The rows of splits.tsv.
-
-    Raises
-    ------
-    InputError
-        None was given, or it isn't one.
-    """
-    from pairscape.core import files
+    """The rows of splits.tsv."""
+    from pairscape.core import tsv
 
     if not path:
         raise InputError(
             "--splits", "flag", "nothing", f"{name} knows of the train split: give splits.tsv"
         )
-    return files.read_tsv(path, ["sample", "split"])
+    return tsv.read_tsv(path, ["sample", "split"])
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ OUT  embeddings (.npy), one row per patch, of unit length; their index (.tsv): p
 
 import math
 
-from pairscape.core import files, logs
+from pairscape.core import files, logs, tsv
 from pairscape.core.errors import InputError
 from pairscape.jobs import program
 
@@ -80,9 +80,9 @@ def main(argv=None):
             zip(centres[places].tolist(), tissue.tolist(), strict=True)
         )
     )
-    files.write_numbers(args.index, rows, new_image.INDEX_COLUMNS, digits=9)
+    tsv.write_numbers(args.index, rows, new_image.INDEX_COLUMNS, digits=9)
     if gallery is not None:
-        files.write_numbers(
+        tsv.write_numbers(
             args.nearest,
             new_image.nearest_profiles(found, gallery),
             new_image.NEAREST_COLUMNS,
@@ -101,13 +101,7 @@ def main(argv=None):
 
 
 def read_numbers(args) -> dict[str, float | None]:
-    """The flags that are numbers.
-
-    Raises
-    ------
-    InputError
-        One isn't a number, or isn't in its range.
-    """
+    """The flags that are numbers."""
     found = {}
     for name in ("um_per_px", "patch_px", "patch_um_per_px", "step_um", "min_tissue"):
         text = getattr(args, name)

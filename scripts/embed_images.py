@@ -88,13 +88,7 @@ def main(argv=None):
 
 
 def check_augmentation(options) -> dict:
-    """What the views after the first are made by: kind and seed, as the index holds them.
-
-    Raises
-    ------
-    InputError
-        The kind isn't known, or there is nothing to augment.
-    """
+    """What the views after the first are made by: kind and seed, as the index holds them."""
     from pairscape.pretrain import augmentation
 
     kind = options.get("augmentation")
@@ -116,13 +110,7 @@ def check_augmentation(options) -> dict:
 
 
 def find_weights(spec, name: str, path):
-    """The weights file, or None for a control that has none. Nothing else runs at random.
-
-    Raises
-    ------
-    InputError
-        The file isn't there; or the encoder has none and isn't a control.
-    """
+    """The weights file, or None for a control that has none. Nothing else runs at random."""
     from pairscape.encoders import weights
 
     if spec["weights"] is not None:

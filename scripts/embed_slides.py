@@ -105,13 +105,7 @@ def main(argv=None):
 
 
 def build_model(args):
-    """The model that the flags name.
-
-    Raises
-    ------
-    InputError
-        The encoder can't be built or sees no patches; weights or the pair are missing or others.
-    """
+    """The model that the flags name."""
     options = args.options
     spec, name = options["encoder"], options["encoder_name"]
     file = f"config/encoders/image/{name}.yaml"
@@ -141,13 +135,7 @@ def build_model(args):
 
 
 def read_base(args, cohort) -> dict[str, dict]:
-    """The rows of the frozen encoder's slides.tsv, by slide.
-
-    Raises
-    ------
-    InputError
-        It isn't given, or lacks a slide of the cohort.
-    """
+    """The rows of the frozen encoder's slides.tsv, by slide."""
     if args.base is None:
         raise InputError(
             "--base",

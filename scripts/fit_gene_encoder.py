@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pairscape.core import files, logs
+from pairscape.core import files, logs, tsv
 from pairscape.core.errors import InputError
 from pairscape.encoders import specs
 from pairscape.jobs import program
@@ -65,7 +65,7 @@ def main(argv=None):
     arguments = spec["arguments"]
     genes = gene_lists.read_genes(args.genes)
     symbols = [gene["gene_symbol"] for gene in genes]
-    splits = files.read_tsv(args.splits, ["sample", "donor", "split"])
+    splits = tsv.read_tsv(args.splits, ["sample", "donor", "split"])
     for sample, path in zip(samples, args.shards, strict=True):
         found = pair_shards.shard_metadata(path)["sample"]
         if found != sample:

@@ -6,7 +6,7 @@ OUT  predictions.tsv: patients of the test folds and of external cohorts; traini
      attention/: heat maps of a few slides, and which they are (slides.tsv)
 """
 
-from pairscape.core import files, logs
+from pairscape.core import files, logs, tsv
 from pairscape.core.errors import InputError
 from pairscape.core.options import resolve_part
 from pairscape.jobs import program
@@ -93,9 +93,9 @@ def main(argv=None):
         drawn = draw_attention(
             folder, choose(rows, training["attention_slides"]), fitted, bags, own, options
         )
-        files.write_tsv(folder / "slides.tsv", drawn, DRAWN)
-    files.write_tsv(args.training, curve, fitting.CURVE_COLUMNS)
-    files.write_tsv(args.predictions, rows, mutation_scores.PREDICTIONS)
+        tsv.write_tsv(folder / "slides.tsv", drawn, DRAWN)
+    tsv.write_tsv(args.training, curve, fitting.CURVE_COLUMNS)
+    tsv.write_tsv(args.predictions, rows, mutation_scores.PREDICTIONS)
     logs.log.info(
         "%s by %s: %d patients (%d with label 1) of %s predicted in %d folds%s",
         target,
@@ -116,11 +116,6 @@ def read_cohort(table, slides, target: str) -> dict:
     ``patients`` (rows of patient, site, label), ``labels`` and ``files`` (of all embedded slides)
     by patient; ``pictures`` (rows of the slides that aren't feature files), ``um_per_px`` and
     ``slides`` (feature files) by slide; ``without`` (patients with a label, but no such file).
-
-    Raises
-    ------
-    InputError
-        The two tables don't name the same slides; or nobody is left.
     """
     cohort = cohorts.read_cohort(table)
     known = cohorts.labelled_patients(cohort, target, table, sites=False)
@@ -162,13 +157,7 @@ def read_cohort(table, slides, target: str) -> dict:
 
 
 def read_folds(path, own) -> tuple[dict[str, dict], int]:
-    """The rows of a table of folds by patient, of those with an embedded slide; how many folds.
-
-    Raises
-    ------
-    InputError
-        A patient there isn't the cohort's or has another label in it; or one of it has no fold.
-    """
+    """The rows of a table of folds by patient, of those with an embedded slide; how many folds."""
     again = "run split_sites again"
     rows = {row["patient"]: row for row in site_folds.read_folds(path)}
     for name in rows:

@@ -14,7 +14,7 @@ import numpy as np
 
 from pairscape.acquire import alignment
 from pairscape.acquire import bundle as xenium
-from pairscape.core import files, logs
+from pairscape.core import files, logs, tsv
 from pairscape.core.errors import InputError
 from pairscape.jobs import program
 from pairscape.spots import lattice, pooling, spot_quality, spots_zarr
@@ -122,7 +122,7 @@ def main(argv=None):
         corners_um=lattice.outline_um(layout),
     )
     rows = spot_quality.summarise(audit, pooled.counts, cell_sums)
-    files.write_tsv(args.table, rows, spot_quality.COLUMNS)
+    tsv.write_tsv(args.table, rows, spot_quality.COLUMNS)
     _draw(args, audit, pooled, layout, genes, rows, cell_sums, picture, he_matrix, pixel_size_um)
     files.write_json(args.audit, audit)
     logs.log.info(
@@ -241,7 +241,7 @@ def _lay_out(
         raise InputError("--options", "spots.shape", preset["shape"], remedy)
     path = Path(centres["file"].replace("{sample}", sample.get("sample", "")))
     x, y, name = (centres[key] for key in ("x", "y", "name"))
-    rows = files.read_tsv(path, [x, y, name])
+    rows = tsv.read_tsv(path, [x, y, name])
     try:
         xy_um = np.array([[float(row[x]), float(row[y])] for row in rows])
     except ValueError as error:

@@ -13,7 +13,7 @@ import importlib.metadata
 import platform
 from pathlib import Path
 
-from pairscape.core import files, logs
+from pairscape.core import files, logs, tsv
 from pairscape.core.errors import InputError
 from pairscape.encoders import specs
 from pairscape.jobs import program
@@ -54,7 +54,7 @@ def main(argv=None):
     torch.set_num_threads(args.threads)
     training = training_loop.resolve_training(options["training"])
     genes = gene_lists.read_genes(args.genes)
-    splits = files.read_tsv(args.splits, ["sample", "split", "organ", "disease_state"])
+    splits = tsv.read_tsv(args.splits, ["sample", "split", "organ", "disease_state"])
     shards = [
         {
             "sample": sample,

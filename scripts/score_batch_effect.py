@@ -11,7 +11,7 @@ pairscape.evaluate.batch_effect.
 
 import numpy as np
 
-from pairscape.core import files, logs
+from pairscape.core import files, logs, tsv
 from pairscape.core.errors import InputError
 from pairscape.core.logs import log
 from pairscape.dataset import expression_counts, gene_lists, pair_shards, splits
@@ -109,7 +109,7 @@ def _read_labels(path, shards, row_counts) -> np.ndarray:
     """The label of each row of the shards."""
     found = {
         (row["sample"], row["spot"]): row["label"]
-        for row in files.read_tsv(path, ("sample", "spot", "label"))
+        for row in tsv.read_tsv(path, ("sample", "spot", "label"))
     }
     labels = []
     for shard in shards:

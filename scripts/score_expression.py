@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pairscape.core import files, logs
+from pairscape.core import files, logs, tsv
 from pairscape.core.errors import InputError
 from pairscape.core.logs import log
 from pairscape.dataset import expression_counts, gene_lists, pair_shards, stored_features
@@ -51,7 +51,7 @@ def main(argv=None):
     import threadpoolctl
 
     threadpoolctl.threadpool_limits(args.threads)
-    rows_of_splits = files.read_tsv(args.splits, ["sample", "donor", "split"])
+    rows_of_splits = tsv.read_tsv(args.splits, ["sample", "donor", "split"])
     genes = [gene["gene_symbol"] for gene in gene_lists.read_genes(args.genes)]
     counts = expression_counts.Counts(args.shards, genes)
     shards = [

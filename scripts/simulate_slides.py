@@ -9,8 +9,9 @@ import re
 
 from pairscape.core import logs
 from pairscape.core.errors import InputError
-from pairscape.core.files import atomic_path, write_tsv
+from pairscape.core.files import atomic_path
 from pairscape.core.logs import log
+from pairscape.core.tsv import write_tsv
 from pairscape.jobs import program
 
 RESULT_VERSION = 1

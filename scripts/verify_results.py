@@ -51,13 +51,7 @@ def main(argv=None):
 
 
 def read_records(folders) -> tuple[dict, list[InputError]]:
-    """The records below the folders by path, and one error, already told, for each damaged one.
-
-    Raises
-    ------
-    InputError
-        A folder has no records.
-    """
+    """The records below the folders by path, and one error, already told, for each damaged one."""
     found, faults = {}, []
     for folder in folders:
         paths = records.find(folder)

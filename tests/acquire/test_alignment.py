@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pairscape.acquire import alignment
-from pairscape.core import files
+from pairscape.core import tsv
 from pairscape.core.errors import InputError
 
 HEADER = "fixedX,fixedY,alignmentX,alignmentY"
@@ -58,7 +58,7 @@ def test_real_alignments_agree_with_how_they_were_made(shared, section):
     assert parts["mirrored"] == frame["mirrored_x_before_rotation"]
     turn = parts["rotation_degrees"] - frame["rotation_degrees_xy"]
     assert (turn + 180) % 360 - 180 == pytest.approx(0, abs=1e-6)
-    spots = files.read_tsv(folder / "truth" / f"{section}_spots.tsv")
+    spots = tsv.read_tsv(folder / "truth" / f"{section}_spots.tsv")
     um = np.array([[float(row["xenium_um_x"]), float(row["xenium_um_y"])] for row in spots])
     px = np.array([[float(row["he_px_x"]), float(row["he_px_y"])] for row in spots])
     assert np.abs(alignment.um_to_he_px(matrix, 0.2125, um) - px).max() < 0.01

@@ -9,7 +9,7 @@ import plot_audit
 import score_audit
 import tabulate_audit
 from pairscape.audit import flag_effects
-from pairscape.core import files
+from pairscape.core import files, tsv
 from pairscape.core.errors import InputError
 from pairscape.evaluate import retrieval
 from pairscape.pretrain import failures, run_embeddings
@@ -411,7 +411,7 @@ def tabulate(path, folder, options='{"audit": "a"}'):
 def test_the_table_reads_back_and_says_what_made_it(scored, tmp_path):
     rows, path = scored
     table, _, _ = tabulate(path, tmp_path)
-    raw = files.read_tsv(table, files.ORIGIN)
+    raw = tsv.read_tsv(table, tsv.ORIGIN)
     assert audit_table.is_audit_table(raw[0])
     assert not audit_table.is_audit_table(retrieval_table.HEAD)
     assert {len(found["scores_sha256"]) for found in raw} == {64}

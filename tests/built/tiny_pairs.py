@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pairscape.core.files import write_tsv
+from pairscape.core.tsv import write_tsv
 from pairscape.dataset import cutting, gene_lists, pair_shards
 from pairscape.images import encoding
 

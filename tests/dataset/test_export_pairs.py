@@ -20,7 +20,7 @@ from small_pairs import (
 
 import export_pairs
 from pairscape.core.errors import InputError
-from pairscape.core.files import read_tsv
+from pairscape.core.tsv import read_tsv
 from pairscape.dataset import pair_shards
 
 SIZE = 900, 1000  # of the slide: height, width

@@ -13,7 +13,7 @@ from test_describe_dataset import describe
 import audit_splits
 from pairscape.core import splits
 from pairscape.core.errors import InputError
-from pairscape.core.files import read_tsv
+from pairscape.core.tsv import read_tsv
 from pairscape.dataset import cutting, leakage, pair_shards, patch_hashes
 from pairscape.images import encoding
 

@@ -8,7 +8,7 @@ from small_pairs import write_small_spots
 
 import select_genes
 from pairscape.core.errors import InputError
-from pairscape.core.files import read_tsv
+from pairscape.core.tsv import read_tsv
 from pairscape.dataset.gene_lists import read_panel_list
 from pairscape.dataset.gene_lists import select_genes as choose
 

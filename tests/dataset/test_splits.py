@@ -9,7 +9,8 @@ import pytest
 
 import split_donors
 from pairscape.core.errors import InputError
-from pairscape.core.files import read_tsv, write_json
+from pairscape.core.files import write_json
+from pairscape.core.tsv import read_tsv
 from pairscape.dataset.leakage import describe_leaks, find_leaks, read_leaks
 from pairscape.dataset.splits import donor_folds, make_splits, read_splits
 

@@ -12,7 +12,7 @@ import plot_batch_effect
 import score_batch_effect
 import tabulate_batch_effect
 import write_report
-from pairscape.core import files
+from pairscape.core import tsv
 from pairscape.core.errors import InputError
 from pairscape.dataset import cutting, gene_lists, pair_shards, splits
 from pairscape.evaluate import batch_effect, retrieval, silhouettes
@@ -93,9 +93,7 @@ def test_ilisi_equals_scib_metrics():
     points, _, batch = spots(100, labels=1)
     found = NearestNeighbors(n_neighbors=30).fit(points).kneighbors(points)
     theirs = scib.ilisi_knn(NeighborsResults(indices=found[1], distances=found[0]), batch)
-    assert silhouettes.ilisi(points, batch, neighbours=30) == pytest.approx(
-        theirs, abs=1e-4
-    )
+    assert silhouettes.ilisi(points, batch, neighbours=30) == pytest.approx(theirs, abs=1e-4)
 
 
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
@@ -115,9 +113,7 @@ def test_tight_batches_far_apart_keep_their_digits():
     batch = np.repeat([0, 1], 60)
     points = rng.standard_normal((120, 5)) * 0.01 + 500.0 * batch[:, None]
     expected = silhouette_samples(points, batch)
-    np.testing.assert_allclose(
-        silhouettes.silhouette_widths(points, batch), expected, atol=1e-7
-    )
+    np.testing.assert_allclose(silhouettes.silhouette_widths(points, batch), expected, atol=1e-7)
 
 
 def test_labels_of_one_batch_are_skipped_and_each_label_weighs_the_same():
@@ -290,7 +286,7 @@ def write_dataset(folder, samples, rows=60, shift=0.0, empty=0, constant=False):
             {"sample": sample, "donor": donor, "split": split, "spots": rows, **facts}
             for split in in_splits
         ]
-    files.write_tsv(
+    tsv.write_tsv(
         folder / "splits.tsv",
         [{"shared_donors": "", **row} for row in table],
         splits.SPLIT_COLUMNS,
@@ -326,7 +322,7 @@ def scored(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scored")
     paths = write_dataset(folder, SAMPLES, shift=0.2, empty=2)
     labels = folder / "labels.tsv"
-    files.write_tsv(
+    tsv.write_tsv(
         labels,
         [
             {"sample": sample, "spot": f"{i:03d}x000", "label": "ab"[i % 2]}
@@ -406,7 +402,7 @@ def test_a_stronger_shift_between_donors_lowers_the_score_of_the_true_labels(tmp
         folder = tmp_path / f"{shift}"
         paths = write_dataset(folder, SAMPLES, shift=shift)
         labels = folder / "labels.tsv"
-        files.write_tsv(
+        tsv.write_tsv(
             labels,
             [
                 {"sample": s, "spot": f"{i:03d}x000", "label": i % 2}
@@ -659,7 +655,7 @@ def plot(folder, paths, **options):
             *("--options", json.dumps({"experiment": "e", "panels": panels} | options)),
         ]
     )
-    return files.read_tsv(out["tsv"]), out
+    return tsv.read_tsv(out["tsv"]), out
 
 
 def test_labels_of_close_points_are_spread():

@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 import plot_expression
 import score_expression
 import tabulate_expression
-from pairscape.core import files
+from pairscape.core import files, tsv
 from pairscape.core.errors import InputError
 from pairscape.dataset import cutting, expression_counts, gene_lists, pair_shards, stored_features
 from pairscape.evaluate import expression, ridge, targets
@@ -75,9 +75,7 @@ def source_of(features, splits):
 
 
 def targets_of(counts, splits, sample_of, **options):
-    return targets.make_targets(
-        Numbers(counts), GENES, splits, sample_of, {**OPTIONS, **options}
-    )
+    return targets.make_targets(Numbers(counts), GENES, splits, sample_of, {**OPTIONS, **options})
 
 
 # ------------------------------------------------------------------------------------- gene choice
@@ -91,9 +89,7 @@ def test_the_most_variable_genes_are_those_of_scanpy(seed):
     rng = np.random.default_rng(seed)
     counts = rng.negative_binomial(2, rng.uniform(0.05, 0.9, 120), (200, 120)).astype(np.int32)
     counts[:, 7] = 3  # without any dispersion
-    chosen = targets.choose_genes(
-        Numbers(counts), {"S1": np.arange(200)}, np.ones(200), 25, 0.0
-    )
+    chosen = targets.choose_genes(Numbers(counts), {"S1": np.arange(200)}, np.ones(200), 25, 0.0)
     table = anndata.AnnData(np.log1p(counts.astype(np.float64)))
     scanpy.pp.highly_variable_genes(table, n_top_genes=25)
     expected = np.flatnonzero(table.var["highly_variable"].to_numpy())[:25]
@@ -254,9 +250,7 @@ def test_validation_donors_that_train_or_test_knows_are_not_validated_on():
     for known in ("D1", "D4"):
         splits["val"] = targets.Split(val.rows, np.full(len(val.rows), known))
         assert ridge.unseen_donors(splits) == []
-    splits["train"] = targets.Split(
-        splits["train"].rows, np.full(len(splits["train"].rows), "D1")
-    )
+    splits["train"] = targets.Split(splits["train"].rows, np.full(len(splits["train"].rows), "D1"))
     target = targets_of(counts, splits, sample_of)["corrected"]
     fit = ridge.fit_corrected(source_of(features, splits), target, splits, OPTIONS)
     assert fit.penalty_from.startswith("not validated")
@@ -412,7 +406,7 @@ def dataset(tmp_path_factory):
         {"sample": s, "donor": d, "organ": "breast", "disease_state": "cancer", "split": split}
         for s, (d, split, _) in SAMPLES.items()
     ]
-    files.write_tsv(folder / "splits.tsv", rows, list(rows[0]))
+    tsv.write_tsv(folder / "splits.tsv", rows, list(rows[0]))
     gene_lists.write_genes(folder / "genes.tsv", [(gene, f"ENSG{gene}") for gene in GENES])
     rng = np.random.default_rng(2)
     noisy_features = features + 3 * rng.standard_normal(features.shape).astype(np.float32)

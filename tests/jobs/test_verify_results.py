@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT
 
 import verify_results
-from pairscape.core import files
+from pairscape.core import files, tsv
 from pairscape.core.errors import InputError
 from pairscape.jobs import program, records
 
@@ -41,7 +41,7 @@ def make(results, log="logs/make_things/s1.log", text="one", **more):
             forms=program.OutputMany("optional: files to write"),
         )
         args.options["seed"] = "filled in by the program"
-        files.write_tsv(args.table, [{"a": text}], ["a"])
+        tsv.write_tsv(args.table, [{"a": text}], ["a"])
         with files.atomic_path(args.spots) as folder:
             (folder / "tables" / "0").mkdir(parents=True)
             (folder / "tables" / "0" / "chunk").write_bytes(text.encode() * 100)
@@ -364,18 +364,18 @@ def test_a_real_program_leaves_a_record_that_verifies(tmp_path):
 def test_every_row_of_a_table_says_what_made_it(tmp_path):
     scores, table = tmp_path / "scores.tsv", tmp_path / "table.tsv"
     scores.write_text("a\n1\n")
-    files.write_numbers(
+    tsv.write_numbers(
         table, [{"name": "x", "value": 0.5}, {"name": "y", "value": None}], ["name", "value"]
     )
     options = {"experiment": "e", "from": "https://user:secret@host/path?token=1"}
     records.add_origin([table], options, [scores])
-    first = files.read_tsv(table)
-    assert [list(row) for row in first] == [["name", "value", *files.ORIGIN]] * 2
+    first = tsv.read_tsv(table)
+    assert [list(row) for row in first] == [["name", "value", *tsv.ORIGIN]] * 2
     assert first[0]["options_sha256"] == files.sha256_json(records.without_secrets(options))
     assert first[0]["git_commit"] == (records.git_commit() or "")
-    assert files.read_numbers(table, ["name"], "", texts=["name"])[0]["value"] == 0.5
+    assert tsv.read_numbers(table, ["name"], "", texts=["name"])[0]["value"] == 0.5
     scores.write_text("a\n2\n")
     records.add_origin([table], options, [scores])  # once more: the columns stand once
-    second = files.read_tsv(table)
+    second = tsv.read_tsv(table)
     assert list(second[0]) == list(first[0])
     assert second[0]["scores_sha256"] != first[0]["scores_sha256"]

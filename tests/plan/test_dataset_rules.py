@@ -6,7 +6,7 @@ from conftest import ROOT
 from test_workflow import SNAKEMAKE, checkout, plan  # noqa: F401
 from test_workflow import subprocess as run
 
-from pairscape.core.files import read_tsv
+from pairscape.core.tsv import read_tsv
 from pairscape.dataset.leakage import read_leaks
 
 LUNG = "human-lung-healthy-panel"

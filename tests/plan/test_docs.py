@@ -5,7 +5,7 @@ import re
 from conftest import ROOT
 
 from pairscape.audit import protocols
-from pairscape.core import files
+from pairscape.core import tsv
 from pairscape.report import page
 
 PUBLISHED = (ROOT / "docs" / "published-benchmark.md").read_text()
@@ -42,7 +42,7 @@ def test_every_flag_that_is_named_is_one():
 
 
 def test_the_donors_that_the_sample_table_supports_are_told_as_they_are_counted():
-    counted = page.count_donors(files.read_tsv(ROOT / "config" / "samples.tsv"))
+    counted = page.count_donors(tsv.read_tsv(ROOT / "config" / "samples.tsv"))
     told = " ".join(PUBLISHED.split())
     assert f"has {counted['donors']} for its {counted['samples']} samples" in told
     assert f"{counted['known']} are named by a source" in told

@@ -10,7 +10,7 @@ from test_tables import score_row
 
 import compare_published
 import write_report
-from pairscape.core import files
+from pairscape.core import tsv
 from pairscape.core.errors import InputError
 from pairscape.core.options import resolve_part
 from pairscape.evaluate import retrieval
@@ -120,7 +120,7 @@ def test_scores_equal_to_the_published_have_no_gap_and_the_same_order(tmp_path, 
     assert len(gaps) == 660
     assert all(row["difference"] == pytest.approx(0, abs=1e-6) for row in gaps)
     assert {row["inside"] for row in gaps if row["published_sd"] is not None} == {"yes"}
-    ranks = files.read_tsv(tmp_path / "ranks.tsv")
+    ranks = tsv.read_tsv(tmp_path / "ranks.tsv")
     ranked = [row for row in ranks if row["spearman"]]
     assert {row["spearman"] for row in ranked} == {"1"}
     # The paper has only three gene encoders on two panels: too few for an order.
@@ -361,12 +361,12 @@ def _rho(first, second):
     ],
 )
 def test_a_damaged_published_table_is_refused_in_one_line(tmp_path, column, value, words):
-    rows = files.read_tsv(TABLES / "retrieval.tsv")
+    rows = tsv.read_tsv(TABLES / "retrieval.tsv")
     if column:
         rows[3][column] = value
     else:
         rows.append(rows[0])
-    files.write_tsv(tmp_path / "damaged.tsv", rows, list(rows[0]))
+    tsv.write_tsv(tmp_path / "damaged.tsv", rows, list(rows[0]))
     with pytest.raises(InputError) as refused:
         run(tmp_path, [], published=tmp_path / "damaged.tsv")
     assert words in str(refused.value)

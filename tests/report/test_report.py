@@ -13,7 +13,7 @@ from PIL import Image
 from test_tables import expected, scores, written
 
 import write_report
-from pairscape.core import files
+from pairscape.core import files, tsv
 from pairscape.core.errors import InputError
 from pairscape.report import audit_table, chapters
 from pairscape.report import page as report
@@ -82,7 +82,7 @@ def make_inputs(root, leaked=False):
     files.write_json(root / "samples/S1/check.json", check)
     dataset = root / "datasets/demo"
     words = "one patient, acknowledged" if leaked else ""
-    files.write_tsv(
+    tsv.write_tsv(
         dataset / "splits.tsv",
         [
             {"sample": s, "donor": "D1", "split": split, "spots": 36, "shared_donors": words}
@@ -91,7 +91,7 @@ def make_inputs(root, leaked=False):
         ["sample", "donor", "split", "spots", "shared_donors"],
     )
     leak = {"finding": "same_donor", "donor": "D1", "sample": "S2", "split": "test"}
-    files.write_tsv(dataset / "leakage.tsv", [leak] if leaked else [], list(leak))
+    tsv.write_tsv(dataset / "leakage.tsv", [leak] if leaked else [], list(leak))
     run = root / "runs/e/demo/uni-mlp/seed24442"
     files.write_json(
         run / "options.json",
@@ -321,7 +321,7 @@ def test_the_page_prints_how_many_samples_and_donors_there_are(tmp_path):
         ("S2", "b2", "False", "val"),
         ("S3", "b3", "False", "test"),
     ]
-    files.write_tsv(
+    tsv.write_tsv(
         inputs["splits"], [dict(zip(columns, row, strict=True)) for row in values], columns
     )
     samples = [sample_row(**dict(zip(columns, row, strict=True))) for row in values]
@@ -384,7 +384,7 @@ def test_a_table_that_is_no_tsv_is_refused(tmp_path):
 
 
 def test_another_table_stands_as_it_is(tmp_path):
-    files.write_tsv(tmp_path / "costs_x.tsv", [{"step": "<b>", "seconds": 3}], ["step", "seconds"])
+    tsv.write_tsv(tmp_path / "costs_x.tsv", [{"step": "<b>", "seconds": 3}], ["step", "seconds"])
     _, page = write(tmp_path, {"tables": tmp_path / "costs_x.tsv"})
     assert "Costs, experiment x" in "".join(page.text)
     assert "<b>" in "".join(page.text)

@@ -9,7 +9,7 @@ from PIL import Image
 
 import plot_retrieval
 import tabulate_retrieval
-from pairscape.core import files
+from pairscape.core import tsv
 from pairscape.core.errors import InputError
 from pairscape.evaluate import retrieval, statistics
 from pairscape.report import comparisons, layout, retrieval_table
@@ -307,7 +307,7 @@ def test_groups_have_a_table_of_their_own(tmp_path):
 
 def compared(tmp_path, rows):
     written(tmp_path, rows)
-    table = files.read_tsv(tmp_path / "comparisons.tsv", comparisons.COLUMNS)
+    table = tsv.read_tsv(tmp_path / "comparisons.tsv", comparisons.COLUMNS)
     return table, (tmp_path / "comparisons.md").read_text()
 
 
@@ -440,7 +440,7 @@ def test_scores_of_another_experiment_are_refused(tmp_path):
 
 
 def test_a_score_file_without_its_columns_is_refused(tmp_path):
-    files.write_tsv(tmp_path / "bad.tsv", [{"experiment": "e"}], ["experiment"])
+    tsv.write_tsv(tmp_path / "bad.tsv", [{"experiment": "e"}], ["experiment"])
     with pytest.raises(InputError, match="column dataset"):
         tabulated(tmp_path, [tmp_path / "bad.tsv"], [])
 

@@ -7,8 +7,9 @@ import pytest
 
 import simulate_slides
 from pairscape.core.errors import InputError
-from pairscape.core.files import read_tsv, sha256_file
+from pairscape.core.files import sha256_file
 from pairscape.core.options import resolve_part
+from pairscape.core.tsv import read_tsv
 from pairscape.simulation import whole_slides
 from pairscape.slides import cohorts
 

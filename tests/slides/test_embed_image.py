@@ -13,7 +13,7 @@ from small_pairs import tissue_image, write_slide
 from tiny_pairs import GENES, SAMPLES, SPEC, write_dataset
 
 import embed_image
-from pairscape.core import files
+from pairscape.core import files, tsv
 from pairscape.core.errors import InputError
 from pairscape.dataset import expression_counts, pair_shards, patch_reader
 from pairscape.encoders import image_encoders, specs
@@ -72,7 +72,7 @@ def save_run(results: Path, tuning: str, weights: Path) -> Path:
         if frozen:
             patches = trunk(encoding.normalise(patches.numpy(), *norm(spec)))
         images, profiles = module.images(patches).numpy(), module.genes(counts).numpy()
-    splits = files.read_tsv(dataset / "splits.tsv")
+    splits = tsv.read_tsv(dataset / "splits.tsv")
     index = expression_counts.run_index(shards, splits, rows)
     run_embeddings.write_run_embeddings(run, "test", images, profiles, index, FACTS)
     files.write_json(
@@ -134,7 +134,7 @@ def embed(run, image, weights, out, *flags):
             *("--embeddings", str(out / "e.npy"), "--index", str(out / "i.tsv"), *flags),
         ]
     )
-    return np.load(out / "e.npy"), files.read_numbers(out / "i.tsv", ("patch",), "")
+    return np.load(out / "e.npy"), tsv.read_numbers(out / "i.tsv", ("patch",), "")
 
 
 def save_png(path, pixels):
@@ -163,7 +163,7 @@ def test_a_test_pairs_patch_gets_its_stored_embedding(made, tmp_path, tuning):
         assert found.shape == (1, 16)
         assert np.abs(found[0] - stored["images"][row]).max() < 1e-5
         assert [index[0][name] for name in ("x_px", "y_px", "side_px")] == [16, 16, 32]
-        nearest = files.read_tsv(tmp_path / "n.tsv")
+        nearest = tsv.read_tsv(tmp_path / "n.tsv")
         similarity = stored["images"][row] @ stored["genes"].T
         best = np.argsort(-similarity, kind="stable")[:5]
         assert [int(line["row"]) for line in nearest] == stored["index"]["row"].iloc[best].tolist()

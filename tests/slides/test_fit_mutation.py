@@ -8,7 +8,7 @@ import torch
 from small_bags import PATCHES, TARGET, WIDTH, write_features, write_slides
 
 import fit_mutation
-from pairscape.core import files
+from pairscape.core import tsv
 from pairscape.core.errors import InputError
 from pairscape.core.options import resolve_part
 from pairscape.slides import attention_map, mutation_scores, slide_features
@@ -48,7 +48,7 @@ def fit(out, cohort, external=(), training=TRAINING, seed=1, named=None):
 
 
 def predictions(found, role="test"):
-    rows = files.read_tsv(found["predictions"], mutation_scores.PREDICTIONS)
+    rows = tsv.read_tsv(found["predictions"], mutation_scores.PREDICTIONS)
     return [row for row in rows if row["role"] == role]
 
 
@@ -64,7 +64,7 @@ def done(cohort, external, tmp_path_factory):
 
 
 def test_each_patient_is_tested_once_in_its_own_fold(done, cohort):
-    folds = {row["patient"]: row for row in files.read_tsv(cohort["folds"])}
+    folds = {row["patient"]: row for row in tsv.read_tsv(cohort["folds"])}
     rows = predictions(done)
     # The last but one has no features, the last no label.
     assert sorted(row["patient"] for row in rows) == sorted(folds)[:-1]
@@ -100,7 +100,7 @@ def test_what_is_scored_reads_the_predictions(done):
 
 def test_probabilities_undo_the_class_weight_of_the_patients_trained_on(done, cohort):
     folds = {r["patient"]: r for r in predictions(done)}
-    curve = files.read_tsv(done["training"], fitting.CURVE_COLUMNS)
+    curve = tsv.read_tsv(done["training"], fitting.CURVE_COLUMNS)
     for row in predictions(done):
         trained = [
             of["label"]
@@ -146,11 +146,11 @@ def test_labels_of_a_fold_change_nothing_in_what_is_predicted_for_it(done, cohor
     swapped = {"P00": "1", "P03": "0"}
     changed = dict(cohort)
     for name, key in (("cohort", TARGET), ("folds", "label")):
-        rows = files.read_tsv(cohort[name])
+        rows = tsv.read_tsv(cohort[name])
         for row in rows:
             row[key] = swapped.get(row["patient"], row[key])
         changed[name] = tmp_path / f"{name}.tsv"
-        files.write_tsv(changed[name], rows, list(rows[0]))
+        tsv.write_tsv(changed[name], rows, list(rows[0]))
     found = predictions(fit(tmp_path / "fit", changed))
     before = {row["patient"]: row for row in predictions(done)}
     same = {fold: [] for fold in "012"}
@@ -188,7 +188,7 @@ def test_memory_for_bags_is_bounded_and_changes_nothing(cohort):
 def fold_zero(cohort, **changes):
     own, bags = bags_of(cohort)
     training = resolve_part("mutation_training", {**TRAINING, **changes})
-    folds = {row["patient"]: int(row["fold"]) for row in files.read_tsv(cohort["folds"])}
+    folds = {row["patient"]: int(row["fold"]) for row in tsv.read_tsv(cohort["folds"])}
     folds = {name: fold for name, fold in folds.items() if name in own["labels"]}
     parts = fitting.fold_parts(folds, 0, 3)
     return own, bags, parts, fitting.fit_fold(bags, own["labels"], parts, WIDTH, training, (1, 0))
@@ -234,7 +234,7 @@ def test_heat_maps_show_the_surest_of_each_label_over_the_slide(cohort, tmp_path
     from PIL import Image
 
     found = fit(tmp_path, cohort)
-    rows = files.read_tsv(found["attention"] / "slides.tsv", fit_mutation.DRAWN)
+    rows = tsv.read_tsv(found["attention"] / "slides.tsv", fit_mutation.DRAWN)
     tested = predictions(found)
     for row, label, most in ((rows[0], "1", max), (rows[1], "0", min)):
         surest = most(
@@ -288,11 +288,11 @@ def test_a_patch_is_coloured_where_it_lies(tmp_path):
 
 
 def change_rows(path, column, value, **where):
-    rows = files.read_tsv(path)
+    rows = tsv.read_tsv(path)
     for row in rows:
         if all(row[key] == wanted for key, wanted in where.items()):
             row[column] = value
-    files.write_tsv(path, rows, list(rows[0]))
+    tsv.write_tsv(path, rows, list(rows[0]))
 
 
 @pytest.fixture
@@ -314,7 +314,7 @@ def test_a_fold_with_one_label_is_refused_in_words(own, tmp_path):
 
 
 def test_a_fold_that_lost_all_its_slides_is_refused(own, tmp_path):
-    for row in files.read_tsv(own["folds"]):
+    for row in tsv.read_tsv(own["folds"]):
         if row["fold"] == "2":
             for part in "01":
                 change_rows(own["slides"], "status", "skipped", slide=f"{row['patient']}-{part}")
@@ -351,8 +351,8 @@ def test_a_cohort_without_features_or_another_number_of_cohorts_is_refused(own, 
 
 
 def test_slides_that_were_never_listed_are_told(own, tmp_path):
-    rows = files.read_tsv(own["slides"])
-    files.write_tsv(own["slides"], rows[1:], list(rows[0]))
+    rows = tsv.read_tsv(own["slides"])
+    tsv.write_tsv(own["slides"], rows[1:], list(rows[0]))
     refused(tmp_path / "fit", own, "slide P00-0: found no row", "again")
 
 

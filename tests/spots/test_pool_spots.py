@@ -8,7 +8,7 @@ import tiny_bundle
 
 import pool_spots
 from pairscape.acquire import bundle as xenium
-from pairscape.core import files
+from pairscape.core import files, tsv
 from pairscape.core.errors import InputError
 from pairscape.spots import lattice, pooling
 from pairscape.spots.spots_zarr import read_spots
@@ -258,7 +258,7 @@ def test_a_bundle_without_he_or_cells_is_pooled_too(shared, tmp_path):
 
 
 def read_qc(folder):
-    rows = files.read_tsv(folder / "qc.tsv", ["sample", "spots", "of", "measure", "value"])
+    rows = tsv.read_tsv(folder / "qc.tsv", ["sample", "spots", "of", "measure", "value"])
     return {(row["of"], row["measure"]): row["value"] for row in rows}
 
 

@@ -3,7 +3,7 @@
 import pytest
 from conftest import ROOT
 
-from pairscape.core.files import read_tsv
+from pairscape.core.tsv import read_tsv
 
 BENCHMARKS = ROOT / "benchmarks"
 

@@ -52,12 +52,6 @@ def resolve_alignment(
         Pixel size of the morphology image.
     he_um_per_px
         Pixel size that the H&E states of itself, or None.
-
-    Raises
-    ------
-    InputError
-        There is neither file nor word (a missing alignment is never taken for the identity), or
-        both; the file is damaged; or ``microns`` has no pixel size, or two that disagree.
     """
     word = sample.get("he_alignment") or ""
     field = f"sample {sample.get('sample', '')}, he_alignment"
@@ -93,12 +87,6 @@ def read_alignment(path) -> np.ndarray:
     Returns
     -------
     (3, 3) float64; its last row is 0, 0, 1.
-
-    Raises
-    ------
-    InputError
-        The file is missing, holds neither 3 x 3 numbers nor keypoints, the matrix can't be
-        inverted, or the keypoints are fewer than three or lie on a line.
     """
     return _read(path)[0]
 

@@ -58,13 +58,7 @@ DAMAGED = "the file is damaged or cut off: fetch it again"
 
 
 def find_file(bundle, name: str) -> Path:
-    """The path of a file of the bundle.
-
-    Raises
-    ------
-    InputError
-        The bundle isn't a folder, or the file isn't in it.
-    """
+    """The path of a file of the bundle."""
     bundle = Path(bundle)
     if bundle.is_file():
         raise InputError(bundle, "bundle", "a file", "unpack it and name the folder")
@@ -77,13 +71,7 @@ def find_file(bundle, name: str) -> Path:
 
 
 def read_experiment(bundle) -> dict:
-    """``experiment.xenium``: pixel size, software version and panel name of the bundle.
-
-    Raises
-    ------
-    InputError
-        The file is missing, isn't JSON, or lacks ``pixel_size`` or ``analysis_sw_version``.
-    """
+    """``experiment.xenium``: pixel size, software version and panel name of the bundle."""
     path = find_file(bundle, "experiment.xenium")
     experiment = _read_json(path)
     if not isinstance(experiment, dict):
@@ -118,13 +106,7 @@ def software_version(experiment: dict) -> str:
 
 
 def format_version(experiment: dict, file="experiment.xenium") -> tuple[int, int]:
-    """Major and minor version of the bundle's layout: Xenium Ranger's where it wrote it anew.
-
-    Raises
-    ------
-    InputError
-        The version isn't of the form ``xenium-3.0.0.15``.
-    """
+    """Major and minor version of the bundle's layout: Xenium Ranger's where it wrote it anew."""
     version = software_version(experiment)
     match = re.fullmatch(r"(?:xenium(?:ranger)?-)?(\d+)\.(\d+)(?:[.-].*)?", version, re.IGNORECASE)
     if not match:
@@ -139,13 +121,7 @@ def format_version(experiment: dict, file="experiment.xenium") -> tuple[int, int
 
 
 def find_panel(bundle) -> Path:
-    """The file that names the genes: ``gene_panel.json``, else ``cell_feature_matrix.h5``.
-
-    Raises
-    ------
-    InputError
-        The bundle has neither.
-    """
+    """The file that names the genes: ``gene_panel.json``, else ``cell_feature_matrix.h5``."""
     path = Path(bundle) / "cell_feature_matrix.h5"
     if path.is_file() and not (Path(bundle) / "gene_panel.json").is_file():
         return path
@@ -153,13 +129,7 @@ def find_panel(bundle) -> Path:
 
 
 def read_features(bundle) -> list[dict]:
-    """The rows of ``cell_feature_matrix.h5``: ``{"name", "id", "type"}``, "" where it says nothing.
-
-    Raises
-    ------
-    InputError
-        The file is missing or damaged.
-    """
+    """The rows of ``cell_feature_matrix.h5``: ``{"name", "id", "type"}``, "" where it says nothing."""
     import h5py
 
     path = find_file(bundle, "cell_feature_matrix.h5")
@@ -198,11 +168,6 @@ def read_panel(bundle) -> list[dict]:
     -------
     One ``{"gene_symbol", "gene_id", "category"}`` a gene. ``gene_id`` is "" where the panel gives
     none; ``category`` is the word of the target's source, "" where there is none.
-
-    Raises
-    ------
-    InputError
-        The file is missing or damaged, names no gene, or names one twice.
     """
     path = find_panel(bundle)
     if path.suffix == ".h5":
@@ -245,13 +210,7 @@ def read_panel(bundle) -> list[dict]:
 
 
 def find_transcripts(bundle) -> Path:
-    """The table of transcripts: ``transcripts.parquet``, else ``transcripts.csv.gz``.
-
-    Raises
-    ------
-    InputError
-        The bundle has neither.
-    """
+    """The table of transcripts: ``transcripts.parquet``, else ``transcripts.csv.gz``."""
     for name in TRANSCRIPTS[1:]:
         if (Path(bundle) / name).is_file() and not (Path(bundle) / TRANSCRIPTS[0]).is_file():
             return Path(bundle) / name
@@ -259,13 +218,7 @@ def find_transcripts(bundle) -> Path:
 
 
 def open_transcripts(bundle) -> pq.ParquetFile:
-    """``transcripts.parquet``, open, its text columns as dictionaries.
-
-    Raises
-    ------
-    InputError
-        The file is missing, cut off, empty, or lacks a column that pooling needs.
-    """
+    """``transcripts.parquet``, open, its text columns as dictionaries."""
     path = find_file(bundle, "transcripts.parquet")
     try:
         metadata = pq.read_metadata(path)
@@ -327,11 +280,6 @@ def iter_transcripts(
     Batches of at most ``batch_rows`` rows in the order of the file. ``feature_name``,
     ``codeword_category`` and ``cell_id`` (unless it holds integers) are dictionaries of text; each
     batch has its own.
-
-    Raises
-    ------
-    InputError
-        As ``open_transcripts``; or a column isn't there or a page can't be decoded.
     """
     path = find_transcripts(bundle)
     columns = list(dict.fromkeys(columns))
@@ -440,13 +388,7 @@ def cell_rows(batch: pa.RecordBatch) -> np.ndarray:
 
 
 def read_cells(bundle):
-    """``cells.parquet`` (else ``cells.csv.gz``) as a pandas table, ``cell_id`` as text.
-
-    Raises
-    ------
-    InputError
-        The file is missing, damaged, or lacks ``cell_id``, ``x_centroid`` or ``y_centroid``.
-    """
+    """``cells.parquet`` (else ``cells.csv.gz``) as a pandas table, ``cell_id`` as text."""
     path = Path(bundle) / "cells.csv.gz"
     if not path.is_file() or (Path(bundle) / "cells.parquet").is_file():
         path = find_file(bundle, "cells.parquet")
@@ -477,11 +419,6 @@ def read_cell_counts(bundle, gene: str, block: int = 1 << 22):
     Returns
     -------
     A pandas Series of int64, its index the cell ids as text.
-
-    Raises
-    ------
-    InputError
-        The file is missing or damaged, or has no such gene.
     """
     import h5py
     import pandas as pd

@@ -20,7 +20,7 @@ from pairscape.acquire.image_checks import (
 )
 from pairscape.acquire.transcript_checks import check_transcripts, check_transcripts_of_cells
 from pairscape.core.errors import InputError
-from pairscape.core.files import read_tsv
+from pairscape.core.tsv import read_tsv
 
 NEWEST_VERSION = 4  # of the software whose bundles are known here
 

@@ -78,11 +78,6 @@ def download(
         Silence after which a connection counts as broken.
     first_wait_s
         Pause after the first failure; it doubles with each.
-
-    Raises
-    ------
-    InputError
-        All hosts refuse, the size or the checksum is wrong, or the tries are used up.
     """
     path = Path(path)
     if path.is_file():
@@ -136,12 +131,7 @@ def addresses(url: str, mirrors: Mapping[str, str]) -> list[str]:
 
 
 def check_address(url: str) -> None:
-    """Refuse what is no web address, or holds a password.
-
-    Raises
-    ------
-    InputError
-    """
+    """Refuse what is no web address, or holds a password."""
     shown = without_query(url)
     if not re.match(r"https?://", url):
         raise InputError(shown, "URL", "another scheme", "give an http or https address")
@@ -323,12 +313,6 @@ def extract_bundle(archive, folder, wanted: Callable[[str], bool]) -> list[str]:
     Returns
     -------
     The paths made, relative to ``folder``.
-
-    Raises
-    ------
-    InputError
-        It isn't a zip, is damaged, holds no bundle or several, a path leaves the folder, a member
-        is a link, encrypted or there twice, or it is out of proportion to the archive or the disk.
     """
     archive, folder = Path(archive), Path(folder)
     again = "delete it and fetch it again"

@@ -4,20 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pairscape.core.errors import InputError
-from pairscape.core.files import read_tsv
 from pairscape.core.options import read_schema, refuse_invalid
+from pairscape.core.tsv import read_tsv
 
 NO_FILE = {"none"}
 
 
 def read_samples(path) -> dict[str, dict[str, str]]:
-    """Read the sample table: rows by sample name, every column of the schema present.
-
-    Raises
-    ------
-    InputError
-        A column is unknown or missing, a value isn't allowed, or a sample stands twice.
-    """
+    """Read the sample table: rows by sample name, every column of the schema present."""
     schema = read_schema("samples")
     samples = {}
     for number, row in enumerate(read_tsv(path, schema["required"]), start=2):

@@ -38,11 +38,6 @@ def place_of(spec: Mapping, name: str, encoder_file) -> dict:
     -------
     ``source``, ``location``, ``file`` (its path at that place), ``revision`` and ``sha256`` (or
     ``None``), ``gated``, ``licence``, and ``beside``: the location is that of the weights file.
-
-    Raises
-    ------
-    InputError
-        It has no such file.
     """
     weights = spec["weights"]
     facts = {key: weights[key] for key in ("source", "location", "gated", "licence")}
@@ -90,11 +85,6 @@ def fetch(
     Returns
     -------
     The record.
-
-    Raises
-    ------
-    InputError
-        It can't be had, or isn't what the encoder's file declares.
     """
     path, record_path = Path(path), Path(record_path)
     place = place_of(spec, path.name, encoder_file)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pairscape.core import files
+from pairscape.core import files, tsv
 from pairscape.core.errors import InputError
 from pairscape.evaluate import intervals, ranks, retrieval
 
@@ -95,11 +95,6 @@ def check_options(options: Mapping) -> dict:
     ``audit``; ``rows``, each with ``ROW_KEYS``, ``pairs`` (the names of the audit's encoders and, as
     ``image`` and ``gene``, of those that its runs have: a flag may put variants in their place) and
     ``seeds``; ``expected``, every ``Run`` of them; and what ``retrieval.check_options`` returns.
-
-    Raises
-    ------
-    InputError
-        An option is missing or not allowed; a row or a run stands twice, or a row is incomplete.
     """
     for name in ("audit", "rows"):
         if not options.get(name):
@@ -193,11 +188,6 @@ def score(
     -------
     Rows of ``COLUMNS``: by row of the audit, encoder pair, gallery, k and direction. One that can't be
     tried has a single row, which says why.
-
-    Raises
-    ------
-    InputError
-        The seeds of one setting test on different spots.
     """
     table, bases = [], {}
     for row in progress(options["rows"]):
@@ -407,21 +397,14 @@ def _interval(drawn: np.ndarray | None) -> tuple[float | None, float | None]:
 
 def write_scores(path, rows: Iterable[Mapping]) -> None:
     """Write the rows of ``score``."""
-    files.write_numbers(path, rows, COLUMNS)
+    tsv.write_numbers(path, rows, COLUMNS)
 
 
 def read_scores(path, audit: str | None = None) -> list[dict]:
-    """Read what ``write_scores`` wrote; numbers as float, empty ones as None.
-
-    Raises
-    ------
-    InputError
-        A column is missing, a number isn't one, a row stands twice, or is of another audit than
-        ``audit``.
-    """
+    """Read what ``write_scores`` wrote; numbers as float, empty ones as None."""
     again = "delete it and score the audit again"
-    files.require_end(path, again)
-    rows = files.read_numbers(path, COLUMNS, again, NUMBERS)
+    tsv.require_end(path, again)
+    rows = tsv.read_numbers(path, COLUMNS, again, NUMBERS)
     seen = set()
     for line, row in enumerate(rows, start=2):
         if audit is not None and row["audit"] != audit:

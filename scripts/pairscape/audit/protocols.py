@@ -162,11 +162,6 @@ def resolve_experiment(name: str, plan: Mapping, default: str, source) -> dict:
     -------
     The experiment with ``protocol`` and all ``flags``, true or false. What ``training`` says itself
     isn't changed.
-
-    Raises
-    ------
-    InputError
-        A flag is unknown, or an option contradicts a flag that is on by name.
     """
     place = f"experiments.{name}"
     said = plan.get("flags") or {}
@@ -212,13 +207,7 @@ def resolve_experiment(name: str, plan: Mapping, default: str, source) -> dict:
 
 
 def check_flags(flags: Iterable[str], place: str, source, allowed: Iterable[str] | None = None):
-    """Refuse flags that there aren't; ``allowed`` are those of runs where nothing is said.
-
-    Raises
-    ------
-    InputError
-        A name is unknown, or the flag isn't one of runs.
-    """
+    """Refuse flags that there aren't; ``allowed`` are those of runs where nothing is said."""
     allowed = RUN_FLAGS if allowed is None else allowed
     for flag in flags:
         if flag in allowed:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pairscape.core import files
+from pairscape.core import tsv
 from pairscape.core.errors import InputError
 from pairscape.dataset import expression_counts
 from pairscape.evaluate import batch_effect, expression, retrieval
@@ -281,21 +281,15 @@ def _train_pair(data, features, rows, genes, options) -> dict:
 
 def write_scores(path, rows: Iterable[Mapping]) -> None:
     """Write the scores of one or more datasets of the grid, a row per dataset, score and kind."""
-    files.write_numbers(path, rows, COLUMNS)
+    tsv.write_numbers(path, rows, COLUMNS)
 
 
 def read_scores(paths: Iterable) -> list[dict]:
-    """Read what ``write_scores`` wrote.
-
-    Raises
-    ------
-    InputError
-        A column is missing, a number isn't one, or a dataset stands twice.
-    """
+    """Read what ``write_scores`` wrote."""
     found: dict[tuple, dict] = {}
     for path in paths:
-        files.require_end(path, "delete it and calibrate again")
-        for row in files.read_numbers(path, COLUMNS, "delete it and calibrate again", NUMBERS):
+        tsv.require_end(path, "delete it and calibrate again")
+        for row in tsv.read_numbers(path, COLUMNS, "delete it and calibrate again", NUMBERS):
             key = tuple(row[name] for name in KEYS)
             if key in found:
                 raise InputError(

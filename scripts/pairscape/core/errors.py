@@ -1,5 +1,8 @@
 """The one way in which Pairscape refuses an input."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class InputError(Exception):
     """A bad input, told in one line: the file, the field, what was found and what to do.
@@ -28,3 +31,26 @@ class InputError(Exception):
 
 def _one_line(text) -> str:
     return " ".join(str(text).split())
+
+
+def one_of(value, allowed: Iterable, file, field: str, what: str = "") -> None:
+    """Refuse a value that isn't among the allowed ones, with the nearest name where one is near.
+
+    ``what`` says what the allowed ones are, for the message.
+    """
+    allowed = list(allowed)
+    if value not in allowed:
+        raise InputError(file, field, repr(value), allowed_words(value, allowed, what))
+
+
+def allowed_words(value, allowed: Iterable, what: str = "") -> str:
+    """The remedy for a wrong name: the nearest one, and all that are allowed."""
+    allowed = list(map(str, allowed))
+    close = difflib.get_close_matches(str(value), allowed, n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    return f"{hint}allowed{f' ({what})' if what else ''}: {', '.join(allowed) or 'none'}"
+
+
+def missing_file(path, remedy: str = "make it or correct the path") -> InputError:
+    """The refusal of a file that isn't there."""
+    return InputError(path, "file", "nothing", remedy)

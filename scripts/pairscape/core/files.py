@@ -1,20 +1,18 @@
 """Whole files or none: atomic writing, checksums, small tables and JSON."""
 
 import contextlib
-import csv
 import glob
 import hashlib
 import json
 import os
 import shutil
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from pairscape.core.errors import InputError
 
 SEAL = "json_sha256"
-ORIGIN = ("scores_sha256", "options_sha256", "git_commit")  # what made a row of a table
 
 
 @contextlib.contextmanager
@@ -106,11 +104,6 @@ def check_sums(path, remedy: str) -> str | None:
     Returns
     -------
     The checksum of a file that was compared; None for a folder, and without a list.
-
-    Raises
-    ------
-    InputError
-        A file is missing or another.
     """
     path = Path(path)
     try:
@@ -158,13 +151,7 @@ def write_json(path, value, sealed: bool = False) -> None:
 
 
 def read_json(path):
-    """Read a JSON file.
-
-    Raises
-    ------
-    InputError
-        The file is missing or isn't JSON, or it is sealed and was changed.
-    """
+    """Read a JSON file."""
     try:
         value = json.loads(Path(path).read_text())
     except FileNotFoundError:
@@ -184,116 +171,3 @@ def read_json(path):
                 " again",
             )
     return value
-
-
-def write_tsv(path, rows: Iterable[Mapping], columns: Sequence[str]) -> None:
-    """Write a tab-separated table with a header, atomically. ``None`` becomes an empty field."""
-    with atomic_path(path) as temporary, open(temporary, "w", newline="") as handle:
-        writer = csv.DictWriter(handle, columns, delimiter="\t", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def read_tsv(path, columns: Sequence[str] = (), remark: str = "") -> list[dict[str, str]]:
-    """Read a tab-separated table as a list of rows, all values text.
-
-    Lines that begin with ``remark``, if that isn't empty, are passed over.
-
-    Raises
-    ------
-    InputError
-        The file is missing, lacks one of ``columns``, repeats a column, or has a ragged line.
-    """
-    try:
-        with open(path, newline="") as handle:
-            passed = 0
-
-            def lines():
-                nonlocal passed
-                for line in handle:
-                    if remark and line.startswith(remark):
-                        passed += 1
-                    else:
-                        yield line
-
-            reader = csv.DictReader(lines(), delimiter="\t", restkey="", strict=True)
-            names = list(reader.fieldnames or [])
-            rows = []
-            for row in reader:
-                if "" in row or None in row.values():
-                    raise InputError(
-                        path,
-                        f"line {reader.line_num + passed}",
-                        f"a number of fields other than the header's {len(names)}",
-                        "separate the fields by single tabs",
-                    )
-                rows.append(row)
-    except FileNotFoundError:
-        raise InputError(path, "file", "nothing", "make it or correct the path") from None
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise InputError(path, "table", str(error), "save it as tab-separated UTF-8 text") from None
-    for column in columns:
-        if column not in names:
-            raise InputError(
-                path, f"column {column}", f"only {', '.join(names) or 'nothing'}", "add the column"
-            )
-    if len(set(names)) != len(names):
-        raise InputError(path, "header", "a repeated column", "give each column one name")
-    return rows
-
-
-def write_numbers(path, rows: Iterable[Mapping], columns: Sequence[str], digits: int = 6) -> None:
-    """Write a table as TSV: floats with so many significant digits, ``None`` as an empty field."""
-    write_tsv(
-        path,
-        ({n: f"{v:.{digits}g}" if isinstance(v, float) else v for n, v in r.items()} for r in rows),
-        columns,
-    )
-
-
-def require_end(path, remedy: str) -> None:
-    """Refuse a text file of ours that is cut off in mid-line.
-
-    A row that lacks only an end of its last field looks whole.
-    """
-    with contextlib.suppress(FileNotFoundError), open(path, "rb") as handle:
-        if handle.seek(0, os.SEEK_END):
-            handle.seek(-1, os.SEEK_END)
-            if handle.read() != b"\n":
-                raise InputError(path, "last line", "no end: the file is cut off", remedy)
-
-
-def read_numbers(
-    path,
-    columns: Sequence[str],
-    remedy: str,
-    numbers: Iterable[str] = (),
-    texts: Iterable[str] = (),
-) -> list[dict]:
-    """Read what ``write_numbers`` wrote; numbers as float, empty ones as None.
-
-    Parameters
-    ----------
-    columns
-        Columns that must be there.
-    remedy
-        What to do with a damaged file, for the message.
-    numbers
-        The columns of numbers; none given, all but ``texts``.
-
-    Raises
-    ------
-    InputError
-        A column is missing, or a field that must be a number isn't one.
-    """
-    rows = read_tsv(path, columns)
-    wanted = list(numbers) or [
-        name for name in (rows[0] if rows else ()) if name not in {*texts, *ORIGIN}
-    ]
-    for line, row in enumerate(rows, start=2):
-        for name in wanted:
-            try:
-                row[name] = float(row[name]) if row[name] else None
-            except ValueError:
-                raise InputError(path, f"line {line}, {name}", repr(row[name]), remedy) from None
-    return rows

@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
@@ -22,11 +22,6 @@ def resolve_part(part: str, values: Mapping, source="--options") -> dict:
     """One part of the configuration (``training``, ``simulation``, ...) with its defaults, checked.
 
     For programs that are run by hand: the schema is the only place of defaults and ranges.
-
-    Raises
-    ------
-    InputError
-        As ``resolve_config``.
     """
     if not isinstance(values, Mapping):
         raise InputError(source, part, repr(values), "give an object of keys and values")
@@ -35,17 +30,6 @@ def resolve_part(part: str, values: Mapping, source="--options") -> dict:
     resolved = with_defaults(dict(values), schema, root)
     refuse_invalid(resolved, schema, source, part)
     return resolved
-
-
-def require_known(name: str, allowed: Iterable[str], source, place: str, what: str) -> None:
-    allowed = list(allowed)
-    if name in allowed:
-        return
-    close = difflib.get_close_matches(name, allowed, n=1)
-    hint = f"did you mean {close[0]}? " if close else ""
-    raise InputError(
-        source, place, f"{name!r}", f"{hint}allowed ({what}): {', '.join(allowed) or 'none'}"
-    )
 
 
 def with_defaults(value, schema: Mapping, root: Mapping):

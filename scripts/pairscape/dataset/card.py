@@ -181,13 +181,7 @@ def front_matter(title: str, licences: Iterable[str], entries: Iterable[Mapping]
 
 
 def read_front_matter(path) -> dict:
-    """The YAML head of a card.
-
-    Raises
-    ------
-    InputError
-        The card is missing or has no head with ``configs``.
-    """
+    """The YAML head of a card."""
     try:
         text = Path(path).read_text()
     except FileNotFoundError:

@@ -23,11 +23,6 @@ class Counts:
         The dataset's shards in order.
     genes
         The symbols of genes.tsv.
-
-    Raises
-    ------
-    InputError
-        A shard holds other genes.
     """
 
     def __init__(self, shards: Sequence, genes: Sequence[str]):
@@ -90,13 +85,7 @@ class TrainFacts:
 
 
 def train_facts(counts: Counts, train_rows: np.ndarray, path) -> TrainFacts:
-    """Facts of the train split, in one pass of bounded memory; ``path`` is splits.tsv, for messages.
-
-    Raises
-    ------
-    InputError
-        No spot has counts.
-    """
+    """Facts of the train split, in one pass of bounded memory; ``path`` is splits.tsv, for messages."""
     sums, total = [], np.zeros(counts.shape[1])
     for block in counts.blocks(train_rows):
         size = block.sum(1, dtype=np.int64)
@@ -122,12 +111,6 @@ def split_rows(
         Rows of splits.tsv; a sample may stand in two of them.
     path
         splits.tsv, for messages.
-
-    Raises
-    ------
-    InputError
-        splits.tsv names a sample without a shard, or an unknown split, or none to train on; or it
-        lacks a sample.
     """
     starts = dict(zip(samples, np.cumsum([0, *row_counts[:-1]]), strict=True))
     sizes = dict(zip(samples, row_counts, strict=True))

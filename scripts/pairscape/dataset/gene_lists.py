@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from pairscape.core.errors import InputError
-from pairscape.core.files import read_tsv, require_end, write_tsv
+from pairscape.core.tsv import read_tsv, require_end, write_tsv
 
 GENE_COLUMNS = ("gene_symbol", "gene_id")
 
@@ -14,13 +14,7 @@ def write_genes(path, genes: Iterable[Sequence[str]]) -> None:
 
 
 def read_genes(path) -> list[dict[str, str]]:
-    """Read genes.tsv.
-
-    Raises
-    ------
-    InputError
-        It is missing or cut off, has no genes, or names one twice.
-    """
+    """Read genes.tsv."""
     require_end(path, "run select_genes again")
     genes = read_tsv(path, GENE_COLUMNS)
     symbols = [gene["gene_symbol"] for gene in genes]
@@ -55,13 +49,6 @@ def select_genes(
         The share of the panel's genes that a sample must have measured.
     place, source
         Where the dataset's samples are chosen, for messages.
-
-    Raises
-    ------
-    InputError
-        A sample was measured with another panel: it lacks more of the list than ``min_share``
-        allows or, without a list, it shares fewer than half of its genes with the others (the
-        median of them). The message holds the line of configuration that drops it.
     """
     from pairscape.acquire.bundle import NON_GENE_PREFIXES
 
@@ -97,13 +84,7 @@ def select_genes(
 
 
 def read_panel_list(path) -> dict[str, str]:
-    """A panel's list (gene_symbol, ensembl_id), symbol to id.
-
-    Raises
-    ------
-    InputError
-        It is missing, has no genes, or names one twice.
-    """
+    """A panel's list (gene_symbol, ensembl_id), symbol to id."""
     rows = read_tsv(path, ["gene_symbol", "ensembl_id"])
     panel = {row["gene_symbol"]: row["ensembl_id"] for row in rows}
     if not panel or len(panel) < len(rows):

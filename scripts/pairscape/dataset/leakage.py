@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from pairscape.core.errors import InputError
-from pairscape.core.files import read_tsv, write_tsv
 from pairscape.core.splits import SPLITS
+from pairscape.core.tsv import read_tsv, write_tsv
 
 LEAK_COLUMNS = (
     "finding",
@@ -206,13 +206,7 @@ def is_placeholder(row: Mapping) -> bool:
 
 
 def refuse_leaks(leaks: Iterable[Mapping], place: str, source) -> None:
-    """The gate: hard findings that nobody owns up to.
-
-    Raises
-    ------
-    InputError
-        There is one; the message names the donors or samples, and ``shared_donors``.
-    """
+    """The gate: hard findings that nobody owns up to."""
     errors = [leak for leak in leaks if leak["level"] == "error"]
     if errors:
         raise InputError(
@@ -332,13 +326,7 @@ def write_leaks(path, leaks: Iterable[Mapping]) -> None:
 
 
 def read_leaks(path) -> list[dict]:
-    """Read leakage.tsv; ``spots`` as an integer (None where it is empty).
-
-    Raises
-    ------
-    InputError
-        A column is missing, or a value isn't allowed.
-    """
+    """Read leakage.tsv; ``spots`` as an integer (None where it is empty)."""
     rows = read_tsv(path, LEAK_COLUMNS)
     for number, row in enumerate(rows, start=2):
         for column, allowed in (("finding", FINDINGS), ("level", LEVELS)):

@@ -68,11 +68,6 @@ def write_shard(path, rows: Iterable[Mapping], features, metadata: Mapping) -> i
     Returns
     -------
     The number of rows.
-
-    Raises
-    ------
-    InputError
-        A label is none of the class names.
     """
     missing = [key for key in METADATA_KEYS if key not in metadata]
     if missing:
@@ -102,24 +97,12 @@ def write_shard(path, rows: Iterable[Mapping], features, metadata: Mapping) -> i
 
 
 def shard_sha256(path) -> str:
-    """The checksum of a shard's file, which is what was written.
-
-    Raises
-    ------
-    InputError
-        It is another than lies beside the shard.
-    """
+    """The checksum of a shard's file, which is what was written."""
     return check_sums(path, _REMEDY) or sha256_file(path)
 
 
 def open_shard(path):
-    """Open a shard as a memory-mapped ``datasets.Dataset`` (images decode to PIL).
-
-    Raises
-    ------
-    InputError
-        The file is missing, cut off, or no shard.
-    """
+    """Open a shard as a memory-mapped ``datasets.Dataset`` (images decode to PIL)."""
     _read_schema(path)
     from datasets import Dataset
 
@@ -127,13 +110,7 @@ def open_shard(path):
 
 
 def read_shard_table(path) -> pa.Table:
-    """Map a shard into memory as a pyarrow table, without importing ``datasets``.
-
-    Raises
-    ------
-    InputError
-        The file is missing, cut off, or no shard.
-    """
+    """Map a shard into memory as a pyarrow table, without importing ``datasets``."""
     _read_schema(path)
     try:
         with pa.memory_map(str(path)) as source:

@@ -25,11 +25,6 @@ class PatchReader:
         The dataset's shards in order.
     input_spec
         An encoder's ``input``: ``resize_px``, ``crop_px``, ``interpolation``.
-
-    Raises
-    ------
-    InputError
-        A shard is missing, cut off, or no shard.
     """
 
     def __init__(self, shards: Sequence, input_spec: Mapping):

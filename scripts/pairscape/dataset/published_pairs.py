@@ -22,13 +22,7 @@ REMEDY = "give the folder of one panel of the published data set"
 
 
 def list_files(folder) -> list[Path]:
-    """The Arrow or Parquet files of a copy, in the order of their names.
-
-    Raises
-    ------
-    InputError
-        There are none.
-    """
+    """The Arrow or Parquet files of a copy, in the order of their names."""
     folder = Path(folder)
     for pattern in ("*.arrow", "*.parquet"):
         found = sorted(path for path in folder.rglob(pattern) if path.is_file())
@@ -41,13 +35,7 @@ def list_files(folder) -> list[Path]:
 
 
 def open_table(path) -> pa.Table:
-    """One file as a table; Arrow files are mapped into memory.
-
-    Raises
-    ------
-    InputError
-        It is damaged, or lacks a column of the published data set.
-    """
+    """One file as a table; Arrow files are mapped into memory."""
     import pyarrow.parquet as pq
 
     try:
@@ -106,11 +94,6 @@ def iter_rows(
     ------
     ``image`` (encoded bytes, as published), ``gexp`` int32 (G,), ``cell_coords`` (x, y), and those
     of ``columns`` that the copy has (labels by their names).
-
-    Raises
-    ------
-    InputError
-        A row isn't of the published form.
     """
     for path in files:
         table = open_table(path)

@@ -8,8 +8,8 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 
 from pairscape.core.errors import InputError
-from pairscape.core.files import read_tsv, write_tsv
 from pairscape.core.splits import SPLITS
+from pairscape.core.tsv import read_tsv, write_tsv
 from pairscape.dataset.leakage import donor_group, find_leaks, read_count, refuse_leaks
 
 METHODS = ("published", "donor", "leave_one_donor_out", "listed", "file")
@@ -61,12 +61,6 @@ def make_splits(
     -------
     One row per sample and split, with ``SPLIT_COLUMNS``, ordered train, val, test, then by sample.
     ``shared_donors`` holds the words where the row's donor does stand in two splits.
-
-    Raises
-    ------
-    InputError
-        A sample is unknown or in no split, there are fewer donors than splits, or a donor or
-        sample stands in two splits and nobody says that it may.
     """
     by_name = {row["sample"]: row for row in samples}
     for name, row in by_name.items():
@@ -124,13 +118,7 @@ def write_splits(path, rows: Iterable[Mapping]) -> None:
 
 
 def read_splits(path) -> list[dict]:
-    """Read splits.tsv; ``spots`` as an integer (None where it is empty).
-
-    Raises
-    ------
-    InputError
-        A column is missing, or a value isn't allowed.
-    """
+    """Read splits.tsv; ``spots`` as an integer (None where it is empty)."""
     rows = read_tsv(path, SPLIT_COLUMNS)
     for number, row in enumerate(rows, start=2):
         if row["split"] not in SPLITS:

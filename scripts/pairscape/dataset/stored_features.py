@@ -63,11 +63,6 @@ def write_features(
     Returns
     -------
     The index as written.
-
-    Raises
-    ------
-    InputError
-        A block holds a number that isn't finite.
     """
     shards = [dict(shard) for shard in shards]
     rows = views * sum(shard["rows"] for shard in shards)
@@ -113,11 +108,6 @@ def read_features(features_path, index_path) -> tuple[np.ndarray, dict]:
     Returns
     -------
     The features (N, D), float32, memory-mapped and read-only, and the index.
-
-    Raises
-    ------
-    InputError
-        One of the two is missing, damaged, or not made with the other.
     """
     index = read_meta(index_path, ("rows", "views", "width", "sha256", "shards"))
     array = read_array(features_path, (index["rows"], index["width"]), index["sha256"])

@@ -43,13 +43,7 @@ _USED_SPREAD = 0.1
 
 
 def check_arguments(spec: Mapping) -> None:
-    """Refuse arguments of a fit that are missing, unknown or not allowed.
-
-    Raises
-    ------
-    InputError
-        Naming the first.
-    """
+    """Refuse arguments of a fit that are missing, unknown or not allowed."""
     arguments = spec["arguments"]
     quality = arguments.get("quality", {})
     parts = [("arguments", arguments, _ARGUMENTS), ("arguments.quality", quality, _QUALITY)]
@@ -203,11 +197,6 @@ def fit(
     The encoder's entries by the names of ``architectures.drvi.network``; the history, one mapping
     of ``HISTORY_COLUMNS`` per epoch; facts: ``epochs``, ``kl_warmup_epochs``, ``device``,
     ``dimensions_used``.
-
-    Raises
-    ------
-    InputError
-        There are too few spots, or the fit diverged.
     """
     if counts.shape[0] < 3:
         raise InputError(

@@ -49,12 +49,6 @@ def build(spec: Mapping, weights, genes: Sequence[Mapping], train=None) -> GeneT
     Returns
     -------
     The tower. One that learns with the pair is ready to train; any other is frozen, in eval mode.
-
-    Raises
-    ------
-    InputError
-        Its builder isn't known, it isn't what its file declares, or its weights or extra files are
-        missing, damaged or another encoder's.
     """
     if spec["builder"] not in BUILDERS:
         raise InputError(
@@ -217,11 +211,6 @@ def fingerprint(tower: GeneTower, spec: Mapping, genes: Sequence[Mapping]) -> li
     """The embedding of ``fixed_counts``, projected to 16 numbers by a matrix from a formula.
 
     In one thread and rounded, as ``image_encoders.fingerprint``.
-
-    Raises
-    ------
-    InputError
-        The embedding has another width than the encoder's file declares, or isn't finite.
     """
     with torch.inference_mode(), one_thread():
         device = next((p.device for p in tower.parameters()), torch.device("cpu"))

@@ -45,12 +45,6 @@ def build(spec: Mapping, weights) -> ImageTower:
     Returns
     -------
     The tower in eval mode, without gradients.
-
-    Raises
-    ------
-    InputError
-        The weights are damaged or aren't this encoder's: checksum, names, shapes, number of
-        parameters or fingerprint differ.
     """
     if spec["builder"] not in BUILDERS:
         raise InputError(
@@ -85,13 +79,7 @@ def build(spec: Mapping, weights) -> ImageTower:
 
 
 def load_weights(model: nn.Module, spec: Mapping, path) -> None:
-    """Load a weights file: checksum first, then every entry used, none left, all shapes equal.
-
-    Raises
-    ------
-    InputError
-        Any of that doesn't hold.
-    """
+    """Load a weights file: checksum first, then every entry used, none left, all shapes equal."""
     entries = read_entries(spec, path)
     layout = LAYOUTS.get(spec["weights"]["layout"])
     if layout is None:
@@ -142,11 +130,6 @@ def check_fingerprint(tower: nn.Module, spec: Mapping, path) -> list[float]:
     The tolerance in the file is for other processors. For the EfficientNet-Lites it is 0.005: kernels
     of SSE4.1, AVX2 and AVX-512, in one thread or four, give numbers up to 0.00005 apart, and rounding
     adds 0.001. Another padding or normalisation is off by 1.8 and more.
-
-    Raises
-    ------
-    InputError
-        They differ by more than the tolerance: the weights fit but the model isn't the same.
     """
     found = fingerprint(tower, spec)
     expected = spec["fingerprint"]

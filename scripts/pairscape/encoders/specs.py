@@ -49,12 +49,6 @@ def read_encoder(root, kind: str, name: str) -> dict:
     -------
     The encoder in full. A variant keeps ``variant_of``; where it takes its weights from the same
     file as the other, ``weights_of`` is added, for ``weights_name``.
-
-    Raises
-    ------
-    InputError
-        There is no such encoder, its file isn't YAML, or it is of another kind; or it is a variant
-        without a title of its own, or of a variant.
     """
     spec, path = _read_file(root, kind, name), encoder_file(root, kind, name)
     base_name = spec.get("variant_of")
@@ -167,11 +161,6 @@ def require_built(spec: Mapping, file) -> None:
         What ``read_encoder`` returned.
     file
         The encoder's file, for the message.
-
-    Raises
-    ------
-    InputError
-        ``built`` isn't true.
     """
     if spec.get("built") is not True:
         raise InputError(
@@ -191,11 +180,6 @@ def read_encoders(root) -> dict[str, dict[str, dict]]:
     """All declared encoders, checked: ``{"image": {name: spec}, "gene": {name: spec}}``.
 
     Citations and notes are left out: they change nothing that is computed.
-
-    Raises
-    ------
-    InputError
-        A file doesn't follow the schema.
     """
     schema = read_schema("encoder")
     found = {}

@@ -28,11 +28,6 @@ def find_weights(spec: Mapping, path=None) -> Path:
         The encoder.
     path
         Where a fetched file lies; not needed for weights inside a Python package.
-
-    Raises
-    ------
-    InputError
-        The package isn't installed or lacks the file, or ``path`` is missing.
     """
     source = spec["weights"]
     if source["source"] != "package":
@@ -65,11 +60,6 @@ def find_extra(spec: Mapping, path) -> dict[str, Path]:
         The encoder; its ``weights.extra_files`` are the names.
     path
         The weights file.
-
-    Raises
-    ------
-    InputError
-        One isn't there.
     """
     found = {name: Path(path).parent / name for name in spec["weights"].get("extra_files", ())}
     for name, file in found.items():
@@ -96,11 +86,6 @@ def read_entries(spec: Mapping, path) -> dict:
         The encoder; the checksum comes first where its file declares one.
     path
         The weights file.
-
-    Raises
-    ------
-    InputError
-        The checksum differs, or the file is damaged or no mapping of names.
     """
     wanted = spec["weights"]["sha256"]
     found = files.sha256_file(path)
@@ -174,11 +159,6 @@ def load_strictly(model: nn.Module, entries: Mapping, path) -> None:
         Tensors by the model's names.
     path
         The weights file, for messages.
-
-    Raises
-    ------
-    InputError
-        Any of that doesn't hold. The model is untouched then.
     """
     target = model.state_dict()
     missing = sorted(set(target) - set(entries))

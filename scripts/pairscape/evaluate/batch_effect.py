@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pairscape.core import files
+from pairscape.core import tsv
 from pairscape.core.options import resolve_part
 from pairscape.evaluate.silhouettes import finite, ilisi, silhouette_widths
 
@@ -383,13 +383,7 @@ def score_confounding(splits: Sequence[Mapping], spots: Mapping[str, int]) -> li
 
 
 def check_options(options: Mapping) -> dict:
-    """Fill in the defaults of the configuration's part ``batch_effect``.
-
-    Raises
-    ------
-    InputError
-        An option is unknown or has a value outside its range.
-    """
+    """Fill in the defaults of the configuration's part ``batch_effect``."""
     return resolve_part("batch_effect", options)
 
 
@@ -405,19 +399,13 @@ def versions() -> str:
 
 def write_scores(path, rows) -> None:
     """Write tidy scores, numbers with 8 significant digits, ``None`` as an empty field."""
-    files.write_numbers(path, rows, COLUMNS, digits=8)
+    tsv.write_numbers(path, rows, COLUMNS, digits=8)
 
 
 def read_scores(path) -> list[dict]:
-    """Read what ``write_scores`` wrote; numbers as float, empty ones as None.
-
-    Raises
-    ------
-    InputError
-        A column is missing, or a field that must be a number isn't one.
-    """
-    files.require_end(path, "delete it and score again")
-    return files.read_numbers(path, COLUMNS, "delete it and score again", NUMBERS)
+    """Read what ``write_scores`` wrote; numbers as float, empty ones as None."""
+    tsv.require_end(path, "delete it and score again")
+    return tsv.read_numbers(path, COLUMNS, "delete it and score again", NUMBERS)
 
 
 # ------------------------------------------------------------------------------------------- kernels

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from pairscape.core import files
+from pairscape.core import tsv
 from pairscape.core.errors import InputError
 from pairscape.core.splits import SPLITS
 from pairscape.evaluate.ridge import fit_corrected, fit_published, predict
@@ -215,29 +215,17 @@ def split_spots(of_split: Mapping[str, np.ndarray], donor_of_row: np.ndarray) ->
 
 def write_scores(path, rows: Iterable[Mapping]) -> None:
     """Write scores as TSV, numbers with 8 significant digits, ``None`` as an empty field."""
-    files.write_numbers(path, rows, COLUMNS, digits=8)
+    tsv.write_numbers(path, rows, COLUMNS, digits=8)
 
 
 def read_scores(path) -> list[dict]:
-    """Read what ``write_scores`` wrote; numbers as float, empty ones as None.
-
-    Raises
-    ------
-    InputError
-        A column is missing, or a field that must be a number isn't one.
-    """
-    files.require_end(path, "delete it and score again")
-    return files.read_numbers(path, COLUMNS, "delete it and score again", NUMBERS)
+    """Read what ``write_scores`` wrote; numbers as float, empty ones as None."""
+    tsv.require_end(path, "delete it and score again")
+    return tsv.read_numbers(path, COLUMNS, "delete it and score again", NUMBERS)
 
 
 def read_experiment_scores(paths: Iterable, experiment: str) -> list[dict]:
-    """Read several files of scores, all of one experiment, without the rows of single genes.
-
-    Raises
-    ------
-    InputError
-        One of them is damaged or holds scores of another experiment.
-    """
+    """Read several files of scores, all of one experiment, without the rows of single genes."""
     scores = []
     for path in paths:
         rows = read_scores(path)

@@ -298,13 +298,7 @@ def _device_block(distinct, place, device):
 
 
 def choose_device(wanted: str, queries: int) -> str:
-    """``cpu`` or ``cuda``: for ``auto`` a GPU where there is one and enough is to be done.
-
-    Raises
-    ------
-    InputError
-        ``cuda`` is wanted where torch finds none.
-    """
+    """``cpu`` or ``cuda``: for ``auto`` a GPU where there is one and enough is to be done."""
     if wanted == "cpu" or (wanted == "auto" and queries < _DEVICE_QUERIES):
         return "cpu"
     import torch

@@ -32,7 +32,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from pairscape.core import files
+from pairscape.core import tsv
 from pairscape.core.errors import InputError
 from pairscape.core.options import resolve_part
 from pairscape.evaluate import intervals, ranks
@@ -374,13 +374,7 @@ def _score_group(values: Mapping, of_targets: Mapping, group: Mapping, donors) -
 
 
 def check_options(options: Mapping) -> dict:
-    """Fill in the defaults of the configuration's part ``retrieval``, and of split and seed.
-
-    Raises
-    ------
-    InputError
-        An option has a value outside its range.
-    """
+    """Fill in the defaults of the configuration's part ``retrieval``, and of split and seed."""
     others = {"experiment", "dataset", "split", "seed"}
     scoring = {key: value for key, value in options.items() if key not in others}
     kept = {key: value for key, value in options.items() if key in others}
@@ -398,29 +392,17 @@ def write_scores(path, rows: Iterable[Mapping]) -> None:
 
     A run that failed has one row: its names, and in ``status`` why.
     """
-    files.write_numbers(path, rows, COLUMNS)
+    tsv.write_numbers(path, rows, COLUMNS)
 
 
 def read_scores(path) -> list[dict]:
-    """Read what ``write_scores`` wrote; numbers as float, empty ones as None.
-
-    Raises
-    ------
-    InputError
-        A column is missing, or a field that must be a number isn't one.
-    """
-    files.require_end(path, "delete it and score again")
-    return files.read_numbers(path, COLUMNS, "delete it and score again", NUMBERS)
+    """Read what ``write_scores`` wrote; numbers as float, empty ones as None."""
+    tsv.require_end(path, "delete it and score again")
+    return tsv.read_numbers(path, COLUMNS, "delete it and score again", NUMBERS)
 
 
 def read_experiment_scores(paths: Iterable, experiment: str) -> list[dict]:
-    """Read several files of scores, all of one experiment.
-
-    Raises
-    ------
-    InputError
-        One of them is damaged or holds scores of another experiment.
-    """
+    """Read several files of scores, all of one experiment."""
     scores = []
     for path in paths:
         rows = read_scores(path)

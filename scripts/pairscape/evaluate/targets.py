@@ -161,11 +161,6 @@ def make_targets(counts, genes: Sequence[str], splits: Mapping[str, Split], samp
         The dataset's splits.
     samples
         (N,) sample of each row.
-
-    Raises
-    ------
-    InputError
-        No gene is detected in enough spots.
     """
     sizes = library_sizes(counts)
     every = np.unique(np.concatenate([split.rows for split in splits.values()]))

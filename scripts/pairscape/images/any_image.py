@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pairscape.core import files
+from pairscape.core import tsv
 from pairscape.core.errors import InputError
 
 PICTURES = (".png", ".jpg", ".jpeg")
@@ -60,11 +60,6 @@ def open_image(path, um_per_px: float | None = None) -> Iterator[HEImage]:
     ----------
     um_per_px
         The user's word for the pixel size; None takes the file's. PNG and JPEG have none.
-
-    Raises
-    ------
-    InputError
-        The file is missing, damaged or no colour image, or its pixel size is unknown.
     """
     from pairscape.images import tiff
     from pairscape.images.patches import iter_patches
@@ -109,13 +104,7 @@ def open_image(path, um_per_px: float | None = None) -> Iterator[HEImage]:
 
 
 def lay_grid(image: HEImage, side_px: float, step_px: float) -> np.ndarray:
-    """Centres (N, 2) px, by rows, of patches that lie wholly within the image.
-
-    Raises
-    ------
-    InputError
-        The image is smaller than a patch.
-    """
+    """Centres (N, 2) px, by rows, of patches that lie wholly within the image."""
     counts = [int((size - side_px + 1e-6) // step_px) + 1 for size in (image.width, image.height)]
     if min(counts) < 1:
         raise InputError(
@@ -129,14 +118,8 @@ def lay_grid(image: HEImage, side_px: float, step_px: float) -> np.ndarray:
 
 
 def read_centres(path, image: HEImage, side_px: float) -> np.ndarray:
-    """Read the centres (N, 2) of patches from a table with the columns x_px and y_px.
-
-    Raises
-    ------
-    InputError
-        It holds no row or no number, or a patch reaches beyond the image.
-    """
-    rows = files.read_numbers(path, ("x_px", "y_px"), "give pixels", ("x_px", "y_px"))
+    """Read the centres (N, 2) of patches from a table with the columns x_px and y_px."""
+    rows = tsv.read_numbers(path, ("x_px", "y_px"), "give pixels", ("x_px", "y_px"))
     centres = np.array([[row["x_px"], row["y_px"]] for row in rows], np.float64).reshape(-1, 2)
     if not len(centres) or not np.isfinite(centres).all():
         line = 2 if not len(centres) else 2 + int(np.argmin(np.isfinite(centres).all(1)))

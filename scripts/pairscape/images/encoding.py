@@ -63,11 +63,6 @@ def decode(encoded, path, row: int) -> np.ndarray:
         The file's bytes, or a buffer of them.
     path, row
         The shard and the row it stands in, for the message.
-
-    Raises
-    ------
-    InputError
-        It can't be decoded.
     """
     import io
 

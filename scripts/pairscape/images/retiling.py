@@ -37,11 +37,6 @@ def retile(source, target, *, compression: str = "deflate") -> None:
     ----------
     compression
         ``deflate`` keeps every pixel; ``jpeg`` (quality 95, all colour) is a tenth of its size.
-
-    Raises
-    ------
-    InputError
-        As from ``Slide``, or a strip doesn't decode or is too large to be decoded at once.
     """
     import tifffile
 

@@ -66,11 +66,6 @@ class Slide:
         Memory for decoded tiles.
     any_layout
         Open a slide that needs retiling as well: for its facts, its pixels can't be read.
-
-    Raises
-    ------
-    InputError
-        The file is missing, is no TIFF, has no such image, or needs retiling.
     """
 
     def __init__(self, path, cache_bytes: int = CACHE_BYTES, any_layout: bool = False):
@@ -127,11 +122,6 @@ class Slide:
         Returns
         -------
         uint8 (height, width, 3), white where it lies outside the slide.
-
-        Raises
-        ------
-        InputError
-            A tile doesn't decode.
         """
         return self._read(0, x0, y0, width, height)
 

@@ -54,12 +54,6 @@ def open_slide(path, um_per_px: float | None = None) -> Iterator[WholeSlide]:
     ----------
     um_per_px
         The user's word for the pixel size; where it is None the file must tell it.
-
-    Raises
-    ------
-    InputError
-        The file is missing or OpenSlide can't read it; its pixel size is unknown, or isn't the
-        same along both axes.
     """
     import openslide
 
@@ -94,11 +88,6 @@ def lay_grid(
         Size of a patch in pixels, and of its pixels: 256 and 0.5 are the paper's "256 px at 20x".
     min_tissue
         The least share of a patch that is tissue; 0 takes all that touch any.
-
-    Raises
-    ------
-    InputError
-        The slide is scanned too coarsely, smaller than a patch, or without tissue.
     """
     if slide.um_per_px > MAX_UPSAMPLING * um_per_px:
         raise InputError(
@@ -141,11 +130,6 @@ def read_patch(slide: WholeSlide, grid: Grid, index: int) -> np.ndarray:
     Returns
     -------
     uint8 (patch_px, patch_px, 3); white where nothing was scanned.
-
-    Raises
-    ------
-    InputError
-        The slide can't be read there.
     """
     from pairscape.images.resampling import area_resample
 
@@ -174,11 +158,6 @@ def thumbnail(slide: WholeSlide, max_px: int) -> tuple[np.ndarray, float]:
     -------
     uint8 (h, w, 3), its longer side ``max_px`` or up to half as much again, and the level-0 pixels
     per pixel of it; the top-left corners coincide.
-
-    Raises
-    ------
-    InputError
-        The slide can't be read somewhere.
     """
     from PIL import Image
 
@@ -224,13 +203,7 @@ def side_px(attributes: Mapping) -> float | None:
 
 
 def digest(path) -> str:
-    """A checksum of a slide's size, first, middle and last MiB: it tells another file at once.
-
-    Raises
-    ------
-    InputError
-        The file can't be read.
-    """
+    """A checksum of a slide's size, first, middle and last MiB: it tells another file at once."""
     try:
         with open(path, "rb") as handle:
             size = handle.seek(0, 2)

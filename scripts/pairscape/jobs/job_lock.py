@@ -36,11 +36,6 @@ def take(path, say: Callable[[str], None], wait: bool = True) -> None:
         Takes a line for the user: whom it waits for (again every ``TELL_S``), whose lock it took over.
     wait
         Whether to wait for a live holder.
-
-    Raises
-    ------
-    InputError
-        A live process holds the lock and ``wait`` is false.
     """
     path = os.path.abspath(path)
     os.makedirs(os.path.dirname(path), exist_ok=True)

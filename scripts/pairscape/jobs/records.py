@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from pairscape.core import files
+from pairscape.core import files, tsv
 from pairscape.core.errors import InputError
 
 ENDING = ".made.json"
@@ -189,20 +189,14 @@ def add_origin(tables: Iterable, options: Mapping, scores: Iterable) -> None:
     for path in tables:
         with open(path, newline="") as handle:
             header = handle.readline().rstrip("\n").split("\t")
-        columns = [name for name in header if name not in files.ORIGIN]
-        rows = files.read_tsv(path, columns)
-        said = dict(zip(files.ORIGIN, origin, strict=True))
-        files.write_tsv(path, [{**row, **said} for row in rows], [*columns, *files.ORIGIN])
+        columns = [name for name in header if name not in tsv.ORIGIN]
+        rows = tsv.read_tsv(path, columns)
+        said = dict(zip(tsv.ORIGIN, origin, strict=True))
+        tsv.write_tsv(path, [{**row, **said} for row in rows], [*columns, *tsv.ORIGIN])
 
 
 def read(path) -> dict:
-    """Read a record.
-
-    Raises
-    ------
-    InputError
-        It is damaged.
-    """
+    """Read a record."""
     remedy = "delete it and what its job made, and run the same snakemake command again"
     record = files.read_json(path)
     try:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pairscape.acquire.samples import NO_FILE, check_bundle_place
-from pairscape.core.errors import InputError
-from pairscape.core.options import read_schema, refuse_invalid, require_known, with_defaults
+from pairscape.core.errors import InputError, one_of
+from pairscape.core.options import read_schema, refuse_invalid, with_defaults
 from pairscape.encoders import specs as encoders
 from pairscape.encoders.specs import read_encoders
 from pairscape.plan.datasets import check_dataset, inherit, panel_genes
@@ -26,11 +26,6 @@ def resolve_config(config: Mapping, source) -> dict:
         The parsed configuration file.
     source
         Its path, for messages.
-
-    Raises
-    ------
-    InputError
-        A key is unknown, missing, misspelt or has a value that the schema doesn't allow.
     """
     schema = read_schema("config")
     resolved = with_defaults(apply_protocols(dict(config), schema, source), schema, schema)
@@ -41,16 +36,10 @@ def resolve_config(config: Mapping, source) -> dict:
 
 
 def check_config(config: Mapping, source, samples: Mapping[str, Mapping]) -> None:
-    """Check what a schema can't: names that point elsewhere, and rules between files.
-
-    Raises
-    ------
-    InputError
-        The first fault, with the path of the key and what is allowed.
-    """
+    """Check what a schema can't: names that point elsewhere, and rules between files."""
     for name, sample in samples.items():
         if sample["source"] == "simulated":
-            require_known(
+            one_of(
                 sample["simulation"],
                 config["simulations"],
                 config["samples"],
@@ -59,12 +48,8 @@ def check_config(config: Mapping, source, samples: Mapping[str, Mapping]) -> Non
             )
         check_bundle_place(name, sample, config)
     for i, item in enumerate(config["pool_also"]):
-        require_known(
-            item["sample"], samples, source, f"pool_also[{i}].sample", "samples of the table"
-        )
-        require_known(
-            item["spots"], config["spots"], source, f"pool_also[{i}].spots", "spot presets"
-        )
+        one_of(item["sample"], samples, source, f"pool_also[{i}].sample", "samples of the table")
+        one_of(item["spots"], config["spots"], source, f"pool_also[{i}].spots", "spot presets")
         preset = config["spots"][item["spots"]]
         needs = preset["frame"] == "he_pixels" or preset["min_tissue"] is not None
         if needs and samples[item["sample"]]["he_image"] in NO_FILE:
@@ -75,7 +60,7 @@ def check_config(config: Mapping, source, samples: Mapping[str, Mapping]) -> Non
                 "name a preset with frame: xenium_um and min_tissue: null",
             )
     for i, name in enumerate(config["alignment"]["trusted"]):
-        require_known(name, samples, source, f"alignment.trusted[{i}]", "samples of the table")
+        one_of(name, samples, source, f"alignment.trusted[{i}]", "samples of the table")
     for name, preset in config["spots"].items():
         check_spots(name, preset, source)
     for name, preset in config["patches"].items():
@@ -90,15 +75,15 @@ def check_config(config: Mapping, source, samples: Mapping[str, Mapping]) -> Non
     for name, experiment in config["experiments"].items():
         place = f"experiments.{name}"
         for i, dataset in enumerate(experiment["datasets"]):
-            require_known(dataset, config["datasets"], source, f"{place}.datasets[{i}]", "datasets")
+            one_of(dataset, config["datasets"], source, f"{place}.datasets[{i}]", "datasets")
         for kind in ("image", "gene"):
             allowed = encoders.list_encoders(config["encoders"], kind)
             for i, encoder in enumerate(experiment[f"{kind}_encoders"]):
-                require_known(
+                one_of(
                     encoder, allowed, source, f"{place}.{kind}_encoders[{i}]", f"{kind} encoders"
                 )
             for i, control in enumerate(experiment["controls"]):
-                require_known(
+                one_of(
                     control[kind],
                     allowed,
                     source,
@@ -109,7 +94,7 @@ def check_config(config: Mapping, source, samples: Mapping[str, Mapping]) -> Non
     _check_calibration(config, source)
     allowed = encoders.list_encoders(config["encoders"], "image")
     for i, encoder in enumerate(config["expression"]["also"]):
-        require_known(encoder, allowed, source, f"expression.also[{i}]", "image encoders")
+        one_of(encoder, allowed, source, f"expression.also[{i}]", "image encoders")
     for name, cohort in config["cohorts"].items():
         if bool(cohort["table"]) == bool(cohort["simulation"]):
             raise InputError(
@@ -140,7 +125,7 @@ def _check_batch_effect(config: Mapping, source) -> None:
     for key, encoder in (config["batch_effect"]["pair"] or {}).items():
         kind = key.removesuffix("_encoder")
         allowed = encoders.list_encoders(config["encoders"], kind)
-        require_known(encoder, allowed, source, f"batch_effect.pair.{key}", f"{kind} encoders")
+        one_of(encoder, allowed, source, f"batch_effect.pair.{key}", f"{kind} encoders")
 
 
 def _check_calibration(config: Mapping, source) -> None:
@@ -149,15 +134,13 @@ def _check_calibration(config: Mapping, source) -> None:
     if grid is None:
         return
     panels = [path.stem for path in sorted(Path(config["panels"]).glob("*.tsv"))]
-    require_known(
-        grid["panel"], panels, source, "calibration.panel", f"lists of {config['panels']}"
-    )
+    one_of(grid["panel"], panels, source, "calibration.panel", f"lists of {config['panels']}")
     for kind in encoders.KINDS:
         place, allowed = (
             f"calibration.{kind}_encoder",
             encoders.list_encoders(config["encoders"], kind),
         )
-        require_known(grid[f"{kind}_encoder"], allowed, source, place, f"{kind} encoders")
+        one_of(grid[f"{kind}_encoder"], allowed, source, place, f"{kind} encoders")
     gene = encoders.read_encoder(config["encoders"], "gene", grid["gene_encoder"])
     if gene["learned_from"] != "pair":
         raise InputError(

@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pairscape.acquire.samples import NO_FILE
-from pairscape.core.errors import InputError
-from pairscape.core.files import read_tsv
-from pairscape.core.options import require_known
+from pairscape.core.errors import InputError, one_of
+from pairscape.core.tsv import read_tsv
 from pairscape.dataset import splits
 
 
@@ -76,7 +75,7 @@ def inherit(name: str, datasets: Mapping, source) -> None:
     if dataset["shards_of"]:
         base = dataset["shards_of"]
         own = [other for other in datasets if not datasets[other]["shards_of"]]
-        require_known(base, own, source, f"{place}.shards_of", "datasets with shards of their own")
+        one_of(base, own, source, f"{place}.shards_of", "datasets with shards of their own")
         for key in taken:
             value = datasets[base].get(key)
             if key in taken[:3] and dataset.get(key, value) != value:
@@ -107,21 +106,15 @@ def check_dataset(place: str, dataset: Mapping, config: Mapping, source, samples
     name = place.split(".", 1)[1]
     imported = dataset["source"] == "published"
     if not imported:
-        require_known(dataset["spots"], config["spots"], source, f"{place}.spots", "spot presets")
-        require_known(
-            dataset["patches"], config["patches"], source, f"{place}.patches", "patch presets"
-        )
+        one_of(dataset["spots"], config["spots"], source, f"{place}.spots", "spot presets")
+        one_of(dataset["patches"], config["patches"], source, f"{place}.patches", "patch presets")
     panels = sorted(path.stem for path in Path(config["panels"]).glob("*.tsv"))
-    require_known(
-        dataset["panel"], panels, source, f"{place}.panel", f"gene lists in {config['panels']}"
-    )
+    one_of(dataset["panel"], panels, source, f"{place}.panel", f"gene lists in {config['panels']}")
     if dataset["split"]["method"] == "file" and not dataset["split"]["file"]:
         raise InputError(source, f"{place}.split", "no key 'file'", "name the table of the split")
     chosen = dataset_samples(config, samples, name)
     for sample in chosen:
-        require_known(
-            sample, samples, source, f"{place}.samples", f"samples of {config['samples']}"
-        )
+        one_of(sample, samples, source, f"{place}.samples", f"samples of {config['samples']}")
         if samples[sample]["he_image"] in NO_FILE and not imported:
             raise InputError(
                 config["samples"],
@@ -153,9 +146,7 @@ def check_dataset(place: str, dataset: Mapping, config: Mapping, source, samples
     if dataset["shards_of"]:
         known = dataset_samples(config, samples, dataset["shards_of"])
         for sample in chosen:
-            require_known(
-                sample, known, source, f"{place}.samples", f"samples of {dataset['shards_of']}"
-            )
+            one_of(sample, known, source, f"{place}.samples", f"samples of {dataset['shards_of']}")
     splits.make_splits(
         [samples[sample] for sample in chosen],
         {**dataset["split"], "seed": config["seed"]},

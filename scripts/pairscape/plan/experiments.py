@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 
 from pairscape.audit import protocols
-from pairscape.core.errors import InputError
-from pairscape.core.options import refuse_invalid, require_known, with_defaults
+from pairscape.core.errors import InputError, one_of
+from pairscape.core.options import refuse_invalid, with_defaults
 from pairscape.encoders.specs import sees_patches
 from pairscape.slides import cohorts
 
@@ -80,7 +80,7 @@ def check_mutation(name: str, config: Mapping, source, rows: Mapping, specs: Map
     given = [("cohort", entry["cohort"])]
     given += [(f"external[{i}]", cohort) for i, cohort in enumerate(entry["external"])]
     for field, cohort in given:
-        require_known(cohort, config["cohorts"], source, f"{place}.{field}", "cohorts")
+        one_of(cohort, config["cohorts"], source, f"{place}.{field}", "cohorts")
         if field != "cohort" and cohort == entry["cohort"]:
             raise InputError(
                 source, f"{place}.{field}", f"{cohort}, which also trains", "name another cohort"
@@ -90,7 +90,7 @@ def check_mutation(name: str, config: Mapping, source, rows: Mapping, specs: Map
         simulation = config["cohorts"][cohort]["simulation"]
         targets = simulation["targets"] if simulation else cohorts.targets_of(rows[cohort])
         for i, target in enumerate(entry["targets"]):
-            require_known(target, targets, source, f"{place}.targets[{i}]", f"targets of {cohort}")
+            one_of(target, targets, source, f"{place}.targets[{i}]", f"targets of {cohort}")
     for other, also in config["mutation"].items():
         same_file = all(also[key] == entry[key] for key in ("cohort", "leaking"))
         if same_file and also["folds"] != entry["folds"]:
@@ -107,9 +107,7 @@ def check_mutation(name: str, config: Mapping, source, rows: Mapping, specs: Map
 def _check_model(place: str, item: Mapping, config: Mapping, source, specs: Mapping) -> None:
     if "experiment" in item:
         experiment = item["experiment"]
-        require_known(
-            experiment, config["experiments"], source, f"{place}.experiment", "experiments"
-        )
+        one_of(experiment, config["experiments"], source, f"{place}.experiment", "experiments")
         plan = config["experiments"][experiment]
         pairs = [pair for pair in experiment_pairs(plan) if sees_patches(specs[pair[0]])]
         allowed = {
@@ -123,7 +121,7 @@ def _check_model(place: str, item: Mapping, config: Mapping, source, specs: Mapp
         for key, values in allowed.items():
             if key in item:
                 values = list(map(str, values))
-                require_known(str(item[key]), values, source, f"{place}.{key}", f"of {experiment}")
+                one_of(str(item[key]), values, source, f"{place}.{key}", f"of {experiment}")
         return
     for key in ("dataset", "gene", "seed"):
         if key in item:
@@ -133,6 +131,4 @@ def _check_model(place: str, item: Mapping, config: Mapping, source, specs: Mapp
     usable = [
         name for name, spec in specs.items() if sees_patches(spec) and not spec.get("shuffle_pairs")
     ]
-    require_known(
-        item["image"], usable, source, f"{place}.image", "image encoders that embed patches"
-    )
+    one_of(item["image"], usable, source, f"{place}.image", "image encoders that embed patches")

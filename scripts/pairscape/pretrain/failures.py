@@ -52,13 +52,7 @@ def clear(run_dir) -> None:
 
 
 def read(path) -> dict:
-    """Read what ``write`` wrote.
-
-    Raises
-    ------
-    InputError
-        The file is damaged, or gives no reason.
-    """
+    """Read what ``write`` wrote."""
     run = files.read_json(path)
     for key in (*RUN_KEYS, "reason"):
         if not isinstance(run, dict) or run.get(key) in (None, ""):

@@ -53,11 +53,6 @@ def projection(
     ``mlp`` is timm's Mlp as HESCAPE uses it: hidden width twice the embedding's, GELU, dropout,
     LayerNorm before the second layer, and dropout on the output too. ``transformer`` takes tokens,
     see ``TransformerHead``.
-
-    Raises
-    ------
-    InputError
-        ``identity`` where the widths differ, ``transformer`` where heads don't divide the width.
     """
     if kind == "linear":
         return nn.Linear(width, embedding_dim)

@@ -73,13 +73,7 @@ class Alignment:
 
 
 def load(path) -> Alignment:
-    """Read what ``Alignment.save`` wrote.
-
-    Raises
-    ------
-    InputError
-        It is missing, damaged, or something else.
-    """
+    """Read what ``Alignment.save`` wrote."""
     again = "delete it and pretrain again"
     try:
         with np.load(path, allow_pickle=False) as stored:
@@ -135,11 +129,6 @@ def fit(
     Returns
     -------
     The alignment; its width is ``embedding_dim`` or what the inputs' ranks allow.
-
-    Raises
-    ------
-    InputError
-        An unknown method, no penalties, or features without variance.
     """
     method, penalties = options["method"], [float(value) for value in options["penalties"]]
     if method not in METHODS:

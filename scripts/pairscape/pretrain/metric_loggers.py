@@ -21,11 +21,6 @@ class MetricLoggers:
         What is shown as the run's settings.
     start
         The first step; what an interrupted run told of later ones is replaced.
-
-    Raises
-    ------
-    InputError
-        W&B can't be reached or isn't logged in to.
     """
 
     def __init__(self, names: Sequence[str], folder, identity: str, config: Mapping, start: int):

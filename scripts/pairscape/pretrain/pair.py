@@ -176,11 +176,6 @@ def build_towers(
     Returns
     -------
     By side the tower, or None where the features are stored.
-
-    Raises
-    ------
-    InputError
-        Weights are missing, damaged, or another encoder's.
     """
     towers: dict = dict.fromkeys(SIDES)
     if description["stored_width"]["images"] is None:

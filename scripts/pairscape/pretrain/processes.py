@@ -108,11 +108,6 @@ def start(devices: int = 1, nodes: int = 1) -> World:
     ----------
     devices, nodes
         Devices on each node (GPUs where there are any, else processes), and nodes.
-
-    Raises
-    ------
-    InputError
-        Other processes were launched than asked for, or there are fewer GPUs.
     """
     wanted = devices * nodes
     launcher, found = launched(os.environ)

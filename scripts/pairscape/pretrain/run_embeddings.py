@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pairscape.core import files
+from pairscape.core import files, tsv
 from pairscape.core.errors import InputError
 from pairscape.dataset.stored_features import (
     BLOCK_ROWS,
@@ -89,7 +89,7 @@ def write_run_embeddings(
             del stored
     for what in {"genes", "trunk"} - set(arrays):
         paths[what].unlink(missing_ok=True)
-    files.write_tsv(paths["index"], rows, INDEX_COLUMNS)
+    tsv.write_tsv(paths["index"], rows, INDEX_COLUMNS)
     widths = {} if trunk is None else {"trunk_width": trunk.shape[1]}
     files.write_json(
         paths["meta"],
@@ -115,11 +115,6 @@ def read_run_embeddings(run_dir, split: str) -> dict:
     ``images`` and ``genes``: (N, D) float32, memory-mapped, read-only, rows of unit length but where
     ``meta`` says ``unit_length`` false;
     ``index``: a pandas DataFrame of ``INDEX_COLUMNS``, row i for pair i; ``meta``: the JSON.
-
-    Raises
-    ------
-    InputError
-        A file is missing, damaged, or not made with the others.
     """
     paths = run_files(run_dir, split)
     meta = read_meta(paths["meta"], ("rows", "width", "sha256"))
@@ -149,11 +144,6 @@ def read_run_images(run_dir, split: str) -> dict:
     ``images``: (N, D) float32, memory-mapped, rows of the shared space; ``trunk``: (N, W) what a
     tuned image encoder gives before the projection, or None; ``index`` and ``meta`` as of
     ``read_run_embeddings``.
-
-    Raises
-    ------
-    InputError
-        A file is missing, damaged, or not made with the others.
     """
     paths = run_files(run_dir, split)
     meta = read_meta(paths["meta"], ("rows", "width", "sha256"))

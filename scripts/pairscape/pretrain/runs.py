@@ -26,11 +26,6 @@ def read_run(
     Returns
     -------
     The file that was read, what it holds, and whether the run failed.
-
-    Raises
-    ------
-    InputError
-        The file is missing or damaged, lacks a key, or is of another experiment or dataset.
     """
     failed = failures.beside(given)
     path = failed or given
@@ -55,11 +50,6 @@ def read_scorable(path, run: Mapping, split: str) -> tuple[dict, set[str]]:
     Returns
     -------
     What ``embeddings.read_run_embeddings`` gives, and the donors that no source names.
-
-    Raises
-    ------
-    InputError
-        The embeddings are missing or damaged, there are none, or a sample has several donors.
     """
     folder = Path(path).parent
     embedded = run_embeddings.read_run_embeddings(folder, split)

@@ -44,11 +44,6 @@ def load_pair(path, image_weights=None, gene_weights=None) -> tuple[Pair, dict]:
     Returns
     -------
     The pair in eval mode, and the metadata it was saved with (names, genes, selected step, ...).
-
-    Raises
-    ------
-    InputError
-        The file is missing, damaged, or of another format, or the trunk's weights are others.
     """
     description, state, meta = read_stored(path)
     towers = build_towers(description, image_weights, gene_weights, with_state=True)
@@ -73,11 +68,6 @@ def load_image_side(path, image_weights=None) -> tuple[Side, dict]:
     -------
     The side in eval mode, whose tower is None where ``encoders.takes_stored_images``; and the pair's
     description (see ``describe``), whose ``trunk_sha256`` tells the encoder.
-
-    Raises
-    ------
-    InputError
-        As ``load_pair``.
     """
     description, state, _ = read_stored(path)
     # Genes as if they were stored: their encoder stays unbuilt.

@@ -38,12 +38,6 @@ def read(
     Returns
     -------
     By side (images, genes) the index, with ``path``, that of the features.
-
-    Raises
-    ------
-    InputError
-        Features are missing or not wanted; or they are of another encoder, of other shards, of
-        other views, or of an encoder that knows of held-out samples.
     """
     found = {}
     once = experiment.runs_once(training, specs["gene"])

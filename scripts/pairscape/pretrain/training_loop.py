@@ -45,13 +45,7 @@ _SAVE_SECONDS = 600
 
 
 def resolve_training(training: Mapping) -> dict:
-    """Fill in the defaults of the training options and check them.
-
-    Raises
-    ------
-    InputError
-        An option is unknown, isn't allowed, or doesn't go with another.
-    """
+    """Fill in the defaults of the training options and check them."""
     resolved = resolve_part("training", training)
 
     def refuse(key: str, found, remedy: str) -> None:
@@ -138,13 +132,7 @@ class Record:
         self.reference, self.waited, self.is_over = state["stopping"]
 
     def after_step(self, pair: Pair, step: int, found: Mapping, batch: int, rate: float):
-        """Note a step's loss; return a row of the metrics where one is due.
-
-        Raises
-        ------
-        InputError
-            The loss isn't finite.
-        """
+        """Note a step's loss; return a row of the metrics where one is due."""
         self.losses.append(found["loss"])
         if step % self.often and step != self.training["max_steps"]:
             return None

@@ -4,10 +4,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from pairscape.audit import flag_effects
 from pairscape.audit.flag_effects import BOTH, NOT_TRIED, SCORED, STARTS
-from pairscape.core import files
+from pairscape.core import tsv
 from pairscape.report import layout, words
 
-COLUMNS = tuple(name for name in flag_effects.COLUMNS if name not in files.ORIGIN)
+COLUMNS = tuple(name for name in flag_effects.COLUMNS if name not in tsv.ORIGIN)
 CHANGES = {"corrected": "switched on", "published": "repaired"}
 _NAMES = {
     "adam": "Adam",
@@ -28,7 +28,7 @@ _TITLES = {
 def write_table(path, rows: Iterable[Mapping]) -> None:
     """Write the rows of an audit, without the origin of their scores."""
     wanted = ({name: row.get(name) for name in COLUMNS} for row in rows)
-    files.write_numbers(path, wanted, COLUMNS)
+    tsv.write_numbers(path, wanted, COLUMNS)
 
 
 def is_audit_table(columns: Iterable[str]) -> bool:
@@ -37,14 +37,8 @@ def is_audit_table(columns: Iterable[str]) -> bool:
 
 
 def read_table(path) -> list[dict]:
-    """Read what ``write_table`` wrote; numbers as float, empty ones as None.
-
-    Raises
-    ------
-    InputError
-        A column is missing, or a field that must be a number isn't one.
-    """
-    return files.read_numbers(path, COLUMNS, "delete it and tabulate again", flag_effects.NUMBERS)
+    """Read what ``write_table`` wrote; numbers as float, empty ones as None."""
+    return tsv.read_numbers(path, COLUMNS, "delete it and tabulate again", flag_effects.NUMBERS)
 
 
 # ----------------------------------------------------------------------------------- for the reader

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from pairscape.core import files
+from pairscape.core import tsv
 from pairscape.evaluate.batch_effect import BATCHES, CONFOUNDERS
 from pairscape.report import layout, words
 
@@ -97,7 +97,7 @@ def tabulate(scores: Iterable[Mapping], resolutions: Mapping[str, float]) -> lis
 
 def write_table(path, rows: Sequence[Mapping]) -> None:
     """Write the table as TSV, numbers with 6 significant digits, ``None`` as an empty field."""
-    files.write_numbers(path, rows, list(rows[0]))
+    tsv.write_numbers(path, rows, list(rows[0]))
 
 
 def is_batch_effect_table(columns: Iterable[str]) -> bool:
@@ -107,7 +107,7 @@ def is_batch_effect_table(columns: Iterable[str]) -> bool:
 
 def read_table(path) -> list[dict]:
     """Read what ``write_table`` wrote; numbers as float, empty ones as None."""
-    return files.read_numbers(
+    return tsv.read_numbers(
         path,
         (*KEYS, *FACTS, *MAIN, *CONFOUNDING, *WORDS),
         "delete it and tabulate again",
@@ -319,4 +319,4 @@ def _mean_of_pairs(recalls: Sequence[Mapping]) -> dict:
 
 def write_points(path, rows: Sequence[Mapping]) -> None:
     """Write the numbers behind the figure as TSV."""
-    files.write_numbers(path, rows, POINT_COLUMNS)
+    tsv.write_numbers(path, rows, POINT_COLUMNS)

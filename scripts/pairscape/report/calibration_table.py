@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from pairscape.calibrate.calibration import BRAS, KNOBS, PEARSON, RECALL, SILHOUETTE
-from pairscape.core import files
+from pairscape.core import tsv
 from pairscape.report import layout, words
 
 TEXTS = ("score", "of", "gallery", "donors")
@@ -21,7 +21,7 @@ COLUMNS = (*TEXTS, "datasets", "undefined", *_ENDS, *_SPEARMANS, "skipped")
 
 def write_table(path, rows: Iterable[Mapping]) -> None:
     """Write the rows of ``calibration.follow``."""
-    files.write_numbers(path, rows, COLUMNS)
+    tsv.write_numbers(path, rows, COLUMNS)
 
 
 def is_calibration_table(columns: Iterable[str]) -> bool:
@@ -31,7 +31,7 @@ def is_calibration_table(columns: Iterable[str]) -> bool:
 
 def read_table(path) -> list[dict]:
     """Read what ``write_table`` wrote; numbers as float, empty ones as None."""
-    return files.read_numbers(path, COLUMNS, "delete it and tabulate again", texts=TEXTS)
+    return tsv.read_numbers(path, COLUMNS, "delete it and tabulate again", texts=TEXTS)
 
 
 def score_words(row: Mapping) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from pairscape.core import files
+from pairscape.core import tsv
 from pairscape.core.errors import InputError
 from pairscape.report import (
     audit_table,
@@ -113,7 +113,7 @@ def read_tables(paths: Sequence) -> list[dict]:
     for path in paths:
         if Path(path).suffix != ".tsv":
             raise InputError(path, "name", Path(path).name, "give the tables as .tsv")
-        rows = files.read_tsv(path)
+        rows = tsv.read_tsv(path)
         if rows and retrieval_table.is_retrieval_table(rows[0]):
             numbers = retrieval_table.read_table(path)
             missing = [

@@ -8,7 +8,7 @@ worse for a task, so that either answer can stand in it. Its column ``task`` lea
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
-from pairscape.core import files
+from pairscape.core import tsv
 from pairscape.evaluate.expression import AFTER, ALL, AS_IT_CAME, SHARED
 from pairscape.evaluate.intervals import DONORS_NEEDED
 from pairscape.evaluate.statistics import TOO_FEW, sign_flip
@@ -208,7 +208,7 @@ def _over_donors(before: Mapping, after: Mapping) -> dict:
 
 def write_table(path, rows: Sequence[Mapping]) -> None:
     """Write the table as TSV, numbers with 6 significant digits, ``None`` as an empty field."""
-    files.write_numbers(path, rows, COLUMNS)
+    tsv.write_numbers(path, rows, COLUMNS)
 
 
 def is_expression_table(columns: Iterable[str]) -> bool:
@@ -218,9 +218,7 @@ def is_expression_table(columns: Iterable[str]) -> bool:
 
 def read_table(path) -> list[dict]:
     """Read what ``write_table`` wrote; numbers as float, empty ones as None."""
-    return files.read_numbers(
-        path, COLUMNS, "delete it and tabulate again", set(COLUMNS) - set(TEXT)
-    )
+    return tsv.read_numbers(path, COLUMNS, "delete it and tabulate again", set(COLUMNS) - set(TEXT))
 
 
 # ----------------------------------------------------------------------------------- for the reader

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from pairscape.core import files
+from pairscape.core import tsv
 from pairscape.report.layout import MINUS_TO, NOT_RUN
 from pairscape.slides import site_folds
 from pairscape.slides.mutation_scores import RANKED, TEST
@@ -83,7 +83,7 @@ def tabulate_mutation(scores: Iterable[Mapping], expected: Iterable[Mapping]) ->
 
 def write_table(path, rows: Sequence[Mapping]) -> None:
     """Write the table as TSV, numbers with 6 significant digits, ``None`` as an empty field."""
-    files.write_numbers(path, rows, COLUMNS)
+    tsv.write_numbers(path, rows, COLUMNS)
 
 
 def is_mutation_table(columns: Iterable[str]) -> bool:
@@ -93,7 +93,7 @@ def is_mutation_table(columns: Iterable[str]) -> bool:
 
 def read_table(path) -> list[dict]:
     """Read what ``write_table`` wrote; numbers as float, empty ones as None."""
-    return files.read_numbers(path, COLUMNS, "delete it and tabulate again", texts=TEXTS)
+    return tsv.read_numbers(path, COLUMNS, "delete it and tabulate again", texts=TEXTS)
 
 
 # ----------------------------------------------------------------------------------- for the reader

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from pairscape.core import files
+from pairscape.core import files, tsv
 from pairscape.core.errors import InputError
 from pairscape.dataset import leakage
 from pairscape.report import (
@@ -36,13 +36,7 @@ def read_alignments(paths: Sequence) -> list[dict]:
 
 
 def read_audits(paths: Sequence) -> list[dict]:
-    """The audits of pool_spots, each with ``dropped_rows``, their sum.
-
-    Raises
-    ------
-    InputError
-        The rows pooled and dropped aren't the rows read.
-    """
+    """The audits of pool_spots, each with ``dropped_rows``, their sum."""
     audits = []
     for path in paths:
         audit = _read_object(path, AUDIT_KEYS)
@@ -69,10 +63,10 @@ def read_datasets(splits: Sequence, leaks: Sequence) -> list[dict]:
     given), ``leak_columns``, ``words`` (with which shared donors are admitted), ``donors`` (as
     ``count_donors`` has them) and ``splits`` (by split: samples, donors, spots).
     """
-    leaks = {_folder(path): files.read_tsv(path, ("finding", "donor", "sample")) for path in leaks}
+    leaks = {_folder(path): tsv.read_tsv(path, ("finding", "donor", "sample")) for path in leaks}
     datasets = []
     for path in splits:
-        rows = files.read_tsv(path, SPLIT_COLUMNS)
+        rows = tsv.read_tsv(path, SPLIT_COLUMNS)
         found = leaks.get(_folder(path))
         parts = {}
         for split in dict.fromkeys(row["split"] for row in rows):
@@ -154,11 +148,6 @@ def embed_images(
 
     Figures, which are read, are scaled down alike until they take two thirds of it; small images,
     which are looked through, until they take what is left.
-
-    Raises
-    ------
-    InputError
-        A file isn't an image.
     """
     images = _scale(figures, budget * (2 if small else 3) // 3)
     images |= _scale(small, budget - sum(len(data) for _, data in images.values()))

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from pairscape.core import files, options
+from pairscape.core import options, tsv
 from pairscape.report import published_scores
 from pairscape.report.published_scores import DIRECTIONS, GALLERY, REPORTED
 
@@ -344,12 +344,12 @@ def groups(rows: Iterable[Mapping], names: Sequence[str]) -> dict[tuple, list[Ma
 
 def write_table(path, rows: Iterable[Mapping]) -> None:
     """Write the rows of ``compare``."""
-    files.write_numbers(path, rows, COLUMNS)
+    tsv.write_numbers(path, rows, COLUMNS)
 
 
 def write_ranks(path, rows: Iterable[Mapping]) -> None:
     """Write the rows of ``agreement``."""
-    files.write_numbers(path, rows, RANK_COLUMNS)
+    tsv.write_numbers(path, rows, RANK_COLUMNS)
 
 
 def is_gap_table(columns: Iterable[str]) -> bool:
@@ -358,14 +358,8 @@ def is_gap_table(columns: Iterable[str]) -> bool:
 
 
 def read_table(path) -> list[dict]:
-    """Read what ``write_table`` wrote; numbers as float, empty ones as None.
-
-    Raises
-    ------
-    InputError
-        A column is missing, or a field that must be a number isn't one.
-    """
-    return files.read_numbers(path, COLUMNS, "delete it and compare again", NUMBERS)
+    """Read what ``write_table`` wrote; numbers as float, empty ones as None."""
+    return tsv.read_numbers(path, COLUMNS, "delete it and compare again", NUMBERS)
 
 
 # ----------------------------------------------------------------------------------- for the reader

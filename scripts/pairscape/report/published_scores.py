@@ -6,7 +6,7 @@ test split in data set order: ``GALLERY``. It compares with no other gallery.
 
 from collections.abc import Mapping
 
-from pairscape.core import files
+from pairscape.core import tsv
 from pairscape.core.errors import InputError
 
 GALLERY = "in_batch_64_ranks_4"  # retrieval.gallery_name(64, 4)
@@ -34,27 +34,16 @@ def read_retrieval(path) -> list[dict]:
     -------
     Rows of ``NAMES``, ``factor`` and ``level`` (empty), ``mean`` and ``sd`` (None where the paper
     gives none), ``seeds`` (behind the mean), ``status`` and ``note``.
-
-    Raises
-    ------
-    InputError
-        A column is missing, a value isn't allowed, or a cell stands twice.
     """
-    rows = files.read_tsv(path, RETRIEVAL_COLUMNS)
+    rows = tsv.read_tsv(path, RETRIEVAL_COLUMNS)
     return _checked(
         path, ({"factor": "", "level": "", "note": ""} | row for row in rows), RETRIEVAL_SEEDS
     )
 
 
 def read_ablations(path) -> list[dict]:
-    """The published ablations: as ``read_retrieval``, with ``factor`` and ``level``.
-
-    Raises
-    ------
-    InputError
-        As ``read_retrieval``; or a factor or level is unknown.
-    """
-    rows = files.read_tsv(path, ABLATION_COLUMNS)
+    """The published ablations: as ``read_retrieval``, with ``factor`` and ``level``."""
+    rows = tsv.read_tsv(path, ABLATION_COLUMNS)
     for line, row in enumerate(rows, start=2):
         _allowed(path, line, "factor", row["factor"], FIXED)
         if row["factor"] == "finetuning_image/gene":

@@ -4,7 +4,7 @@ import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
-from pairscape.core import files
+from pairscape.core import tsv
 from pairscape.report.layout import BEST, MINUS_TO, NOT_RUN, SECOND
 from pairscape.report.words import DIRECTIONS, KEYS, gallery_words, metric_words, word_letters
 
@@ -243,7 +243,7 @@ def write_table(path, rows: Sequence[Mapping], columns: Sequence[str] | None = N
     """
     if columns is None:
         columns = table_columns(rows) if rows else (*HEAD, *SEEDS, *TAIL)
-    files.write_numbers(path, rows, columns)
+    tsv.write_numbers(path, rows, columns)
 
 
 def is_retrieval_table(columns: Iterable[str]) -> bool:
@@ -253,7 +253,7 @@ def is_retrieval_table(columns: Iterable[str]) -> bool:
 
 def read_table(path) -> list[dict]:
     """Read what ``write_table`` wrote; numbers as float, empty ones as None."""
-    return files.read_numbers(
+    return tsv.read_numbers(
         path, (*HEAD, *SEEDS, *TAIL), "delete it and tabulate again", texts=TEXTS
     )
 

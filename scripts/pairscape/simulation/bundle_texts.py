@@ -6,7 +6,8 @@ import uuid
 
 import numpy as np
 
-from pairscape.core.files import write_json, write_tsv
+from pairscape.core.files import write_json
+from pairscape.core.tsv import write_tsv
 from pairscape.simulation import knobs as knob
 from pairscape.simulation import segmentation, transcripts
 from pairscape.simulation import tissue as tissues

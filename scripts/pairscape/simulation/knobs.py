@@ -17,13 +17,7 @@ SPOT_UM = 55.0
 
 
 def resolve_knobs(given: dict) -> dict:
-    """Fill in the defaults of the configuration's part ``simulation``, the only place of them.
-
-    Raises
-    ------
-    InputError
-        An unknown knob, or a value that is out of range or of another type.
-    """
+    """Fill in the defaults of the configuration's part ``simulation``, the only place of them."""
     return resolve_part("simulation", given)
 
 

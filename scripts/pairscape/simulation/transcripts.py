@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from pairscape.core.errors import InputError
-from pairscape.core.files import read_tsv
+from pairscape.core.tsv import read_tsv
 from pairscape.simulation import knobs as knob
 from pairscape.simulation import tissue as tissues
 from pairscape.simulation.fields import STEP_UM
@@ -100,13 +100,7 @@ CHUNK_CELLS = 2000
 
 
 def read_panel_table(path) -> tuple[list[str], list[str], np.ndarray]:
-    """Symbols, Ensembl ids and mean counts of a panel table.
-
-    Raises
-    ------
-    InputError
-        The table is damaged, repeats a gene, or holds a mean that isn't a positive number.
-    """
+    """Symbols, Ensembl ids and mean counts of a panel table."""
     rows = read_tsv(path, ("gene_symbol", "ensembl_id", "mean_count_per_spot"))
     if len(rows) < 2:
         raise InputError(path, "rows", str(len(rows)), "give a panel of at least two genes")

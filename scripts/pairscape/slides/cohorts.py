@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pairscape.core.errors import InputError
-from pairscape.core.files import read_tsv, write_tsv
+from pairscape.core.tsv import read_tsv, write_tsv
 from pairscape.slides import cohorts
 
 COLUMNS = ("slide", "patient", "site", "file", "um_per_px", "notes")
@@ -44,13 +44,6 @@ def read_cohort(path, may_be_empty=False) -> list[dict]:
     One dictionary per slide, in the order of the table: ``slide``, ``patient``, ``site`` (from the
     barcode where the table leaves it empty; empty where neither tells), ``file``, ``um_per_px``
     (float or None), ``notes``, and each target as 1, 0 or None.
-
-    Raises
-    ------
-    InputError
-        The first fault: a column is missing or can't be a target; there is no slide; a slide, or
-        its file, stands twice; a name, pixel size or label isn't allowed; a patient is named by a
-        longer TCGA barcode, has slides of several sites, or slides whose labels disagree.
     """
     rows = read_tsv(path, ["slide", "patient", "file"], remark="#")
     if not rows and may_be_empty:
@@ -117,12 +110,6 @@ def labelled_patients(cohort: Sequence[Mapping], target: str, path, *, sites=Tru
         Its table, for messages.
     sites
         Whether each patient needs a site: not so where folds aren't split by it.
-
-    Raises
-    ------
-    InputError
-        There is no such target, no patient has a label, all have the same one, or a site is
-        needed and unknown.
     """
     if target not in targets_of(cohort):
         raise InputError(
@@ -260,14 +247,7 @@ def read_cohorts(config: Mapping) -> dict[str, list[dict]]:
 
 
 def check_slide_simulation(place: str, knobs: Mapping, source) -> None:
-    """Check what a schema can't in the knobs of a simulated cohort, at ``place`` of ``source``.
-
-    Raises
-    ------
-    InputError
-        More sites than patients, a target named as a column of the table, or a prevalence out of
-        range at some site.
-    """
+    """Check what a schema can't in the knobs of a simulated cohort, at ``place`` of ``source``."""
     if knobs["sites"] > knobs["patients"]:
         raise InputError(
             source,

@@ -51,13 +51,7 @@ class Bags:
         self.kept: collections.OrderedDict[str, torch.Tensor] = collections.OrderedDict()
 
     def read(self, patient: str) -> torch.Tensor:
-        """(N, width) float32.
-
-        Raises
-        ------
-        InputError
-            A file is damaged, or holds a number that isn't finite.
-        """
+        """(N, width) float32."""
         if patient in self.kept:
             self.kept.move_to_end(patient)
             return self.kept[patient]
@@ -70,13 +64,7 @@ class Bags:
 
 
 def common_width(slides: Mapping[str, Sequence[Path]]) -> int:
-    """Numbers per patch, the same in all files.
-
-    Raises
-    ------
-    InputError
-        They differ, or a file can't be read.
-    """
+    """Numbers per patch, the same in all files."""
     width, first = None, None
     for file in (file for of_patient in slides.values() for file in of_patient):
         found = slide_features.read_slide_facts(file)[0][1]
@@ -105,13 +93,7 @@ def fold_parts(folds: Mapping[str, int], fold: int, number: int) -> dict[str, li
 
 
 def check_folds(path, folds: Mapping[str, int], labels: Mapping[str, int], number: int) -> None:
-    """Refuse folds that can't be trained, selected or scored on.
-
-    Raises
-    ------
-    InputError
-        There are fewer than three folds, or one of them has not patients of both labels.
-    """
+    """Refuse folds that can't be trained, selected or scored on."""
     if number < MIN_FOLDS:
         raise InputError(
             path, "column fold", f"{number} folds", "three train, validate and test: make more"
@@ -153,11 +135,6 @@ def fit_fold(
     seed
         Of the first weights and of the order of patients. The latter doesn't depend on the model
         whose embeddings are read, so models are compared on the same course.
-
-    Raises
-    ------
-    InputError
-        The validation loss is never a number: the training has diverged.
     """
     rng = np.random.default_rng(seed)
     torch.manual_seed(int(rng.integers(1 << 62)))

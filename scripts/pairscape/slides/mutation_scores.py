@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from pairscape.core.errors import InputError
-from pairscape.core.files import read_numbers, read_tsv, require_end, write_numbers
+from pairscape.core.tsv import read_numbers, read_tsv, require_end, write_numbers
 
 PREDICTIONS = ("patient", "site", "label", "fold", "role", "logit", "probability")
 # A row is a metric of a model, or where `compared_model` is named its difference to that one.
@@ -62,13 +62,6 @@ def read_predictions(path) -> dict[str, dict[str, np.ndarray]]:
     -------
     Per role the columns ``patient``, ``site``, ``label``, ``fold``, ``logit`` and ``probability``
     as arrays, ordered by fold, label and patient.
-
-    Raises
-    ------
-    InputError
-        A value isn't allowed, a patient stands twice in a fold (in a role ``test``: in any), its
-        label changes, there is no test role, a fold holds only one label, or an external patient
-        lacks a fold.
     """
     rows = read_tsv(path, PREDICTIONS)
     by_role: dict[str, list] = {}
@@ -553,12 +546,6 @@ def write_scores(path, rows: Iterable[Mapping]) -> None:
 
 
 def read_scores(path) -> list[dict]:
-    """Read tidy scores; numbers as float, empty ones as None.
-
-    Raises
-    ------
-    InputError
-        A column is missing or a number is none.
-    """
+    """Read tidy scores; numbers as float, empty ones as None."""
     require_end(path, "delete it and score again")
     return read_numbers(path, COLUMNS, "delete it and score again", NUMBERS)

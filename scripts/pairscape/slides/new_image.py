@@ -44,13 +44,7 @@ class Field(NamedTuple):
 
 
 def read_facts(path) -> dict:
-    """The facts that a pair was saved with: names, dataset, seed, ``options_sha256``.
-
-    Raises
-    ------
-    InputError
-        It is missing or damaged, or a closed form, which holds no image encoder.
-    """
+    """The facts that a pair was saved with: names, dataset, seed, ``options_sha256``."""
     from pairscape.pretrain import stored_pair
 
     _refuse_closed_form(path)
@@ -71,11 +65,6 @@ def load_model(path, weights=None):
     Returns
     -------
     A ``slide_embedding.Model`` whose tower makes what its ``project`` takes (None: embeddings).
-
-    Raises
-    ------
-    InputError
-        The pair is damaged or sees no patches, or the encoder isn't the one of its training.
     """
     from pairscape.encoders.weights import find_weights
     from pairscape.slides import slide_embedding
@@ -110,11 +99,6 @@ def find_field(model_path, dataset: str) -> Field:
     dataset
         Its dataset. One that uses another's shards (``shards_of``) is told by the shards in its
         ``options.json``.
-
-    Raises
-    ------
-    InputError
-        There are no such shards, or they were cut in native pixels, which differ between samples.
     """
     give = "give --patch-px and --patch-um-per-px"
     folder = Path(model_path).resolve().parent
@@ -148,11 +132,6 @@ def embed_patches(
     -------
     Places of the kept patches among ``centres`` (n,), ascending; embeddings (n, width) float32;
     tissue fraction (n,).
-
-    Raises
-    ------
-    InputError
-        No patch is left, or the image can't be read somewhere.
     """
     from pairscape.core import logs
     from pairscape.encoders import image_encoders
@@ -224,11 +203,6 @@ def read_gallery(path, meta: dict) -> dict:
         In a run's folder ``embeddings``, with what lies beside it.
     meta
         Facts of the pair; its own run alone shares its space.
-
-    Raises
-    ------
-    InputError
-        It is none, is damaged, or is of another run.
     """
     from pairscape.pretrain import run_embeddings
 

@@ -13,7 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from pairscape.core.errors import InputError
-from pairscape.core.files import read_json, read_tsv, write_tsv
+from pairscape.core.files import read_json
+from pairscape.core.tsv import read_tsv, write_tsv
 
 COLUMNS = ("patient", "site", "label", "fold")
 BALANCE = (
@@ -51,11 +52,6 @@ def deal_folds(
     balance
         What ``measure_balance`` says, and ``folds``, ``seed``, ``leaking``, ``method``, ``cost``,
         ``cost_at_least`` (no dealing of these sites costs less), ``optimal``.
-
-    Raises
-    ------
-    InputError
-        A patient stands twice, or there are fewer sites (patients, if leaking) than folds.
     """
     patients = sorted(patients, key=lambda row: row["patient"])
     names = [row["patient"] for row in patients]
@@ -217,13 +213,7 @@ def write_folds(path, rows: Iterable[Mapping]) -> None:
 
 
 def read_folds(path) -> list[dict]:
-    """Read a table of folds; ``label`` and ``fold`` as integers.
-
-    Raises
-    ------
-    InputError
-        A column is missing, a value isn't allowed, or a patient stands twice.
-    """
+    """Read a table of folds; ``label`` and ``fold`` as integers."""
     rows, seen = read_tsv(path, COLUMNS), set()
     for number, row in enumerate(rows, start=2):
         if row["label"] not in ("0", "1") or not row["fold"].isdecimal():

@@ -42,13 +42,7 @@ class Model(NamedTuple):
 
 
 def encoder_model(name: str, spec: Mapping, weights) -> Model:
-    """An image encoder as it came.
-
-    Raises
-    ------
-    InputError
-        It can't be built, or sees no patches.
-    """
+    """An image encoder as it came."""
     tower = image_encoders.build(spec, weights)
     facts = {
         "encoder_sha256": image_encoders.spec_sha256(spec),
@@ -66,11 +60,6 @@ def pair_model(name: str, checkpoint, weights=None) -> Model:
         Its ``model.ckpt``.
     weights
         Those of its image encoder, for one that ran in the training (see ``pair.load_image_side``).
-
-    Raises
-    ------
-    InputError
-        The pair is damaged, or the weights aren't those of its training.
     """
     side, description = stored_pair.load_image_side(checkpoint, weights)
     facts = {
@@ -91,11 +80,6 @@ def embed_patches(
     Yields
     ------
     (B, width) float32 arrays.
-
-    Raises
-    ------
-    InputError
-        The slide can't be read somewhere.
     """
     from pairscape.images import encoding
 
@@ -117,11 +101,6 @@ def check_features(path, model_name: str, width: int, facts: Mapping, attributes
         The encoder's name, and the facts of its ``Model`` as far as they are known.
     width, attributes
         Numbers per patch and attributes of the file.
-
-    Raises
-    ------
-    InputError
-        Their width, their encoder's name or its weights differ.
     """
     found = attributes.get("encoder")
     names = (model_name, *TRIDENT_NAMES.get(model_name, ()))

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pairscape.core import files
+from pairscape.core import files, tsv
 from pairscape.core.errors import InputError
 
 FEATURE_KEYS = ("features", "feats")  # TRIDENT's and HistoBistro's; the first one there is read
@@ -82,11 +82,6 @@ def write_slide_features(
     Returns
     -------
     N.
-
-    Raises
-    ------
-    InputError
-        A block holds a number that isn't finite.
     """
     import h5py
 
@@ -124,13 +119,7 @@ def write_slide_features(
 
 
 def read_slide_features(path) -> SlideFeatures:
-    """Read the embeddings of one slide: ours, TRIDENT's or HistoBistro's. All of it, into memory.
-
-    Raises
-    ------
-    InputError
-        The file is missing, damaged, or holds no such features; or a number isn't finite.
-    """
+    """Read the embeddings of one slide: ours, TRIDENT's or HistoBistro's. All of it, into memory."""
     with _open(path) as (features, coords, attributes):
         found = np.empty(features.shape[-2:], np.float32)
         at = 0
@@ -150,13 +139,7 @@ def iter_slide_features(path, rows: int = _BLOCK_ROWS):
 
 
 def read_slide_facts(path) -> tuple[tuple[int, int], np.ndarray | None, dict]:
-    """Shape (N, D), coordinates and attributes of a slide's file, without its features.
-
-    Raises
-    ------
-    InputError
-        As ``read_slide_features``, but for the numbers themselves.
-    """
+    """Shape (N, D), coordinates and attributes of a slide's file, without its features."""
     with _open(path) as (features, coords, attributes):
         shape = tuple(map(int, features.shape[-2:]))
         return shape, None if coords is None else _corners(coords), attributes
@@ -172,7 +155,7 @@ def write_slides(path, rows: Sequence[Mapping]) -> None:
     def relative(file):
         return Path(os.path.relpath(Path(file).resolve(), folder)).as_posix() if file else ""
 
-    files.write_tsv(path, [{**row, "file": relative(row["file"])} for row in rows], SLIDES_COLUMNS)
+    tsv.write_tsv(path, [{**row, "file": relative(row["file"])} for row in rows], SLIDES_COLUMNS)
 
 
 def read_slides(path, verify: bool = False) -> list[dict]:
@@ -188,15 +171,10 @@ def read_slides(path, verify: bool = False) -> list[dict]:
     One row per slide of the cohort: ``slide``, ``status`` (``embedded`` or ``skipped``), ``reason``
     (why it was skipped), ``patches`` (int), ``um_per_px`` (float or None), ``file`` (a path that
     opens from here, or None), ``sha256``.
-
-    Raises
-    ------
-    InputError
-        The table is damaged, or a file of it is missing or (``verify``) another.
     """
     path = Path(path)
     rows = []
-    for number, row in enumerate(files.read_tsv(path, SLIDES_COLUMNS), 2):
+    for number, row in enumerate(tsv.read_tsv(path, SLIDES_COLUMNS), 2):
         try:
             if row["status"] not in (EMBEDDED, SKIPPED):
                 raise ValueError(f"the status {row['status']!r}")

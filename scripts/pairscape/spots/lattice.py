@@ -125,11 +125,6 @@ def lattice(
         "square" or "hexagonal"; None takes the one of the shape, the square one for circles.
     frame
         None takes Xenium micrometres from (0, 0) on.
-
-    Raises
-    ------
-    InputError
-        Spots overlap, or shape and lattice don't go together.
     """
     _check_size(shape, size_um)
     arrangement = arrangement or LATTICES[shape][0]

@@ -28,11 +28,6 @@ def read_cell_sums(bundle, genes: list[str], block: int = 1 << 24):
     -------
     Arrays of int64: transcripts (C,) and genes (C,) of the cells, and transcripts (G,) of the
     genes over all cells.
-
-    Raises
-    ------
-    InputError
-        The file is missing or damaged.
     """
     import h5py
 

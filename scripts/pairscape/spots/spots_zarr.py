@@ -124,11 +124,6 @@ def read_spots(path):
 
     ``X`` is CSR int32; obs (index: spot) has array_row, array_col, x_um, y_um, transcripts and
     genes; var (index: gene_symbol) has gene_id; ``uns["pairscape"]`` is the ``attrs`` dictionary.
-
-    Raises
-    ------
-    InputError
-        It is missing, damaged, or not written by ``write_spots``.
     """
     import anndata
     from scipy import sparse

@@ -77,11 +77,6 @@ def official_layout(entries: Mapping, path, model: nn.Module) -> dict:
     """Take the image side out of the official file, by its names.
 
     The file is a state dict, or holds one under ``state_dict``; names may begin with ``module.``.
-
-    Raises
-    ------
-    InputError
-        It has no image side.
     """
     if isinstance(entries.get("state_dict"), Mapping):
         entries = entries["state_dict"]

@@ -66,11 +66,6 @@ def official_layout(entries: Mapping, path, model: nn.Module) -> dict:
     stands at the start of the next one today. Attention masks and index tables were stored; today
     they are computed, and what the file holds of them must be equal to that (files that were passed
     on lack some).
-
-    Raises
-    ------
-    InputError
-        There is no ``model``, or a stored table isn't the one that the model computes.
     """
     wrapped = entries.get("model")
     if not isinstance(wrapped, Mapping):

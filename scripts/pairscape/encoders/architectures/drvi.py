@@ -104,12 +104,6 @@ def read_fit(path, spec: Mapping | None = None) -> dict:
         The encoder.pt.
     spec
         The encoder's file, which must be as it was at the fit.
-
-    Raises
-    ------
-    InputError
-        One of the two is missing or damaged, they don't belong together, or the encoder's file was
-        changed after the fit.
     """
     record = Path(path).with_name(FIT_FILE)
     if not Path(path).is_file():
@@ -163,11 +157,6 @@ def check_fitted_on(path, splits: Sequence[Mapping], splits_path, shards: Iterab
     -------
     The record. Its ``leaked`` names held-out samples that the encoder saw because its file says
     ``fit_on: published``; that is said as a warning.
-
-    Raises
-    ------
-    InputError
-        A sample that it was fitted on isn't in the train split, or was exported anew since.
     """
     fit = read_fit(path)
     record = Path(path).with_name(FIT_FILE)

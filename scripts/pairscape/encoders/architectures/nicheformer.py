@@ -188,13 +188,7 @@ def build(spec: Mapping, weights, genes: Sequence[Mapping], train=None) -> Niche
 
 
 def named_entries(spec: Mapping, entries: Mapping, path) -> dict:
-    """The entries of a weights file under the names of ``Network``.
-
-    Raises
-    ------
-    InputError
-        The layout isn't known, or the file isn't of it.
-    """
+    """The entries of a weights file under the names of ``Network``."""
     layout = spec["weights"]["layout"]
     if layout == "nicheformer":  # a checkpoint of Lightning: the entries are in its state_dict
         inner = entries.get("state_dict")
@@ -219,13 +213,7 @@ def named_entries(spec: Mapping, entries: Mapping, path) -> dict:
 
 
 def read_vocabulary(spec: Mapping, path) -> dict[str, int]:
-    """Ensembl gene id -> its place among the vocabulary's genes.
-
-    Raises
-    ------
-    InputError
-        The file can't be read, or holds another number of genes than the model has tokens for.
-    """
+    """Ensembl gene id -> its place among the vocabulary's genes."""
     import anndata
 
     try:
@@ -244,13 +232,7 @@ def read_vocabulary(spec: Mapping, path) -> dict[str, int]:
 
 
 def match_genes(spec: Mapping, genes: Sequence[Mapping], ids, vocabulary: Mapping) -> tuple:
-    """The columns of the counts whose genes are in the vocabulary, and their tokens, by token.
-
-    Raises
-    ------
-    InputError
-        None is, or two columns have one gene id.
-    """
+    """The columns of the counts whose genes are in the vocabulary, and their tokens, by token."""
     known = sorted(
         (vocabulary[name], column) for column, name in enumerate(ids) if name in vocabulary
     )
@@ -281,11 +263,6 @@ def official_means(spec: Mapping, path, kind: str) -> tuple[np.ndarray, np.ndarr
 
     ``kind`` official_rounded rounds them (half up) first, as the authors' notebooks do and their
     package doesn't.
-
-    Raises
-    ------
-    InputError
-        The file isn't an array of that many numbers, none negative.
     """
     try:
         found = np.load(path, allow_pickle=False).astype(np.float64).reshape(-1)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from pairscape.core import files
+from pairscape.core import tsv
 from pairscape.core.errors import InputError
 from pairscape.encoders import gene_encoders, towers
 from pairscape.encoders import weights as weight_files
@@ -190,11 +190,6 @@ def build(spec: Mapping, weights, genes: Sequence[Mapping], train=None) -> Tower
         Rows of genes.tsv.
     train
         Facts of the train split (``pair_data.TrainFacts``), for ``library_size: train_median``.
-
-    Raises
-    ------
-    InputError
-        The checkpoint or the vocabulary is missing, damaged, or another model's.
     """
     for part, key, allowed in (
         ("arguments", "pool", ("max", "all")),
@@ -228,14 +223,8 @@ def build(spec: Mapping, weights, genes: Sequence[Mapping], train=None) -> Tower
 
 
 def read_vocabulary(path, size: int) -> dict[str, int]:
-    """The vocabulary: gene symbols and their index, 0 to ``size`` - 1, each once.
-
-    Raises
-    ------
-    InputError
-        It isn't that.
-    """
-    rows = files.read_tsv(path, ("gene_name", "index"))
+    """The vocabulary: gene symbols and their index, 0 to ``size`` - 1, each once."""
+    rows = tsv.read_tsv(path, ("gene_name", "index"))
     found = {row["gene_name"]: row["index"] for row in rows}
     indices = sorted(int(index) for index in found.values() if index.isdecimal())
     if len(rows) != size or indices != list(range(size)):
@@ -252,11 +241,6 @@ def find_genes(vocabulary: Mapping[str, int], genes: Sequence[Mapping], path) ->
     """The vocabulary's index of each gene of a dataset by its symbol, -1 where it has none.
 
     ``path`` is the vocabulary's file, for messages.
-
-    Raises
-    ------
-    InputError
-        It knows fewer than half of them.
     """
     found = [vocabulary.get(gene["gene_symbol"], -1) for gene in genes]
     unknown = [g["gene_symbol"] for g, i in zip(genes, found, strict=True) if i < 0]
@@ -284,11 +268,6 @@ def read_checkpoint(spec: Mapping, path) -> dict[str, torch.Tensor]:
 
     Their configuration must be the one that the encoder's file declares: numbers such as
     ``bin_alpha`` leave no trace in names and shapes.
-
-    Raises
-    ------
-    InputError
-        The file has no such model, or its configuration is another.
     """
     entries, key = weight_files.read_entries(spec, path), spec["arguments"]["checkpoint_key"]
     part = entries.get(key)
