@@ -35,44 +35,39 @@ localrules:
 rule all:
     default_target: True
     input:
-        f"{RESULTS}/datasets/README.md",
-        f"{RESULTS}/report.html",
-        expand(
-            f"{RESULTS}/tables/retrieval_{{experiment}}.{{ext}}",
-            experiment=IN_ALL,
-            ext=["md", "tex"],
-        ),
-        expand(f"{RESULTS}/figures/retrieval_{{experiment}}.svg", experiment=IN_ALL),
-        batch_effect_files(".md", ".svg"),
-        expression_files(".md", ".svg"),
-        mutation_files(".md", ".svg"),
-        calibration_files(".md", ".svg"),
-        audit_files(".md", ".svg"),
-        gap_files(".md"),
-        pooled_also,
-        kept_files(),
+        f"{plan.results}/datasets/README.md",
+        f"{plan.results}/report.html",
+        scores.retrieval_files(plan, ".md", ".tex", ".svg"),
+        scores.batch_effect_files(plan, ".md", ".svg"),
+        scores.expression_files(plan, ".md", ".svg"),
+        slides.mutation_files(plan, ".md", ".svg"),
+        scores.calibration_files(plan, ".md", ".svg"),
+        scores.audit_files(plan, ".md", ".svg"),
+        scores.gap_files(plan, ".md"),
+        samples.pooled_also(plan),
+        scores.kept_files(plan),
 
 
 rule push_to_hub:  # never part of all
     input:
-        f"{RESULTS}/datasets/pushed.json",
+        f"{plan.results}/datasets/pushed.json",
 
 
 rule fetch_all_weights:  # on a login node, before compute nodes without a network need them
     input:
-        all_weights,
+        runs.all_weights(plan),
 
 
 rule smoke:  # one short pretraining on stored embeddings, scored
     input:
-        smoke_scores,
+        lambda w: asked(scores.smoke_scores),
 
 
 # In place of Snakemake's own lock, which outlives a killed Snakemake (hence `nolock` in the profiles).
 # Dry runs and the Snakemakes inside jobs don't come to these hooks.
 from pairscape.jobs import job_lock, slurm_queries
 
-RESULTS_LOCK = f"{RESULTS}/.pairscape.lock"
+RESULTS_LOCK = f"{plan.results}/.pairscape.lock"
 
 slurm_queries.be_patient()
 

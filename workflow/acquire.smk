@@ -4,29 +4,26 @@ IN   the sample table, the encoder files
 OUT  <bundles>/<sample>/, <weights>/<kind>/<encoder>/, <results>/samples/<sample>/check.json
 """
 
-SIMULATED = [name for name, row in SAMPLES.items() if row["source"] == "simulated"]
-FETCHED = [
-    name for name, row in SAMPLES.items() if row["source"] in ("10x", "geo") and not row["bundle"]
-]
 # Through the environment, not the parameters: where a bundle comes from changes nothing in it, so
 # other mirrors or a folder of downloads fetch nothing anew.
 os.environ.update(
-    PAIRSCAPE_MIRRORS=json.dumps(config["mirrors"]), PAIRSCAPE_DOWNLOADS=config["downloads"] or ""
+    PAIRSCAPE_MIRRORS=json.dumps(plan.config["mirrors"]),
+    PAIRSCAPE_DOWNLOADS=plan.config["downloads"] or "",
 )
 
 
 rule simulate_bundle:
     input:
-        panel=lambda w: f"{config['panels']}/{SAMPLES[w.sample]['panel']}.tsv",
+        panel=lambda w: f"{plan.config['panels']}/{plan.samples[w.sample]['panel']}.tsv",
     output:
-        experiment=f"{BUNDLES}/{{sample}}/experiment.xenium",
-        transcripts=f"{BUNDLES}/{{sample}}/transcripts.parquet",
-        he_image=f"{BUNDLES}/{{sample}}/{{sample}}_he_image.ome.tif",
-        he_alignment=f"{BUNDLES}/{{sample}}/{{sample}}_he_imagealignment.csv",
+        experiment=f"{plan.bundles}/{{sample}}/experiment.xenium",
+        transcripts=f"{plan.bundles}/{{sample}}/transcripts.parquet",
+        he_image=f"{plan.bundles}/{{sample}}/{{sample}}_he_image.ome.tif",
+        he_alignment=f"{plan.bundles}/{{sample}}/{{sample}}_he_imagealignment.csv",
     log:
-        f"{RESULTS}/logs/simulate_bundle/{{sample}}.log",
+        f"{plan.results}/logs/simulate_bundle/{{sample}}.log",
     wildcard_constraints:
-        sample=one_of(name for name in SIMULATED if simulated_transcripts(name) == TRANSCRIPTS[0]),
+        sample=any_of(samples.simulated_with(plan, parquet=True)),
     conda:
         "../envs/pipeline.yaml"
     threads: 1
@@ -35,12 +32,12 @@ rule simulate_bundle:
         runtime=grows(30),
     params:
         program=script("simulate_bundle"),
-        bundle=lambda w: bundle_folder(w.sample),
+        bundle=lambda w: samples.bundle_folder(plan, w.sample),
         options=lambda w: options(
             "simulate_bundle",
-            sample=facts(w.sample, "donor", "panel", "organ"),
-            seed=config["seed"],
-            simulation=config["simulations"][SAMPLES[w.sample]["simulation"]],
+            sample=plan.facts(w.sample, "donor", "panel", "organ"),
+            seed=plan.config["seed"],
+            simulation=plan.config["simulations"][plan.samples[w.sample]["simulation"]],
         ),
     shell:
         "python {params.program:q} --panel {input.panel:q} --bundle {params.bundle:q}"
@@ -50,24 +47,26 @@ rule simulate_bundle:
 # Layouts without transcripts.parquet.
 use rule simulate_bundle as simulate_bundle_csv with:
     output:
-        experiment=f"{BUNDLES}/{{sample}}/experiment.xenium",
-        transcripts=f"{BUNDLES}/{{sample}}/transcripts.csv.gz",
-        he_image=f"{BUNDLES}/{{sample}}/{{sample}}_he_image.ome.tif",
-        he_alignment=f"{BUNDLES}/{{sample}}/{{sample}}_he_imagealignment.csv",
+        experiment=f"{plan.bundles}/{{sample}}/experiment.xenium",
+        transcripts=f"{plan.bundles}/{{sample}}/transcripts.csv.gz",
+        he_image=f"{plan.bundles}/{{sample}}/{{sample}}_he_image.ome.tif",
+        he_alignment=f"{plan.bundles}/{{sample}}/{{sample}}_he_imagealignment.csv",
     wildcard_constraints:
-        sample=one_of(name for name in SIMULATED if simulated_transcripts(name) != TRANSCRIPTS[0]),
+        sample=any_of(samples.simulated_with(plan, parquet=False)),
 
 
 rule fetch_bundle:
     output:
-        experiment=f"{BUNDLES}/{{sample}}/experiment.xenium",
-        transcripts=f"{BUNDLES}/{{sample}}/transcripts.parquet",
-        he_image=f"{BUNDLES}/{{sample}}/{{sample}}_he_image.ome.tif",
-        he_alignment=f"{BUNDLES}/{{sample}}/{{sample}}_he_imagealignment.csv",
+        experiment=f"{plan.bundles}/{{sample}}/experiment.xenium",
+        transcripts=f"{plan.bundles}/{{sample}}/transcripts.parquet",
+        he_image=f"{plan.bundles}/{{sample}}/{{sample}}_he_image.ome.tif",
+        he_alignment=f"{plan.bundles}/{{sample}}/{{sample}}_he_imagealignment.csv",
     log:
-        f"{RESULTS}/logs/fetch_bundle/{{sample}}.log",
+        f"{plan.results}/logs/fetch_bundle/{{sample}}.log",
     wildcard_constraints:
-        sample=one_of(name for name in FETCHED if "he_alignment" in he_files(name)),
+        sample=any_of(
+            name for name in plan.fetched if "he_alignment" in samples.he_files(plan, name)
+        ),
     conda:
         "../envs/pipeline.yaml"
     threads: 1
@@ -76,9 +75,11 @@ rule fetch_bundle:
         runtime=grows(240, gb=10),
     params:
         program=script("fetch_bundle"),
-        bundle=lambda w: bundle_folder(w.sample),
-        archive=lambda w: flags(archive_file(w.sample), "archive"),
-        options=lambda w: options("fetch_bundle", sample=source_facts(w.sample)),
+        bundle=lambda w: samples.bundle_folder(plan, w.sample),
+        archive=lambda w: commands.flags(samples.archive_file(plan, w.sample), "archive"),
+        options=lambda w: options(
+            "fetch_bundle", sample=plan.facts(w.sample, *samples.SOURCE_FACTS)
+        ),
     shell:
         "python {params.program:q} --bundle {params.bundle:q} {params.archive}"
         ' --mirrors "$PAIRSCAPE_MIRRORS" --downloads "$PAIRSCAPE_DOWNLOADS"'
@@ -88,43 +89,51 @@ rule fetch_bundle:
 # Samples without H&E.
 use rule fetch_bundle as fetch_bundle_alone with:
     output:
-        experiment=f"{BUNDLES}/{{sample}}/experiment.xenium",
-        transcripts=f"{BUNDLES}/{{sample}}/transcripts.parquet",
+        experiment=f"{plan.bundles}/{{sample}}/experiment.xenium",
+        transcripts=f"{plan.bundles}/{{sample}}/transcripts.parquet",
     wildcard_constraints:
-        sample=one_of(name for name in FETCHED if "he_image" not in he_files(name)),
+        sample=any_of(
+            name for name in plan.fetched if "he_image" not in samples.he_files(plan, name)
+        ),
 
 
 # Samples whose H&E lies on a known grid have no alignment file to fetch.
 use rule fetch_bundle as fetch_bundle_registered with:
     output:
-        experiment=f"{BUNDLES}/{{sample}}/experiment.xenium",
-        transcripts=f"{BUNDLES}/{{sample}}/transcripts.parquet",
-        he_image=f"{BUNDLES}/{{sample}}/{{sample}}_he_image.ome.tif",
+        experiment=f"{plan.bundles}/{{sample}}/experiment.xenium",
+        transcripts=f"{plan.bundles}/{{sample}}/transcripts.parquet",
+        he_image=f"{plan.bundles}/{{sample}}/{{sample}}_he_image.ome.tif",
     wildcard_constraints:
-        sample=one_of(name for name in FETCHED if list(he_files(name)) == ["he_image"]),
+        sample=any_of(
+            name for name in plan.fetched if list(samples.he_files(plan, name)) == ["he_image"]
+        ),
 
 
 # A published zip that the user has is unpacked; what it lacks is told by check_bundle.
 use rule fetch_bundle as fetch_bundle_unpacked with:
     input:
-        unpack(lambda w: on_disk(w.sample, archive_file(w.sample))),
+        unpack(lambda w: samples.on_disk(plan, w.sample, samples.archive_file(plan, w.sample))),
     output:
-        experiment=f"{BUNDLES}/{{sample}}/experiment.xenium",
+        experiment=f"{plan.bundles}/{{sample}}/experiment.xenium",
     wildcard_constraints:
-        sample=one_of(name for name in SAMPLES if is_packed(name)),
+        sample=any_of(name for name in plan.samples if samples.is_packed(plan, name)),
 
 
 # An H&E that can't be read piece by piece is written anew, once.
 rule retile_image:
     input:
-        unpack(lambda w: on_disk(w.sample, {"he_image": he_as_given(w.sample)["he_image"]})),
-        check=f"{RESULTS}/samples/{{sample}}/check.json",
+        unpack(
+            lambda w: samples.on_disk(
+                plan, w.sample, {"he_image": samples.he_as_given(plan, w.sample)["he_image"]}
+            )
+        ),
+        check=f"{plan.results}/samples/{{sample}}/check.json",
     output:
-        f"{RESULTS}/samples/{{sample}}/he_tiled.ome.tif",
+        f"{plan.results}/samples/{{sample}}/he_tiled.ome.tif",
     log:
-        f"{RESULTS}/logs/retile_image/{{sample}}.log",
+        f"{plan.results}/logs/retile_image/{{sample}}.log",
     wildcard_constraints:
-        sample=one_of(name for name in SAMPLES if is_untiled(name)),
+        sample=any_of(name for name in plan.samples if samples.is_untiled(plan, name)),
     conda:
         "../envs/pipeline.yaml"
     threads: 1
@@ -133,7 +142,7 @@ rule retile_image:
         runtime=grows(60, gb=10),
     params:
         program=script("retile_image"),
-        he=lambda w: flags(he_as_given(w.sample), "he_image"),
+        he=lambda w: commands.flags(samples.he_as_given(plan, w.sample), "he_image"),
         options=options("retile_image"),
     shell:
         "python {params.program:q} {params.he} --tiled {output:q}"
@@ -142,10 +151,10 @@ rule retile_image:
 
 rule fetch_weights:
     output:
-        weights=update(f"{WEIGHTS}/{{kind}}/{{name}}/{{file}}"),  # a file you put there is checked and kept
-        source=update(f"{WEIGHTS}/{{kind}}/{{name}}/{{file}}.source.json"),
+        weights=update(f"{plan.weights}/{{kind}}/{{name}}/{{file}}"),  # a file you put there is checked and kept
+        source=update(f"{plan.weights}/{{kind}}/{{name}}/{{file}}.source.json"),
     log:
-        f"{RESULTS}/logs/fetch_weights/{{kind}}_{{name}}_{{file}}.log",
+        f"{plan.results}/logs/fetch_weights/{{kind}}_{{name}}_{{file}}.log",
     wildcard_constraints:
         name="[a-z0-9_]+",
         file=r"[^/]+(?<!\.source\.json)",
@@ -158,7 +167,7 @@ rule fetch_weights:
     params:
         program=script("fetch_weights"),
         options=lambda w: options(
-            "fetch_weights", kind=w.kind, name=w.name, encoder=ENCODERS[w.kind][w.name]
+            "fetch_weights", kind=w.kind, name=w.name, encoder=plan.encoders[w.kind][w.name]
         ),
     shell:
         "python {params.program:q} --weights {output.weights:q} --source {output.source:q}"
@@ -167,11 +176,17 @@ rule fetch_weights:
 
 rule check_bundle:
     input:
-        unpack(lambda w: on_disk(w.sample, bundle_files(w.sample) | he_as_given(w.sample))),
+        unpack(
+            lambda w: samples.on_disk(
+                plan,
+                w.sample,
+                samples.bundle_files(plan, w.sample) | samples.he_as_given(plan, w.sample),
+            )
+        ),
     output:
-        f"{RESULTS}/samples/{{sample}}/check.json",
+        f"{plan.results}/samples/{{sample}}/check.json",
     log:
-        f"{RESULTS}/logs/check_bundle/{{sample}}.log",
+        f"{plan.results}/logs/check_bundle/{{sample}}.log",
     conda:
         "../envs/pipeline.yaml"
     threads: 1
@@ -180,12 +195,12 @@ rule check_bundle:
         runtime=grows(30, gb=2),
     params:
         program=script("check_bundle"),
-        bundle=lambda w: bundle_folder(w.sample),
-        he=lambda w: flags(he_as_given(w.sample), "he_image", "he_alignment"),
-        panel=lambda w: flags(panel_file(w.sample), "panel"),
+        bundle=lambda w: samples.bundle_folder(plan, w.sample),
+        he=lambda w: commands.flags(samples.he_as_given(plan, w.sample), "he_image", "he_alignment"),
+        panel=lambda w: commands.flags(samples.panel_file(plan, w.sample), "panel"),
         options=lambda w: options(
             "check_bundle",
-            sample=facts(
+            sample=plan.facts(
                 w.sample, "panel", "he_image", "he_alignment", "he_um_per_px", "he_layout"
             ),
         ),

@@ -7,17 +7,12 @@ OUT  <results>/scores/audit/, <results>/tables/, <results>/figures/
 
 rule score_audit:
     input:
-        runs=lambda w: [told_in(run) for run in audit_run_folders(w.audit)],
-        embeddings=lambda w: [
-            f"{run}/embeddings/test{part}"
-            for run in audit_run_folders(w.audit)
-            if not has_failed(run)
-            for part in (".json", ".tsv", "_images.npy", "_genes.npy")
-        ],
+        runs=lambda w: runs.outcomes(runs.audit_run_folders(plan, w.audit)),
+        embeddings=lambda w: runs.stored_embeddings(runs.audit_run_folders(plan, w.audit)),
     output:
-        scores=f"{RESULTS}/scores/audit/{{audit}}.tsv",
+        scores=f"{plan.results}/scores/audit/{{audit}}.tsv",
     log:
-        f"{RESULTS}/logs/score_audit/{{audit}}.log",
+        f"{plan.results}/logs/score_audit/{{audit}}.log",
     conda:
         "../envs/pipeline.yaml"
     threads: 1
@@ -29,11 +24,11 @@ rule score_audit:
         options=lambda w: options(
             "score_audit",
             audit=w.audit,
-            rows=audited_runs(w.audit),
+            rows=runs.audited_runs(plan, w.audit),
             recall_at=[5],
-            seed=config["seed"],
+            seed=plan.config["seed"],
             **{
-                key: config["retrieval"][key]
+                key: plan.config["retrieval"][key]
                 for key in ("bootstrap", "block_um", "in_batch", "in_batch_ranks", "device")
             },
         ),
@@ -44,13 +39,13 @@ rule score_audit:
 
 rule tabulate_audit:
     input:
-        scores=f"{RESULTS}/scores/audit/{{audit}}.tsv",
+        scores=f"{plan.results}/scores/audit/{{audit}}.tsv",
     output:
-        table=f"{RESULTS}/tables/audit_{{audit}}.tsv",
-        markdown=f"{RESULTS}/tables/audit_{{audit}}.md",
-        latex=f"{RESULTS}/tables/audit_{{audit}}.tex",
+        table=f"{plan.results}/tables/audit_{{audit}}.tsv",
+        markdown=f"{plan.results}/tables/audit_{{audit}}.md",
+        latex=f"{plan.results}/tables/audit_{{audit}}.tex",
     log:
-        f"{RESULTS}/logs/tabulate_audit/{{audit}}.log",
+        f"{plan.results}/logs/tabulate_audit/{{audit}}.log",
     conda:
         "../envs/pipeline.yaml"
     threads: 1
@@ -68,12 +63,12 @@ rule tabulate_audit:
 
 rule plot_audit:
     input:
-        scores=f"{RESULTS}/scores/audit/{{audit}}.tsv",
+        scores=f"{plan.results}/scores/audit/{{audit}}.tsv",
     output:
-        png=f"{RESULTS}/figures/audit_{{audit}}.png",
-        svg=f"{RESULTS}/figures/audit_{{audit}}.svg",
+        png=f"{plan.results}/figures/audit_{{audit}}.png",
+        svg=f"{plan.results}/figures/audit_{{audit}}.svg",
     log:
-        f"{RESULTS}/logs/plot_audit/{{audit}}.log",
+        f"{plan.results}/logs/plot_audit/{{audit}}.log",
     conda:
         "../envs/pipeline.yaml"
     threads: 1

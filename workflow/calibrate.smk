@@ -7,12 +7,12 @@ OUT  <results>/scores/calibration/, <results>/tables/, <results>/figures/
 
 rule calibrate_scores:
     input:
-        panel=lambda w: f"{config['panels']}/{CALIBRATION['panel']}.tsv",
-        weights=lambda w: weights_of("image", CALIBRATION["image_encoder"]),
+        panel=lambda w: f"{plan.config['panels']}/{plan.calibration['panel']}.tsv",
+        weights=lambda w: runs.weight_files(plan, "image", plan.calibration["image_encoder"]),
     output:
-        scores=f"{RESULTS}/scores/calibration/batch-effect{{batch_effect}}_seed{{seed}}.tsv",
+        scores=f"{plan.results}/scores/calibration/batch-effect{{batch_effect}}_seed{{seed}}.tsv",
     log:
-        f"{RESULTS}/logs/calibrate_scores/batch-effect{{batch_effect}}_seed{{seed}}.log",
+        f"{plan.results}/logs/calibrate_scores/batch-effect{{batch_effect}}_seed{{seed}}.log",
     wildcard_constraints:
         batch_effect=r"[0-9.]+",
     conda:
@@ -23,21 +23,23 @@ rule calibrate_scores:
         runtime=grows(120),
     params:
         program=script("calibrate_scores"),
-        weights=lambda w: first_flag("--weights", weights_of("image", CALIBRATION["image_encoder"])),
+        weights=lambda w: commands.first_flag(
+            "--weights", runs.weight_files(plan, "image", plan.calibration["image_encoder"])
+        ),
         options=lambda w: options(
             "calibrate_scores",
-            image_encoder=ENCODERS["image"][CALIBRATION["image_encoder"]],
-            gene_encoder=ENCODERS["gene"][CALIBRATION["gene_encoder"]],
+            image_encoder=plan.encoders["image"][plan.calibration["image_encoder"]],
+            gene_encoder=plan.encoders["gene"][plan.calibration["gene_encoder"]],
             seed=int(w.seed),
             batch_effect=float(w.batch_effect),
             # The other points of the grid make no difference to this one.
             calibration={
                 key: value
-                for key, value in CALIBRATION.items()
+                for key, value in plan.calibration.items()
                 if key not in ("batch_effect", "seeds")
             },
-            batch_effect_scoring=batch_effect_scoring(),
-            expression_scoring=expression_scoring(),
+            batch_effect_scoring=scores.batch_effect_scoring(plan),
+            expression_scoring=scores.expression_scoring(plan),
         ),
     shell:
         "python {params.program:q} --panel {input.panel:q} {params.weights}"
@@ -46,13 +48,13 @@ rule calibrate_scores:
 
 rule tabulate_calibration:
     input:
-        scores=calibration_scores(),
+        scores=scores.calibration_scores(plan),
     output:
-        table=f"{RESULTS}/tables/calibration.tsv",
-        markdown=f"{RESULTS}/tables/calibration.md",
-        latex=f"{RESULTS}/tables/calibration.tex",
+        table=f"{plan.results}/tables/calibration.tsv",
+        markdown=f"{plan.results}/tables/calibration.md",
+        latex=f"{plan.results}/tables/calibration.tex",
     log:
-        f"{RESULTS}/logs/tabulate_calibration.log",
+        f"{plan.results}/logs/tabulate_calibration.log",
     conda:
         "../envs/pipeline.yaml"
     threads: 1
@@ -70,12 +72,12 @@ rule tabulate_calibration:
 
 rule plot_calibration:
     input:
-        scores=calibration_scores(),
+        scores=scores.calibration_scores(plan),
     output:
-        png=f"{RESULTS}/figures/calibration.png",
-        svg=f"{RESULTS}/figures/calibration.svg",
+        png=f"{plan.results}/figures/calibration.png",
+        svg=f"{plan.results}/figures/calibration.svg",
     log:
-        f"{RESULTS}/logs/plot_calibration.log",
+        f"{plan.results}/logs/plot_calibration.log",
     conda:
         "../envs/pipeline.yaml"
     threads: 1

@@ -6,35 +6,17 @@ OUT  <results>/datasets/<dataset>/{genes.tsv,splits.tsv,leakage.tsv,patch_leakag
      and when asked for: <results>/audits/splits/, <results>/datasets/pushed.json
 """
 
-LABELS = {
-    "name": sorted(SAMPLES),
-    "source": sorted({label_source(sample) for sample in SAMPLES}),
-    "tissue": sorted({row["organ"].lower() for row in SAMPLES.values()}),
-}
-IMPORTED = [dataset for dataset in DATASETS if is_imported(dataset)]
-AUDITED_SPLITS = audited_splits()
-CARD_FACTS = (
-    "panel",
-    "donor",
-    "organ",
-    "disease_state",
-    "source",
-    "license",
-    "title",
-    "landing_page",
-    "preservation",
-    "he_um_per_px",
-)
+AUDITED_SPLITS = datasets.audited_splits(plan)
 
 
 rule select_genes:
     input:
-        spots=lambda w: spots_of(w.dataset),
-        panel=lambda w: f"{config['panels']}/{DATASETS[w.dataset]['panel']}.tsv",
+        spots=lambda w: datasets.spots_files(plan, w.dataset),
+        panel=lambda w: f"{plan.config['panels']}/{plan.datasets[w.dataset].panel}.tsv",
     output:
-        genes=f"{RESULTS}/datasets/{{dataset}}/genes.tsv",
+        genes=f"{plan.results}/datasets/{{dataset}}/genes.tsv",
     log:
-        f"{RESULTS}/logs/select_genes/{{dataset}}.log",
+        f"{plan.results}/logs/select_genes/{{dataset}}.log",
     conda:
         "../envs/pipeline.yaml"
     threads: 1
@@ -43,13 +25,13 @@ rule select_genes:
         runtime=grows(20),
     params:
         program=script("select_genes"),
-        spots=lambda w: many("--spots", spots_of(w.dataset)),
+        spots=lambda w: commands.many("--spots", datasets.spots_files(plan, w.dataset)),
         options=lambda w: options(
             "select_genes",
             dataset=w.dataset,
-            panel=DATASETS[w.dataset]["panel"],
-            samples=DATASET_SAMPLES[w.dataset],
-            min_panel_share=DATASETS[w.dataset]["min_panel_share"],
+            panel=plan.datasets[w.dataset].panel,
+            samples=plan.datasets[w.dataset].samples,
+            min_panel_share=plan.datasets[w.dataset].min_panel_share,
         ),
     shell:
         "python {params.program:q} {params.spots} --panel {input.panel:q} --genes {output.genes:q}"
@@ -58,13 +40,13 @@ rule select_genes:
 
 rule split_donors:
     input:
-        counts=lambda w: counts_of(w.dataset),
-        experiments=lambda w: experiments_of(w.dataset),
+        counts=lambda w: datasets.counts_files(plan, w.dataset),
+        experiments=lambda w: samples.experiment_files(plan, w.dataset),
     output:
-        splits=f"{RESULTS}/datasets/{{dataset}}/splits.tsv",
-        leakage=f"{RESULTS}/datasets/{{dataset}}/leakage.tsv",
+        splits=f"{plan.results}/datasets/{{dataset}}/splits.tsv",
+        leakage=f"{plan.results}/datasets/{{dataset}}/leakage.tsv",
     log:
-        f"{RESULTS}/logs/split_donors/{{dataset}}.log",
+        f"{plan.results}/logs/split_donors/{{dataset}}.log",
     conda:
         "../envs/pipeline.yaml"
     threads: 1
@@ -73,16 +55,15 @@ rule split_donors:
         runtime=grows(10),
     params:
         program=script("split_donors"),
-        experiments=lambda w: many("--experiments", experiments_of(w.dataset)),
+        experiments=lambda w: commands.many(
+            "--experiments", samples.experiment_files(plan, w.dataset)
+        ),
         options=lambda w: options(
             "split_donors",
             dataset=w.dataset,
-            split=split_options(w.dataset),
-            samples=[
-                facts(sample, "donor", "donor_known", "organ", "disease_state", *LEAK_FACTS)
-                for sample in DATASET_SAMPLES[w.dataset]
-            ],
-            published=split_rows(config, w.dataset),
+            split=datasets.split_options(plan, w.dataset),
+            samples=datasets.split_facts(plan, w.dataset),
+            published=datasets.split_rows(plan.config, w.dataset),
         ),
     shell:
         "python {params.program:q} --spots {input.counts:q} {params.experiments} --splits {output.splits:q}"
@@ -91,16 +72,16 @@ rule split_donors:
 
 rule export_pairs:
     input:
-        unpack(lambda w: on_disk(w.sample, he_files(w.sample))),
-        alignment=f"{RESULTS}/samples/{{sample}}/alignment.json",
-        spots=lambda w: f"{spots_folder(w.dataset, w.sample)}/spots.zarr",
-        genes=f"{RESULTS}/datasets/{{dataset}}/genes.tsv",
+        unpack(lambda w: samples.on_disk(plan, w.sample, samples.he_files(plan, w.sample))),
+        alignment=f"{plan.results}/samples/{{sample}}/alignment.json",
+        spots=lambda w: f"{datasets.spots_folder(plan, w.dataset, w.sample)}/spots.zarr",
+        genes=f"{plan.results}/datasets/{{dataset}}/genes.tsv",
     output:
-        shard=f"{RESULTS}/datasets/{{dataset}}/shards/{{sample}}.arrow",
+        shard=f"{plan.results}/datasets/{{dataset}}/shards/{{sample}}.arrow",
     log:
-        f"{RESULTS}/logs/export_pairs/{{dataset}}_{{sample}}.log",
+        f"{plan.results}/logs/export_pairs/{{dataset}}_{{sample}}.log",
     wildcard_constraints:
-        dataset=one_of(set(DATASETS) - set(IMPORTED)),
+        dataset=any_of(set(plan.datasets) - set(datasets.imported(plan))),
     conda:
         "../envs/pipeline.yaml"
     threads: 1
@@ -109,19 +90,13 @@ rule export_pairs:
         runtime=grows(15, kspots=0.5),
     params:
         program=script("export_pairs"),
-        he=lambda w: flags(he_files(w.sample), "he_image", "he_alignment"),
+        he=lambda w: commands.flags(samples.he_files(plan, w.sample), "he_image", "he_alignment"),
         options=lambda w: options(
             "export_pairs",
-            sample={
-                key: value
-                for key, value in SAMPLES[w.sample].items()
-                if key not in ("notes", "hest_spots", "bundle", "he_layout")
-                and not key.endswith(("_status", "_bytes", "_checksum"))
-            }
-            | {"source": label_source(w.sample)},
+            sample=datasets.pair_facts(plan, w.sample),
             dataset=w.dataset,
-            patches=DATASETS[w.dataset] and config["patches"][DATASETS[w.dataset]["patches"]],
-            labels=LABELS,
+            patches=plan.config["patches"][plan.datasets[w.dataset].patches],
+            labels=plan.label_names,
         ),
     shell:
         "python {params.program:q} --spots {input.spots:q} {params.he} --genes {input.genes:q}"
@@ -130,14 +105,14 @@ rule export_pairs:
 
 rule import_pairs:
     input:
-        published=lambda w: published_files(w.dataset),
-        genes=f"{RESULTS}/datasets/{{dataset}}/genes.tsv",
+        published=lambda w: datasets.published_files(plan, w.dataset),
+        genes=f"{plan.results}/datasets/{{dataset}}/genes.tsv",
     output:
-        shard=f"{RESULTS}/datasets/{{dataset}}/shards/{{sample}}.arrow",
+        shard=f"{plan.results}/datasets/{{dataset}}/shards/{{sample}}.arrow",
     log:
-        f"{RESULTS}/logs/import_pairs/{{dataset}}_{{sample}}.log",
+        f"{plan.results}/logs/import_pairs/{{dataset}}_{{sample}}.log",
     wildcard_constraints:
-        dataset=one_of(IMPORTED),
+        dataset=any_of(datasets.imported(plan)),
     conda:
         "../envs/pipeline.yaml"
     threads: 1
@@ -146,22 +121,12 @@ rule import_pairs:
         runtime=grows(15, kspots=0.5),
     params:
         program=script("import_pairs"),
-        folder=lambda w: DATASETS[w.dataset]["published_data"],
+        folder=lambda w: plan.datasets[w.dataset].published_data,
         options=lambda w: options(
             "import_pairs",
-            sample=facts(
-                w.sample,
-                "panel",
-                "organ",
-                "disease_state",
-                "oncotree_code",
-                "donor",
-                "preservation",
-                "he_um_per_px",
-            )
-            | {"source": label_source(w.sample)},
+            sample=datasets.import_facts(plan, w.sample),
             dataset=w.dataset,
-            labels=LABELS,
+            labels=plan.label_names,
         ),
     shell:
         "python {params.program:q} --published-data {params.folder:q} --genes {input.genes:q}"
@@ -170,19 +135,19 @@ rule import_pairs:
 
 rule describe_dataset:
     input:
-        shards=lambda w: shards_of(w.dataset),
-        genes=lambda w: genes_of(w.dataset),
-        splits=f"{RESULTS}/datasets/{{dataset}}/splits.tsv",
-        leakage=f"{RESULTS}/datasets/{{dataset}}/leakage.tsv",
+        shards=lambda w: datasets.shard_files(plan, w.dataset),
+        genes=lambda w: datasets.genes_file(plan, w.dataset),
+        splits=f"{plan.results}/datasets/{{dataset}}/splits.tsv",
+        leakage=f"{plan.results}/datasets/{{dataset}}/leakage.tsv",
     output:
-        patch_leakage=f"{RESULTS}/datasets/{{dataset}}/patch_leakage.tsv",
+        patch_leakage=f"{plan.results}/datasets/{{dataset}}/patch_leakage.tsv",
         layout=expand(
-            f"{RESULTS}/datasets/{{{{dataset}}}}/data/{{{{dataset}}}}{LAYOUT_SUFFIX}/{{split}}.csv",
+            f"{plan.results}/datasets/{{{{dataset}}}}/data/{{{{dataset}}}}{datasets.LAYOUT_SUFFIX}/{{split}}.csv",
             split=SPLITS,
         ),
-        card=f"{RESULTS}/datasets/{{dataset}}/README.md",
+        card=f"{plan.results}/datasets/{{dataset}}/README.md",
     log:
-        f"{RESULTS}/logs/describe_dataset/{{dataset}}.log",
+        f"{plan.results}/logs/describe_dataset/{{dataset}}.log",
     conda:
         "../envs/pipeline.yaml"
     threads: 1
@@ -195,8 +160,8 @@ rule describe_dataset:
             "describe_dataset",
             dataset=w.dataset,
             config_name=w.dataset,
-            shared_donors=DATASETS[w.dataset]["split"]["shared_donors"],
-            samples=[facts(sample, *CARD_FACTS) for sample in DATASET_SAMPLES[w.dataset]],
+            shared_donors=plan.datasets[w.dataset].split["shared_donors"],
+            samples=datasets.card_facts(plan, w.dataset),
         ),
     shell:
         "python {params.program:q} --shards {input.shards:q} --genes {input.genes:q}"
@@ -207,11 +172,11 @@ rule describe_dataset:
 
 rule index_datasets:
     input:
-        cards=[f"{RESULTS}/datasets/{dataset}/README.md" for dataset in DATASETS_IN_ALL],
+        cards=[f"{plan.results}/datasets/{dataset}/README.md" for dataset in plan.datasets_in_all],
     output:
-        card=f"{RESULTS}/datasets/README.md",
+        card=f"{plan.results}/datasets/README.md",
     log:
-        f"{RESULTS}/logs/index_datasets.log",
+        f"{plan.results}/logs/index_datasets.log",
     conda:
         "../envs/pipeline.yaml"
     threads: 1
@@ -220,7 +185,7 @@ rule index_datasets:
         runtime=grows(10),
     params:
         program=script("index_datasets"),
-        options=options("index_datasets", title=config["title"]),
+        options=options("index_datasets", title=plan.config["title"]),
     shell:
         "python {params.program:q} --cards {input.cards:q} --card {output.card:q}"
         " --options {params.options:q} --log {log:q}"
@@ -228,14 +193,16 @@ rule index_datasets:
 
 rule audit_splits:
     input:
-        samples=config["samples"],
-        fitted_on=config["published_fits"],
+        samples=plan.config["samples"],
+        fitted_on=plan.config["published_fits"],
     output:
-        leakage=[f"{RESULTS}/audits/splits/{audit['name']}/leakage.tsv" for audit in AUDITED_SPLITS],
-        summary=f"{RESULTS}/audits/splits/leakage_summary.tsv",
-        donor_splits=f"{RESULTS}/audits/splits/donor_splits.tsv",
+        leakage=[
+            f"{plan.results}/audits/splits/{audit['name']}/leakage.tsv" for audit in AUDITED_SPLITS
+        ],
+        summary=f"{plan.results}/audits/splits/leakage_summary.tsv",
+        donor_splits=f"{plan.results}/audits/splits/donor_splits.tsv",
     log:
-        f"{RESULTS}/logs/audit_splits.log",
+        f"{plan.results}/logs/audit_splits.log",
     conda:
         "../envs/pipeline.yaml"
     threads: 1
@@ -248,7 +215,7 @@ rule audit_splits:
             "audit_splits",
             datasets=AUDITED_SPLITS,
             panels=list(dict.fromkeys(audit["panel"] for audit in AUDITED_SPLITS)),
-            seed=config["seed"],
+            seed=plan.config["seed"],
             fractions={"train": 0.7, "val": 0.15, "test": 0.15},
         ),
     shell:
@@ -259,11 +226,11 @@ rule audit_splits:
 
 rule push_dataset:
     input:
-        card=f"{RESULTS}/datasets/README.md",
+        card=f"{plan.results}/datasets/README.md",
     output:
-        pushed=f"{RESULTS}/datasets/pushed.json",
+        pushed=f"{plan.results}/datasets/pushed.json",
     log:
-        f"{RESULTS}/logs/push_dataset.log",
+        f"{plan.results}/logs/push_dataset.log",
     conda:
         "../envs/pipeline.yaml"
     threads: 1
@@ -274,12 +241,9 @@ rule push_dataset:
         program=script("push_dataset"),
         options=options(
             "push_dataset",
-            repo=config["hub"]["repo"],
-            private=config["hub"]["private"],
-            samples=[
-                facts(sample, "license")
-                for sample in sorted(set().union(*DATASET_SAMPLES.values()))
-            ],
+            repo=plan.config["hub"]["repo"],
+            private=plan.config["hub"]["private"],
+            samples=datasets.licences(plan),
         ),
     shell:
         "python {params.program:q} --card {input.card:q} --pushed {output.pushed:q}"

@@ -7,17 +7,12 @@ OUT  <results>/scores/<experiment>/<dataset>/, <results>/scores/batch_effect/<da
 
 rule score_retrieval:
     input:
-        runs=lambda w: [told_in(run) for run in runs(w.experiment, w.dataset)],
-        embeddings=lambda w: [
-            f"{run}/embeddings/test{part}"
-            for run in runs(w.experiment, w.dataset)
-            if not has_failed(run)
-            for part in (".json", ".tsv", "_images.npy", "_genes.npy")
-        ],
+        runs=lambda w: runs.outcomes(runs.run_folders(plan, w.experiment, w.dataset)),
+        embeddings=lambda w: runs.stored_embeddings(runs.run_folders(plan, w.experiment, w.dataset)),
     output:
-        scores=f"{RESULTS}/scores/{{experiment}}/{{dataset}}/retrieval.tsv",
+        scores=f"{plan.results}/scores/{{experiment}}/{{dataset}}/retrieval.tsv",
     log:
-        f"{RESULTS}/logs/score_retrieval/{{experiment}}_{{dataset}}.log",
+        f"{plan.results}/logs/score_retrieval/{{experiment}}_{{dataset}}.log",
     conda:
         "../envs/pipeline.yaml"
     threads: 1
@@ -31,8 +26,8 @@ rule score_retrieval:
             experiment=w.experiment,
             dataset=w.dataset,
             split="test",
-            seed=config["seed"],
-            **config["retrieval"],
+            seed=plan.config["seed"],
+            **plan.config["retrieval"],
         ),
     shell:
         "python {params.program:q} --runs {input.runs:q} --scores {output.scores:q}"
@@ -41,13 +36,13 @@ rule score_retrieval:
 
 rule score_batch_effect:
     input:
-        shards=lambda w: shards_of(w.dataset),
-        splits=f"{RESULTS}/datasets/{{dataset}}/splits.tsv",
-        genes=lambda w: genes_of(w.dataset),
+        shards=lambda w: datasets.shard_files(plan, w.dataset),
+        splits=f"{plan.results}/datasets/{{dataset}}/splits.tsv",
+        genes=lambda w: datasets.genes_file(plan, w.dataset),
     output:
-        scores=f"{RESULTS}/scores/batch_effect/{{dataset}}.tsv",
+        scores=f"{plan.results}/scores/batch_effect/{{dataset}}.tsv",
     log:
-        f"{RESULTS}/logs/score_batch_effect/{{dataset}}.log",
+        f"{plan.results}/logs/score_batch_effect/{{dataset}}.log",
     conda:
         "../envs/pipeline.yaml"
     threads: 2
@@ -56,7 +51,9 @@ rule score_batch_effect:
         runtime=grows(120, kspots=1),
     params:
         program=script("score_batch_effect"),
-        options=lambda w: options("score_batch_effect", dataset=w.dataset, **batch_effect_scoring()),
+        options=lambda w: options(
+            "score_batch_effect", dataset=w.dataset, **scores.batch_effect_scoring(plan)
+        ),
     shell:
         "python {params.program:q} --shards {input.shards:q} --splits {input.splits:q}"
         " --genes {input.genes:q} --scores {output.scores:q} --threads {threads}"
@@ -65,15 +62,15 @@ rule score_batch_effect:
 
 rule score_expression:
     input:
-        shards=lambda w: shards_of(w.dataset),
-        splits=f"{RESULTS}/datasets/{{dataset}}/splits.tsv",
-        genes=lambda w: genes_of(w.dataset),
-        features=lambda w: expression_features(w.experiment, w.dataset),
-        runs=lambda w: [told_in(run) for run in runs(w.experiment, w.dataset)],
+        shards=lambda w: datasets.shard_files(plan, w.dataset),
+        splits=f"{plan.results}/datasets/{{dataset}}/splits.tsv",
+        genes=lambda w: datasets.genes_file(plan, w.dataset),
+        features=lambda w: scores.expression_features(plan, w.experiment, w.dataset),
+        runs=lambda w: runs.outcomes(runs.run_folders(plan, w.experiment, w.dataset)),
     output:
-        scores=f"{RESULTS}/scores/{{experiment}}/{{dataset}}/expression.tsv",
+        scores=f"{plan.results}/scores/{{experiment}}/{{dataset}}/expression.tsv",
     log:
-        f"{RESULTS}/logs/score_expression/{{experiment}}_{{dataset}}.log",
+        f"{plan.results}/logs/score_expression/{{experiment}}_{{dataset}}.log",
     conda:
         "../envs/pipeline.yaml"
     threads: 2
@@ -86,8 +83,8 @@ rule score_expression:
             "score_expression",
             experiment=w.experiment,
             dataset=w.dataset,
-            encoders=expression_encoders(w.experiment),
-            **expression_scoring(),
+            encoders=scores.expression_encoders(plan, w.experiment),
+            **scores.expression_scoring(plan),
         ),
     shell:
         "python {params.program:q} --shards {input.shards:q} --splits {input.splits:q}"

@@ -9,16 +9,16 @@ OUT  <results>/datasets/<dataset>/encoders/<gene>/,
 
 rule fit_gene_encoder:
     input:
-        shards=lambda w: shards_of(w.dataset),
-        splits=f"{RESULTS}/datasets/{{dataset}}/splits.tsv",
-        genes=lambda w: genes_of(w.dataset),
+        shards=lambda w: datasets.shard_files(plan, w.dataset),
+        splits=f"{plan.results}/datasets/{{dataset}}/splits.tsv",
+        genes=lambda w: datasets.genes_file(plan, w.dataset),
     output:
-        encoder=f"{FITTED}/encoder.pt",
-        fit=f"{FITTED}/fit.json",
-        history=f"{FITTED}/history.csv",
-        curve=f"{FITTED}/curve.png",
+        encoder=f"{plan.fitted_encoder}/encoder.pt",
+        fit=f"{plan.fitted_encoder}/fit.json",
+        history=f"{plan.fitted_encoder}/history.csv",
+        curve=f"{plan.fitted_encoder}/curve.png",
     log:
-        f"{RESULTS}/logs/fit_gene_encoder/{{dataset}}_{{gene}}.log",
+        f"{plan.results}/logs/fit_gene_encoder/{{dataset}}_{{gene}}.log",
     conda:
         "../envs/pipeline.yaml"
     threads: 2
@@ -30,12 +30,12 @@ rule fit_gene_encoder:
         program=script("fit_gene_encoder"),
         options=lambda w: options(
             "fit_gene_encoder",
-            encoder=ENCODERS["gene"][w.gene],
+            encoder=plan.encoders["gene"][w.gene],
             encoder_name=w.gene,
             dataset=w.dataset,
-            samples=DATASET_SAMPLES[w.dataset],
-            seed=config["seed"],
-            **leaked_in_published_fit(w),
+            samples=plan.datasets[w.dataset].samples,
+            seed=plan.config["seed"],
+            **runs.leaked_in_published_fit(plan, w.dataset, w.gene),
         ),
     shell:
         "python {params.program:q} --shards {input.shards:q} --splits {input.splits:q}"
@@ -46,15 +46,15 @@ rule fit_gene_encoder:
 
 rule embed_genes:
     input:
-        shards=lambda w: shards_of(w.dataset),
-        splits=splits_for,
-        genes=lambda w: genes_of(w.dataset),
-        weights=gene_weights,
+        shards=lambda w: datasets.shard_files(plan, w.dataset),
+        splits=lambda w: runs.splits_for(plan, w.dataset, w.gene),
+        genes=lambda w: datasets.genes_file(plan, w.dataset),
+        weights=lambda w: runs.gene_weights(plan, w.dataset, w.gene),
     output:
-        features=f"{GENE_FEATURES}/features.npy",
-        index=f"{GENE_FEATURES}/features.json",
+        features=f"{plan.gene_features}/features.npy",
+        index=f"{plan.gene_features}/features.json",
     log:
-        f"{RESULTS}/logs/embed_genes/{{dataset}}_{{gene}}.log",
+        f"{plan.results}/logs/embed_genes/{{dataset}}_{{gene}}.log",
     conda:
         "../envs/pipeline.yaml"
     threads: 2
@@ -64,14 +64,16 @@ rule embed_genes:
         gpu=1,
     params:
         program=script("embed_genes"),
-        splits=lambda w: many("--splits", splits_for(w)),
-        weights=lambda w: first_flag("--weights", gene_weights(w)),
+        splits=lambda w: commands.many("--splits", runs.splits_for(plan, w.dataset, w.gene)),
+        weights=lambda w: commands.first_flag(
+            "--weights", runs.gene_weights(plan, w.dataset, w.gene)
+        ),
         options=lambda w: options(
             "embed_genes",
-            encoder=ENCODERS["gene"][w.gene],
+            encoder=plan.encoders["gene"][w.gene],
             encoder_name=w.gene,
             dataset=w.dataset,
-            samples=DATASET_SAMPLES[w.dataset],
+            samples=plan.datasets[w.dataset].samples,
         ),
     shell:
         "python {params.program:q} --shards {input.shards:q} {params.splits}"
@@ -82,13 +84,13 @@ rule embed_genes:
 
 rule embed_images:
     input:
-        shards=lambda w: shards_of(w.dataset),
-        weights=lambda w: weights_of("image", w.image),
+        shards=lambda w: datasets.shard_files(plan, w.dataset),
+        weights=lambda w: runs.weight_files(plan, "image", w.image),
     output:
-        features=f"{FEATURES}/features.npy",
-        index=f"{FEATURES}/features.json",
+        features=f"{plan.image_features}/features.npy",
+        index=f"{plan.image_features}/features.json",
     log:
-        f"{RESULTS}/logs/embed_images/{{dataset}}_{{image}}.log",
+        f"{plan.results}/logs/embed_images/{{dataset}}_{{image}}.log",
     conda:
         "../envs/pipeline.yaml"
     threads: 2
@@ -98,14 +100,16 @@ rule embed_images:
         gpu=1,
     params:
         program=script("embed_images"),
-        weights=lambda w: first_flag("--weights", weights_of("image", w.image)),
+        weights=lambda w: commands.first_flag(
+            "--weights", runs.weight_files(plan, "image", w.image)
+        ),
         options=lambda w: options(
             "embed_images",
-            encoder=ENCODERS["image"][w.image],
+            encoder=plan.encoders["image"][w.image],
             encoder_name=w.image,
             dataset=w.dataset,
-            samples=DATASET_SAMPLES[w.dataset],
-            **views_of(w.dataset, w.image),
+            samples=plan.datasets[w.dataset].samples,
+            **runs.views_of(plan, w.dataset, w.image),
         ),
     shell:
         "python {params.program:q} --shards {input.shards:q} {params.weights}"
@@ -115,47 +119,57 @@ rule embed_images:
 
 rule pretrain:
     input:
-        unpack(frozen_features),
-        unpack(run_weights),
-        shards=lambda w: shards_of(w.dataset),
-        splits=f"{RESULTS}/datasets/{{dataset}}/splits.tsv",
-        genes=lambda w: genes_of(w.dataset),
+        unpack(lambda w: runs.frozen_features(plan, w)),
+        unpack(lambda w: runs.run_weights(plan, w)),
+        shards=lambda w: datasets.shard_files(plan, w.dataset),
+        splits=f"{plan.results}/datasets/{{dataset}}/splits.tsv",
+        genes=lambda w: datasets.genes_file(plan, w.dataset),
     output:
-        model=f"{RUN}/model.ckpt",
-        run_options=f"{RUN}/options.json",
-        metrics=f"{RUN}/metrics.csv",
-        curve=f"{RUN}/curve.png",
-        embeddings=multiext(f"{RUN}/embeddings/test", ".json", ".tsv", "_images.npy", "_genes.npy"),
+        model=f"{plan.run}/model.ckpt",
+        run_options=f"{plan.run}/options.json",
+        metrics=f"{plan.run}/metrics.csv",
+        curve=f"{plan.run}/curve.png",
+        embeddings=multiext(
+            f"{plan.run}/embeddings/test", ".json", ".tsv", "_images.npy", "_genes.npy"
+        ),
     log:
-        f"{RUN}/pretrain.log",
+        f"{plan.run}/pretrain.log",
     conda:
         "../envs/pipeline.yaml"
     threads: 1
     resources:
         mem_mb=grows(16000, kspots=20),
         runtime=1440,  # a second attempt goes on where the first was stopped
-        gpu=devices_of,
+        gpu=lambda w: runs.devices(plan, w.experiment),
     params:
         program=script("pretrain"),
-        features=lambda w: flags(
-            frozen_features(w), "image_features", "image_index", "gene_features", "gene_index"
+        features=lambda w: commands.flags(
+            runs.frozen_features(plan, w),
+            "image_features",
+            "image_index",
+            "gene_features",
+            "gene_index",
         ),
-        image_weights=lambda w: first_flag("--image-weights", run_weights(w)["image_weights"]),
-        gene_weights=lambda w: first_flag("--gene-weights", run_weights(w)["gene_weights"]),
+        image_weights=lambda w: commands.first_flag(
+            "--image-weights", runs.run_weights(plan, w)["image_weights"]
+        ),
+        gene_weights=lambda w: commands.first_flag(
+            "--gene-weights", runs.run_weights(plan, w)["gene_weights"]
+        ),
         options=lambda w: options(
             "pretrain",
             experiment=w.experiment,
             dataset=w.dataset,
             image_name=w.image,
             gene_name=w.gene,
-            image_encoder=ENCODERS["image"][w.image],
-            gene_encoder=ENCODERS["gene"][w.gene],
+            image_encoder=plan.encoders["image"][w.image],
+            gene_encoder=plan.encoders["gene"][w.gene],
             seed=int(w.seed),
-            training=EXPERIMENTS[w.experiment]["training"],
-            samples=DATASET_SAMPLES[w.dataset],
-            protocol=EXPERIMENTS[w.experiment]["protocol"],
-            flags=[flag for flag, on in EXPERIMENTS[w.experiment]["flags"].items() if on],
-            embed_train=predicts_expression(w.experiment),
+            training=plan.experiments[w.experiment].training,
+            samples=plan.datasets[w.dataset].samples,
+            protocol=plan.experiments[w.experiment].protocol,
+            flags=[flag for flag, on in plan.experiments[w.experiment].flags.items() if on],
+            embed_train=runs.predicts_expression(plan, w.experiment),
         ),
     shell:
         "python {params.program:q} --shards {input.shards:q} --splits {input.splits:q}"

@@ -7,20 +7,24 @@ OUT  <results>/tables/, <results>/figures/, <results>/report.html
 
 rule tabulate_retrieval:
     input:
-        scores=lambda w: scores_of(w.experiment),
+        scores=lambda w: scores.retrieval_scores(plan, w.experiment),
     output:
-        table=f"{RESULTS}/tables/retrieval_{{experiment}}.tsv",
-        markdown=f"{RESULTS}/tables/retrieval_{{experiment}}.md",
-        latex=f"{RESULTS}/tables/retrieval_{{experiment}}.tex",
-        nearby=multiext(f"{RESULTS}/tables/retrieval-nearby_{{experiment}}", ".tsv", ".md", ".tex"),
-        groups=multiext(f"{RESULTS}/tables/retrieval-groups_{{experiment}}", ".tsv", ".md", ".tex"),
+        table=f"{plan.results}/tables/retrieval_{{experiment}}.tsv",
+        markdown=f"{plan.results}/tables/retrieval_{{experiment}}.md",
+        latex=f"{plan.results}/tables/retrieval_{{experiment}}.tex",
+        nearby=multiext(
+            f"{plan.results}/tables/retrieval-nearby_{{experiment}}", ".tsv", ".md", ".tex"
+        ),
+        groups=multiext(
+            f"{plan.results}/tables/retrieval-groups_{{experiment}}", ".tsv", ".md", ".tex"
+        ),
         comparisons=multiext(
-            f"{RESULTS}/tables/retrieval-comparisons_{{experiment}}", ".tsv", ".md", ".tex"
+            f"{plan.results}/tables/retrieval-comparisons_{{experiment}}", ".tsv", ".md", ".tex"
         ),
     log:
-        f"{RESULTS}/logs/tabulate_retrieval/{{experiment}}.log",
+        f"{plan.results}/logs/tabulate_retrieval/{{experiment}}.log",
     wildcard_constraints:
-        experiment=one_of(SHOWN),
+        experiment=any_of(plan.shown),
     conda:
         "../envs/pipeline.yaml"
     threads: 1
@@ -31,8 +35,8 @@ rule tabulate_retrieval:
         program=script("tabulate_retrieval"),
         options=lambda w: options(
             "tabulate_retrieval",
-            experiment=SHOWN[w.experiment][0],
-            expected=expected_runs(w.experiment),
+            experiment=plan.shown[w.experiment][0],
+            expected=runs.expected_runs(plan, w.experiment),
         ),
     shell:
         "python {params.program:q} --scores {input.scores:q} --table {output.table:q}"
@@ -43,14 +47,14 @@ rule tabulate_retrieval:
 
 rule plot_retrieval:
     input:
-        scores=lambda w: scores_of(w.experiment),
+        scores=lambda w: scores.retrieval_scores(plan, w.experiment),
     output:
-        png=f"{RESULTS}/figures/retrieval_{{experiment}}.png",
-        svg=f"{RESULTS}/figures/retrieval_{{experiment}}.svg",
+        png=f"{plan.results}/figures/retrieval_{{experiment}}.png",
+        svg=f"{plan.results}/figures/retrieval_{{experiment}}.svg",
     log:
-        f"{RESULTS}/logs/plot_retrieval/{{experiment}}.log",
+        f"{plan.results}/logs/plot_retrieval/{{experiment}}.log",
     wildcard_constraints:
-        experiment=one_of(SHOWN),
+        experiment=any_of(plan.shown),
     conda:
         "../envs/pipeline.yaml"
     threads: 1
@@ -61,8 +65,8 @@ rule plot_retrieval:
         program=script("plot_retrieval"),
         options=lambda w: options(
             "plot_retrieval",
-            experiment=SHOWN[w.experiment][0],
-            expected=expected_runs(w.experiment),
+            experiment=plan.shown[w.experiment][0],
+            expected=runs.expected_runs(plan, w.experiment),
         ),
     shell:
         "python {params.program:q} --scores {input.scores:q} --png {output.png:q} --svg {output.svg:q}"
@@ -71,13 +75,13 @@ rule plot_retrieval:
 
 rule tabulate_batch_effect:
     input:
-        scores=batch_effect_scores(DATASETS_IN_ALL),
+        scores=scores.batch_effect_scores(plan, plan.datasets_in_all),
     output:
-        table=f"{RESULTS}/tables/batch_effect.tsv",
-        markdown=f"{RESULTS}/tables/batch_effect.md",
-        latex=f"{RESULTS}/tables/batch_effect.tex",
+        table=f"{plan.results}/tables/batch_effect.tsv",
+        markdown=f"{plan.results}/tables/batch_effect.md",
+        latex=f"{plan.results}/tables/batch_effect.tex",
     log:
-        f"{RESULTS}/logs/tabulate_batch_effect.log",
+        f"{plan.results}/logs/tabulate_batch_effect.log",
     conda:
         "../envs/pipeline.yaml"
     threads: 1
@@ -86,7 +90,9 @@ rule tabulate_batch_effect:
         runtime=grows(10),
     params:
         program=script("tabulate_batch_effect"),
-        options=options("tabulate_batch_effect", resolution=config["batch_effect"]["resolution"]),
+        options=options(
+            "tabulate_batch_effect", resolution=plan.config["batch_effect"]["resolution"]
+        ),
     shell:
         "python {params.program:q} --scores {input.scores:q} --table {output.table:q}"
         " --markdown {output.markdown:q} --latex {output.latex:q}"
@@ -95,16 +101,16 @@ rule tabulate_batch_effect:
 
 rule plot_batch_effect:
     input:
-        batch_effects=lambda w: batch_effect_scores(SHOWN[w.experiment][1]),
-        retrieval=lambda w: scores_of(w.experiment),
+        batch_effects=lambda w: scores.batch_effect_scores(plan, plan.shown[w.experiment][1]),
+        retrieval=lambda w: scores.retrieval_scores(plan, w.experiment),
     output:
-        png=f"{RESULTS}/figures/batch_effect_{{experiment}}.png",
-        svg=f"{RESULTS}/figures/batch_effect_{{experiment}}.svg",
-        numbers=f"{RESULTS}/figures/batch_effect_{{experiment}}.tsv",
+        png=f"{plan.results}/figures/batch_effect_{{experiment}}.png",
+        svg=f"{plan.results}/figures/batch_effect_{{experiment}}.svg",
+        numbers=f"{plan.results}/figures/batch_effect_{{experiment}}.tsv",
     log:
-        f"{RESULTS}/logs/plot_batch_effect/{{experiment}}.log",
+        f"{plan.results}/logs/plot_batch_effect/{{experiment}}.log",
     wildcard_constraints:
-        experiment=one_of(SHOWN),
+        experiment=any_of(plan.shown),
     conda:
         "../envs/pipeline.yaml"
     threads: 1
@@ -115,12 +121,12 @@ rule plot_batch_effect:
         program=script("plot_batch_effect"),
         options=lambda w: options(
             "plot_batch_effect",
-            experiment=SHOWN[w.experiment][0],
-            panels={name: DATASETS[name]["panel"] for name in SHOWN[w.experiment][1]},
-            resolution=config["batch_effect"]["resolution"],
-            recall_at=config["batch_effect"]["recall_at"],
-            pair=batch_effect_pair(SHOWN[w.experiment][0]),
-            seed=config["batch_effect"]["seed"],
+            experiment=plan.shown[w.experiment][0],
+            panels={name: plan.datasets[name].panel for name in plan.shown[w.experiment][1]},
+            resolution=plan.config["batch_effect"]["resolution"],
+            recall_at=plan.config["batch_effect"]["recall_at"],
+            pair=scores.batch_effect_pair(plan, plan.shown[w.experiment][0]),
+            seed=plan.config["batch_effect"]["seed"],
         ),
     shell:
         "python {params.program:q} --batch-effects {input.batch_effects:q}"
@@ -130,15 +136,15 @@ rule plot_batch_effect:
 
 rule tabulate_expression:
     input:
-        scores=lambda w: expression_scores(w.experiment),
+        scores=lambda w: scores.expression_scores(plan, w.experiment),
     output:
-        table=f"{RESULTS}/tables/expression_{{experiment}}.tsv",
-        markdown=f"{RESULTS}/tables/expression_{{experiment}}.md",
-        latex=f"{RESULTS}/tables/expression_{{experiment}}.tex",
+        table=f"{plan.results}/tables/expression_{{experiment}}.tsv",
+        markdown=f"{plan.results}/tables/expression_{{experiment}}.md",
+        latex=f"{plan.results}/tables/expression_{{experiment}}.tex",
     log:
-        f"{RESULTS}/logs/tabulate_expression/{{experiment}}.log",
+        f"{plan.results}/logs/tabulate_expression/{{experiment}}.log",
     wildcard_constraints:
-        experiment=one_of(WITH_EXPRESSION),
+        experiment=any_of(plan.with_expression),
     conda:
         "../envs/pipeline.yaml"
     threads: 1
@@ -149,8 +155,8 @@ rule tabulate_expression:
         program=script("tabulate_expression"),
         options=lambda w: options(
             "tabulate_expression",
-            experiment=SHOWN[w.experiment][0],
-            expected=expected_runs(w.experiment),
+            experiment=plan.shown[w.experiment][0],
+            expected=runs.expected_runs(plan, w.experiment),
         ),
     shell:
         "python {params.program:q} --scores {input.scores:q} --table {output.table:q}"
@@ -160,14 +166,14 @@ rule tabulate_expression:
 
 rule plot_expression:
     input:
-        scores=lambda w: expression_scores(w.experiment),
+        scores=lambda w: scores.expression_scores(plan, w.experiment),
     output:
-        png=f"{RESULTS}/figures/expression_{{experiment}}.png",
-        svg=f"{RESULTS}/figures/expression_{{experiment}}.svg",
+        png=f"{plan.results}/figures/expression_{{experiment}}.png",
+        svg=f"{plan.results}/figures/expression_{{experiment}}.svg",
     log:
-        f"{RESULTS}/logs/plot_expression/{{experiment}}.log",
+        f"{plan.results}/logs/plot_expression/{{experiment}}.log",
     wildcard_constraints:
-        experiment=one_of(WITH_EXPRESSION),
+        experiment=any_of(plan.with_expression),
     conda:
         "../envs/pipeline.yaml"
     threads: 1
@@ -176,7 +182,7 @@ rule plot_expression:
         runtime=grows(10),
     params:
         program=script("plot_expression"),
-        options=lambda w: options("plot_expression", experiment=SHOWN[w.experiment][0]),
+        options=lambda w: options("plot_expression", experiment=plan.shown[w.experiment][0]),
     shell:
         "python {params.program:q} --scores {input.scores:q} --png {output.png:q}"
         " --svg {output.svg:q} --options {params.options:q} --log {log:q}"
@@ -184,14 +190,14 @@ rule plot_expression:
 
 rule tabulate_mutation:
     input:
-        scores=[f"{RESULTS}/scores/mutation/{name}.tsv" for name in tabled_mutation()],
-        balance=mutation_balances(tabled_mutation()),
+        scores=slides.tabled_scores(plan),
+        balance=slides.balances(plan),
     output:
-        table=f"{RESULTS}/tables/mutation.tsv",
-        markdown=f"{RESULTS}/tables/mutation.md",
-        latex=f"{RESULTS}/tables/mutation.tex",
+        table=f"{plan.results}/tables/mutation.tsv",
+        markdown=f"{plan.results}/tables/mutation.md",
+        latex=f"{plan.results}/tables/mutation.tex",
     log:
-        f"{RESULTS}/logs/tabulate_mutation.log",
+        f"{plan.results}/logs/tabulate_mutation.log",
     conda:
         "../envs/pipeline.yaml"
     threads: 1
@@ -200,7 +206,9 @@ rule tabulate_mutation:
         runtime=grows(10),
     params:
         program=script("tabulate_mutation"),
-        options=options("tabulate_mutation", expected=mutation_models(tabled_mutation())),
+        options=options(
+            "tabulate_mutation", expected=slides.predictions_of(plan, slides.tabled(plan))
+        ),
     shell:
         "python {params.program:q} --scores {input.scores:q} --balance {input.balance:q}"
         " --table {output.table:q} --markdown {output.markdown:q} --latex {output.latex:q}"
@@ -209,12 +217,12 @@ rule tabulate_mutation:
 
 rule plot_mutation:
     input:
-        scores=f"{RESULTS}/scores/mutation/{{mutation}}.tsv",
+        scores=f"{plan.results}/scores/mutation/{{mutation}}.tsv",
     output:
-        png=f"{RESULTS}/figures/mutation_{{mutation}}.png",
-        svg=f"{RESULTS}/figures/mutation_{{mutation}}.svg",
+        png=f"{plan.results}/figures/mutation_{{mutation}}.png",
+        svg=f"{plan.results}/figures/mutation_{{mutation}}.svg",
     log:
-        f"{RESULTS}/logs/plot_mutation/{{mutation}}.log",
+        f"{plan.results}/logs/plot_mutation/{{mutation}}.log",
     conda:
         "../envs/pipeline.yaml"
     threads: 1
@@ -224,7 +232,9 @@ rule plot_mutation:
     params:
         program=script("plot_mutation"),
         options=lambda w: options(
-            "plot_mutation", mutation=w.mutation, expected=mutation_models([w.mutation])
+            "plot_mutation",
+            mutation=w.mutation,
+            expected=slides.predictions_of(plan, [w.mutation]),
         ),
     shell:
         "python {params.program:q} --scores {input.scores:q} --png {output.png:q} --svg {output.svg:q}"
@@ -233,36 +243,33 @@ rule plot_mutation:
 
 rule write_report:
     input:
-        tables=[f"{RESULTS}/tables/retrieval_{experiment}.tsv" for experiment in IN_ALL]
-        + batch_effect_files(".tsv")
-        + expression_files(".tsv")
-        + mutation_files(".tsv")
-        + calibration_files(".tsv")
-        + audit_files(".tsv")
-        + gap_files(".tsv"),
-        figures=[f"{RESULTS}/figures/retrieval_{experiment}.png" for experiment in IN_ALL]
-        + batch_effect_files(".png")
-        + expression_files(".png")
-        + mutation_files(".png")
-        + calibration_files(".png")
-        + audit_files(".png"),
-        curves=all_runs("curve.png"),
-        run_options=all_runs("options.json") + audit_run_files("options.json"),
-        checks=[f"{RESULTS}/samples/{sample}/check.json" for sample in dict(used_samples())],
-        alignments=of_aligned("alignment.json"),
-        overlays=of_aligned("overlay.png"),
-        audits=[
-            f"{RESULTS}/samples/{sample}/{spots}/audit.json" for sample, spots in used_samples()
-        ],
-        spot_figures=[
-            f"{RESULTS}/samples/{sample}/{spots}/qc.png" for sample, spots in used_samples()
-        ],
-        splits=[f"{RESULTS}/datasets/{dataset}/splits.tsv" for dataset in reported_datasets()],
-        leakage=[f"{RESULTS}/datasets/{dataset}/leakage.tsv" for dataset in reported_datasets()],
+        tables=scores.retrieval_files(plan, ".tsv")
+        + scores.batch_effect_files(plan, ".tsv")
+        + scores.expression_files(plan, ".tsv")
+        + slides.mutation_files(plan, ".tsv")
+        + scores.calibration_files(plan, ".tsv")
+        + scores.audit_files(plan, ".tsv")
+        + scores.gap_files(plan, ".tsv"),
+        figures=scores.retrieval_files(plan, ".png")
+        + scores.batch_effect_files(plan, ".png")
+        + scores.expression_files(plan, ".png")
+        + slides.mutation_files(plan, ".png")
+        + scores.calibration_files(plan, ".png")
+        + scores.audit_files(plan, ".png"),
+        curves=runs.run_files(plan, "curve.png"),
+        run_options=runs.run_files(plan, "options.json")
+        + runs.audit_run_files(plan, "options.json"),
+        checks=samples.sample_files(plan, "check.json"),
+        alignments=samples.aligned_files(plan, "alignment.json"),
+        overlays=samples.aligned_files(plan, "overlay.png"),
+        audits=samples.spot_files(plan, "audit.json"),
+        spot_figures=samples.spot_files(plan, "qc.png"),
+        splits=datasets.reported_files(plan, "splits.tsv"),
+        leakage=datasets.reported_files(plan, "leakage.tsv"),
     output:
-        report=f"{RESULTS}/report.html",
+        report=f"{plan.results}/report.html",
     log:
-        f"{RESULTS}/logs/write_report.log",
+        f"{plan.results}/logs/write_report.log",
     conda:
         "../envs/pipeline.yaml"
     threads: 1
@@ -273,13 +280,19 @@ rule write_report:
         program=script("write_report"),
         options=options(
             "write_report",
-            title=config["title"],
-            experiments=IN_ALL,
+            title=plan.config["title"],
+            experiments=plan.in_all,
             samples=[
-                facts(
-                    sample, "source", "organ", "disease_state", "donor", "donor_known", "license"
+                plan.facts(
+                    sample,
+                    "source",
+                    "organ",
+                    "disease_state",
+                    "donor",
+                    "donor_known",
+                    "license",
                 )
-                for sample in dict(used_samples())
+                for sample in dict(samples.used_samples(plan))
             ],
         ),
     shell:
@@ -297,18 +310,16 @@ rule write_report:
 
 rule compare_published:
     input:
-        scores=lambda w: [
-            file for name in compared_experiments(w.comparison) for file in scores_of(name)
-        ],
+        scores=lambda w: asked(scores.compared_scores, w.comparison),
         published="config/published/retrieval.tsv",
         ablations="config/published/ablations.tsv",
     output:
-        table=f"{RESULTS}/tables/published-gap_{{comparison}}.tsv",
-        markdown=f"{RESULTS}/tables/published-gap_{{comparison}}.md",
-        latex=f"{RESULTS}/tables/published-gap_{{comparison}}.tex",
-        ranks=f"{RESULTS}/tables/published-ranks_{{comparison}}.tsv",
+        table=f"{plan.results}/tables/published-gap_{{comparison}}.tsv",
+        markdown=f"{plan.results}/tables/published-gap_{{comparison}}.md",
+        latex=f"{plan.results}/tables/published-gap_{{comparison}}.tex",
+        ranks=f"{plan.results}/tables/published-ranks_{{comparison}}.tsv",
     log:
-        f"{RESULTS}/logs/compare_published/{{comparison}}.log",
+        f"{plan.results}/logs/compare_published/{{comparison}}.log",
     wildcard_constraints:
         comparison="[A-Za-z0-9_.-]+",
     conda:
@@ -319,8 +330,8 @@ rule compare_published:
         runtime=grows(10),
     params:
         program=script("compare_published"),
-        scores=lambda w, input: many("--scores", input.get("scores", [])),
-        options=lambda w: options("compare_published", **gap_options(w.comparison)),
+        scores=lambda w, input: commands.many("--scores", input.get("scores", [])),
+        options=lambda w: options("compare_published", **asked(scores.gap_options, w.comparison)),
     shell:
         "python {params.program:q} {params.scores} --published {input.published:q}"
         " --ablations {input.ablations:q} --table {output.table:q} --markdown {output.markdown:q}"
@@ -330,18 +341,13 @@ rule compare_published:
 # The same from the scores that are on disk, whatever else is planned: it trains nothing.
 use rule compare_published as compare_published_so_far with:
     input:
-        scores=lambda w: [
-            file
-            for name in compared_experiments(w.comparison)
-            for file in scores_of(name)
-            if Path(file).is_file()
-        ],
+        scores=lambda w: asked(scores.scores_so_far, w.comparison),
         published="config/published/retrieval.tsv",
         ablations="config/published/ablations.tsv",
     output:
-        table=f"{RESULTS}/tables/published-gap-so-far_{{comparison}}.tsv",
-        markdown=f"{RESULTS}/tables/published-gap-so-far_{{comparison}}.md",
-        latex=f"{RESULTS}/tables/published-gap-so-far_{{comparison}}.tex",
-        ranks=f"{RESULTS}/tables/published-ranks-so-far_{{comparison}}.tsv",
+        table=f"{plan.results}/tables/published-gap-so-far_{{comparison}}.tsv",
+        markdown=f"{plan.results}/tables/published-gap-so-far_{{comparison}}.md",
+        latex=f"{plan.results}/tables/published-gap-so-far_{{comparison}}.tex",
+        ranks=f"{plan.results}/tables/published-ranks-so-far_{{comparison}}.tsv",
     log:
-        f"{RESULTS}/logs/compare_published/so-far_{{comparison}}.log",
+        f"{plan.results}/logs/compare_published/so-far_{{comparison}}.log",

@@ -8,13 +8,13 @@ OUT  <slides>/<cohort>/ of simulated cohorts, <results>/slides/<cohort>/,
 
 rule simulate_slides:
     output:
-        table=f"{SLIDES}/{{cohort}}/cohort.tsv",
-        truth=f"{SLIDES}/{{cohort}}/truth.tsv",
-        slides=directory(f"{SLIDES}/{{cohort}}/slides"),
+        table=f"{plan.slides}/{{cohort}}/cohort.tsv",
+        truth=f"{plan.slides}/{{cohort}}/truth.tsv",
+        slides=directory(f"{plan.slides}/{{cohort}}/slides"),
     log:
-        f"{RESULTS}/logs/simulate_slides/{{cohort}}.log",
+        f"{plan.results}/logs/simulate_slides/{{cohort}}.log",
     wildcard_constraints:
-        cohort=one_of(name for name in COHORTS if COHORTS[name]["simulation"]),
+        cohort=any_of(name for name in plan.cohorts if plan.cohorts[name].simulation),
     conda:
         "../envs/pipeline.yaml"
     threads: 1
@@ -26,8 +26,8 @@ rule simulate_slides:
         options=lambda w: options(
             "simulate_slides",
             cohort=w.cohort,
-            seed=config["seed"],
-            simulation=COHORTS[w.cohort]["simulation"],
+            seed=plan.config["seed"],
+            simulation=plan.cohorts[w.cohort].simulation,
         ),
     shell:
         "python {params.program:q} --table {output.table:q} --truth {output.truth:q}"
@@ -36,13 +36,13 @@ rule simulate_slides:
 
 rule embed_slides:
     input:
-        unpack(model_files),
-        table=lambda w: cohort_table(w.cohort),
-        given=lambda w: slide_files(w.cohort),
+        unpack(lambda w: slides.model_files(plan, w.cohort, w.model)),
+        table=lambda w: slides.cohort_table(plan, w.cohort),
+        given=lambda w: slides.slide_files(plan, w.cohort),
     output:
-        slides=f"{RESULTS}/slides/{{cohort}}/{{model}}/slides.tsv",
+        slides=f"{plan.results}/slides/{{cohort}}/{{model}}/slides.tsv",
     log:
-        f"{RESULTS}/logs/embed_slides/{{cohort}}_{{model}}.log",
+        f"{plan.results}/logs/embed_slides/{{cohort}}_{{model}}.log",
     conda:
         "../envs/pipeline.yaml"
     threads: 2
@@ -52,16 +52,16 @@ rule embed_slides:
         gpu=1,
     params:
         program=script("embed_slides"),
-        model=model_flags,
-        figures=slide_figures,
+        model=lambda w: slides.model_flags(plan, w.cohort, w.model),
+        figures=lambda w: slides.slide_figures(plan, w.cohort, w.model),
         options=lambda w: options(
             "embed_slides",
             cohort=w.cohort,
             model=w.model,
-            root=SLIDES,
-            encoder=ENCODERS["image"][MODELS[w.model]["image"]],
-            encoder_name=MODELS[w.model]["image"],
-            slide_embedding=config["slide_embedding"],
+            root=plan.slides,
+            encoder=plan.encoders["image"][plan.models[w.model].image],
+            encoder_name=plan.models[w.model].image,
+            slide_embedding=plan.config["slide_embedding"],
         ),
     shell:
         "python {params.program:q} --cohort {input.table:q} {params.model} --slides {output.slides:q}"
@@ -70,12 +70,12 @@ rule embed_slides:
 
 rule split_sites:
     input:
-        cohort=lambda w: cohort_table(w.cohort),
+        cohort=lambda w: slides.cohort_table(plan, w.cohort),
     output:
-        folds=f"{RESULTS}/slides/{{cohort}}/folds/{{target}}{{dealt}}.tsv",
-        balance=f"{RESULTS}/slides/{{cohort}}/folds/{{target}}{{dealt}}.json",
+        folds=f"{plan.results}/slides/{{cohort}}/folds/{{target}}{{dealt}}.tsv",
+        balance=f"{plan.results}/slides/{{cohort}}/folds/{{target}}{{dealt}}.json",
     log:
-        f"{RESULTS}/logs/split_sites/{{cohort}}_{{target}}{{dealt}}.log",
+        f"{plan.results}/logs/split_sites/{{cohort}}_{{target}}{{dealt}}.log",
     wildcard_constraints:
         dealt="|_leaking",
     conda:
@@ -90,9 +90,9 @@ rule split_sites:
             "split_sites",
             cohort=w.cohort,
             target=w.target,
-            folds=fold_number(w.cohort, bool(w.dealt)),
+            folds=slides.fold_number(plan, w.cohort, bool(w.dealt)),
             leaking=bool(w.dealt),
-            seed=config["seed"],
+            seed=plan.config["seed"],
         ),
     shell:
         "python {params.program:q} --cohort {input.cohort:q} --folds {output.folds:q}"
@@ -101,18 +101,16 @@ rule split_sites:
 
 rule fit_mutation:
     input:
-        unpack(external_files),
-        cohort=lambda w: cohort_table(MUTATION[w.mutation]["cohort"]),
-        slides=lambda w: slides_table(MUTATION[w.mutation]["cohort"], w.model),
-        folds=lambda w: folds_of(
-            MUTATION[w.mutation]["cohort"], w.target, MUTATION[w.mutation]["leaking"]
-        ),
+        unpack(lambda w: slides.external_files(plan, w.mutation, w.model)),
+        cohort=lambda w: slides.cohort_table(plan, plan.mutation[w.mutation].cohort),
+        slides=lambda w: slides.slides_table(plan, plan.mutation[w.mutation].cohort, w.model),
+        folds=lambda w: slides.folds_of(plan, w.mutation, w.target),
     output:
-        predictions=f"{FIT}/predictions.tsv",
-        training=f"{FIT}/training.tsv",
-        attention=directory(f"{FIT}/attention"),
+        predictions=f"{plan.mutation_fit}/predictions.tsv",
+        training=f"{plan.mutation_fit}/training.tsv",
+        attention=directory(f"{plan.mutation_fit}/attention"),
     log:
-        f"{RESULTS}/logs/fit_mutation/{{mutation}}_{{target}}_{{model}}.log",
+        f"{plan.results}/logs/fit_mutation/{{mutation}}_{{target}}_{{model}}.log",
     conda:
         "../envs/pipeline.yaml"
     threads: 1
@@ -121,18 +119,16 @@ rule fit_mutation:
         runtime=grows(1440),
     params:
         program=script("fit_mutation"),
-        external=lambda w: " ".join(
-            many(f"--{name.replace('_', '-')}", files) for name, files in external_files(w).items()
-        ),
+        external=lambda w: slides.external_flags(plan, w.mutation, w.model),
         options=lambda w: options(
             "fit_mutation",
-            cohort=MUTATION[w.mutation]["cohort"],
-            external=MUTATION[w.mutation]["external"],
+            cohort=plan.mutation[w.mutation].cohort,
+            external=plan.mutation[w.mutation].external,
             target=w.target,
             model=w.model,
-            slides_root=SLIDES,
-            training=MUTATION[w.mutation]["training"],
-            seed=config["seed"],
+            slides_root=plan.slides,
+            training=plan.mutation[w.mutation].training,
+            seed=plan.config["seed"],
         ),
     shell:
         "python {params.program:q} --cohort {input.cohort:q} --slides {input.slides:q}"
@@ -143,11 +139,11 @@ rule fit_mutation:
 
 rule score_mutation:
     input:
-        predictions=lambda w: mutation_predictions(w.mutation),
+        predictions=lambda w: slides.prediction_files(plan, w.mutation),
     output:
-        scores=f"{RESULTS}/scores/mutation/{{mutation}}.tsv",
+        scores=f"{plan.results}/scores/mutation/{{mutation}}.tsv",
     log:
-        f"{RESULTS}/logs/score_mutation/{{mutation}}.log",
+        f"{plan.results}/logs/score_mutation/{{mutation}}.log",
     conda:
         "../envs/pipeline.yaml"
     threads: 1
@@ -159,12 +155,12 @@ rule score_mutation:
         options=lambda w: options(
             "score_mutation",
             mutation=w.mutation,
-            cohort=MUTATION[w.mutation]["cohort"],
-            leaking=MUTATION[w.mutation]["leaking"],
-            runs=mutation_runs(w.mutation),
-            comparisons=mutation_comparisons(w.mutation),
-            seed=config["seed"],
-            **config["mutation_scores"],
+            cohort=plan.mutation[w.mutation].cohort,
+            leaking=plan.mutation[w.mutation].leaking,
+            runs=slides.mutation_runs(plan, w.mutation),
+            comparisons=slides.mutation_comparisons(plan, w.mutation),
+            seed=plan.config["seed"],
+            **plan.config["mutation_scores"],
         ),
     shell:
         "python {params.program:q} --predictions {input.predictions:q} --scores {output.scores:q}"

@@ -8,15 +8,15 @@ OUT  <results>/samples/<sample>/{alignment.json,overlay.png},
 
 rule check_alignment:
     input:
-        unpack(lambda w: on_disk(w.sample, bundle_files(w.sample))),
-        check=f"{RESULTS}/samples/{{sample}}/check.json",
+        unpack(lambda w: samples.bundle_inputs(plan, w.sample)),
+        check=f"{plan.results}/samples/{{sample}}/check.json",
     output:
-        report=f"{RESULTS}/samples/{{sample}}/alignment.json",
-        overlay=f"{RESULTS}/samples/{{sample}}/overlay.png",
+        report=f"{plan.results}/samples/{{sample}}/alignment.json",
+        overlay=f"{plan.results}/samples/{{sample}}/overlay.png",
     log:
-        f"{RESULTS}/logs/check_alignment/{{sample}}.log",
+        f"{plan.results}/logs/check_alignment/{{sample}}.log",
     wildcard_constraints:
-        sample=one_of(name for name in SAMPLES if he_files(name)),
+        sample=any_of(name for name in plan.samples if samples.he_files(plan, name)),
     conda:
         "../envs/pipeline.yaml"
     threads: 1
@@ -25,13 +25,13 @@ rule check_alignment:
         runtime=grows(30, gb=1),
     params:
         program=script("check_alignment"),
-        bundle=lambda w: bundle_folder(w.sample),
-        he=lambda w: flags(he_files(w.sample), "he_image", "he_alignment"),
+        bundle=lambda w: samples.bundle_folder(plan, w.sample),
+        he=lambda w: commands.flags(samples.he_files(plan, w.sample), "he_image", "he_alignment"),
         options=lambda w: options(
             "check_alignment",
-            sample=facts(w.sample, "he_alignment", "he_um_per_px"),
-            trusted=w.sample in config["alignment"]["trusted"],
-            seed=config["seed"],
+            sample=plan.facts(w.sample, "he_alignment", "he_um_per_px"),
+            trusted=w.sample in plan.config["alignment"]["trusted"],
+            seed=plan.config["seed"],
         ),
     shell:
         "python {params.program:q} --bundle {params.bundle:q} {params.he} --report {output.report:q}"
@@ -40,16 +40,16 @@ rule check_alignment:
 
 rule pool_spots:
     input:
-        unpack(lambda w: on_disk(w.sample, bundle_files(w.sample))),
-        check=f"{RESULTS}/samples/{{sample}}/check.json",
-        centres=centres_of,
+        unpack(lambda w: samples.bundle_inputs(plan, w.sample)),
+        check=f"{plan.results}/samples/{{sample}}/check.json",
+        centres=lambda w: samples.centres_of(plan, w.sample, w.spots),
     output:
-        spots=directory(f"{RESULTS}/samples/{{sample}}/{{spots}}/spots.zarr"),
-        audit=f"{RESULTS}/samples/{{sample}}/{{spots}}/audit.json",
-        table=f"{RESULTS}/samples/{{sample}}/{{spots}}/qc.tsv",
-        figure=f"{RESULTS}/samples/{{sample}}/{{spots}}/qc.png",
+        spots=directory(f"{plan.results}/samples/{{sample}}/{{spots}}/spots.zarr"),
+        audit=f"{plan.results}/samples/{{sample}}/{{spots}}/audit.json",
+        table=f"{plan.results}/samples/{{sample}}/{{spots}}/qc.tsv",
+        figure=f"{plan.results}/samples/{{sample}}/{{spots}}/qc.png",
     log:
-        f"{RESULTS}/logs/pool_spots/{{sample}}_{{spots}}.log",
+        f"{plan.results}/logs/pool_spots/{{sample}}_{{spots}}.log",
     conda:
         "../envs/pipeline.yaml"
     threads: 1
@@ -58,14 +58,14 @@ rule pool_spots:
         runtime=grows(30, gb=2),
     params:
         program=script("pool_spots"),
-        bundle=lambda w: bundle_folder(w.sample),
-        he=lambda w: flags(he_files(w.sample), "he_image", "he_alignment"),
+        bundle=lambda w: samples.bundle_folder(plan, w.sample),
+        he=lambda w: commands.flags(samples.he_files(plan, w.sample), "he_image", "he_alignment"),
         options=lambda w: options(
             "pool_spots",
-            sample=facts(w.sample, "panel", "he_image", "he_alignment", "he_um_per_px"),
+            sample=plan.facts(w.sample, "panel", "he_image", "he_alignment", "he_um_per_px"),
             spots_name=w.spots,
-            spots=preset_of(w),
-            overlay_gene=overlay_gene(w.sample),
+            spots=samples.preset_of(plan, w.sample, w.spots),
+            overlay_gene=samples.overlay_gene(plan, w.sample),
         ),
     shell:
         "python {params.program:q} --bundle {params.bundle:q} {params.he} --spots {output.spots:q}"

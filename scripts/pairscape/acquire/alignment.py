@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pairscape.acquire.samples import ALIGNMENT_WORDS
 from pairscape.core.errors import InputError
 
 KEYPOINT_COLUMNS = ("fixedX", "fixedY", "alignmentX", "alignmentY")
@@ -255,6 +256,3 @@ def um_to_he_px(matrix: np.ndarray, pixel_size_um: float, xy_um: np.ndarray) -> 
 def um_to_he_matrix(matrix: np.ndarray, pixel_size_um: float) -> np.ndarray:
     """The (3, 3) matrix that takes Xenium micrometres (x, y, 1) to H&E pixels."""
     return np.linalg.inv(matrix) @ np.diag([1 / pixel_size_um, 1 / pixel_size_um, 1.0])
-
-
-ALIGNMENT_WORDS = ("identity", "microns")  # what he_alignment may say instead of naming a file

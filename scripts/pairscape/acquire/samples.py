@@ -1,13 +1,11 @@
 """The sample table: one row per sample."""
 
-from collections.abc import Mapping
-from pathlib import Path
-
 from pairscape.core.errors import InputError
 from pairscape.core.options import read_schema, refuse_invalid
 from pairscape.core.tsv import read_tsv
 
 NO_FILE = {"none"}
+ALIGNMENT_WORDS = ("identity", "microns")  # what he_alignment may say instead of naming a file
 
 
 def read_samples(path) -> dict[str, dict[str, str]]:
@@ -25,18 +23,3 @@ def read_samples(path) -> dict[str, dict[str, str]]:
             )
         samples[row["sample"]] = {column: row.get(column, "") for column in schema["properties"]}
     return samples
-
-
-def check_bundle_place(name: str, sample: Mapping, config: Mapping) -> None:
-    """A zip is unpacked to <bundles>/<sample>, so it can neither lie there nor be simulated."""
-    given = sample["bundle"]
-    field = f"sample {name}, column bundle"
-    if given.lower().endswith(".zip"):
-        folder = Path(config["bundles"], name)
-        if Path(config["bundles"], given).is_relative_to(folder):
-            remedy = f"move it out of {folder}, where it is unpacked to, e.g. to {folder}.zip"
-            raise InputError(config["samples"], field, repr(given), remedy)
-    if given and sample["source"] == "simulated":
-        raise InputError(
-            config["samples"], field, repr(given), "leave it empty: the bundle is simulated"
-        )

@@ -4,62 +4,47 @@ from collections.abc import Mapping
 
 from pairscape.core.errors import InputError
 
+_NEUTRAL = {  # what says nothing beside given centres
+    "pitch_um": None,
+    "lattice": None,
+    "frame": "xenium_um",
+    "origin": "zero",
+    "min_tissue": None,
+}
 
-def check_spots(name: str, preset: Mapping, source) -> None:
-    place, shape = f"spots.{name}", preset["shape"]
+
+def check_presets(config: Mapping, source) -> None:
+    """Refuse spots that would overlap or contradict themselves, and patches of no one size."""
+    for name, preset in config["spots"].items():
+        fault = _fault_of_spots(preset)
+        if fault:
+            raise InputError(source, f"spots.{name}.{fault[0]}", *fault[1:])
+    for name, preset in config["patches"].items():
+        keys = [key for key in ("um_per_px", "patch_px", "native_px") if key in preset]
+        if keys not in (["um_per_px", "patch_px"], ["native_px"]):
+            given = f"only {keys[0]}" if len(keys) == 1 else ", ".join(keys) or "no size"
+            remedy = "give um_per_px and patch_px, or native_px alone"
+            raise InputError(source, f"patches.{name}", given, remedy)
+
+
+def _fault_of_spots(preset: Mapping) -> tuple[str, str, str] | None:
+    """The key that is wrong in a preset of spots, what stands there and what to do."""
+    shape, size_um = preset["shape"], preset["size_um"]
     if preset["centres"]:
         if shape != "circle":
-            raise InputError(
-                source,
-                f"{place}.centres",
-                f"centres for {shape}s",
-                "use shape: circle or drop them",
-            )
-        for key, neutral in (
-            ("pitch_um", None),
-            ("lattice", None),
-            ("frame", "xenium_um"),
-            ("origin", "zero"),
-            ("min_tissue", None),
-        ):
+            return "centres", f"centres for {shape}s", "use shape: circle or drop them"
+        for key, neutral in _NEUTRAL.items():
             if preset[key] != neutral:
-                raise InputError(
-                    source,
-                    f"{place}.{key}",
-                    f"{preset[key]} beside given centres",
-                    "drop it: given centres are all kept, where they are",
-                )
-    pitch_um = preset["pitch_um"] or preset["size_um"]
-    if pitch_um < preset["size_um"]:
-        raise InputError(
-            source,
-            f"{place}.pitch_um",
-            f"{pitch_um:g}, so that spots overlap",
-            f"give at least size_um, {preset['size_um']:g}",
-        )
-    if shape == "hexagon" and pitch_um != preset["size_um"]:
-        raise InputError(
-            source,
-            f"{place}.pitch_um",
-            f"{pitch_um:g} for hexagons of {preset['size_um']:g}",
-            "drop it: hexagons lie side by side",
-        )
+                remedy = "drop it: given centres are all kept, where they are"
+                return key, f"{preset[key]} beside given centres", remedy
+    pitch_um = preset["pitch_um"] or size_um
+    if pitch_um < size_um:
+        remedy = f"give at least size_um, {size_um:g}"
+        return "pitch_um", f"{pitch_um:g}, so that spots overlap", remedy
+    if shape == "hexagon" and pitch_um != size_um:
+        given = f"{pitch_um:g} for hexagons of {size_um:g}"
+        return "pitch_um", given, "drop it: hexagons lie side by side"
     wrong = {"square": "hexagonal", "hexagon": "square"}.get(shape)
     if preset["lattice"] is not None and preset["lattice"] == wrong:
-        raise InputError(
-            source,
-            f"{place}.lattice",
-            f"{wrong} for {shape}s",
-            "drop it: only circles may choose",
-        )
-
-
-def check_patches(name: str, preset: Mapping, source) -> None:
-    given = [key for key in ("um_per_px", "patch_px", "native_px") if key in preset]
-    if given not in (["um_per_px", "patch_px"], ["native_px"]):
-        raise InputError(
-            source,
-            f"patches.{name}",
-            f"only {given[0]}" if len(given) == 1 else ", ".join(given) or "no size",
-            "give um_per_px and patch_px, or native_px alone",
-        )
+        return "lattice", f"{wrong} for {shape}s", "drop it: only circles may choose"
+    return None

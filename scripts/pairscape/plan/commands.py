@@ -1,0 +1,21 @@
+"""Parts of the command lines of jobs, quoted for the shell."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+
+
+def flags(files: Mapping[str, str], *names: str) -> str:
+    """Flags for those of the named files that there are."""
+    # Quoted whether it is needed or not: a command that is written otherwise runs its job again.
+    quoted = {name: "'" + file.replace("'", "'\"'\"'") + "'" for name, file in files.items()}
+    return " ".join(f"--{name.replace('_', '-')} {quoted[name]}" for name in names if name in files)
+
+
+def many(flag: str, files: Sequence[str]) -> str:
+    """A flag with its files, or nothing where there are none."""
+    return " ".join([flag, *map(shlex.quote, files)]) if files else ""
+
+
+def first_flag(flag: str, files: Sequence[str]) -> str:
+    """A flag with the first file, or nothing: what else is read lies beside it."""
+    return many(flag, files[:1])

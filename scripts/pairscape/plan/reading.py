@@ -1,0 +1,81 @@
+"""Read a configuration: defaults, schema, protocols, then what crosses files; the outcome is a Plan.
+
+Light on imports: the workflow calls it while Snakemake parses.
+"""
+
+from collections.abc import Mapping
+
+from pairscape.acquire.samples import read_samples
+from pairscape.core.options import read_schema, refuse_invalid, with_defaults
+from pairscape.encoders.specs import read_encoders
+from pairscape.plan import datasets, experiments, presets, samples, scores, slides
+from pairscape.plan.plan import Mutation, Plan
+
+
+def resolve_config(config: Mapping, source) -> dict:
+    """The configuration, checked by the schema, with all defaults and its experiments by protocol.
+
+    ``source`` is its path, for messages.
+    """
+    schema = read_schema("config")
+    resolved = with_defaults(config, schema, schema)
+    refuse_invalid(resolved, schema, source, "")
+    part = {"properties": {"experiments": schema["properties"]["experiments"]}}
+    by_protocol = experiments.apply_protocols(
+        config, resolved["audit"], resolved["protocol"], source
+    )
+    filled = with_defaults({"experiments": by_protocol}, part, schema)
+    refuse_invalid(filled, {**part, "$defs": schema["$defs"]}, source, "")
+    resolved["experiments"] = filled["experiments"]
+    for name in resolved["datasets"]:
+        datasets.inherit(name, resolved["datasets"], source)
+    return resolved
+
+
+def read_plan(config: Mapping, source) -> Plan:
+    """Resolve and check a configuration; the first fault is refused with the path of its key."""
+    config = resolve_config(config, source)
+    rows = read_samples(config["samples"])
+    encoders = read_encoders(config["encoders"])
+    samples.check_samples(config, source, rows)
+    presets.check_presets(config, source)
+    plan_datasets = {
+        name: datasets.read_dataset(name, config, source, rows) for name in config["datasets"]
+    }
+    datasets.check_overlay_gene(config, source)
+    plan_experiments = {
+        name: experiments.read_experiment(name, config, source, encoders)
+        for name in config["experiments"]
+    }
+    scores.check_batch_effect(config, source, encoders)
+    scores.check_calibration(config, source, encoders)
+    scores.check_expression(config, source, encoders)
+    cohorts = {
+        name: slides.read_cohort(f"cohorts.{name}", options, source)
+        for name, options in config["cohorts"].items()
+    }
+    for name, entry in config["mutation"].items():
+        slides.check_mutation(name, config, source, cohorts)
+        for i, item in enumerate(entry["models"]):
+            place = f"mutation.{name}.models[{i}]"
+            slides.check_model(place, item, plan_experiments, encoders, source)
+    mutation = {
+        name: Mutation(
+            **{
+                **entry,
+                "models": slides.models_of(entry["models"], plan_experiments, encoders),
+            }
+        )
+        for name, entry in config["mutation"].items()
+    }
+    return Plan(
+        source=str(source),
+        config=config,
+        samples=rows,
+        encoders=encoders,
+        datasets=plan_datasets,
+        experiments=plan_experiments,
+        cohorts=cohorts,
+        mutation=mutation,
+        published=datasets.published_splits(config),
+    )

@@ -1,0 +1,238 @@
+"""What the stages from bundles to spots ask for: the files, facts and options of samples."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from pairscape.acquire.samples import ALIGNMENT_WORDS, NO_FILE
+from pairscape.core.errors import InputError, one_of
+from pairscape.plan import datasets
+from pairscape.plan.plan import Plan
+
+TRANSCRIPTS = ("transcripts.parquet", "transcripts.csv.gz")  # the first one there is read
+SOURCE_FACTS = (
+    *("source", "he_alignment", "landing_page", "bundle_name", "geo_accession"),
+    *("bundle_url", "bundle_bytes", "bundle_checksum"),
+    *("he_image", "he_image_url", "he_image_bytes", "he_image_checksum"),
+    *("he_alignment_url", "he_alignment_bytes", "he_alignment_checksum"),
+)
+
+
+def is_packed(plan: Plan, sample: str) -> bool:
+    """Whether the user gave the published zip in place of the bundle's folder."""
+    return plan.samples[sample]["bundle"].lower().endswith(".zip")
+
+
+def _place(plan: Plan, path: str) -> str:
+    """A path of the sample table: from <bundles>, unless it is absolute."""
+    return str(Path(plan.bundles, path))  # an absolute path replaces <bundles>
+
+
+def bundle_folder(plan: Plan, sample: str) -> str:
+    """Where the bundle lies; a zip of the user's is unpacked to where a fetched one goes."""
+    given = plan.samples[sample]["bundle"]
+    standard = f"{plan.bundles}/{sample}"
+    return _place(plan, given) if given and not is_packed(plan, sample) else standard
+
+
+def is_untiled(plan: Plan, sample: str) -> bool:
+    """Whether a sample's H&E has to be retiled; a fetched one is as it comes."""
+    return plan.samples[sample]["he_layout"] == "untiled"
+
+
+def tiled_image(plan: Plan, sample: str) -> str:
+    """Where a retiled H&E lies."""
+    return f"{plan.results}/samples/{sample}/he_tiled.ome.tif"
+
+
+def he_files(plan: Plan, sample: str) -> dict[str, str]:
+    """The H&E image, tiled, and its alignment matrix, where the sample has them."""
+    files = he_as_given(plan, sample)
+    if "he_image" in files and is_untiled(plan, sample):
+        files["he_image"] = tiled_image(plan, sample)
+    return files
+
+
+def he_as_given(plan: Plan, sample: str) -> dict[str, str]:
+    """The H&E image and its alignment matrix as the sample table names them."""
+    row = plan.samples[sample]
+    if row["he_image"] in NO_FILE:
+        return {}
+    folder = bundle_folder(plan, sample)
+    if is_packed(plan, sample):
+        # What belongs to a zip lies beside it: the folder it is unpacked to is made anew.
+        folder = Path(_place(plan, row["bundle"])).parent
+    standard = f"{folder}/{sample}_he_image"
+    image, matrix = row["he_image"], row["he_alignment"]
+    files = {"he_image": _place(plan, image) if image else f"{standard}.ome.tif"}
+    if matrix not in ALIGNMENT_WORDS:
+        files["he_alignment"] = _place(plan, matrix) if matrix else f"{standard}alignment.csv"
+    return files
+
+
+def archive_file(plan: Plan, sample: str) -> dict[str, str]:
+    """The zip that the user gave for the bundle, if it is one."""
+    given = plan.samples[sample]["bundle"]
+    return {"archive": _place(plan, given)} if is_packed(plan, sample) else {}
+
+
+def simulated_transcripts(plan: Plan, sample: str) -> str:
+    """The file of transcripts that a simulated sample's layout has."""
+    layout = plan.config["simulations"][plan.samples[sample]["simulation"]]["layout"] or ""
+    return TRANSCRIPTS[layout.endswith("csv")]
+
+
+def simulated_with(plan: Plan, parquet: bool) -> list[str]:
+    """The simulated samples whose transcripts are Parquet, or those whose are text."""
+    return [
+        name
+        for name in plan.simulated
+        if (simulated_transcripts(plan, name) == TRANSCRIPTS[0]) == parquet
+    ]
+
+
+def bundle_files(plan: Plan, sample: str) -> dict[str, str]:
+    """The files of a sample that make its steps run again when they change."""
+    folder = bundle_folder(plan, sample)
+    files = {"experiment": f"{folder}/experiment.xenium", **he_files(plan, sample)}
+    if is_packed(plan, sample):
+        return files  # which transcripts a zip holds is known when it is unpacked
+    names = [name for name in TRANSCRIPTS if Path(folder, name).is_file()]
+    if plan.samples[sample]["source"] == "simulated":
+        names = [simulated_transcripts(plan, sample)]
+    return files | {"transcripts": f"{folder}/{(names or TRANSCRIPTS)[0]}"}
+
+
+def on_disk(plan: Plan, sample: str, files: Mapping[str, str]) -> dict[str, str]:
+    """Of the files of a sample that no rule makes, those that are there.
+
+    What a user's own sample lacks is told by check_bundle, which names the row of the table and
+    what to do; Snakemake would only name the file.
+    """
+    if sample in plan.simulated or sample in plan.fetched:
+        return dict(files)
+    made = [tiled_image(plan, sample)]
+    if is_packed(plan, sample):
+        made.append(f"{bundle_folder(plan, sample)}/experiment.xenium")
+    return {name: file for name, file in files.items() if file in made or Path(file).is_file()}
+
+
+def bundle_inputs(plan: Plan, sample: str) -> dict[str, str]:
+    """The files of a sample that are there, its H&E tiled."""
+    return on_disk(plan, sample, bundle_files(plan, sample))
+
+
+def experiment_files(plan: Plan, dataset: str) -> list[str]:
+    """The `experiment.xenium` of each sample, if all have one: it tells the slide."""
+    if plan.datasets[dataset].is_imported:
+        return []
+    files = [bundle_inputs(plan, sample) for sample in plan.datasets[dataset].samples]
+    return [one["experiment"] for one in files] if all("experiment" in one for one in files) else []
+
+
+def panel_file(plan: Plan, sample: str) -> dict[str, str]:
+    """The gene list of a sample's panel; panels of samples in no dataset need none."""
+    file = datasets.panel_list(plan.config, plan.samples[sample]["panel"])
+    return {"panel": str(file)} if file.exists() else {}
+
+
+def overlay_gene(plan: Plan, sample: str) -> str | None:
+    """The gene of the QC figure, where the sample's panel holds it."""
+    gene, panel = plan.config["overlay_gene"], plan.samples[sample]["panel"]
+    known = gene and panel_file(plan, sample) and gene in datasets.panel_genes(plan.config, panel)
+    return gene if known else None
+
+
+def used_samples(plan: Plan) -> list[tuple[str, str]]:
+    """Each sample with each spot preset that something asks for."""
+    pairs = {
+        (sample, plan.datasets[name].spots)
+        for name in datasets.reported_datasets(plan)
+        if not plan.datasets[name].is_imported
+        for sample in plan.datasets[name].samples
+    }
+    return sorted(pairs | {(item["sample"], item["spots"]) for item in plan.config["pool_also"]})
+
+
+def sample_files(plan: Plan, file: str) -> list[str]:
+    """A file of check_bundle for each used sample."""
+    return [f"{plan.results}/samples/{sample}/{file}" for sample in dict(used_samples(plan))]
+
+
+def aligned_files(plan: Plan, file: str) -> list[str]:
+    """A file of check_alignment for each used sample that has an H&E."""
+    return [
+        f"{plan.results}/samples/{sample}/{file}"
+        for sample in dict(used_samples(plan))
+        if "he_image" in he_files(plan, sample)
+    ]
+
+
+def spot_files(plan: Plan, file: str) -> list[str]:
+    """A file of pool_spots for each used sample and preset."""
+    return [
+        f"{plan.results}/samples/{sample}/{spots}/{file}" for sample, spots in used_samples(plan)
+    ]
+
+
+def pooled_also(plan: Plan) -> list[str]:
+    """The audits of what is pooled though no dataset holds it."""
+    return [
+        f"{plan.results}/samples/{item['sample']}/{item['spots']}/audit.json"
+        for item in plan.config["pool_also"]
+    ]
+
+
+def preset_of(plan: Plan, sample: str, spots: str) -> dict:
+    """A spot preset for a sample: the file of its centres is named."""
+    preset = dict(plan.config["spots"][spots])
+    if preset["centres"]:
+        file = preset["centres"]["file"].replace("{sample}", sample)
+        preset["centres"] = {**preset["centres"], "file": file}
+    return preset
+
+
+def centres_of(plan: Plan, sample: str, spots: str) -> list[str]:
+    """The file of given centres, if the preset has one."""
+    centres = preset_of(plan, sample, spots)["centres"]
+    return [centres["file"]] if centres else []
+
+
+# ------------------------------------------------------------------------------------------ checks
+
+
+def check_samples(config: Mapping, source, samples: Mapping[str, Mapping]) -> None:
+    """Simulations are there; a zip isn't where it is unpacked; what is pooled or trusted is known."""
+    table = config["samples"]
+    for name, row in samples.items():
+        field = f"sample {name}, column"
+        if row["source"] == "simulated":
+            what = "simulations of the configuration"
+            one_of(row["simulation"], config["simulations"], table, f"{field} simulation", what)
+        _check_bundle_place(
+            row["bundle"], Path(config["bundles"], name), table, field, row["source"]
+        )
+    for i, item in enumerate(config["pool_also"]):
+        place = f"pool_also[{i}]"
+        one_of(item["sample"], samples, source, f"{place}.sample", "samples of the table")
+        one_of(item["spots"], config["spots"], source, f"{place}.spots", "spot presets")
+        preset = config["spots"][item["spots"]]
+        needs = preset["frame"] == "he_pixels" or preset["min_tissue"] is not None
+        if needs and samples[item["sample"]]["he_image"] in NO_FILE:
+            raise InputError(
+                source,
+                f"{place}.spots",
+                f"{item['spots']}, which needs an H&E, for {item['sample']}, which has none",
+                "name a preset with frame: xenium_um and min_tissue: null",
+            )
+    for i, name in enumerate(config["alignment"]["trusted"]):
+        one_of(name, samples, source, f"alignment.trusted[{i}]", "samples of the table")
+
+
+def _check_bundle_place(given: str, folder: Path, table, field: str, source: str) -> None:
+    """A zip is unpacked to <bundles>/<sample>, so it can neither lie there nor be simulated."""
+    if given.lower().endswith(".zip") and Path(folder.parent, given).is_relative_to(folder):
+        remedy = f"move it out of {folder}, where it is unpacked to, e.g. to {folder}.zip"
+        raise InputError(table, f"{field} bundle", repr(given), remedy)
+    if given and source == "simulated":
+        remedy = "leave it empty: the bundle is simulated"
+        raise InputError(table, f"{field} bundle", repr(given), remedy)

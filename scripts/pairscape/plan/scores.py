@@ -1,0 +1,272 @@
+"""What evaluation, calibration, audit and report ask for: scores, tables and figures by name."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from pairscape.audit.protocols import variants_in
+from pairscape.core.errors import InputError, one_of
+from pairscape.encoders import specs
+from pairscape.plan import datasets, runs
+from pairscape.plan.plan import Plan
+
+
+def made(plan: Plan, names: Iterable[str], extensions: Iterable[str]) -> list[str]:
+    """Tables and figures by name and extension; pictures lie in figures/, all others in tables/."""
+    folders = {".png": "figures", ".svg": "figures"}
+    return [
+        f"{plan.results}/{folders.get(extension, 'tables')}/{name}{extension}"
+        for extension in extensions
+        for name in names
+    ]
+
+
+def retrieval_scores(plan: Plan, shown: str) -> list[str]:
+    """The retrieval scores of what is shown, one file per dataset."""
+    experiment, names = plan.shown[shown]
+    return [f"{plan.results}/scores/{experiment}/{dataset}/retrieval.tsv" for dataset in names]
+
+
+def retrieval_files(plan: Plan, *extensions: str) -> list[str]:
+    """The tables and figures of retrieval of a plain run."""
+    return made(plan, [f"retrieval_{experiment}" for experiment in plan.in_all], extensions)
+
+
+def batch_effect_scores(plan: Plan, names: Iterable[str]) -> list[str]:
+    """The batch-effect scores of datasets; none where the configuration leaves them out."""
+    scored = names if plan.config["batch_effect"]["score"] else ()
+    return [f"{plan.results}/scores/batch_effect/{dataset}.tsv" for dataset in scored]
+
+
+def batch_effect_scoring(plan: Plan) -> dict:
+    """The options that batch effects are scored by: a change of the figure scores nothing anew."""
+    others = ("score", "recall_at", "pair")
+    return {key: value for key, value in plan.config["batch_effect"].items() if key not in others}
+
+
+def batch_effect_pair(plan: Plan, experiment: str) -> list[str] | None:
+    """The encoder pair that the figure shows, where the experiment has it."""
+    pair, grid = plan.config["batch_effect"]["pair"], plan.experiments[experiment]
+    if (
+        not pair
+        or pair["image_encoder"] not in grid.image_encoders
+        or pair["gene_encoder"] not in grid.gene_encoders
+    ):
+        return None
+    return [pair["image_encoder"], pair["gene_encoder"]]
+
+
+def batch_effect_files(plan: Plan, *extensions: str) -> list[str]:
+    """The table and the figures of batch effects of a plain run."""
+    if not plan.config["batch_effect"]["score"]:
+        return []
+    pictures = [f"batch_effect_{experiment}" for experiment in plan.fully_scored]
+    return [
+        file
+        for extension in extensions
+        for file in made(
+            plan, pictures if extension in (".png", ".svg") else ["batch_effect"], [extension]
+        )
+    ]
+
+
+def calibration_scores(plan: Plan) -> list[str]:
+    """The scores of every batch effect and seed of the calibration grid."""
+    return [
+        f"{plan.results}/scores/calibration/batch-effect{effect:g}_seed{seed}.tsv"
+        for effect in (plan.calibration or {}).get("batch_effect", [])
+        for seed in plan.calibration["seeds"]
+    ]
+
+
+def calibration_files(plan: Plan, *extensions: str) -> list[str]:
+    """The table and the figure of the calibration."""
+    return made(plan, ["calibration"], extensions) if plan.calibration else []
+
+
+def expression_encoders(plan: Plan, experiment: str) -> dict[str, dict]:
+    """The image encoders that expression is predicted from: whose features, and what control."""
+    names = [run["image_encoder"] for run in runs.expected_runs(plan, experiment)]
+    chosen = {}
+    for name in dict.fromkeys([*names, *plan.config["expression"]["also"]]):
+        base = runs.base_images(plan, name)
+        for encoder in (name, base):
+            control = plan.encoders["image"][encoder].get("control")
+            chosen.setdefault(encoder, {"features_of": base, "control": control})
+    return chosen
+
+
+def expression_features(plan: Plan, experiment: str, dataset: str) -> list[str]:
+    """The features of those encoders as they came, tuned in the pretraining or not."""
+    home = runs.features_home(plan, dataset)
+    encoders = expression_encoders(plan, experiment).values()
+    bases = dict.fromkeys(encoder["features_of"] for encoder in encoders)
+    folders = [plan.image_features.format(dataset=home, image=image) for image in bases]
+    return [f"{folder}/features.npy" for folder in folders]
+
+
+def expression_scoring(plan: Plan) -> dict:
+    """The options that expression is scored by."""
+    options = plan.config["expression"]
+    return {key: value for key, value in options.items() if key not in ("score", "also")}
+
+
+def expression_scores(plan: Plan, shown: str) -> list[str]:
+    """The expression scores of what is shown, one file per dataset."""
+    experiment, names = plan.shown[shown]
+    return [f"{plan.results}/scores/{experiment}/{dataset}/expression.tsv" for dataset in names]
+
+
+def expression_files(plan: Plan, *extensions: str) -> list[str]:
+    """The tables and figures of expression prediction of a plain run, where it is scored."""
+    scored = plan.fully_scored if plan.config["expression"]["score"] else []
+    return made(plan, [f"expression_{experiment}" for experiment in scored], extensions)
+
+
+def audit_files(plan: Plan, *extensions: str) -> list[str]:
+    """The tables and figures of the audits of a plain run."""
+    return made(plan, [f"audit_{name}" for name in plan.audits_in_all], extensions)
+
+
+def smoke_scores(plan: Plan) -> list[str]:
+    """The scores of the experiment named `smoke`."""
+    if "smoke" not in plan.experiments:
+        raise InputError(plan.source, "experiments", "no smoke", "add it, as config/demo.yaml does")
+    return retrieval_scores(plan, "smoke")
+
+
+def kept_files(plan: Plan) -> list[str]:
+    """Pairs, trained pairs and scores: made again where they are missing, though all that was made of
+    them is there. Spots and features aren't among them: who deletes those may want the space.
+    """
+    files = [
+        shard
+        for name in datasets.reported_datasets(plan)
+        for shard in datasets.shard_files(plan, name)
+    ]
+    files += runs.run_files(plan, "model.ckpt")
+    files += [file for name in plan.in_all for file in retrieval_scores(plan, name)]
+    if plan.config["expression"]["score"]:
+        files += [file for name in plan.fully_scored for file in expression_scores(plan, name)]
+    files += batch_effect_scores(plan, plan.datasets_in_all)
+    files += runs.audit_run_files(plan, "model.ckpt")
+    return list(dict.fromkeys(files))
+
+
+# ---------------------------------------------------------------- the gap to the published numbers
+
+
+def compared_experiments(plan: Plan, name: str) -> list[str]:
+    """The experiment of that name, or the levels of an ablation: those whose names go on after `_`.
+
+    Where the name goes on with a point and a dataset, that dataset of each.
+    """
+    stem, point, dataset = name.partition(".")
+    levels = [level for level in plan.experiments if level.startswith(f"{stem}_")]
+    shown = [
+        f"{level}{point}{dataset}" for level in ([stem] if stem in plan.experiments else levels)
+    ]
+    if not shown or not all(one in plan.shown for one in shown):
+        raise InputError(
+            plan.source,
+            "experiments",
+            f"neither {stem} nor {stem}_...{f' with {dataset}' if dataset else ''}",
+            "name one of them, and after a point one of its datasets",
+        )
+    return shown
+
+
+def compared_scores(plan: Plan, name: str) -> list[str]:
+    """The retrieval scores of the experiments that are compared under a name."""
+    shown = compared_experiments(plan, name)
+    return [file for one in shown for file in retrieval_scores(plan, one)]
+
+
+def scores_so_far(plan: Plan, name: str) -> list[str]:
+    """Those of them that are on disk."""
+    return [file for file in compared_scores(plan, name) if Path(file).is_file()]
+
+
+def unlike_published(plan: Plan, name: str) -> str:
+    """Why numbers of a dataset don't compare with those of the paper; empty where they do."""
+    dataset = plan.datasets[name]
+    if any(plan.samples[sample]["source"] == "simulated" for sample in dataset.samples):
+        return "simulated tissue"
+    if dataset.split["method"] != "published":
+        return f"split by method {dataset.split['method']}, not the published one"
+    rows = datasets.split_rows(plan.config, name)
+    lacking = {row["sample"] for row in rows} - set(dataset.samples)
+    return f"without {', '.join(sorted(lacking))} of the published samples" if lacking else ""
+
+
+def gap_options(plan: Plan, name: str) -> dict:
+    """The options of compare_published: the experiments that are compared, and their datasets."""
+    compared = {plan.shown[shown][0]: shown for shown in compared_experiments(plan, name)}
+    return {
+        "name": name,
+        "experiments": {
+            experiment: {
+                "protocol": plan.experiments[experiment].protocol,
+                "variants": variants_in(plan.experiments[experiment].flags),
+                "training": plan.experiments[experiment].training,
+                "expected": runs.expected_runs(plan, shown),
+            }
+            for experiment, shown in compared.items()
+        },
+        "datasets": {
+            dataset: {
+                "panel": plan.datasets[dataset].panel,
+                "unlike": unlike_published(plan, dataset),
+            }
+            for shown in compared.values()
+            for dataset in plan.shown[shown][1]
+        },
+    }
+
+
+def gap_files(plan: Plan, *extensions: str) -> list[str]:
+    """The comparison with the paper's numbers of the experiments that compare with them."""
+    names = [
+        f"published-gap_{name}"
+        for name in plan.in_all
+        if not all(unlike_published(plan, dataset) for dataset in plan.experiments[name].datasets)
+    ]
+    return made(plan, names, extensions)
+
+
+# ------------------------------------------------------------------------------------------ checks
+
+
+def check_batch_effect(config: Mapping, source, encoders: Mapping) -> None:
+    """The figure of batch effects shows a recall that is scored, of encoders that there are."""
+    options = config["batch_effect"]
+    scored = config["retrieval"]["recall_at"]
+    one_of(options["recall_at"], scored, source, "batch_effect.recall_at", "retrieval.recall_at")
+    for key, encoder in (options["pair"] or {}).items():
+        kind = key.removesuffix("_encoder")
+        one_of(encoder, encoders[kind], source, f"batch_effect.pair.{key}", f"{kind} encoders")
+
+
+def check_expression(config: Mapping, source, encoders: Mapping) -> None:
+    """Expression is predicted from image encoders that there are."""
+    for i, encoder in enumerate(config["expression"]["also"]):
+        one_of(encoder, encoders["image"], source, f"expression.also[{i}]", "image encoders")
+
+
+def check_calibration(config: Mapping, source, encoders: Mapping) -> None:
+    """The calibration's panel has a list, and its encoders are declared and can run there."""
+    grid = config["calibration"]
+    if grid is None:
+        return
+    panels = datasets.panel_names(config)
+    one_of(grid["panel"], panels, source, "calibration.panel", f"lists of {config['panels']}")
+    for kind in specs.KINDS:
+        place = f"calibration.{kind}_encoder"
+        one_of(grid[f"{kind}_encoder"], encoders[kind], source, place, f"{kind} encoders")
+    learned_from = encoders["gene"][grid["gene_encoder"]]["learned_from"]
+    if learned_from != "pair":
+        raise InputError(
+            source,
+            "calibration.gene_encoder",
+            f"{grid['gene_encoder']}, learned from {learned_from}",
+            "name one that is learned with the pair, such as mlp",
+        )
