@@ -141,10 +141,7 @@ rule describe_dataset:
         leakage=f"{plan.results}/datasets/{{dataset}}/leakage.tsv",
     output:
         patch_leakage=f"{plan.results}/datasets/{{dataset}}/patch_leakage.tsv",
-        layout=expand(
-            f"{plan.results}/datasets/{{{{dataset}}}}/data/{{{{dataset}}}}{datasets.LAYOUT_SUFFIX}/{{split}}.csv",
-            split=SPLITS,
-        ),
+        layout=datasets.layout_files(plan, "{dataset}"),
         card=f"{plan.results}/datasets/{{dataset}}/README.md",
     log:
         f"{plan.results}/logs/describe_dataset/{{dataset}}.log",
@@ -173,6 +170,8 @@ rule describe_dataset:
 rule index_datasets:
     input:
         cards=[f"{plan.results}/datasets/{dataset}/README.md" for dataset in plan.datasets_in_all],
+        # Not read, but named by the cards: results of before they lay here get them, too.
+        layout=[f for name in plan.datasets_in_all for f in datasets.layout_files(plan, name)],
     output:
         card=f"{plan.results}/datasets/README.md",
     log:

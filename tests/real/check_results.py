@@ -1,4 +1,4 @@
-"""What `make real` has to show: true counts, recall on section C5 above chance and floors.
+"""What `make real` has to show: counts equal to the truth, recall on C5 above chance and floors.
 
 Run after `snakemake --configfile tests/real/config.yaml`, in the repository's root. Prints one line
 for each thing it checked, with which of the trained pair and the closed form is better; exits with 1

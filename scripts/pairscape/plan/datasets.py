@@ -9,7 +9,7 @@ from pairscape.core.errors import InputError, one_of
 from pairscape.core.splits import SPLITS
 from pairscape.core.tsv import read_tsv
 from pairscape.dataset import splits
-from pairscape.dataset.card import LAYOUT_SUFFIX  # noqa: F401  (dataset.smk)
+from pairscape.dataset.card import LAYOUT_SUFFIX
 from pairscape.dataset.leakage import FACTS as LEAK_FACTS
 from pairscape.plan.plan import Dataset, Plan
 
@@ -37,6 +37,12 @@ def shard_files(plan: Plan, name: str) -> list[str]:
 def genes_file(plan: Plan, name: str) -> str:
     """The gene list of a dataset."""
     return f"{plan.results}/datasets/{shards_home(plan, name)}/genes.tsv"
+
+
+def layout_files(plan: Plan, name: str) -> list[str]:
+    """The split files where code written for the published data set looks: by the config's name."""
+    folder = f"{plan.results}/datasets/{name}/data/{name}{LAYOUT_SUFFIX}"
+    return [f"{folder}/{split}.csv" for split in SPLITS]
 
 
 def published_files(plan: Plan, name: str) -> list[str]:
