@@ -16,10 +16,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
-from pairscape.acquire.samples import read_samples  # noqa: E402
 from pairscape.core.tsv import read_tsv  # noqa: E402
-from pairscape.plan.config import resolve_config  # noqa: E402
-from pairscape.plan.datasets import dataset_samples  # noqa: E402
+from pairscape.plan.reading import read_plan  # noqa: E402
 
 BEGIN, END = "<!-- plan_costs -->", "<!-- end of plan_costs -->"
 GROUP_NAMES = {"sample": "of a sample", "dataset": "of a dataset", "report": "the report"}
@@ -96,11 +94,9 @@ def sizes(configfile: str) -> tuple[dict, dict[str, float], dict[str, float]]:
     import yaml
 
     rate = rates()
-    config = resolve_config(yaml.safe_load((ROOT / configfile).read_text()), configfile)
-    samples = read_samples(ROOT / config["samples"])
-    config["samples_of"] = {
-        name: dataset_samples(config, samples, name) for name in config["datasets"]
-    }
+    plan = read_plan(yaml.safe_load((ROOT / configfile).read_text()), configfile)
+    config, samples = plan.config, plan.samples
+    config["samples_of"] = {name: dataset.samples for name, dataset in plan.datasets.items()}
     spots = {
         name: float(row["hest_spots"] or rate["hest_spots"]) * rate["spots"]
         for name, row in samples.items()

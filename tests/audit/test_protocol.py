@@ -17,7 +17,7 @@ from pairscape.core.options import resolve_part
 from pairscape.dataset import expression_counts, patch_reader
 from pairscape.encoders import gene_encoders, image_encoders, specs
 from pairscape.images import encoding
-from pairscape.plan import config
+from pairscape.plan import reading
 from pairscape.pretrain import (
     augmentation,
     batches,
@@ -513,7 +513,7 @@ def test_the_row_of_an_encoders_flag_runs_the_pairs_that_it_is_about():
 
 def test_the_full_configuration_repeats_what_was_published():
     full = yaml.safe_load((ROOT / "config/config.yaml").read_text())
-    full = config.resolve_config(full, "config/config.yaml")
+    full = reading.resolve_config(full, "config/config.yaml")
     plan = full["experiments"]["as_published"]
     assert all(plan["flags"].values())
     assert plan["on_request"]

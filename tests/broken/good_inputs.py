@@ -38,12 +38,10 @@ def run(program: str, call: dict) -> None:
 
 
 def _check_configuration(folder: Path) -> None:
-    from pairscape.acquire.samples import read_samples
-    from pairscape.plan.config import check_config, resolve_config
+    from pairscape.plan.reading import read_plan
 
     path = folder / "config.yaml"
-    config = resolve_config(yaml.safe_load(path.read_text()), path)
-    check_config(config, path, read_samples(config["samples"]))
+    read_plan(yaml.safe_load(path.read_text()), path)
 
 
 def _check_bundle(folder: Path) -> dict:

@@ -9,10 +9,7 @@ from conftest import ROOT
 from pairscape.acquire.samples import read_samples
 from pairscape.core.errors import InputError
 from pairscape.core.options import read_schema
-from pairscape.encoders.specs import read_encoders
-from pairscape.plan.config import check_config, resolve_config
-from pairscape.plan.datasets import dataset_samples
-from pairscape.plan.experiments import embedding_models
+from pairscape.plan.reading import read_plan, resolve_config
 
 CONFIGS = [
     "config/config.yaml",
@@ -34,10 +31,7 @@ def load(path):
 
 
 def check(config, source="config/config.yaml"):
-    resolved = resolve_config(config, source)
-    samples = read_samples(resolved["samples"])
-    check_config(resolved, source, samples)
-    return resolved, samples
+    return read_plan(config, source)
 
 
 @pytest.mark.parametrize("path", CONFIGS)
@@ -47,14 +41,14 @@ def test_every_shipped_configuration_is_accepted(path):
 
 @pytest.mark.parametrize("path", CONFIGS)
 def test_defaults_fill_every_level_and_are_valid_themselves(path):
-    resolved, _ = check(load(path), path)
-    assert resolved["retrieval"]["recall_at"] == [1, 5, 10]
-    for experiment in resolved["experiments"].values():
+    plan = check(load(path), path)
+    assert plan.config["retrieval"]["recall_at"] == [1, 5, 10]
+    for experiment in plan.config["experiments"].values():
         second = 0.999 if experiment["flags"]["adam_betas"] else 0.95
         assert experiment["training"]["betas"] == [0.9, second]
-    for name, preset in resolved["spots"].items():
+    for name, preset in plan.config["spots"].items():
         assert preset["min_qv"] == (0 if name == "published55" else 20)
-    assert resolve_config(resolved, path) == resolved
+    assert resolve_config(plan.config, path) == plan.config
 
 
 def change(path, value):
@@ -186,12 +180,12 @@ def test_folds_and_other_splits_use_the_shards_of_a_dataset():
         "shards_of": LUNG,
         "split": {"method": "listed", "train": ["NCBI864"], "test": ["NCBI865"]},
     }
-    resolved, samples = check(config)
-    assert resolved["datasets"]["fold2"]["panel"] == LUNG
-    assert resolved["datasets"]["fold2"]["spots"] == "square55"
-    assert dataset_samples(resolved, samples, "fold2") == dataset_samples(resolved, samples, LUNG)
-    assert dataset_samples(resolved, samples, "few") == ["NCBI864", "NCBI865"]
-    assert resolve_config(resolved, "x") == resolved
+    plan = check(config)
+    assert plan.config["datasets"]["fold2"]["panel"] == LUNG
+    assert plan.config["datasets"]["fold2"]["spots"] == "square55"
+    assert list(plan.datasets["fold2"].samples) == list(plan.datasets[LUNG].samples)
+    assert list(plan.datasets["few"].samples) == ["NCBI864", "NCBI865"]
+    assert resolve_config(plan.config, "x") == plan.config
 
 
 def test_a_split_can_be_a_file(tmp_path):
@@ -200,8 +194,8 @@ def test_a_split_can_be_a_file(tmp_path):
     config = load("config/config.yaml")
     split = {"method": "file", "file": str(table)}
     config["datasets"]["mine"] = {"shards_of": LUNG, "split": split}
-    resolved, samples = check(config)
-    assert dataset_samples(resolved, samples, "mine") == ["NCBI864", "NCBI865"]
+    plan = check(config)
+    assert list(plan.datasets["mine"].samples) == ["NCBI864", "NCBI865"]
     table.write_text("sample\tsplit\nNCBI864\ttraining\n")
     with pytest.raises(InputError, match="column split: found 'training'; allowed: train, val"):
         check(config)
@@ -271,21 +265,21 @@ def test_the_published_data_set_as_a_source_needs_no_bundle():
         "published_data": "elsewhere",
         "split": {"method": "donor"},
     }
-    resolved, samples = check(config)
-    assert len(dataset_samples(resolved, samples, "hosted")) == 20
+    plan = check(config)
+    assert len(list(plan.datasets["hosted"].samples)) == 20
 
 
 def test_the_published_datasets_have_the_published_samples():
-    resolved, samples = check(load("config/config.yaml"))
+    plan = check(load("config/config.yaml"))
     counts = {
-        name: len(dataset_samples(resolved, samples, name))
-        for name, plan in resolved["datasets"].items()
-        if not plan["on_request"]
+        name: len(dataset.samples)
+        for name, dataset in plan.datasets.items()
+        if not dataset.on_request
     }
     for name, count in counts.items():
         also = f"{name}-as-published"
         if name != "human-breast-addon":
-            assert len(dataset_samples(resolved, samples, also)) == count
+            assert len(plan.datasets[also].samples) == count
     assert counts == {
         "human-5k-panel": 7,
         "human-breast-panel": 5,
@@ -327,16 +321,16 @@ def slides_config(**changes):
 
 
 def models_of(config):
-    resolved, _ = check(config)
-    return embedding_models(resolved, "mine", read_encoders(resolved["encoders"])["image"])
+    plan = check(config)
+    return {name: vars(model) for name, model in plan.mutation["mine"].models.items()}
 
 
 def test_slide_predictions_have_the_papers_training_and_the_simulation_its_defaults():
-    resolved, _ = check(slides_config())
-    training = resolved["mutation"]["mine"]["training"]
+    plan = check(slides_config())
+    training = plan.config["mutation"]["mine"]["training"]
     assert (training["epochs"], training["learning_rate"], training["layers"]) == (10, 2e-5, 2)
-    assert resolved["mutation"]["mine"]["folds"] == 5
-    simulation = resolved["cohorts"]["mine"]["simulation"]
+    assert plan.config["mutation"]["mine"]["folds"] == 5
+    simulation = plan.config["cohorts"]["mine"]["simulation"]
     assert simulation["patients"] == 60
     assert simulation["targets"]["MSI"]["site_spread"] == 0
 

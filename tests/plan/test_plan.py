@@ -1,0 +1,146 @@
+"""The plan answers without Snakemake: files, options and models of a configuration."""
+
+import dataclasses
+import json
+import shlex
+import subprocess
+import sys
+
+import pytest
+import yaml
+from conftest import ROOT
+
+from pairscape.core.errors import InputError
+from pairscape.core.options import read_schema
+from pairscape.plan import commands, costs, datasets, runs, samples, scores, slides
+from pairscape.plan.plan import Dataset, Experiment, Mutation
+from pairscape.plan.reading import read_plan
+
+
+def plan_of(path):
+    return read_plan(yaml.safe_load((ROOT / path).read_text()), path)
+
+
+@pytest.fixture(scope="module")
+def full():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        yield plan_of("config/config.yaml")
+
+
+@pytest.fixture(scope="module")
+def demo():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        yield plan_of("config/demo.yaml")
+
+
+@pytest.mark.parametrize(
+    ("part", "kind", "added"),
+    [
+        ("dataset", Dataset, {"samples"}),
+        ("experiment", Experiment, set()),
+        ("mutation", Mutation, set()),
+    ],
+)
+def test_what_a_plan_holds_has_the_keys_of_its_schema(part, kind, added):
+    keys = set(read_schema("config")["$defs"][part]["properties"])
+    assert {field.name for field in dataclasses.fields(kind)} == keys | added
+
+
+def test_reading_a_plan_loads_nothing_heavy():
+    code = (
+        "import sys, pairscape.plan.reading, pairscape.plan.commands, pairscape.plan.costs; "
+        "heavy = {'numpy', 'torch', 'numba', 'anndata', 'pandas', 'pyarrow', 'scipy'}; "
+        "sys.exit(', '.join(sorted(heavy & set(sys.modules))) or 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT / "scripts")
+
+
+def test_a_simulated_sample_has_its_bundle_where_the_simulator_writes_it(demo):
+    files = samples.bundle_inputs(demo, "demo1")
+    assert files == {
+        "experiment": "results/demo/bundles/demo1/experiment.xenium",
+        "transcripts": "results/demo/bundles/demo1/transcripts.parquet",
+        "he_image": "results/demo/bundles/demo1/demo1_he_image.ome.tif",
+        "he_alignment": "results/demo/bundles/demo1/demo1_he_imagealignment.csv",
+    }
+
+
+def test_each_run_of_the_benchmark_is_expected_once(full):
+    expected = runs.expected_runs(full, "benchmark")
+    assert len(expected) == len({json.dumps(run) for run in expected}) == 6 * 5 * 4 * 3
+    assert len(runs.expected_runs(full, "benchmark.human-breast-panel")) == 5 * 4 * 3
+
+
+def test_a_frozen_side_is_read_and_a_tuned_one_gets_its_weights(full):
+    one = {"dataset": "human-breast-panel", "image": "uni", "gene": "drvi"}
+    run = type("Run", (), {"experiment": "benchmark", **one})
+    features, weights = runs.frozen_features(full, run), runs.run_weights(full, run)
+    assert sorted(features) == ["gene_features", "gene_index"]
+    assert weights["gene_weights"] == []
+    assert weights["image_weights"][0].startswith("weights/image/uni/")
+
+
+def test_a_failed_run_is_told_by_its_reason_and_has_no_embeddings(tmp_path):
+    failed, done = tmp_path / "failed", tmp_path / "done"
+    for folder, file in ((failed, "failed.json"), (done, "options.json")):
+        folder.mkdir()
+        (folder / file).touch()
+    paths = [str(failed), str(done)]
+    assert runs.outcomes(paths) == [f"{failed}/failed.json", f"{done}/options.json"]
+    assert [path.startswith(str(done)) for path in runs.stored_embeddings(paths)] == [True] * 4
+
+
+def test_tables_lie_in_tables_and_pictures_in_figures(demo):
+    assert scores.retrieval_files(demo, ".md", ".svg") == [
+        "results/demo/tables/retrieval_demo.md",
+        "results/demo/figures/retrieval_demo.svg",
+    ]
+
+
+def test_a_dataset_says_why_it_is_unlike_the_published_one(full, demo):
+    assert scores.unlike_published(full, "human-breast-panel") == ""
+    assert scores.unlike_published(demo, "simulated-breast") == "simulated tissue"
+
+
+def test_what_isnt_there_to_compare_is_refused_in_one_line(full):
+    with pytest.raises(InputError, match="experiments: found neither nothing nor nothing_"):
+        scores.compared_scores(full, "nothing")
+
+
+def test_a_job_asks_for_more_where_there_are_more_spots_and_at_each_attempt(full):
+    needed = costs.grows(full, 1000, kspots=10)
+    large, small = (
+        {"dataset": name} for name in ("human-breast-panel", "human-lung-healthy-panel")
+    )
+    assert 1000 < needed(small, 1) < needed(large, 1)
+    assert needed(small, 2) == pytest.approx(2 * needed(small, 1), abs=1)
+
+
+def test_flags_are_quoted_whatever_the_path_holds():
+    path = "/data/O'Brien's/he image.tif"
+    line = commands.flags({"he_image": path, "other": "x"}, "he_image", "he_alignment")
+    assert shlex.split(line) == ["--he-image", path]
+    assert commands.first_flag("--weights", []) == ""
+
+
+def test_slides_of_a_pair_on_stored_features_need_its_encoders_features():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        study = plan_of("config/study.yaml")
+    cohort = next(iter(study.cohorts))
+    pairs = [name for name, model in study.models.items() if model.experiment]
+    for name in pairs:
+        base = slides.base_model(study, name)
+        files = slides.model_files(study, cohort, name)
+        assert base in study.models
+        assert files["base"] == f"results/study/slides/{cohort}/{base}/slides.tsv"
+        assert "weights" not in files
+    assert pairs
+
+
+def test_every_dataset_names_its_licences_once(full):
+    named = [row["sample"] for row in datasets.licences(full)]
+    assert named == sorted(set(named))
+    assert {sample for one in full.datasets.values() for sample in one.samples} == set(named)
