@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import faults
+import plans
 import pytest
 
 from pairscape.jobs import job_lock
@@ -33,6 +34,22 @@ def undisturbed(tmp_path_factory) -> Path:
     finally:
         job_lock.release(f"{folder}.lock")
     return folder
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A folder with the workflow and nothing else: no bundles, weights or results."""
+    return plans.workflow_folder(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def full_plan(tmp_path_factory):
+    """The dry run of the full benchmark, as a user calls it: jobs by rule, and what it printed."""
+    folder = plans.workflow_folder(tmp_path_factory.mktemp("full"))
+    done = plans.snakemake(folder, "-n", "--printshellcmds")
+    text = done.stdout + done.stderr
+    assert done.returncode == 0, text[-3000:]
+    return plans.counts(text), text
 
 
 def pytest_collection_modifyitems(items) -> None:

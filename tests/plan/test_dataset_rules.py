@@ -3,8 +3,7 @@
 import pytest
 import yaml
 from conftest import ROOT
-from test_workflow import SNAKEMAKE, checkout, plan  # noqa: F401
-from test_workflow import subprocess as run
+from plans import plan, snakemake
 
 from pairscape.core.tsv import read_tsv
 from pairscape.dataset.leakage import read_leaks
@@ -28,8 +27,8 @@ def write_config(folder, datasets):
 
 
 @pytest.mark.slow
-def test_one_command_audits_the_published_splits_without_a_bundle(checkout):  # noqa: F811
-    run.run([*SNAKEMAKE, str(checkout), "audit_splits"], check=True, cwd=checkout)
+def test_one_command_audits_the_published_splits_without_a_bundle(checkout):
+    assert snakemake(checkout, "audit_splits").returncode == 0
     folder = checkout / "results" / "audits" / "splits"
     assert not (checkout / "bundles").exists()
     panels = {row["panel"] for row in read_tsv(ROOT / "config/published/splits.tsv")}
@@ -41,7 +40,7 @@ def test_one_command_audits_the_published_splits_without_a_bundle(checkout):  # 
     assert len(read_tsv(folder / "donor_splits.tsv")) == 7
 
 
-def test_folds_export_nothing_anew_and_share_the_image_features(checkout):  # noqa: F811
+def test_folds_export_nothing_anew_and_share_the_image_features(checkout):
     fold = {"method": "leave_one_donor_out"}
     folds = {f"fold{k}": {"shards_of": LUNG, "split": {**fold, "fold": k}} for k in range(3)}
     config = write_config(checkout, folds)
@@ -52,7 +51,7 @@ def test_folds_export_nothing_anew_and_share_the_image_features(checkout):  # no
     assert counts["pretrain"] == 4
 
 
-def test_the_published_data_set_is_imported_and_no_bundle_is_fetched(checkout):  # noqa: F811
+def test_the_published_data_set_is_imported_and_no_bundle_is_fetched(checkout):
     hosted = {"panel": LUNG, "source": "published", "published_data": "hosted"}
     config = write_config(checkout, {"hosted": {**hosted, "split": {"method": "donor"}}})
     counts, _ = plan(checkout, "results/datasets/hosted/README.md", *config)
@@ -65,14 +64,14 @@ def test_the_published_data_set_is_imported_and_no_bundle_is_fetched(checkout): 
     }
 
 
-def test_one_sample_is_exported_again_alone(checkout):  # noqa: F811
+def test_one_sample_is_exported_again_alone(checkout):
     shard = f"results/datasets/{LUNG}/shards/NCBI856.arrow"
     counts, _ = plan(checkout, shard)
     assert counts["export_pairs"] == 1
 
 
-def test_all_uploads_nothing(checkout):  # noqa: F811
-    counts, _ = plan(checkout)
+def test_all_uploads_nothing(checkout, full_plan):
+    counts, _ = full_plan
     assert not {"push_dataset", "push_to_hub", "audit_splits"} & set(counts)
     counts, _ = plan(checkout, "push_to_hub")
     assert counts["push_dataset"] == 1

@@ -2,8 +2,7 @@
 
 import pytest
 from conftest import ROOT
-from test_workflow import checkout  # noqa: F401
-from test_workflow import plan as planned
+from plans import plan as planned
 
 from pairscape.plan import reading
 from pairscape.report import published_scores
@@ -25,7 +24,7 @@ def experiments_of(full, name):
 
 
 @pytest.mark.slow
-def test_the_targets_of_all_published_tables_are_planned(checkout, full):  # noqa: F811
+def test_the_targets_of_all_published_tables_are_planned(checkout, full):
     targets = [f"results/tables/published-gap_{name}.md" for name in COMPARED]
     targets += ["results/figures/batch_effect_benchmark.png", "results/tables/batch_effect.md"]
     targets += ["results/tables/expression_benchmark.md", "results/tables/mutation.md"]
@@ -44,7 +43,7 @@ def test_the_targets_of_all_published_tables_are_planned(checkout, full):  # noq
 
 
 @pytest.mark.slow
-def test_the_published_protocol_and_every_audit_are_planned(checkout, full):  # noqa: F811
+def test_the_published_protocol_and_every_audit_are_planned(checkout, full):
     targets = ["results/tables/published-gap_as_published.md"]
     targets += [f"results/tables/audit_{name}.md" for name in full.audits]
     counts, _ = planned(checkout, *targets, "--configfile", SOURCE)
@@ -57,7 +56,7 @@ def test_the_published_protocol_and_every_audit_are_planned(checkout, full):  # 
 
 
 @pytest.mark.slow
-def test_each_table_and_figure_has_a_target_for_one_panel(checkout, full):  # noqa: F811
+def test_each_table_and_figure_has_a_target_for_one_panel(checkout, full):
     shown = "benchmark.human-breast-panel"
     targets = [f"results/tables/{name}_{shown}.md" for name in ("retrieval", "expression")]
     targets += [f"results/figures/{name}_{shown}.png" for name in ("retrieval", "batch_effect")]
@@ -73,7 +72,7 @@ def test_each_table_and_figure_has_a_target_for_one_panel(checkout, full):  # no
 
 
 @pytest.mark.slow
-def test_what_is_scored_so_far_is_compared_without_training(checkout):  # noqa: F811
+def test_what_is_scored_so_far_is_compared_without_training(checkout):
     counts, _ = planned(checkout, "results/tables/published-gap-so-far_benchmark.md")
     assert counts["compare_published_so_far"] == counts["total"] == 1
 

@@ -1,47 +1,20 @@
 """The plan: what Snakemake would run, without any bundle on disk."""
 
-import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 from conftest import ROOT
+from plans import plan
 
 from pairscape.encoders import specs
 
-SNAKEMAKE = [sys.executable, "-m", "snakemake", "--cores", "2", "--directory"]
 
-
-@pytest.fixture
-def checkout(tmp_path):
-    """A folder with the workflow and nothing else: no bundles, weights or results."""
-    for name in ("Snakefile", "workflow", "scripts", "config", "envs", "tests"):
-        (tmp_path / name).symlink_to(ROOT / name)
-    return tmp_path
-
-
-def plan(checkout, *arguments, ok=True):
-    done = subprocess.run(
-        [*SNAKEMAKE, str(checkout), "--snakefile", str(checkout / "Snakefile"), "-n", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=checkout,
-        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
-    )
-    said = done.stdout + done.stderr
-    assert (done.returncode == 0) == ok, said[-3000:]
-    counts = {
-        rule: int(number) for rule, number in re.findall(r"^(\w+) +(\d+)$", said, re.MULTILINE)
-    }
-    return counts, said
-
-
-def test_the_full_benchmark_is_planned_without_a_bundle(checkout):
-    counts, _ = plan(checkout)
+def test_the_full_benchmark_is_planned_without_a_bundle(full_plan):
+    counts, _ = full_plan
     assert counts["pretrain"] == 6 * 5 * 4 * 3
     assert counts["describe_dataset"] == 7  # six panels and the breast add-on
     assert counts["export_pairs"] == 61
@@ -109,9 +82,9 @@ def test_an_untiled_image_is_retiled_once_before_patches_are_cut(checkout):
     assert "check_bundle" not in readers
 
 
-def test_editing_one_encoder_file_plans_only_its_runs(checkout, tmp_path):
+def test_editing_one_encoder_file_plans_only_its_runs(full_plan):
     """The options of a run hold its own encoders' files and no other's."""
-    _, full = plan(checkout, "--printshellcmds")
+    _, full = full_plan
     commands = [line for line in full.splitlines() if "scripts/pretrain.py" in line]
     assert len(commands) == 360
     uni = [line for line in commands if "/uni-" in line]

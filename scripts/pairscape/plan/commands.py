@@ -6,9 +6,12 @@ from collections.abc import Mapping, Sequence
 
 def flags(files: Mapping[str, str], *names: str) -> str:
     """Flags for those of the named files that there are."""
-    # Quoted whether it is needed or not: a command that is written otherwise runs its job again.
-    quoted = {name: "'" + file.replace("'", "'\"'\"'") + "'" for name, file in files.items()}
-    return " ".join(f"--{name.replace('_', '-')} {quoted[name]}" for name in names if name in files)
+    return " ".join(f"--{n.replace('_', '-')} {_quoted(files[n])}" for n in names if n in files)
+
+
+def _quoted(path: str) -> str:
+    """Quoted whether it is needed or not: a command that is written otherwise runs its job again."""
+    return "'" + path.replace("'", "'\"'\"'") + "'"
 
 
 def many(flag: str, files: Sequence[str]) -> str:
