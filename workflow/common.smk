@@ -7,7 +7,6 @@ Python in scripts/pairscape/plan/.
 import functools
 import json
 import os
-import re
 import sys
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
@@ -28,13 +27,9 @@ if not workflow.deployment_settings.deployment_method:
     # exec: a signal of the scheduler reaches the program and leaves no shell between that dies of it.
     shell.prefix(f"export PATH='{Path(sys.executable).parent}':$PATH; exec ")
 
+any_of = commands.any_of
 grows = functools.partial(costs.grows, plan)
 program_version = functools.cache(program_version)
-
-
-def any_of(names) -> str:
-    """A wildcard's constraint: one of these names."""
-    return "|".join(map(re.escape, sorted(names))) or "(?!)"
 
 
 def options(program: str, **values) -> str:

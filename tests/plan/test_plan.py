@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -144,3 +145,26 @@ def test_every_dataset_names_its_licences_once(full):
     named = [row["sample"] for row in datasets.licences(full)]
     assert named == sorted(set(named))
     assert {sample for one in full.datasets.values() for sample in one.samples} == set(named)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [],
+        ["a"],
+        ["a", "ab"],
+        ["ab", "ac", "b"],
+        ["x.y", "x-y", "xzy", "x"],
+        ["lite0", "lite0_64px"],
+    ],
+)
+def test_a_wildcard_takes_exactly_the_names_that_there_are(names):
+    pattern = re.compile(commands.any_of(names))
+    others = {"", "a", "ab", "abc", "b", "xay", "lite", "lite0_", "x.", "x-y-"} - set(names)
+    assert all(pattern.fullmatch(name) for name in names)
+    assert not any(pattern.fullmatch(name) for name in others)
+
+
+def test_every_name_of_the_full_configuration_is_one_that_its_wildcard_takes(full):
+    pattern = re.compile(f"(?P<shown>{commands.any_of(full.shown)})\\.md$")
+    assert all(pattern.match(f"{name}.md")["shown"] == name for name in full.shown)

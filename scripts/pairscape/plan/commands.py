@@ -1,7 +1,10 @@
-"""Parts of the command lines of jobs, quoted for the shell."""
+"""Parts of the command lines of jobs, quoted for the shell; names that a wildcard may take."""
 
+import itertools
+import os
+import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 
 def flags(files: Mapping[str, str], *names: str) -> str:
@@ -22,3 +25,25 @@ def many(flag: str, files: Sequence[str]) -> str:
 def first_flag(flag: str, files: Sequence[str]) -> str:
     """A flag with the first file, or nothing: what else is read lies beside it."""
     return many(flag, files[:1])
+
+
+def any_of(names: Iterable[str]) -> str:
+    """A regular expression of exactly these names; none of them where there are none.
+
+    Common beginnings are written once: Snakemake compiles it for each file of each rule, and a list
+    of some hundred experiments is most of the time of a plan.
+    """
+    return _alternatives(sorted(set(names))) or "(?!)"
+
+
+def _alternatives(names: Sequence[str]) -> str:
+    branches = []
+    for _, group in itertools.groupby(filter(None, names), key=lambda name: name[0]):
+        alike = list(group)
+        start = os.path.commonprefix(alike)  # noqa: RUF071  (by characters, as is meant)
+        rest = _alternatives([name[len(start) :] for name in alike]) if len(alike) > 1 else ""
+        branches.append(re.escape(start) + rest)
+    ends = "?" if "" in names else ""
+    return (
+        "|".join(branches) if len(branches) < 2 and not ends else f"(?:{'|'.join(branches)}){ends}"
+    )
