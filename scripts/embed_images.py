@@ -71,7 +71,7 @@ def main(argv=None):
         {
             "dataset": options["dataset"],
             "encoder": options["encoder_name"],
-            "encoder_sha256": image_encoders.spec_sha256(spec),
+            "encoder_sha256": specs.spec_sha256(spec),
             **model,
             **augmented,
         },

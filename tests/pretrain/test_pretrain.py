@@ -13,8 +13,9 @@ from tiny_pairs import GENES, SAMPLES, SPEC, write_dataset
 import pretrain
 from pairscape.core import files
 from pairscape.core.errors import InputError
-from pairscape.dataset import stored_features
+from pairscape.dataset import patch_reader, stored_features
 from pairscape.encoders import image_encoders, specs
+from pairscape.images import encoding
 from pairscape.pretrain import (
     batches,
     failures,
@@ -629,11 +630,9 @@ def test_a_tuned_encoders_own_output_is_stored_for_every_split(patches, tmp_path
         with torch.inference_mode():
             images = module.images.project(torch.from_numpy(np.array(stored["trunk"]))).numpy()
         assert np.allclose(images, stored["images"], atol=1e-5)
-    read = image_encoders.patch_reader.PatchReader(patches[1], LORA_SPEC["input"]).read
+    read = patch_reader.PatchReader(patches[1], LORA_SPEC["input"]).read
     batch = read(stored["index"]["row"].to_numpy())
-    normalised = image_encoders.patch_reader.normalise(
-        batch, *(LORA_SPEC["input"][k] for k in ("mean", "std"))
-    )
+    normalised = encoding.normalise(batch, *(LORA_SPEC["input"][k] for k in ("mean", "std")))
     with torch.inference_mode():
         before = untuned(normalised).numpy()
     assert not np.allclose(before, stored["trunk"], atol=1e-4)

@@ -18,7 +18,7 @@ import pool_spots
 import select_genes
 import simulate_bundle
 from pairscape.dataset import pair_shards, patch_reader
-from pairscape.encoders import image_encoders, specs
+from pairscape.encoders import image_encoders, specs, weights
 from pairscape.evaluate import retrieval
 
 pytestmark = pytest.mark.slow
@@ -75,7 +75,7 @@ def make_pairs(folder, name, signal):
 
 def features_of(shard):
     spec = specs.read_encoder(ROOT / "config" / "encoders", "image", "tf_efficientnet_lite0")
-    tower = image_encoders.build(spec, image_encoders.find_weights(spec, None))
+    tower = image_encoders.build(spec, weights.find_weights(spec, None))
     reader = patch_reader.PatchReader([shard], spec["input"])
     batches = np.array_split(np.arange(len(reader)), len(reader) // image_encoders.BATCH + 1)
     return np.concatenate(list(image_encoders.embed(tower, spec, reader.read, batches)))

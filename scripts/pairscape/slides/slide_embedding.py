@@ -15,7 +15,7 @@ from torch import nn
 
 from pairscape.core import files
 from pairscape.core.errors import InputError
-from pairscape.encoders import image_encoders
+from pairscape.encoders import image_encoders, specs
 from pairscape.images import whole_slide
 from pairscape.pretrain import stored_pair
 from pairscape.pretrain.side import Side
@@ -45,7 +45,7 @@ def encoder_model(name: str, spec: Mapping, weights) -> Model:
     """An image encoder as it came."""
     tower = image_encoders.build(spec, weights)
     facts = {
-        "encoder_sha256": image_encoders.spec_sha256(spec),
+        "encoder_sha256": specs.spec_sha256(spec),
         "weights_sha256": image_encoders.tower_sha256(tower),
     }
     return Model(name, spec["width"], facts, tower, None, spec)
