@@ -108,7 +108,7 @@ def main(argv=None):
     )
     if warning := card.layout_warning(shard["metadata"]["patches"] for shard in shards.values()):
         log.warning("%s: %s", name, warning)
-    leakage.write_leaks(args.patch_leakage, patch_leaks)
+    leakage.LEAKAGE.write(args.patch_leakage, patch_leaks)
     card.write_layout(Path(args.layout[0]).parent, splits, samples)
     with atomic_path(args.card) as temporary:
         temporary.write_text(head + "\n" + text)

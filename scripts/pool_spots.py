@@ -122,7 +122,7 @@ def main(argv=None):
         corners_um=lattice.outline_um(layout),
     )
     rows = spot_quality.summarise(audit, pooled.counts, cell_sums)
-    tsv.write_tsv(args.table, rows, spot_quality.COLUMNS)
+    spot_quality.QUALITY.write(args.table, rows)
     _draw(args, audit, pooled, layout, genes, rows, cell_sums, picture, he_matrix, pixel_size_um)
     files.write_json(args.audit, audit)
     logs.log.info(
@@ -370,7 +370,7 @@ def _draw(
             genes=np.diff(pooled.counts.indptr),
             cell_sums=cell_sums,
             distances={
-                row["measure"]: float(row["value"])
+                row["measure"]: row["value"]
                 for row in rows
                 if row["of"] == "spots_vs_cells" and row["value"] is not None
             },
