@@ -293,7 +293,7 @@ def test_swapped_shards_are_refused(folder):
     (shards / "S1.arrow").rename(shards / "S0.arrow")
     (shards / "S2.arrow").rename(shards / "S1.arrow")
     (shards / "S0.arrow").rename(shards / "S2.arrow")
-    with pytest.raises(InputError, match=r"sample: found S2 where S1 should stand"):
+    with pytest.raises(InputError, match=r"sample: found S2; give the shard of S1"):
         describe(folder)
 
 

@@ -193,7 +193,9 @@ def test_a_split_of_a_file_places_its_samples_and_refuses_others():
     rows = [{"sample": "A1", "split": "train"}, {"sample": "B1", "split": "test"}]
     made = make_splits(samples_of(A1="A", B1="B"), split, rows)
     assert {row["sample"]: row["split"] for row in made} == {"A1": "train", "B1": "test"}
-    with pytest.raises(InputError, match=r"mine\.tsv: column split: found 'tests'; did you mean test"):
+    with pytest.raises(
+        InputError, match=r"mine\.tsv: column split: found 'tests'; did you mean test"
+    ):
         make_splits(samples_of(A1="A"), split, [{"sample": "A1", "split": "tests"}])
     with pytest.raises(InputError, match=r"mine\.tsv: column sample: found 'B1'"):
         make_splits(samples_of(A1="A"), split, rows)
@@ -234,7 +236,10 @@ def test_too_few_donors_are_refused():
     ("split", "message"),
     [
         ({**DONOR, "fractions": {"train": 0.9, "val": 0.2, "test": 0.1}}, "add up to 1"),
-        ({"method": "listed", "train": ["A1", "X"], "test": ["B1"]}, "'X'; allowed .samples of this dataset"),
+        (
+            {"method": "listed", "train": ["A1", "X"], "test": ["B1"]},
+            "'X'; allowed .samples of this",
+        ),
         ({"method": "listed", "train": ["A1"]}, "no split for B1, C1"),
         ({"method": "published"}, "no split for A1, B1, C1"),
         ({"method": "leave-one-out"}, "allowed: published, donor, leave_one_donor_out, listed"),
