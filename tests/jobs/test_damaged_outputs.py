@@ -25,7 +25,7 @@ from pairscape.encoders.architectures import drvi
 from pairscape.evaluate import retrieval
 from pairscape.pretrain import run_embeddings, runs, stored_pair, training_loop
 from pairscape.slides import slide_embedding, slide_features
-from pairscape.spots import spots_zarr
+from pairscape.spots import pooling, spots_zarr
 
 IDENTITY = "0" * 64
 RUN = {
@@ -414,13 +414,13 @@ def test_pooled_spots_are_written_with_their_checksums(tmp_path):
         "y_um": np.array([1.0, 2.0]),
     }
     genes = [{"gene_symbol": gene, "gene_id": gene} for gene in ("A", "B", "C")]
+    counts = sparse.csr_matrix(np.int32([[1, 2, 3], [0, 1, 0]]))
     spots_zarr.write_spots(
         path,
-        sparse.csr_matrix(np.int32([[1, 2, 3], [0, 1, 0]])),
+        pooling.Pooled(counts, layout, 7, 7, {}, 0, 0),
         genes,
-        layout,
-        shape="square",
         size_um=1.0,
+        corners_um=[[-0.5, -0.5], [0.5, -0.5], [0.5, 0.5], [-0.5, 0.5]],
         pixel_size_um=0.2125,
         he_matrix=None,
         attrs={"sample": "S1"},
