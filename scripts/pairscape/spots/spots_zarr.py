@@ -97,7 +97,7 @@ def _table(counts, layout: dict, genes: list[dict]):
     import anndata
     import pandas as pd
 
-    names = pd.Index(np.asarray(layout["spot"], object), name="spot")
+    names = pd.Index(np.asarray(layout["spot"], object))
     obs = pd.DataFrame({name: layout[name] for name in OBS[:4]}, index=names)
     obs["transcripts"] = np.asarray(counts.sum(axis=1, dtype=np.int64)).ravel()
     obs["genes"] = np.diff(counts.indptr).astype(np.int32)
