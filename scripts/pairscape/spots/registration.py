@@ -54,22 +54,24 @@ def known_mistakes(
         "with x and y exchanged": np.array([[0.0, 1.0], [1.0, 0.0]]),
         "with x and y exchanged, turned by 180 degrees": np.array([[0.0, -1.0], [-1.0, 0.0]]),
     }
-    found = {"the inverse of the matrix": np.linalg.inv(matrix), "the identity": np.eye(3)}
+    mistakes = {"the inverse of the matrix": np.linalg.inv(matrix), "the identity": np.eye(3)}
     if he_um_per_px:
         scale = he_um_per_px / pixel_size_um
-        found["`microns`"] = np.diag([scale, scale, 1.0])
+        mistakes["`microns`"] = np.diag([scale, scale, 1.0])
     for name, turn in turned.items():
-        found[f"the H&E {name}"] = matrix @ about(turn, np.array([width, height]) / 2)
+        mistakes[f"the H&E {name}"] = matrix @ about(turn, np.array([width, height]) / 2)
     for name, turn in turned.items():
-        found[f"the Xenium region {name}"] = about(turn, middle) @ matrix
+        mistakes[f"the Xenium region {name}"] = about(turn, middle) @ matrix
     swap = np.array([[0.0, 1, 0], [1, 0, 0], [0, 0, 1]])
-    found["the matrix with rows and columns for x and y"] = swap @ matrix @ swap
-    found["the matrix, taken as micrometres,"] = np.diag([1 / pixel_size_um] * 2 + [1.0]) @ matrix
-    found["the matrix times the pixel size"] = np.diag([pixel_size_um] * 2 + [1.0]) @ matrix
+    mistakes["the matrix with rows and columns for x and y"] = swap @ matrix @ swap
+    mistakes["the matrix, taken as micrometres,"] = (
+        np.diag([1 / pixel_size_um] * 2 + [1.0]) @ matrix
+    )
+    mistakes["the matrix times the pixel size"] = np.diag([pixel_size_um] * 2 + [1.0]) @ matrix
     for factor in (2, 4, 8, 16):
         smaller = matrix @ np.diag([1 / factor, 1 / factor, 1.0])
-        found[f"the matrix of an H&E {factor} times smaller"] = smaller
-    return found
+        mistakes[f"the matrix of an H&E {factor} times smaller"] = smaller
+    return mistakes
 
 
 def farthest_um(matrix, rival, region: Region, pixel_size_um: float) -> float:
