@@ -14,7 +14,7 @@ import platform
 from pathlib import Path
 
 from pairscape.core import files, logs, tsv
-from pairscape.core.errors import InputError
+from pairscape.core.errors import InputError, one_each
 from pairscape.encoders import specs
 from pairscape.jobs import program
 from pairscape.jobs.records import git_commit
@@ -48,21 +48,16 @@ def main(argv=None):
 
     import torch
 
-    from pairscape.dataset import expression_counts, gene_lists, pair_shards
+    from pairscape.dataset import expression_counts, gene_lists
+    from pairscape.dataset.shards import Shards
     from pairscape.pretrain import processes, stored_sides, training_loop
 
     torch.set_num_threads(args.threads)
     training = training_loop.resolve_training(options["training"])
     genes = gene_lists.read_genes(args.genes)
     splits = tsv.read_tsv(args.splits, ["sample", "split", "organ", "disease_state"])
-    shards = [
-        {
-            "sample": sample,
-            "rows": pair_shards.read_shard_table(path).num_rows,
-            "sha256": pair_shards.shard_sha256(path),
-        }
-        for sample, path in zip(options["samples"], args.shards, strict=True)
-    ]
+    opened = Shards.open(args.shards, options["samples"])
+    shards = opened.described()
     if (
         is_closed_form(options)
         and not experiment.runs_once(training, options["gene_encoder"])["image"]
@@ -84,11 +79,9 @@ def main(argv=None):
         args.shards,
         splits,
     )
-    rows = expression_counts.split_rows(
-        options["samples"], [shard["rows"] for shard in shards], splits, args.splits
-    )
+    rows = expression_counts.split_rows(opened, splits, args.splits)
     check_rows(args.splits, rows, training, is_closed_form(options))
-    counts = expression_counts.Counts(args.shards, [gene["gene_symbol"] for gene in genes])
+    counts = expression_counts.Counts(opened, [gene["gene_symbol"] for gene in genes])
     train_facts = expression_counts.train_facts(counts, rows["train"], args.splits)
     data = {
         "genes": genes,
@@ -165,13 +158,7 @@ def check_options(options, shards) -> None:
     for kind in specs.KINDS:
         file = f"config/encoders/{kind}/{options[f'{kind}_name']}.yaml"
         specs.require_built(options[f"{kind}_encoder"], file)
-    if len(shards) != len(options["samples"]):
-        raise InputError(
-            "--shards",
-            "number",
-            f"{len(shards)}",
-            f"give one for each of {len(options['samples'])} samples",
-        )
+    one_each(shards, options["samples"], "--shards")
 
 
 def is_closed_form(options) -> bool:

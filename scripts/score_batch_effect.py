@@ -15,6 +15,7 @@ from pairscape.core import files, logs, tsv
 from pairscape.core.errors import InputError
 from pairscape.core.logs import log
 from pairscape.dataset import expression_counts, gene_lists, pair_shards, splits
+from pairscape.dataset.shards import Shards
 from pairscape.evaluate import batch_effect
 from pairscape.jobs import program
 
@@ -39,11 +40,10 @@ def main(argv=None):
     options = batch_effect.check_options(args.options)
     rows = splits.read_splits(args.splits)
     genes = [gene["gene_symbol"] for gene in gene_lists.read_genes(args.genes)]
-    counts = expression_counts.Counts(args.shards, genes)
-    for path in args.shards:
-        pair_shards.shard_sha256(path)  # refuses one that was damaged
-    samples = [pair_shards.shard_metadata(path)["sample"] for path in args.shards]
-    of_split = expression_counts.split_rows(samples, counts.row_counts, rows, args.splits)
+    shards = Shards.open(args.shards)
+    counts = expression_counts.Counts(shards, genes)
+    _ = shards.sha256  # refuses one that was damaged
+    of_split = expression_counts.split_rows(shards, rows, args.splits)
 
     used = np.unique(np.concatenate(list(of_split.values())))
     size = max(256, _BLOCK_NUMBERS // len(genes))
@@ -53,7 +53,7 @@ def main(argv=None):
         raise InputError(
             args.splits, "spots", f"{len(used)} spots with counts", "give the dataset more spots"
         )
-    given = _read_labels(args.labels, args.shards, counts.row_counts)[used] if args.labels else None
+    given = _read_labels(args.labels, args.shards)[used] if args.labels else None
     if empty:
         log.warning("%s: %d spots without counts are left out", dataset, empty)
 
@@ -62,7 +62,7 @@ def main(argv=None):
         counts.blocks(used, size), "reading counts", -(-len(used) // size), "block"
     )
     space = batch_effect.embed_counts(blocks, len(genes), options)
-    sample_of = np.repeat(np.arange(len(samples)), counts.row_counts)[used]
+    samples, sample_of = shards.samples, shards.owner[used]
     batches, notes = _batches(used, of_split, sample_of, samples, rows, empty)
     spots = dict(zip(samples, np.bincount(sample_of, minlength=len(samples)).tolist(), strict=True))
     scored = batch_effect.score_dataset(space, batches, options, given, notes)
@@ -105,7 +105,7 @@ def _batches(used, of_split, sample_of, samples, rows, empty: int):
     return batches, {name: "; ".join(filter(None, said)) for name, said in notes.items()}
 
 
-def _read_labels(path, shards, row_counts) -> np.ndarray:
+def _read_labels(path, shards) -> np.ndarray:
     """The label of each row of the shards."""
     found = {
         (row["sample"], row["spot"]): row["label"]

@@ -17,7 +17,8 @@ import numpy as np
 from pairscape.core import files, logs, tsv
 from pairscape.core.errors import InputError
 from pairscape.core.logs import log
-from pairscape.dataset import expression_counts, gene_lists, pair_shards, stored_features
+from pairscape.dataset import expression_counts, gene_lists, stored_features
+from pairscape.dataset.shards import Shards
 from pairscape.evaluate import expression
 from pairscape.evaluate.expression import AFTER, AS_IT_CAME, ENCODER, SHARED, TRUNK
 from pairscape.evaluate.targets import Source, make_targets
@@ -53,17 +54,9 @@ def main(argv=None):
     threadpoolctl.threadpool_limits(args.threads)
     rows_of_splits = tsv.read_tsv(args.splits, ["sample", "donor", "split"])
     genes = [gene["gene_symbol"] for gene in gene_lists.read_genes(args.genes)]
-    counts = expression_counts.Counts(args.shards, genes)
-    shards = [
-        {
-            "sample": pair_shards.shard_metadata(path)["sample"],
-            "rows": rows,
-            "sha256": pair_shards.shard_sha256(path),
-        }
-        for path, rows in zip(args.shards, counts.row_counts, strict=True)
-    ]
-    samples = [shard["sample"] for shard in shards]
-    of_split = expression_counts.split_rows(samples, counts.row_counts, rows_of_splits, args.splits)
+    shards = Shards.open(args.shards)
+    counts = expression_counts.Counts(shards, genes)
+    of_split = expression_counts.split_rows(shards, rows_of_splits, args.splits)
     if len(of_split["test"]) < 2:
         raise InputError(
             args.splits,
@@ -72,11 +65,11 @@ def main(argv=None):
             "put a sample with pairs into test",
         )
     donors = {row["sample"]: row["donor"] for row in rows_of_splits}
-    sample_of = np.repeat(np.array(samples, str), counts.row_counts)
-    donor_of = np.array([donors.get(sample, "") for sample in samples], str)
-    splits = expression.split_spots(of_split, np.repeat(donor_of, counts.row_counts))
+    sample_of = np.array(shards.samples, str)[shards.owner]
+    donor_of = np.array([donors.get(sample, "") for sample in shards.samples], str)
+    splits = expression.split_spots(of_split, donor_of[shards.owner])
 
-    sources = check_sources(args, names, shards, rows_of_splits)
+    sources = check_sources(args, names, shards.described(), rows_of_splits)
     targets = make_targets(counts, genes, splits, sample_of, options)
     head = {
         "experiment": names["experiment"],

@@ -17,6 +17,7 @@ import tabulate_expression
 from pairscape.core import files, tsv
 from pairscape.core.errors import InputError
 from pairscape.dataset import cutting, expression_counts, gene_lists, pair_shards, stored_features
+from pairscape.dataset.shards import Shards
 from pairscape.evaluate import expression, ridge, targets
 from pairscape.images import encoding
 from pairscape.pretrain import failures, run_embeddings
@@ -484,7 +485,8 @@ def test_the_program_scores_encoders_as_they_came_and_after_pretraining(dataset,
         missing = found["after pretraining", "poor", "2", recipe, "all", "pearson"]
         assert missing["value"] is None
         assert "no images of its train split" in missing["note"]
-    counts = expression_counts.Counts([folder / "shards" / f"{s}.arrow" for s in SAMPLES], GENES)
+    shards = Shards.open([folder / "shards" / f"{s}.arrow" for s in SAMPLES])
+    counts = expression_counts.Counts(shards, GENES)
     sample_of = np.repeat(list(SAMPLES), [n for _, _, n in SAMPLES.values()])
     wanted = targets.make_targets(counts, GENES, splits, sample_of, OPTIONS)
     direct = expression.score_source(source_of(features, splits), wanted, splits, OPTIONS)

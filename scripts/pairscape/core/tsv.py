@@ -117,7 +117,7 @@ def read_numbers(
 
 @dataclass(frozen=True)
 class Column:
-    """A column: its name, whether it holds text (``str``) or numbers (``float``), and its meaning."""
+    """A column: name, what it holds (text, ``float`` or whole numbers, ``int``) and meaning."""
 
     name: str
     type: type
@@ -154,18 +154,23 @@ class Table:
         write_numbers(path, rows, [*self.names, *further], digits)
 
     def read(self, path) -> list[dict]:
-        """Read and check what ``write`` wrote: numbers as float, empty ones as None."""
-        texts = [column.name for column in self.columns if column.type is str]
-        numbers = [column.name for column in self.columns if column.type is not str]
+        """Read and check what ``write`` wrote: numbers by their type, empty ones as None."""
+        texts = [column.name for column in self.columns if column.type is not float]
+        numbers = [column.name for column in self.columns if column.type is float]
         remedy = f"delete it and run {self.made_by} again"
         require_end(path, remedy)
         if self.others:
-            return read_numbers(path, self.names, remedy, texts=texts)
-        return (
-            read_numbers(path, self.names, remedy, numbers=numbers)
-            if numbers
-            else read_tsv(path, self.names)
-        )
+            rows = read_numbers(path, self.names, remedy, texts=texts)
+        elif numbers:
+            rows = read_numbers(path, self.names, remedy, numbers=numbers)
+        else:
+            rows = read_tsv(path, self.names)
+        for name in (column.name for column in self.columns if column.type is int):
+            for line, row in enumerate(rows, start=2):
+                if row[name] and not row[name].isdigit():
+                    raise InputError(path, f"line {line}, {name}", repr(row[name]), remedy)
+                row[name] = int(row[name]) if row[name] else None
+        return rows
 
     def matches(self, names: Iterable[str]) -> bool:
         """Whether a file with these columns may be this table."""
@@ -179,7 +184,7 @@ class Table:
             "| column | holds | meaning |",
             "| --- | --- | --- |",
         ]
-        kinds = {str: "text", float: "number"}
+        kinds = {str: "text", float: "number", int: "whole number"}
         lines += [f"| `{c.name}` | {kinds[c.type]} | {c.meaning} |" for c in self.columns]
         lines += [f"| ... | number | {self.others} |"] if self.others else []
         return "\n".join(lines)
@@ -193,3 +198,8 @@ def text(**meanings: str) -> tuple[Column, ...]:
 def numbers(**meanings: str) -> tuple[Column, ...]:
     """Columns of numbers by their names, with their meanings."""
     return tuple(Column(name, float, meaning) for name, meaning in meanings.items())
+
+
+def counts(**meanings: str) -> tuple[Column, ...]:
+    """Columns of whole numbers, 0 or more, by their names, with their meanings."""
+    return tuple(Column(name, int, meaning) for name, meaning in meanings.items())

@@ -1,13 +1,15 @@
 """What of a dataset a training reads: counts by row, rows by split, facts of the train split."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from pairscape.core.errors import InputError
+from pairscape.core.errors import InputError, one_of
 from pairscape.core.splits import SPLITS
 from pairscape.dataset import pair_shards, stored_features
+from pairscape.dataset.shards import Shards
 
 _BLOCK_ROWS = 1 << 14
 
@@ -19,16 +21,14 @@ class Counts:
 
     Parameters
     ----------
-    shards
-        The dataset's shards in order.
     genes
         The symbols of genes.tsv.
     """
 
-    def __init__(self, shards: Sequence, genes: Sequence[str]):
-        self.shards, self.row_counts = [str(path) for path in shards], []
-        for path in self.shards:
-            found = pair_shards.shard_metadata(path)["genes"]
+    def __init__(self, shards: Shards, genes: Sequence[str]):
+        self.shards, self.row_counts = shards.paths, shards.row_counts
+        for path, metadata in zip(shards.paths, shards.metadata, strict=True):
+            found = metadata["genes"]
             if list(found) != list(genes):
                 differing = sorted(set(found) ^ set(genes))
                 raise InputError(
@@ -38,7 +38,6 @@ class Counts:
                     + (f" (such as {differing[0]})" if differing else ", in another order"),
                     "delete the shard and export it again",
                 )
-            self.row_counts.append(pair_shards.read_shard_table(path).num_rows)
         self.shape = (sum(self.row_counts), len(genes))
         self._parts = None
 
@@ -98,48 +97,25 @@ def train_facts(counts: Counts, train_rows: np.ndarray, path) -> TrainFacts:
     return TrainFacts(float(np.median(sums)), total / len(sums))
 
 
-def split_rows(
-    samples: Sequence[str], row_counts: Sequence[int], splits: Sequence[Mapping], path
-) -> dict[str, np.ndarray]:
+def split_rows(shards: Shards, splits: Sequence[Mapping], path) -> dict[str, np.ndarray]:
     """The row numbers of each split, in the order of the shards.
 
-    Parameters
-    ----------
-    samples, row_counts
-        The shards' samples and sizes.
-    splits
-        Rows of splits.tsv; a sample may stand in two of them.
-    path
-        splits.tsv, for messages.
+    ``splits`` are the rows of splits.tsv (``path``, for messages); a sample may stand in two.
     """
-    starts = dict(zip(samples, np.cumsum([0, *row_counts[:-1]]), strict=True))
-    sizes = dict(zip(samples, row_counts, strict=True))
-    chosen: dict[str, list[str]] = {split: [] for split in SPLITS}
+    refuse = functools.partial(InputError, path)
     for number, row in enumerate(splits, start=2):
-        if row["split"] not in SPLITS:
-            raise InputError(
-                path, f"line {number}, split", repr(row["split"]), f"allowed: {', '.join(SPLITS)}"
-            )
-        if row["sample"] not in starts:
-            raise InputError(
-                path, f"line {number}, sample", row["sample"], f"allowed: {', '.join(samples)}"
-            )
-        chosen[row["split"]].append(row["sample"])
+        one_of(row["split"], SPLITS, path, f"line {number}, split")
+        one_of(row["sample"], shards.samples, path, f"line {number}, sample")
     listed = {row["sample"] for row in splits}
-    for sample in samples:
-        if sample not in listed:
-            raise InputError(path, f"sample {sample}", "no split", "run split_donors again")
-    rows = {
-        split: np.concatenate(
-            [np.arange(0)]
-            + [np.arange(starts[s], starts[s] + sizes[s]) for s in samples if s in chosen[split]]
-        )
-        for split in SPLITS
-    }
+    if unlisted := [sample for sample in shards.samples if sample not in listed]:
+        raise refuse(f"sample {unlisted[0]}", "no split", "run split_donors again")
+    rows = {}
+    for split in SPLITS:
+        chosen = {row["sample"] for row in splits if row["split"] == split}
+        rows[split] = np.flatnonzero(np.isin(shards.samples, list(chosen))[shards.owner])
     if len(rows["train"]) < 2:
-        raise InputError(
-            path, "split train", f"{len(rows['train'])} pairs", "put a sample with pairs into train"
-        )
+        found = f"{len(rows['train'])} pairs"
+        raise refuse("split train", found, "put a sample with pairs into train")
     return rows
 
 

@@ -30,11 +30,9 @@ MIN_SAME = 5  # patches
 
 
 def patch_hash(encoded: bytes) -> tuple[np.ndarray, float]:
-    """Hash an encoded patch.
+    """Hash of an encoded patch, uint32 (8,), and the contrast of its coarse grid.
 
-    Returns
-    -------
-    uint32 (8,) and the contrast of its coarse grid (standard deviation, grey levels of 255).
+    The contrast is the standard deviation of grey levels of 255.
     """
     from PIL import Image
 
@@ -47,41 +45,26 @@ def patch_hash(encoded: bytes) -> tuple[np.ndarray, float]:
 
 
 def hash_shard(path) -> tuple[np.ndarray, np.ndarray]:
-    """Hash every patch of a shard.
-
-    Returns
-    -------
-    uint32 (N, 8), and (N,) bool: which patches have the contrast to be told apart.
-    """
+    """Hashes (N, 8) of the patches of a shard; and (N,) bool: which have contrast enough."""
     from pairscape.dataset import pair_shards
 
     column = pair_shards.read_shard_table(path)["image"]
     hashes = np.zeros((len(column), WORDS), np.uint32)
     contrast = np.zeros(len(column), np.float32)
-    at = 0
-    for chunk in column.chunks:
-        data = chunk.field("bytes")
-        for value in data:
-            hashes[at], contrast[at] = patch_hash(value.as_buffer())
-            at += 1
+    values = (value for chunk in column.chunks for value in chunk.field("bytes"))
+    for at, value in enumerate(values):
+        hashes[at], contrast[at] = patch_hash(value.as_buffer())
     return hashes, contrast >= MIN_CONTRAST
 
 
 def find_near_identical(
     later: Sequence[np.ndarray], earlier: Sequence[np.ndarray], max_distance: int = MAX_DISTANCE
 ) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
-    """Find near-identical patches between two lists of samples.
+    """Near-identical patches between two lists of samples, by their patches' hashes (n, 8).
 
-    Parameters
-    ----------
-    later, earlier
-        Hashes (n, 8) of each sample's patches with contrast.
-
-    Yields
-    ------
-    For each pair of samples that have any: the number of the later, the number of the earlier, and
-    the rows (k,) of the patches of either that match, one partner (the nearest) for each patch of
-    the later.
+    Yields for each pair of samples that have any: the number of the later, the number of the
+    earlier, and the rows (k,) of the patches of either that match, one partner (the nearest) for
+    each patch of the later.
     """
     ours, our_sample, our_row = _join(later)
     theirs, their_sample, their_row = _join(earlier)
@@ -103,8 +86,8 @@ def find_near_identical(
             distance = np.bitwise_count(ours[one] ^ theirs[other]).sum(1)
             for i in np.flatnonzero(distance <= max_distance):
                 key = int(one[i]), int(their_sample[other[i]])
-                found = int(distance[i]), int(other[i])
-                best[key] = min(best.get(key, found), found)
+                near = int(distance[i]), int(other[i])
+                best[key] = min(best.get(key, near), near)
     pairs: dict[tuple[int, int], list[tuple[int, int]]] = {}
     for (one, sample), (_, other) in sorted(best.items()):
         pairs.setdefault((int(our_sample[one]), sample), []).append(
@@ -134,16 +117,15 @@ def patch_leaks(
 
     Returns
     -------
-    The rows (see ``leakage.LEAK_COLUMNS``; ``spots`` are patches of ``sample``), and counts:
-    ``patches``, ``blank``.
+    Rows of ``leakage.LEAKAGE`` (``spots`` are patches of ``sample``); counts: ``patches``, ``blank``.
     """
     from pairscape.dataset import leakage
 
     hashes, rows_of, counts = {}, {}, {"patches": 0, "blank": 0}
     for sample, path in progress(shards.items()):
-        found, distinct = hash_shard(path)
-        hashes[sample], rows_of[sample] = found[distinct], np.flatnonzero(distinct)
-        counts["patches"] += len(found)
+        every, distinct = hash_shard(path)
+        hashes[sample], rows_of[sample] = every[distinct], np.flatnonzero(distinct)
+        counts["patches"] += len(every)
         counts["blank"] += int((~distinct).sum())
     sizes = leakage.split_sizes([{**row, "spots": len(hashes[row["sample"]])} for row in splits])
     by_split: dict[str, list[Mapping]] = {}
@@ -170,24 +152,13 @@ def patch_leaks(
                     continue
                 share = len(mine) / len(hashes[one["sample"]])
                 same = share >= SAME_TISSUE and len(mine) >= MIN_SAME
-
-                leaks.append(
-                    {
-                        "finding": "near_identical_sample" if same else "near_identical_patches",
-                        "level": ("acknowledged" if words else "error") if same else "warning",
-                        "donor": one["donor"],
-                        "sample": one["sample"],
-                        "split": later,
-                        "other_sample": other["sample"],
-                        "other_split": earlier,
-                        "encoder": "",
-                        "spots": len(mine),
-                        "share_of_split": f"{len(mine) / sizes[later]:.4f}",
-                        "acknowledged": words if same else "",
-                        "detail": f"{share:.1%} of its patches that aren't blank; e.g. row "
-                        f"{mine[0]} and row {yours[0]}",
-                    }
+                finding = "near_identical_sample" if same else "near_identical_patches"
+                detail = (
+                    f"{share:.1%} of its patches that aren't blank; e.g. row {mine[0]} and row "
+                    f"{yours[0]}"
                 )
+                touched = {**one, "spots": len(mine)}
+                leaks.append(leakage.make_leak(finding, detail, touched, sizes, other, words))
     return leakage.sort_leaks(leaks), counts
 
 
@@ -217,7 +188,7 @@ def _grey(image) -> np.ndarray:
 
 def _join(samples: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """All hashes one below the other, with the number of their sample and their row in it."""
-    sizes = [len(of) for of in samples]
+    sizes = [len(hashes) for hashes in samples]
     joined = np.concatenate([np.zeros((0, WORDS), np.uint32), *samples])
     sample = np.repeat(np.arange(len(sizes)), sizes)
     row = np.concatenate([np.zeros(0, int), *map(np.arange, sizes)])
