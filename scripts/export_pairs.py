@@ -49,8 +49,7 @@ def main(argv=None):
         )
     genes = [gene["gene_symbol"] for gene in gene_lists.read_genes(args.genes)]
 
-    from pairscape.images.patches import patches_inside
-    from pairscape.images.tiff import Slide
+    from pairscape.images.tiff import TiffImage
     from pairscape.spots.spots_zarr import read_spots
 
     spots = read_spots(args.spots)
@@ -68,7 +67,7 @@ def main(argv=None):
             f"make {args.genes} again from the spots of all samples",
         )
 
-    with Slide(args.he_image) as slide:
+    with TiffImage(args.he_image) as slide:
         aligned = resolve_alignment(args.he_alignment, sample, pixel_size_um, slide.um_per_px)
         matrix = aligned.matrix
         placed = decompose(matrix, pixel_size_um)
@@ -81,7 +80,7 @@ def main(argv=None):
         else:
             side_px = patches["patch_px"] * patches["um_per_px"] / placed["um_per_px"]
             middles_px = centres_px
-        inside = patches_inside(slide, middles_px, side_px)
+        inside = slide.holds(middles_px, side_px)
         if not inside.any():
             raise InputError(
                 args.he_alignment or args.he_image,

@@ -260,19 +260,16 @@ def _look_at_he(args, preset: dict, he_matrix, pixel_size_um: float):
     """A picture of the H&E for the figure, with its scale, and the tissue mask; None for none."""
     if not args.he_image or he_matrix is None:
         return None, None
-    from pairscape.images.patches import thumbnail
-    from pairscape.images.tiff import Slide
-
-    if preset["min_tissue"] is None:
-        return thumbnail(args.he_image, _figure().THUMBNAIL_PX), None
     from PIL import Image
 
     from pairscape.images import tissue
+    from pairscape.images.tiff import TiffImage
 
-    um_per_px = alignment.decompose(he_matrix, pixel_size_um)["um_per_px"]
-    with Slide(args.he_image) as slide:
-        side_px = tissue.mask_side_px(slide.width, slide.height, um_per_px)
-    picture, scale = thumbnail(args.he_image, side_px)
+    with TiffImage(args.he_image, cache_bytes=0) as image:
+        if preset["min_tissue"] is None:
+            return image.thumbnail(_figure().THUMBNAIL_PX), None
+        um_per_px = alignment.decompose(he_matrix, pixel_size_um)["um_per_px"]
+        picture, scale = image.thumbnail(tissue.mask_side_px(image.width, image.height, um_per_px))
     mask = tissue.tissue_mask(picture, scale)
     reduction = math.ceil(max(picture.shape[:2]) / _figure().THUMBNAIL_PX)
     return (np.asarray(Image.fromarray(picture).reduce(reduction)), scale * reduction), mask

@@ -112,13 +112,12 @@ def iter_pairs(
     import tempfile
 
     from pairscape.core import logs
-    from pairscape.images.patches import iter_patches
 
     count = len(centres_px)
     extent = np.zeros((count, 2), np.int64)  # offset and size of each encoded patch
     tissue = np.zeros(count, np.float32)
     with tempfile.TemporaryFile(dir=folder) as spool:
-        cut = iter_patches(slide, middles_px, side_px, patches["patch_px"])
+        cut = slide.iter_patches(middles_px, side_px, patches["patch_px"])
         end = 0
         for index, patch in logs.progress(cut, "patches", count, "patch"):
             encoded = encode_patch(patch, patches["encoding"], patches.get("quality", 95))
