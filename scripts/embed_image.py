@@ -58,7 +58,7 @@ def main(argv=None):
     if args.gallery is not None:
         gallery = new_image.read_gallery(args.gallery, meta)
     field = find_field(args, numbers, meta)
-    with any_image.open_image(args.image, numbers["um_per_px"], "--um-per-px") as image:
+    with any_image.open_image(args.image, numbers["um_per_px"]) as image:
         image.check_scale(field.um_per_px)
         side_px = field.side_um / image.um_per_px
         if args.centres is None:

@@ -39,18 +39,17 @@ def ome_images(tiff) -> list:
     return [image for image in images if image.find("{*}Pixels") is not None]
 
 
-def settle(path, given: float | None, stated: tuple[float, float] | None, where: str) -> float:
+def settle(path, given: float | None, stated: tuple[float, float] | None, remedy: str) -> float:
     """The µm per pixel to go by: the user's word, else what the file states along x and y.
 
-    ``where`` is the place in which the user gives it, for messages.
+    ``remedy`` tells where to give it, in case that neither says so.
     """
     if given is not None:
         if stated and abs(given / stated[0] - 1) > MAX_OFF:
-            words = "%s: %s says %g um/px, the file %g: the former is taken"
-            log.warning(words, path, where, given, stated[0])
+            words = "%s: the user says %g um/px, the file %g: the user's word is taken"
+            log.warning(words, path, given, stated[0])
         return float(given)
     if not stated:
-        remedy = f"give the size of its pixels in {where}"
         raise InputError(path, "um_per_px", "nothing", remedy)
     if abs(stated[0] / stated[1] - 1) > MAX_OFF:
         found = f"{stated[0]:g} along x and {stated[1]:g} along y"

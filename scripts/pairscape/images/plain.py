@@ -12,13 +12,13 @@ from pairscape.images.tiled import Level, TiledImage
 class PlainImage(TiledImage):
     """A decoded picture, an image of one tile; its pixel size is the user's word."""
 
-    def __init__(self, path, um_per_px: float | None, where: str):
+    def __init__(self, path, um_per_px: float | None, remedy: str):
         self.path = Path(path)
         self.pixels = _read_pixels(self.path)
         super().__init__(self.pixels.nbytes)
         height, width = self.pixels.shape[:2]
         self.set_levels([Level(width, height, width, height)])
-        self.um_per_px = pixel_size.settle(path, um_per_px, None, where)
+        self.um_per_px = pixel_size.settle(path, um_per_px, None, remedy)
 
     def decode(self, *_) -> np.ndarray:
         """See ``TiledImage``."""

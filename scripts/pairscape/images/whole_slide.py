@@ -14,15 +14,15 @@ from pairscape.images.he_image import SLACK_PX, WHITE, HEImage
 CACHE_BYTES = 128 << 20
 BLOCK_PX = 2048  # read at once for a thumbnail
 DIGEST_BYTES = 1 << 20
-COHORT = "the column um_per_px of the cohort table"
+COHORT = "write it in the column um_per_px of the cohort table"
 _WRONG = "scan, export or fetch it again, or leave the slide out"
 _MISSING = "put the slide there or correct the cohort table"
 
 
 class WholeSlide(HEImage):
-    """A slide that OpenSlide reads; ``um_per_px`` is the user's word, given in ``where``."""
+    """A slide that OpenSlide reads; ``um_per_px`` is the user's word, ``remedy`` asks for it."""
 
-    def __init__(self, path, um_per_px: float | None = None, where: str = COHORT):
+    def __init__(self, path, um_per_px: float | None = None, remedy: str = COHORT):
         import openslide
 
         self.path = Path(path)
@@ -31,13 +31,14 @@ class WholeSlide(HEImage):
         try:
             self.handle = openslide.OpenSlide(str(path))
         except openslide.OpenSlideError as error:
-            remedy = f"OpenSlide can't read it: {_WRONG}"
-            raise InputError(path, "image", str(error), remedy) from None
+            raise InputError(
+                path, "image", str(error), f"OpenSlide can't read it: {_WRONG}"
+            ) from None
         self.handle.set_cache(openslide.OpenSlideCache(CACHE_BYTES))
         self.width, self.height = self.handle.dimensions
         try:
             stated = _stated_um_per_px(self.handle, self.path)
-            self.um_per_px = pixel_size.settle(self.path, um_per_px, stated, where)
+            self.um_per_px = pixel_size.settle(self.path, um_per_px, stated, remedy)
         except BaseException:
             self.close()
             raise
