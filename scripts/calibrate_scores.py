@@ -29,9 +29,9 @@ def main(argv=None):
     options = check_options(args.options)
 
     from pairscape.calibrate import calibration
-    from pairscape.simulation import transcripts
+    from pairscape.simulation.panel import read_panel_table
 
-    panel = transcripts.read_panel_table(args.panel)
+    panel = read_panel_table(args.panel)
     genes = [
         dict(zip(("gene_symbol", "gene_id"), gene, strict=True))
         for gene in zip(*panel[:2], strict=True)

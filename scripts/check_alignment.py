@@ -17,8 +17,7 @@ from pairscape.acquire import alignment
 from pairscape.acquire import bundle as xenium
 from pairscape.core import files, logs
 from pairscape.core.errors import InputError
-from pairscape.images.patches import thumbnail
-from pairscape.images.tiff import Slide
+from pairscape.images.tiff import TiffImage
 from pairscape.jobs import program
 from pairscape.spots import alignment_figure, registration, registration_maps
 
@@ -49,8 +48,8 @@ def main(argv=None):
     )
     sample, trusted = args.options.get("sample", {}), args.options.get("trusted", False)
     pixel_size_um = xenium.pixel_size_um(xenium.read_experiment(args.bundle))
-    with Slide(args.he_image) as slide:
-        size_px, stated_um = (slide.width, slide.height), slide.um_per_px
+    with TiffImage(args.he_image, cache_bytes=0) as image:
+        size_px, stated_um = (image.width, image.height), image.um_per_px
     aligned = alignment.resolve_alignment(args.he_alignment, sample, pixel_size_um, stated_um)
     name = sample.get("sample", "")
     source = args.he_alignment or "sample table"
@@ -60,9 +59,9 @@ def main(argv=None):
         files.remove(_failed(path))
 
     region = registration_maps.read_region(args.bundle)
-    picture = registration_maps.read_picture(
-        *thumbnail(args.he_image, registration_maps.THUMBNAIL_PX), size_px
-    )
+    with TiffImage(args.he_image, cache_bytes=0) as image:
+        thumbnail = image.thumbnail(registration_maps.THUMBNAIL_PX)
+    picture = registration_maps.read_picture(*thumbnail, size_px)
     listed_um = float(sample.get("he_um_per_px") or 0) or None
     he_um_per_px, seed = stated_um or listed_um, args.options.get("seed", 0)
     verdict = registration.judge(aligned.matrix, picture, region, pixel_size_um, he_um_per_px, seed)
@@ -171,7 +170,8 @@ def _draw(path, he_image, name: str, matrix: np.ndarray, region, pixel_size_um, 
     if rival := verdict.get("rival"):
         words = rival["name"][:1].upper() + rival["name"][1:]
         panels.append((f"Best rival: score {rival['score']:.2f}\n{words}", rival["matrix"]))
-    picture, scale = thumbnail(he_image, alignment_figure.THUMBNAIL_PX)
+    with TiffImage(he_image, cache_bytes=0) as image:
+        picture, scale = image.thumbnail(alignment_figure.THUMBNAIL_PX)
     with files.atomic_path(path) as temporary:
         alignment_figure.draw_alignment(
             temporary,

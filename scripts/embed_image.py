@@ -50,7 +50,7 @@ def main(argv=None):
 
     import numpy as np
 
-    from pairscape.images import any_image
+    from pairscape.images import any_image, grids
     from pairscape.slides import new_image
 
     meta = new_image.read_facts(args.model)
@@ -59,14 +59,14 @@ def main(argv=None):
         gallery = new_image.read_gallery(args.gallery, meta)
     field = find_field(args, numbers, meta)
     with any_image.open_image(args.image, numbers["um_per_px"]) as image:
-        check_scale(image, field)
+        image.check_scale(field.um_per_px)
         side_px = field.side_um / image.um_per_px
         if args.centres is None:
             step_px = (numbers["step_um"] or field.side_um) / image.um_per_px
-            centres = any_image.lay_grid(image, side_px, step_px)
+            centres = grids.lay_grid(image, side_px, step_px) + side_px / 2
             least = MIN_TISSUE if numbers["min_tissue"] is None else numbers["min_tissue"]
         else:
-            centres = any_image.read_centres(args.centres, image, side_px)
+            centres = grids.read_centres(args.centres, image, side_px)
             least = numbers["min_tissue"] or 0.0
         model = new_image.load_model(args.model, args.image_weights)
         places, found, tissue = new_image.embed_patches(
@@ -130,19 +130,6 @@ def find_field(args, numbers, meta):
             "--patch-px", "flags", "one of two", "give --patch-px and --patch-um-per-px, or neither"
         )
     return find_field(args.model, meta["dataset"])
-
-
-def check_scale(image, field) -> None:
-    """Refuse an image that is coarser than what the pair was trained on."""
-    from pairscape.images.whole_slide import MAX_UPSAMPLING
-
-    if image.um_per_px > MAX_UPSAMPLING * field.um_per_px:
-        raise InputError(
-            image.path,
-            "um_per_px",
-            f"{image.um_per_px:g}, coarser than the {field.um_per_px:g} of the pair's patches",
-            "scan or export it at a higher resolution, or correct --um-per-px",
-        )
 
 
 if __name__ == "__main__":

@@ -211,7 +211,7 @@ def take_features(model, row, options) -> dict:
 def embed_slide(model, row, target, args) -> dict:
     """Find the patches of one slide and embed them; a row of slides.tsv."""
     from pairscape.encoders import image_encoders
-    from pairscape.images import whole_slide
+    from pairscape.images import grids, whole_slide
     from pairscape.slides import slide_embedding
 
     options = args.options
@@ -224,9 +224,9 @@ def embed_slide(model, row, target, args) -> dict:
     if slide_embedding.is_made(target, made_from):
         _, _, attributes = slide_features.read_slide_facts(target)
         return {**listed(target, attributes["um_per_px"]), "verified": True}
-    with whole_slide.open_slide(path, row["um_per_px"]) as slide:
-        _, mask = whole_slide.find_tissue(slide)
-        grid = whole_slide.lay_grid(slide, mask, **patches)
+    with whole_slide.WholeSlide(path, row["um_per_px"]) as slide:
+        _, mask = grids.find_tissue(slide)
+        grid = grids.lay_on_tissue(slide, mask, **patches)
         size = options.get("batch") or image_encoders.batch_size()
         blocks = slide_embedding.embed_patches(model, slide, grid, size, args.threads)
         slide_features.write_slide_features(
@@ -235,7 +235,7 @@ def embed_slide(model, row, target, args) -> dict:
             grid.coords,
             model.width,
             model.name,
-            whole_slide.trident_attributes(slide, grid, patches["um_per_px"]),
+            grids.trident_attributes(slide, grid, patches["um_per_px"]),
             {**model.facts, "made_from": made_from},
         )
         um_per_px = slide.um_per_px
@@ -244,15 +244,15 @@ def embed_slide(model, row, target, args) -> dict:
 
 def draw_slide(row, features, args) -> bool:
     """Draw the patches of one slide over its thumbnail; False where there is no picture."""
-    from pairscape.images import whole_slide
+    from pairscape.images import grids, whole_slide
     from pairscape.slides import patch_figure
 
     path = cohorts.slide_file(args.options["root"], row)
     _, coords, attributes = slide_features.read_slide_facts(features)
     if cohorts.is_features(row) or coords is None:
         return False
-    with whole_slide.open_slide(path, row["um_per_px"]) as slide:
-        picture, mask = whole_slide.find_tissue(slide)
+    with whole_slide.WholeSlide(path, row["um_per_px"]) as slide:
+        picture, mask = grids.find_tissue(slide)
         with files.atomic_path(Path(args.figures) / f"{row['slide']}.png") as temporary:
             patch_figure.draw_patches(
                 temporary,
@@ -260,7 +260,7 @@ def draw_slide(row, features, args) -> bool:
                 picture=picture,
                 mask=mask,
                 coords=coords,
-                side_px=whole_slide.side_px(attributes),
+                side_px=grids.side_px(attributes),
                 um_per_px=slide.um_per_px,
             )
     return True

@@ -47,20 +47,19 @@ def main(argv=None):
         )
     genes = [gene["gene_symbol"] for gene in gene_lists.read_genes(args.genes)]
 
-    from pairscape.images.patches import patches_inside
-    from pairscape.images.tiff import Slide
+    from pairscape.images.tiff import TiffImage
 
     spots, positions = _read_spots(args, name, genes)
     made_by = spots.uns["pairscape"]
     pixel_size_um = made_by["pixel_size_um"]
-    with Slide(args.he_image) as slide:
+    with TiffImage(args.he_image) as slide:
         aligned = resolve_alignment(args.he_alignment, sample, pixel_size_um, slide.um_per_px)
         placed = decompose(aligned.matrix, pixel_size_um)
         _warn_of_scale(args.he_image, placed["um_per_px"], slide.um_per_px)
         xy_um = spots.obs[["x_um", "y_um"]].to_numpy()
         centres_px = um_to_he_px(aligned.matrix, pixel_size_um, xy_um)
         cut = cutting.plan_cut(preset, centres_px, placed["um_per_px"])
-        inside = patches_inside(slide, cut.middles_px, cut.side_px)
+        inside = slide.holds(cut.middles_px, cut.side_px)
         if not inside.any():
             raise InputError(
                 args.he_alignment or args.he_image,

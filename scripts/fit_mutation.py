@@ -214,7 +214,7 @@ def draw_attention(folder, chosen, fitted, bags, own, options) -> list[dict]:
     """Draw the most attended slide of each chosen patient; return the rows of DRAWN."""
     import numpy as np
 
-    from pairscape.images import whole_slide
+    from pairscape.images import grids
     from pairscape.slides import aggregator, attention_map
 
     names = {file: slide for slide, file in own["slides"].items()}
@@ -236,7 +236,7 @@ def draw_attention(folder, chosen, fitted, bags, own, options) -> list[dict]:
             folder / f"{slide}.png",
             parts[most],
             coords,
-            whole_slide.side_px(attributes),
+            grids.side_px(attributes),
             um_per_px,
             thumbnail(options["slides_root"], own["pictures"].get(slide), um_per_px),
             f"{slide}: {options['target']} {row['label']}, predicted"
@@ -255,14 +255,14 @@ def draw_attention(folder, chosen, fitted, bags, own, options) -> list[dict]:
 
 
 def thumbnail(root, row, um_per_px):
-    """The whole slide of a cohort's row (``whole_slide.thumbnail``), or None where none opens."""
-    from pairscape.images import whole_slide
+    """The whole slide of a cohort's row (``HEImage.thumbnail``), or None where none opens."""
+    from pairscape.images.whole_slide import WholeSlide
 
     if row is None:
         return None
     try:
-        with whole_slide.open_slide(cohorts.slide_file(root, row), um_per_px) as slide:
-            return whole_slide.thumbnail(slide, THUMBNAIL_PX)
+        with WholeSlide(cohorts.slide_file(root, row), um_per_px) as slide:
+            return slide.thumbnail(THUMBNAIL_PX)
     except InputError as error:
         logs.log.warning("no thumbnail under a heat map: %s", error)
         return None

@@ -201,17 +201,15 @@ def _look_at_he(source: Source):
     from PIL import Image
 
     from pairscape.images import tissue
-    from pairscape.images.patches import thumbnail
-    from pairscape.images.tiff import Slide
+    from pairscape.images.tiff import TiffImage
 
     matrix, pixel_size_um = source.he_matrix, source.pixel_size_um
-    if source.preset.min_tissue is None:
-        picture, scale = thumbnail(source.he_image, spot_figure.THUMBNAIL_PX)
-        return spot_figure.He(picture, scale, matrix, pixel_size_um), None
-    um_per_px = alignment.decompose(matrix, pixel_size_um)["um_per_px"]
-    with Slide(source.he_image) as slide:
-        side_px = tissue.mask_side_px(slide.width, slide.height, um_per_px)
-    picture, scale = thumbnail(source.he_image, side_px)
+    with TiffImage(source.he_image, cache_bytes=0) as image:
+        if source.preset.min_tissue is None:
+            picture, scale = image.thumbnail(spot_figure.THUMBNAIL_PX)
+            return spot_figure.He(picture, scale, matrix, pixel_size_um), None
+        um_per_px = alignment.decompose(matrix, pixel_size_um)["um_per_px"]
+        picture, scale = image.thumbnail(tissue.mask_side_px(image.width, image.height, um_per_px))
     mask = tissue.tissue_mask(picture, scale)
     step = math.ceil(max(picture.shape[:2]) / spot_figure.THUMBNAIL_PX)
     smaller = np.asarray(Image.fromarray(picture).reduce(step))

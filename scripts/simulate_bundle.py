@@ -25,24 +25,20 @@ def main(argv=None):
         panel="table of the panel's genes and their mean counts per spot",
         bundle=program.Output("folder of the bundle to make"),
     )
-    from pairscape.simulation import bundle_writer, knobs, layouts, tissue, transcripts
+    from pairscape.simulation import bundle_writer, knobs, layouts, tissue
+    from pairscape.simulation.panel import read_panel_table
+    from pairscape.simulation.sample import draw_sample
 
     sample, seed = _check_options(args.options)
     chosen = knobs.resolve_knobs(args.options.get("simulation", {}))
-    symbols, ids, means = transcripts.read_panel_table(args.panel)
+    panel = read_panel_table(args.panel)
 
     seeds = knobs.sample_seeds(seed, sample["sample"], sample["donor"])
-    latent = tissue.grow_tissue(chosen, seeds["expression"])
-    shown = tissue.mix_tissues(chosen, latent, seeds["image"])
-    programmes = transcripts.gene_programmes(symbols, means, seeds)
-    shift = transcripts.donor_shift(symbols, chosen, seeds)
-    features = transcripts.feature_table(symbols, ids, seeds)
-    molecules = transcripts.draw_transcripts(latent, chosen, seeds, programmes, shift)
+    drawn = draw_sample(chosen, seeds, panel)
+    shown = tissue.mix_tissues(chosen, drawn.tissue, seeds["image"])
     with atomic_path(args.bundle) as folder:
         folder.mkdir()
-        made = bundle_writer.write_bundle(
-            folder, sample, chosen, seeds, seed, latent, shown, features, molecules, shift
-        )
+        made = bundle_writer.write_bundle(folder, sample, seed, drawn, shown)
         if chosen["layout"]:
             layouts.change_layout(folder, chosen["layout"])
     log.info(
@@ -50,7 +46,7 @@ def main(argv=None):
         sample["sample"],
         made["cells"],
         made["transcripts"],
-        len(symbols),
+        drawn.genes,
         chosen["width_um"],
         chosen["height_um"],
     )

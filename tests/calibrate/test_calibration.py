@@ -21,11 +21,13 @@ from pairscape.evaluate import expression
 from pairscape.evaluate.batch_effect import check_options
 from pairscape.pretrain import training_loop
 from pairscape.report import calibration_table
-from pairscape.simulation import histology, knobs, sections, tissue, transcripts
+from pairscape.simulation import histology, knobs, sections, tissue
+from pairscape.simulation.kinds import KINDS
+from pairscape.simulation.panel import read_panel_table
 
 PANEL = ROOT / "config" / "published" / "panels" / "human-breast-panel.tsv"
 SMALL = {"width_um": 330, "height_um": 275, "tissue_cover": 1}
-GENES = transcripts.read_panel_table(PANEL)
+GENES = read_panel_table(PANEL)
 
 
 def options(**more):
@@ -62,13 +64,13 @@ def test_a_section_is_what_the_bundle_of_that_sample_holds(tmp_path):
 
     truth = sp.load_npz(tmp_path / "one" / "truth" / "counts.npz").toarray()
     spots = pd.read_csv(tmp_path / "one" / "truth" / "spots.tsv", sep="\t")
-    kinds = spots[list(tissue.KINDS)].to_numpy()
+    kinds = spots[list(KINDS)].to_numpy()
     kept = (kinds.sum(1) > 0) & (truth.sum(1) > 0)
     assert len(found.counts) == kept.sum() > 20
     np.testing.assert_array_equal(found.counts, truth[kept])
     np.testing.assert_array_equal(found.xy_um, 55 * spots[["col", "row"]][kept] + 27.5)
     np.testing.assert_array_equal(
-        found.cell_type, np.array(tissue.KINDS)[[row.argmax() for row in kinds[kept]]]
+        found.cell_type, np.array(KINDS)[[row.argmax() for row in kinds[kept]]]
     )
 
 

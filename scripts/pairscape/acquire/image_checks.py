@@ -112,10 +112,10 @@ def _read_channel(path) -> tuple[tuple[int, int], float | None]:
 
 def check_he_image(findings, facts, path, sample) -> tuple[tuple[int, int], float | None]:
     """Size and stated pixel size of the H&E; a few tiles are decoded, drawn from a fixed seed."""
-    from pairscape.images.tiff import Slide
+    from pairscape.images.tiff import TiffImage
 
     rng = np.random.default_rng(0)
-    with Slide(path, any_layout=sample.get("he_layout") == "untiled") as slide:
+    with TiffImage(path, any_layout=sample.get("he_layout") == "untiled") as slide:
         facts["he_size_px"] = [slide.width, slide.height]
         facts["he_um_per_px_stated"] = slide.um_per_px
         if slide.needs_retiling:

@@ -85,7 +85,7 @@ def simulate(options: Mapping, panel) -> Simulated:
     options
         ``seed``, ``batch_effect``, ``donors`` and ``simulation`` (further knobs).
     panel
-        Of ``simulation.transcripts.read_panel_table``.
+        Of ``simulation.panel.read_panel_table``.
     """
     import pandas as pd
 

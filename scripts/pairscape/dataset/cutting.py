@@ -126,13 +126,12 @@ def iter_pairs(
     ``gene_positions`` of the spots make ``gexp``; for ``constant`` see ``sample_columns``.
     """
     from pairscape.core import logs
-    from pairscape.images.patches import iter_patches
 
     patches, count = cut.patches, len(cut.centres_px)
     extent = np.zeros((count, 2), np.int64)  # offset and size of each encoded patch
     tissue = np.zeros(count, np.float32)
     with tempfile.TemporaryFile(dir=folder) as spool:
-        cutting = iter_patches(slide, cut.middles_px, cut.side_px, patches.patch_px)
+        cutting = slide.iter_patches(cut.middles_px, cut.side_px, patches.patch_px)
         end = 0
         for index, patch in logs.progress(cutting, "patches", count, "patch"):
             encoded = encode_patch(patch, patches.encoding, patches.quality)

@@ -9,8 +9,6 @@ from pairscape.simulation import histology
 from pairscape.simulation import knobs as knob
 
 _HE_TILE_PX = 512
-
-
 _DAPI_TILE_PX = 1024
 
 

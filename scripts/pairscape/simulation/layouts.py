@@ -90,7 +90,8 @@ def change_layout(bundle, layout: str) -> Path:
 def _write_table(table: pd.DataFrame, path: Path, spec: dict) -> None:
     if spec.get("csv"):
         path.unlink()
-        table.to_csv(path.with_suffix(".csv.gz"), index=False, quoting=2)
+        packed = {"method": "gzip", "mtime": 0}  # no clock gets into the bytes
+        table.to_csv(path.with_suffix(".csv.gz"), index=False, quoting=2, compression=packed)
         return
     if spec.get("text") == "bytes":
         texts = table.columns[[isinstance(value, str) for value in table.iloc[0]]]

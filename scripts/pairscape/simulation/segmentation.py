@@ -5,7 +5,8 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from pairscape.simulation import knobs as knob
-from pairscape.simulation.tissue import OUTLINE_POINTS, Tissue
+from pairscape.simulation.kinds import OUTLINE_POINTS
+from pairscape.simulation.tissue import Tissue
 
 EXPANSION_UM = 5.0
 """A cell is its nucleus and what lies within this distance, up to its neighbours (10x Genomics)."""

@@ -7,6 +7,7 @@ import numpy as np
 
 from pairscape.simulation import histology, tissue
 from pairscape.simulation import knobs as knob
+from pairscape.simulation.kinds import KINDS
 
 # What each target with a label_signal of 1 moves apart, in standard deviations of the fields of a
 # tissue; the fourth target starts over. Unstable tumours are poorly differentiated and draw
@@ -97,9 +98,9 @@ def draw_slide(knobs: dict, row: dict, cohort: str, seed: int) -> tuple[np.ndarr
     own = knob.rng(seeds["stains"], row["slide"]).standard_normal(11)
     stain = histology.shifted_stain(knobs["site_stain"] * site + knobs["slide_stain"] * own)
     picture = histology.draw_he(grown, frame, stain, [*seeds["stains"], _code(row["slide"])])
-    kinds = np.bincount(grown.cells["kind"], minlength=len(tissue.KINDS))
-    counts = {name: int(kinds[tissue.KINDS.index(name)]) for name in ("tumour", "lymphocyte")}
-    return picture, {"cells": int(kinds.sum()), **counts}
+    counts = np.bincount(grown.cells["kind"], minlength=len(KINDS)).tolist()
+    content = {name: counts[KINDS.index(name)] for name in ("tumour", "lymphocyte")}
+    return picture, {"cells": sum(counts), **content}
 
 
 def write_slide(path: Path, picture: np.ndarray, um_per_px: float) -> None:

@@ -32,7 +32,7 @@ def plot_attention(
     um_per_px
         Of level 0; None leaves the axes in pixels.
     picture
-        The whole slide, uint8 (H, W, 3), and level-0 px per pixel of it (``whole_slide.thumbnail``).
+        The whole slide, uint8 (H, W, 3), and level-0 px per pixel of it (``HEImage.thumbnail``).
         None leaves its place white.
     title
         Title of the figure.

@@ -14,8 +14,8 @@ import numpy as np
 from pairscape.core import files
 from pairscape.core.errors import InputError
 from pairscape.dataset import pair_shards
-from pairscape.images.any_image import HEImage
 from pairscape.images.encoding import encode_patch, tissue_fraction
+from pairscape.images.he_image import HEImage
 
 NEAREST = 5
 INDEX_COLUMNS = ("patch", "x_px", "y_px", "side_px", "tissue_fraction")
@@ -142,7 +142,7 @@ def embed_patches(
 
     def batches():
         kept = []
-        cut = image.cut(centres, side_px, field.patch_px)
+        cut = image.iter_patches(centres, side_px, field.patch_px)
         for place, patch in logs.progress(cut, "patches", len(centres), "patch"):
             share = tissue_fraction(patch)
             if share < min_tissue:

@@ -16,7 +16,8 @@ from torch import nn
 from pairscape.core import files
 from pairscape.core.errors import InputError
 from pairscape.encoders import image_encoders, specs
-from pairscape.images import whole_slide
+from pairscape.images.grids import Grid
+from pairscape.images.whole_slide import WholeSlide
 from pairscape.pretrain import stored_pair
 from pairscape.pretrain.side import Side
 from pairscape.slides import slide_features
@@ -73,7 +74,7 @@ def pair_model(name: str, checkpoint, weights=None) -> Model:
 
 
 def embed_patches(
-    model: Model, slide: whole_slide.WholeSlide, grid: whole_slide.Grid, batch: int, threads: int
+    model: Model, slide: WholeSlide, grid: Grid, batch: int, threads: int
 ) -> Iterator[np.ndarray]:
     """Read and embed the patches of a slide, batch by batch, in the order of the grid.
 
@@ -84,7 +85,7 @@ def embed_patches(
     from pairscape.images import encoding
 
     def read(rows):
-        patches = (whole_slide.read_patch(slide, grid, row) for row in rows)
+        patches = (slide.read_patch(grid.coords[row], grid.side_px, grid.patch_px) for row in rows)
         return encoding.fit_all(patches, model.spec["input"])
 
     count = len(grid.coords)
