@@ -9,12 +9,13 @@ are near-duplicates, and the interval is labelled "within these donors". The don
 their range, stand beside it.
 """
 
-import functools
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
+
+from pairscape.evaluate.kernels import compiled
 
 DONORS_NEEDED = 6
 LEVEL = 0.95
@@ -59,6 +60,54 @@ def draw_donors(donors: np.ndarray, draws: int, seed: int) -> Units:
     names, of = np.unique(donors, return_inverse=True)
     key = [seed, zlib.crc32("\n".join(map(str, names)).encode()), 5]
     return Units(of.reshape(-1), _multinomial(len(names), draws, key), {})
+
+
+def choose_units(
+    member: np.ndarray,
+    samples: np.ndarray,
+    donors: np.ndarray,
+    blocks: Units,
+    placeholders: set,
+    block_um: float,
+    seed: int,
+) -> tuple[Units, str]:
+    """What is resampled for the interval of some queries, and that in words.
+
+    Donors where there are enough of them, else blocks of tissue.
+
+    Parameters
+    ----------
+    member
+        Which of the N queries, (N,) bool.
+    samples, donors
+        The queries' names, (N,).
+    blocks
+        Of ``draw_blocks``, of all queries, with squares of ``block_um``.
+    placeholders
+        Donors that no source names.
+    """
+    draws, names = len(blocks.weights), np.unique(donors[member])
+    if not draws or len(names) < DONORS_NEEDED:
+        return blocks, _over_blocks(blocks, block_um, np.unique(samples[member]), len(names))
+    drawn = draw_donors(donors[member], draws, seed)
+    of = np.zeros(len(samples), np.int64)
+    of[member] = drawn.of
+    unknown = sum(donor in placeholders for donor in names)
+    over = f"bootstrap over {len(names)} donors"
+    return drawn._replace(of=of), over + (f", {unknown} of them placeholders" if unknown else "")
+
+
+def _over_blocks(units: Units, block_um: float, samples: Iterable[str], donors: int) -> str:
+    """Say what an interval within few donors is over, or why there is none."""
+    counts = [units.counts[str(sample)] for sample in samples]
+    if not len(units.weights):
+        return "no interval: no bootstrap was asked for"
+    if max(counts) < 2:
+        return f"no interval: no sample has two spatial blocks of {block_um:g} um"
+    held = counts.count(1)
+    note = f" ({held} of {len(counts)} samples are one block, held fixed)" if held else ""
+    these = "this donor" if donors == 1 else f"these donors ({donors})"
+    return f"{sum(counts)} spatial blocks of {block_um:g} um within {these}{note}"
 
 
 def _multinomial(count: int, draws: int, key: list[int]) -> np.ndarray:
@@ -117,17 +166,12 @@ def _medians(values, batch, of, weights) -> np.ndarray:
     ends = np.array([len(values)])
     if batched:
         ends = np.append(np.flatnonzero(np.diff(batch[order])) + 1, len(values))
-    return _kernel()(np.asarray(values, np.float64)[order], of[order], weights, ends, batched)
+    return _weighted_medians(
+        np.asarray(values, np.float64)[order], of[order], weights, ends, batched
+    )
 
 
-@functools.cache
-def _kernel():
-    """Compile the loop on first use; importing numba takes longer than importing this module."""
-    import numba
-
-    return numba.njit(cache=True, nogil=True)(_weighted_medians)
-
-
+@compiled()
 def _weighted_medians(values, of, weights, ends, lower):
     """Medians of sorted values (n,), in runs that end at ``ends``, for each draw of the units."""
     medians = np.empty(weights.shape[0])

@@ -4,14 +4,15 @@ Null hypothesis: within a sample the image embeddings and the gene embeddings ar
 other, each autocorrelated over space as it may be.
 """
 
-import functools
 import math
 import zlib
 from collections.abc import Sequence
 
 import numpy as np
 
-from pairscape.evaluate import ranks
+from pairscape.evaluate.equal_vectors import distinct_rows
+from pairscape.evaluate.kernels import compiled
+from pairscape.evaluate.ranks import finite
 
 _BLOCK_NUMBERS = 1 << 22  # similarities held at once (16 MB)
 _MIN_OVERLAP = 0.4  # smallest share of queries that still have a partner after a shift
@@ -113,9 +114,9 @@ def shift_statistics(
     -------
     (1 + moves,); the first is that of the pairs as they are.
     """
-    queries, gallery = ranks.finite(queries), ranks.finite(gallery)
+    queries, gallery = finite(queries), finite(gallery)
     rows = np.arange(len(queries)) if rows is None else rows
-    distinct, place = ranks.distinct_rows(gallery)
+    distinct, place = distinct_rows(gallery)
     place = np.arange(len(gallery)) if place is None else place
     copies = np.bincount(place)
     partners = np.vstack([rows[None], moves]).astype(np.int64)
@@ -128,7 +129,7 @@ def shift_statistics(
         at = slice(start, start + block)
         similarity = queries[rows[at]] @ distinct.T
         order = np.argsort(similarity, axis=1)
-        _kernel()(similarity, order, copies, partners[:, at], sums, column_sums, row_means[at])
+        _add_log_ranks(similarity, order, copies, partners[:, at], sums, column_sums, row_means[at])
     column_means = column_sums / len(rows)
     grand_mean = (column_means * copies).sum() / copies.sum()
     used = partners >= 0
@@ -192,14 +193,7 @@ def _p_value(observed: float, null: np.ndarray) -> float:
     return float((1 + np.count_nonzero(null >= observed - slack)) / (1 + len(null)))
 
 
-@functools.cache
-def _kernel():
-    """Compile the loop on first use; importing numba takes longer than importing this module."""
-    import numba
-
-    return numba.njit(cache=True, nogil=True)(_add_log_ranks)
-
-
+@compiled()
 def _add_log_ranks(similarity, order, copies, partners, sums, column_sums, row_means):
     width = similarity.shape[1]
     score = np.empty(width)
