@@ -313,8 +313,6 @@ def read_scores(paths: Iterable) -> list[dict]:
 def follow(rows: Sequence[Mapping]) -> list[dict]:
     """How each score follows each knob over the grid.
 
-    Returns
-    -------
     A row per score, kind, gallery and arrangement of the donors: ``datasets`` and how many of them are
     ``undefined``, without a score; the mean over the datasets at the least and the greatest value of
     each knob; Spearman's coefficient with each knob over all datasets, and the least and greatest of

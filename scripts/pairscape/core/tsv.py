@@ -123,7 +123,10 @@ def read_numbers(
 
 @dataclass(frozen=True)
 class Column:
-    """A column: its name, whether it holds text (``str``) or numbers (``float``), and its meaning."""
+    """A column: its name, whether it holds text, numbers or whole numbers, and its meaning.
+
+    ``type`` is ``str``, ``float`` or ``int``; a whole number is never missing.
+    """
 
     name: str
     type: type
@@ -150,7 +153,7 @@ class Table:
         return tuple(column.name for column in self.columns)
 
     def names_of(self, type) -> list[str]:
-        """The names of the columns that hold text (``str``), or of those that hold numbers."""
+        """The names of the columns of a type."""
         return [column.name for column in self.columns if column.type is type]
 
     def write(self, path, rows: Sequence[Mapping], digits: int | None = 6) -> None:
@@ -165,16 +168,24 @@ class Table:
 
     def read(self, path) -> list[dict]:
         """Read and check what ``write`` wrote: numbers as float, empty ones as None."""
-        texts, numbers = self.names_of(str), self.names_of(float)
         remedy = f"delete it and run {self.made_by} again"
         require_end(path, remedy)
         if self.others:
-            return read_numbers(path, self.names, remedy, texts=texts)
-        return (
-            read_numbers(path, self.names, remedy, numbers=numbers)
-            if numbers
-            else read_tsv(path, self.names)
-        )
+            texts = [*self.names_of(str), *self.names_of(int)]
+            rows = read_numbers(path, self.names, remedy, texts=texts)
+        elif numbers := self.names_of(float):
+            rows = read_numbers(path, self.names, remedy, numbers=numbers)
+        else:
+            rows = read_tsv(path, self.names)
+        for line, row in enumerate(rows, start=2):
+            for name in self.names_of(int):
+                try:
+                    row[name] = int(row[name])
+                except ValueError:
+                    raise InputError(
+                        path, f"line {line}, {name}", repr(row[name]), remedy
+                    ) from None
+        return rows
 
     def matches(self, names: Iterable[str]) -> bool:
         """Whether a file with these columns may be this table."""
@@ -188,7 +199,7 @@ class Table:
             "| column | holds | meaning |",
             "| --- | --- | --- |",
         ]
-        kinds = {str: "text", float: "number"}
+        kinds = {str: "text", float: "number", int: "whole number"}
         lines += [f"| `{c.name}` | {kinds[c.type]} | {c.meaning} |" for c in self.columns]
         lines += [f"| ... | number | {self.others} |"] if self.others else []
         return "\n".join(lines)
@@ -202,3 +213,8 @@ def text(**meanings: str) -> tuple[Column, ...]:
 def numbers(**meanings: str) -> tuple[Column, ...]:
     """Columns of numbers by their names, with their meanings."""
     return tuple(Column(name, float, meaning) for name, meaning in meanings.items())
+
+
+def integers(**meanings: str) -> tuple[Column, ...]:
+    """Columns of whole numbers by their names, with their meanings."""
+    return tuple(Column(name, int, meaning) for name, meaning in meanings.items())

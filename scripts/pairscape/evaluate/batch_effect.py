@@ -133,18 +133,11 @@ def score_dataset(
 ) -> list[dict]:
     """Score the batches of a dataset in every way.
 
-    Parameters
-    ----------
-    batches
-        By name: the spots (rows of ``space``, a spot may come twice) and the batch of each.
-    given
-        (N,) labels to score beside the clusters, such as known cell types.
-    notes
-        By the batches' name: what has to be said with each of their scores.
+    ``batches`` are by name the spots (rows of ``space``, a spot may come twice) and the batch of
+    each; ``given`` (N,) labels to score beside the clusters, such as known cell types; ``notes``, by
+    the batches' name, what has to be said with each of their scores.
 
-    Returns
-    -------
-    Rows with the columns from ``metric`` to ``distance``. Those of ``group`` ``all`` are the scores;
+    Rows with the columns from ``metric`` to ``distance``: those of ``group`` ``all`` are the scores;
     at the main resolution each label has a row as well.
     """
     main, notes = options.resolution, notes or {}

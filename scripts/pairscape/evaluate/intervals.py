@@ -73,18 +73,9 @@ def choose_units(
 ) -> tuple[Units, str]:
     """What is resampled for the interval of some queries, and that in words.
 
-    Donors where there are enough of them, else blocks of tissue.
-
-    Parameters
-    ----------
-    member
-        Which of the N queries, (N,) bool.
-    samples, donors
-        The queries' names, (N,).
-    blocks
-        Of ``draw_blocks``, of all queries, with squares of ``block_um``.
-    placeholders
-        Donors that no source names.
+    Donors where there are enough of them, else blocks of tissue. ``member`` (N,) says which of the
+    queries, with these ``samples`` and ``donors``; ``blocks`` are those of ``draw_blocks`` for all of
+    them, and ``placeholders`` donors that no source names.
     """
     draws, names = len(blocks.weights), np.unique(donors[member])
     if not draws or len(names) < DONORS_NEEDED:

@@ -31,19 +31,9 @@ def shifted_partners(
     a hole take a neighbour of the hole. Moves that leave fewer than 0.4 of the spots over the section
     aren't used. They are drawn without replacement and the identity isn't among them.
 
-    Parameters
-    ----------
-    xy_um
-        (N, 2) the spots' centres.
-    count
-        Number of moves wanted.
-    keep
-        (n,) the spots whose partners are wanted; all by default.
-
-    Returns
-    -------
-    (moves, n) int32, -1 where there is no partner; fewer moves than wanted where the section has no
-    more, none for fewer than three spots or where spots lie upon each other.
+    ``xy_um`` (N, 2) are the spots' centres, ``keep`` (n,) the spots whose partners are wanted, or
+    all. Returned are (moves, n) int32, -1 where there is no partner: ``count`` moves, or fewer where
+    the section has no more; none for fewer than three spots or where spots lie upon each other.
     """
     from scipy.spatial import cKDTree
 
@@ -101,18 +91,9 @@ def shift_statistics(
     Statistics 2021). On smooth fields it is more powerful than Recall@10 or the mean reciprocal
     rank, which see only the partners that are nearly found.
 
-    Parameters
-    ----------
-    queries, gallery
-        (N, D), paired row by row.
-    moves
-        (moves, n) from ``shifted_partners``, for the queries ``rows``.
-    rows
-        (n,) the queries to use; all by default.
-
-    Returns
-    -------
-    (1 + moves,); the first is that of the pairs as they are.
+    ``queries`` and ``gallery`` (N, D) are paired row by row; ``moves`` (moves, n) are those of
+    ``shifted_partners`` for the queries ``rows`` (n,), or for all. Of the (1 + moves,) returned the
+    first is that of the pairs as they are.
     """
     queries, gallery = finite(queries), finite(gallery)
     rows = np.arange(len(queries)) if rows is None else rows
@@ -152,11 +133,8 @@ def shift_p_values(
 
     The null distribution moves whole sections (``shifted_partners``);
     p = (1 + moves at least as good as the pairs) / (1 + moves). Over all samples, each draw moves
-    every section by one of its moves or leaves it in place.
-
-    Returns
-    -------
-    By sample and ``all``: the p-value (None where there are no moves) and the name of the test.
+    every section by one of its moves or leaves it in place. By sample and ``all``: the p-value (None
+    where there are no moves) and the name of the test.
     """
     results, every = {}, []
     for sample in np.unique(samples):

@@ -1,6 +1,6 @@
 """Retrieval scores of embedded pairs: recall and ranks in four galleries, chance, and intervals.
 
-Everything starts from two arrays of embeddings whose rows are paired. Galleries, side by side:
+Embeddings are paired row by row. Galleries, side by side:
 
 ``split``
     All pairs of the split.
@@ -120,8 +120,7 @@ class RetrievalOptions:
 
 def mid_rank(found: Ranks) -> np.ndarray:
     """The best target's expected rank (N,), from 1, ties broken at random."""
-    level = np.asarray(found.level)
-    return found.better + (level + found.ties + 1) / (level + 1)
+    return found.better + (found.level + found.ties + 1) / (found.level + 1)
 
 
 def worst_rank(found: Ranks) -> np.ndarray:
@@ -211,19 +210,10 @@ def score_run(
 ) -> list[dict]:
     """Score one run's embedded split in every direction, gallery and group.
 
-    Parameters
-    ----------
-    embedded
-        ``images``, ``genes`` (N, D) and ``index`` with sample, donor, organ, disease_state, x_um
-        and y_um, N > 0.
-    placeholders
-        Donors that no source names: one person may stand behind several of them.
-    device
-        Where products of the whole split are taken (``ranks.choose_device``).
-
-    Returns
-    -------
-    Rows with the columns from ``split`` to ``gallery_size``.
+    ``embedded`` holds ``images``, ``genes`` (N, D) and ``index`` with sample, donor, organ,
+    disease_state, x_um and y_um, N > 0. ``placeholders`` are donors that no source names: one person
+    may stand behind several of them. ``device`` is where products of the whole split are taken
+    (``ranks.choose_device``). Rows with the columns from ``split`` to ``gallery_size``.
     """
     index = embedded["index"]
     samples, donors = (index[name].to_numpy(str) for name in ("sample", "donor"))

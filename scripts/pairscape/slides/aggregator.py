@@ -70,15 +70,9 @@ class Blocks(nn.Module):
 class Aggregator(nn.Module):
     """Bags of patch embeddings (B, N, width) to logits (B, classes), through a class token.
 
-    Parameters
-    ----------
-    width
-        Numbers per patch.
-    classes
-        Logits per bag.
-    dim, depth, heads, head_dim
-        Width of the tokens, blocks, attention heads in each and their width. The published code
-        has no room for other widths than ``dim`` = ``heads`` x ``head_dim``.
+    ``dim``, ``depth``, ``heads`` and ``head_dim`` are the width of the tokens, the blocks, attention
+    heads in each and their width. The published code has no room for other widths than ``dim`` =
+    ``heads`` x ``head_dim``.
     """
 
     def __init__(
@@ -127,14 +121,7 @@ def patch_attention(aggregator: Aggregator, bag: torch.Tensor) -> torch.Tensor:
     half of what its attention, as the mean over heads, gathers; blocks multiply. Rows of the
     attention are made some at a time, so that a slide of 20,000 patches fits into memory.
 
-    Parameters
-    ----------
-    bag
-        (N, width).
-
-    Returns
-    -------
-    (N,) float32 that sums to 1. 1 / N each is attention that doesn't choose.
+    ``bag`` (N, width) gives (N,) float32 that sums to 1; 1 / N each is attention that doesn't choose.
     """
     attended = []
     aggregator.class_token(bag[None], attended)

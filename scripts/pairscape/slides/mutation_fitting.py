@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from pairscape.core.errors import InputError
 from pairscape.core.logs import progress
-from pairscape.core.tsv import Table, numbers, text
+from pairscape.core.tsv import Table, integers, numbers, text
 from pairscape.slides import slide_features
 from pairscape.slides.aggregator import Aggregator
 
@@ -29,14 +29,12 @@ TRAINING = Table(
     "training.tsv",
     "fit_mutation",
     (
-        *numbers(fold="that is tested", epoch="from 1", step="patients trained on so far"),
+        *integers(fold="that is tested", epoch="from 1", step="patients trained on so far"),
         *text(split="train or val"),
-        *numbers(
-            loss="mean over the patients",
-            patients="patients that it is a mean of",
-            pos_weight="what a patient with label 1 counts for",
-            selected="1 where the weights were kept",
-        ),
+        *numbers(loss="mean over the patients"),
+        *integers(patients="that it is a mean of"),
+        *numbers(pos_weight="what a patient with label 1 counts for"),
+        *integers(selected="1 where the weights were kept"),
     ),
 )
 
@@ -142,17 +140,10 @@ def fit_fold(
 ) -> Fitted:
     """Train an aggregator on one fold and keep the weights with the lowest validation loss.
 
-    Parameters
-    ----------
-    bags, labels
-        By patient.
-    parts
-        Patients that train and those that validate.
-    width
-        Numbers per patch.
-    seed
-        Of the first weights and of the order of patients. The latter doesn't depend on the model
-        whose embeddings are read, so models are compared on the same course.
+    ``bags`` and ``labels`` are by patient; ``parts`` the patients that train and those that validate;
+    ``width`` the numbers per patch; ``seed`` that of the first weights and of the order of patients.
+    The latter doesn't depend on the model whose embeddings are read, so models are compared on the
+    same course.
     """
     rng = np.random.default_rng(seed)
     torch.manual_seed(int(rng.integers(1 << 62)))

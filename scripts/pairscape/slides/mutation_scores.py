@@ -67,11 +67,7 @@ def score_test(table: Mapping, bootstrap: int, permutations: int, seed: int) -> 
     sites. Chance: what labels give that are dealt anew within folds, its mean and 95 % range, and
     ``p_value`` for a score above it. ``site_chance``: the same with labels dealt anew within folds
     *and sites*, which is what knowing the site alone gives with these predictions;
-    ``site_p_value`` is for a score above that.
-
-    Returns
-    -------
-    Rows with the columns from ``group`` on that apply.
+    ``site_p_value`` is for a score above that. Rows with the columns from ``group`` on that apply.
     """
     rng = np.random.default_rng([seed, 1])
     weights = metrics.bootstrap_weights(table, bootstrap, rng)
@@ -198,11 +194,8 @@ def compare_test(one: Mapping, other: Mapping, bootstrap: int, seed: int) -> lis
     A paired bootstrap: each draw takes patients with replacement within the folds and labels of
     ``one`` and gives both the same. The folds of ``other`` may be others (leaked against preserved
     sites); a draw in which one of them lacks a label is left out. Patients that only one of the
-    two has are left out, which ``patients`` tells.
-
-    Returns
-    -------
-    Rows of group ``mean``; ``value`` is the difference, ``p_value`` two-sided for none.
+    two has are left out, which ``patients`` tells. Rows of group ``mean``; ``value`` is the
+    difference, ``p_value`` two-sided for none.
     """
     one, other = _in_both(one, other)
     if not len(one["label"]) or (one["label"] != other["label"]).any():

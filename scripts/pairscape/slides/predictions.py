@@ -1,12 +1,13 @@
 """Predictions of patients by the models of the folds: the table that fit_mutation writes."""
 
+import math
 from collections.abc import Mapping
 from functools import partial
 
 import numpy as np
 
 from pairscape.core.errors import InputError
-from pairscape.core.tsv import Table, numbers, text
+from pairscape.core.tsv import Table, integers, numbers, text
 
 TEST, EXTERNAL = "test", "external:"
 PREDICTIONS = Table(
@@ -14,7 +15,7 @@ PREDICTIONS = Table(
     "fit_mutation",
     (
         *text(patient="the patient", site="where the slides come from"),
-        *numbers(label="1 or 0", fold="whose model predicts"),
+        *integers(label="1 or 0", fold="whose model predicts"),
         *text(role="test, or external:<cohort>"),
         *numbers(
             logit="of the model", probability="of label 1, with the weight of the labels undone"
@@ -33,7 +34,8 @@ def read_predictions(path) -> dict[str, dict[str, np.ndarray]]:
     """
     by_role: dict[str, list] = {}
     for number, row in enumerate(PREDICTIONS.read(path), start=2):
-        by_role.setdefault(row["role"], []).append(_check_row(path, number, row))
+        _check_row(path, number, row)
+        by_role.setdefault(row["role"], []).append(row)
     if TEST not in by_role:
         raise InputError(path, "column role", f"no {TEST}", "delete the file and fit again")
     tables = {}
@@ -44,27 +46,19 @@ def read_predictions(path) -> dict[str, dict[str, np.ndarray]]:
     return tables
 
 
-def _check_row(path, number: int, row: Mapping) -> dict:
-    label, fold, logit, probability = (row[name] for name in PREDICTIONS.names_of(float))
-    if (
-        label not in (0, 1)
-        or fold is None
-        or fold % 1
-        or logit is None
-        or not np.isfinite(logit)
-        or probability is None
-        or not 0 <= probability <= 1
-    ):
-        shown = {
-            name: "" if row[name] is None else f"{row[name]:g}"
-            for name in PREDICTIONS.names_of(float)
-        }
-        found = ", ".join(f"{name} {value!r}" for name, value in shown.items())
+def _check_row(path, number: int, row: Mapping) -> None:
+    logit, probability = row["logit"], row["probability"]
+    holds = {
+        "label": row["label"] in (0, 1),
+        "logit": logit is not None and math.isfinite(logit),
+        "probability": probability is not None and 0 <= probability <= 1,
+    }
+    for name in (name for name, right in holds.items() if not right):
+        found = f"{name} '{row[name]}'"
         raise InputError(path, f"line {number}", found, "delete the file and fit again")
     if row["role"] != TEST and not row["role"].startswith(EXTERNAL):
         remedy = f"allowed: {TEST}, {EXTERNAL}<cohort>"
         raise InputError(path, f"line {number}, role", repr(row["role"]), remedy)
-    return {**row, "label": int(label), "fold": int(fold)}
 
 
 def _check_role(path, role: str, table: Mapping[str, np.ndarray]) -> None:

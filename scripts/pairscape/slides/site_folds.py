@@ -14,14 +14,14 @@ import numpy as np
 
 from pairscape.core.errors import InputError
 from pairscape.core.files import read_json
-from pairscape.core.tsv import Table, numbers, text
+from pairscape.core.tsv import Table, integers, text
 
 FOLDS = Table(
     "folds.tsv",
     "split_sites",
     (
         *text(patient="the patient", site="where the slides come from"),
-        *numbers(label="1 or 0", fold="that the patient is dealt to, from 0"),
+        *integers(label="1 or 0", fold="that the patient is dealt to, from 0"),
     ),
 )
 BALANCE = (
@@ -37,24 +37,14 @@ PROGRAM_UP_TO = 400  # site-fold choices; beyond that the local search has alway
 def deal_folds(
     patients: Sequence[Mapping], folds: int, seed: int, *, leaking: bool = False, source="--options"
 ) -> tuple[list[dict], dict]:
-    """Put each patient into a fold.
+    """Put each of the patients, by ``patient``, ``site`` and ``label`` (0 or 1), into a fold.
 
-    Parameters
-    ----------
-    patients
-        ``patient``, ``site`` and ``label`` (0 or 1) of each.
-    seed
-        Which of equally good dealings it becomes.
-    leaking
-        Deal patients whatever their site, as is common and as HistoBistro does.
-    source
-        The cohort's file, for messages.
+    ``seed`` chooses among equally good dealings; ``leaking`` deals patients whatever their site, as
+    is common and as HistoBistro does; ``source`` is the cohort's file, for messages.
 
-    Returns
-    -------
-    The rows of ``FOLDS``, by fold and name, and their balance: what ``measure_balance`` says, and
-    ``folds``, ``seed``, ``leaking``, ``method``, ``cost``, ``cost_at_least`` (no dealing of these
-    sites costs less), ``optimal``.
+    Returned are the rows of ``FOLDS``, by fold and name, and their balance: what ``measure_balance``
+    says, and ``folds``, ``seed``, ``leaking``, ``method``, ``cost``, ``cost_at_least`` (no dealing of
+    these sites costs less), ``optimal``.
     """
     patients = sorted(patients, key=lambda row: row["patient"])
     names = [row["patient"] for row in patients]
@@ -123,8 +113,6 @@ def deal_sites(sizes: np.ndarray, folds: int, seed: int) -> tuple[np.ndarray, di
 def measure_balance(rows: Sequence[Mapping], folds: int) -> dict:
     """How the folds hold labels and sites.
 
-    Returns
-    -------
     ``patients``, ``positives``, ``sites``; ``by_fold`` (``fold``, ``patients``, ``positives``,
     ``sites``, ``lacks``: the labels it hasn't); ``sites_in_two_folds``; ``off_by`` (largest
     deviation from the even share, in patients, of ``positives`` and ``negatives``) and
@@ -200,15 +188,13 @@ def balance_words(balance: Mapping) -> str:
 
 
 def read_folds(path) -> list[dict]:
-    """Read a table of folds; ``label`` and ``fold`` as integers."""
+    """Read and check a table of folds."""
     rows, seen = FOLDS.read(path), set()
     for number, row in enumerate(rows, start=2):
-        label, fold = row["label"], row["fold"]
-        if label not in (0, 1) or fold is None or fold < 0 or fold % 1:
-            found = f"label {label}, fold {fold}"
+        if row["label"] not in (0, 1) or row["fold"] < 0:
+            found = f"label {row['label']}, fold {row['fold']}"
             remedy = "labels are 0 or 1, folds count from 0: delete the file and split again"
             raise InputError(path, f"line {number}", found, remedy)
-        row["label"], row["fold"] = int(label), int(fold)
         if row["patient"] in seen:
             found = f"{row['patient']} again"
             raise InputError(path, f"line {number}, patient", found, "give each patient once")

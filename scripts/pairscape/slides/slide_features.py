@@ -22,7 +22,7 @@ import numpy as np
 
 from pairscape.core import files
 from pairscape.core.errors import InputError, missing_file
-from pairscape.core.tsv import Table, numbers, text
+from pairscape.core.tsv import Table, integers, numbers, text
 
 FEATURE_KEYS = ("features", "feats")  # TRIDENT's and HistoBistro's; the first one there is read
 COORDS_ATTRIBUTES = (
@@ -42,7 +42,8 @@ SLIDES = Table(
     "embed_slides",
     (
         *text(slide="the slide", status="embedded or skipped", reason="why it was skipped"),
-        *numbers(patches="of the slide", um_per_px="of its full resolution; empty if unknown"),
+        *integers(patches="of the slide"),
+        *numbers(um_per_px="of its full resolution; empty if unknown"),
         *text(file="its features, from the table's folder", sha256="of that file"),
     ),
 )
@@ -66,7 +67,7 @@ def write_slide_features(
     encoder: str,
     attributes: Mapping,
     more: Mapping | None = None,
-) -> int:
+) -> None:
     """Write the embeddings of one slide, block by block, in bounded memory.
 
     Parameters
@@ -74,21 +75,15 @@ def write_slide_features(
     path
         The ``.h5`` to write; its stem is the slide's name. Nothing of it stays after an error.
     blocks
-        Arrays (n, width), whose rows follow each other in the order of ``coords``.
+        Arrays (n, width) of features by ``encoder``, whose rows follow each other in the order of
+        ``coords``.
     coords
-        (N, 2) level-0 px, top-left corners. None where they aren't known: then the data set is
-        left out.
-    encoder
-        What made the features.
+        (N, 2) level-0 px, top-left corners; None, where they aren't known, leaves them out.
     attributes
         Of ``coords``: those of ``COORDS_ATTRIBUTES`` but ``name`` and ``savetodir``, and more of
         our own such as ``um_per_px``.
     more
         More attributes of ``features``, such as checksums.
-
-    Returns
-    -------
-    N.
     """
     import h5py
 
@@ -119,7 +114,6 @@ def write_slide_features(
             places = file.create_dataset("coords", data=coords)
             places.attrs.update({**attributes, **own})
         features.attrs[SUM] = _sum(digest, features, file.get("coords"))
-    return at
 
 
 def read_slide_features(path) -> SlideFeatures:
@@ -151,8 +145,7 @@ def verify(path) -> None:
 def read_slide_facts(path) -> tuple[tuple[int, int], np.ndarray | None, dict]:
     """Shape (N, D), coordinates and attributes of a slide's file, without its features."""
     with _open(path) as (features, coords, attributes):
-        shape = tuple(map(int, features.shape[-2:]))
-        return shape, _corners(coords), attributes
+        return tuple(map(int, features.shape[-2:])), _corners(coords), attributes
 
 
 def write_slides(path, rows: Sequence[Mapping]) -> None:
@@ -171,11 +164,7 @@ def write_slides(path, rows: Sequence[Mapping]) -> None:
 def read_slides(path, verify: bool = False) -> list[dict]:
     """Read ``slides.tsv`` and, to ``verify`` them, the files' checksums.
 
-    Returns
-    -------
-    One row per slide of the cohort: ``slide``, ``status`` (``embedded`` or ``skipped``), ``reason``
-    (why it was skipped), ``patches`` (int), ``um_per_px`` (float or None), ``file`` (a path that
-    opens from here, or None), ``sha256``.
+    ``file`` is a path that opens from here, or None.
     """
     path = Path(path)
     again = "delete the table and embed the slides again"
@@ -183,9 +172,6 @@ def read_slides(path, verify: bool = False) -> list[dict]:
     for number, row in enumerate(rows, 2):
         if row["status"] not in (EMBEDDED, SKIPPED):
             raise InputError(path, f"line {number}", f"the status {row['status']!r}", again)
-        if row["patches"] is None or row["patches"] % 1:
-            raise InputError(path, f"line {number}, patches", repr(row["patches"]), again)
-        row["patches"] = int(row["patches"])
         row["file"] = path.parent / row["file"] if row["status"] == EMBEDDED else None
         if row["file"] is None:
             continue
