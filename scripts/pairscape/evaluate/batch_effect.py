@@ -205,11 +205,8 @@ def _score_ilisi(points, batch_of, options: BatchEffectOptions, note: str) -> di
     why = f"no more than {neighbours} spots" if len(points) <= neighbours else "one batch only"
     return {
         "metric": "ilisi",
-        "label": "",
-        "resolution": None,
         "group": "all",
         **_value(value, note, why),
-        "clustering": "",
         "distance": f"euclidean, {neighbours} exact neighbours of {min(queries, len(points))} spots",
     }
 

@@ -35,36 +35,21 @@ class Attention(nn.Module):
         return self.to_out(mixed.transpose(1, 2).flatten(2))
 
 
-class FeedForward(nn.Module):
-    """Linear, GELU, linear."""
+def _normed(dim: int, layer: nn.Module) -> nn.ModuleDict:
+    """A layer behind its LayerNorm; this and what follows by the names that published files hold."""
+    return nn.ModuleDict({"norm": nn.LayerNorm(dim), "fn": layer})
 
-    def __init__(self, dim: int):
-        super().__init__()
-        self.net = nn.Sequential(
+
+def _blocks(dim: int, depth: int, heads: int, head_dim: int) -> nn.ModuleDict:
+    """Pre-norm blocks of attention and of feed-forward layers: linear, GELU, linear."""
+    layers = nn.ModuleList()
+    for _ in range(depth):
+        attention = _normed(dim, Attention(dim, heads, head_dim))
+        net = nn.Sequential(
             nn.Linear(dim, dim), nn.GELU(), nn.Dropout(0.0), nn.Linear(dim, dim), nn.Dropout(0.0)
         )
-
-
-class Normed(nn.Module):
-    """A layer behind its LayerNorm: the names that the published files hold."""
-
-    def __init__(self, dim: int, layer: nn.Module):
-        super().__init__()
-        self.norm = nn.LayerNorm(dim)
-        self.fn = layer
-
-
-class Blocks(nn.Module):
-    """Pre-norm blocks of attention and feed-forward layers."""
-
-    def __init__(self, dim: int, depth: int, heads: int, head_dim: int):
-        super().__init__()
-        self.layers = nn.ModuleList(
-            nn.ModuleList(
-                [Normed(dim, Attention(dim, heads, head_dim)), Normed(dim, FeedForward(dim))]
-            )
-            for _ in range(depth)
-        )
+        layers.append(nn.ModuleList([attention, _normed(dim, nn.ModuleDict({"net": net}))]))
+    return nn.ModuleDict({"layers": layers})
 
 
 class Aggregator(nn.Module):
@@ -87,7 +72,7 @@ class Aggregator(nn.Module):
         super().__init__()
         self.projection = nn.Sequential(nn.Linear(width, dim), nn.ReLU())
         self.cls_token = nn.Parameter(torch.randn(1, 1, dim))
-        self.transformer = Blocks(dim, depth, heads, head_dim)
+        self.transformer = _blocks(dim, depth, heads, head_dim)
         self.norm = nn.LayerNorm(dim)
         self.mlp_head = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, classes))
 

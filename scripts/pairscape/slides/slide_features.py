@@ -67,8 +67,8 @@ def write_slide_features(
     encoder: str,
     attributes: Mapping,
     more: Mapping | None = None,
-) -> None:
-    """Write the embeddings of one slide, block by block, in bounded memory.
+) -> int:
+    """Write the embeddings of one slide, block by block, in bounded memory; returns their number.
 
     Parameters
     ----------
@@ -114,6 +114,7 @@ def write_slide_features(
             places = file.create_dataset("coords", data=coords)
             places.attrs.update({**attributes, **own})
         features.attrs[SUM] = _sum(digest, features, file.get("coords"))
+    return at
 
 
 def read_slide_features(path) -> SlideFeatures:
