@@ -55,7 +55,7 @@ def main(argv=None):
         "batch effect %g, seed %d: %d sections, %d spots",
         *(grid.batch_effect, grid.seed, len(data.sections), len(data.counts)),
     )
-    found = []
+    table = []
     for signal in logs.progress(grid.morphology_signal, "signals", unit="signal"):
         patches = calibration.draw_patches(data, grid, signal)
         features = embed(tower, grid.image_encoder, patches, args.threads)
@@ -71,8 +71,8 @@ def main(argv=None):
             )
         for name, scored in of_signal.items():
             names = {"morphology_signal": float(signal), "donors": name, **head}
-            found += [{"gallery": "", **row, **names} for row in scored]
-    calibration.write_scores(args.scores, found)
+            table += [{"gallery": "", **row, **names} for row in scored]
+    calibration.write_scores(args.scores, table)
 
 
 def check_options(options):
@@ -82,9 +82,9 @@ def check_options(options):
         specs.require_built(options[f"{kind}_encoder"], f"the {kind} encoder of the calibration")
     spec = options["gene_encoder"]
     if spec["learned_from"] != "pair":
-        found = f"{spec['title']}, learned from {spec['learned_from']}"
+        fault = f"{spec['title']}, learned from {spec['learned_from']}"
         remedy = "name one that is learned with the pair, such as mlp"
-        raise InputError("--options", "calibration.gene_encoder", found, remedy)
+        raise InputError("--options", "calibration.gene_encoder", fault, remedy)
     from pairscape.calibrate.calibration import CalibrationGrid, GridRow
     from pairscape.evaluate.clustering import BatchEffectOptions
     from pairscape.evaluate.targets import ExpressionOptions

@@ -53,17 +53,17 @@ def main(argv=None):
         target = Path(args.slides).parent / f"{row['slide']}.h5"
         try:
             if base is not None:
-                found = project_slide(model, base[row["slide"]], target)
+                entry = project_slide(model, base[row["slide"]], target)
             elif cohorts.is_features(row):
-                found = take_features(model, row, options)
+                entry = take_features(model, row, options)
             else:
-                found = embed_slide(model, row, target, policy, args)
+                entry = embed_slide(model, row, target, policy, args)
             if args.figures and drawn < policy.figures:
-                drawn += draw_slide(row, found["file"], args)
-            if found["file"] == target:  # not the user's own
-                program.also_made(target, sha256=found["sha256"])
-            unverified += not found.pop("verified")
-            logs.log.debug("%s: %d patches", row["slide"], found["patches"])
+                drawn += draw_slide(row, entry["file"], args)
+            if entry["file"] == target:  # not the user's own
+                program.also_made(target, sha256=entry["sha256"])
+            unverified += not entry.pop("verified")
+            logs.log.debug("%s: %d patches", row["slide"], entry["patches"])
         except InputError as error:
             if policy.bad_slides == "stop":
                 raise
@@ -71,14 +71,14 @@ def main(argv=None):
             files.remove(target)
             logs.log.warning("slide %s is skipped: %s", row["slide"], error)
             reason = f"{error.field}: found {error.found}; {error.remedy}"
-            found = {"status": SKIPPED, "reason": reason, "patches": 0, "um_per_px": None}
-            found |= {"file": "", "sha256": ""}
-        rows.append({"slide": row["slide"], **found})
+            entry = {"status": SKIPPED, "reason": reason, "patches": 0, "um_per_px": None}
+            entry |= {"file": "", "sha256": ""}
+        rows.append({"slide": row["slide"], **entry})
     embedded = [row for row in rows if row["status"] == EMBEDDED]
     if not embedded:
-        found = f"none of {len(rows)} that can be embedded (the first: {rows[0]['reason']})"
+        fault = f"none of {len(rows)} that can be embedded (the first: {rows[0]['reason']})"
         remedy = "mend the slides or correct the table"
-        raise InputError(args.cohort, f"slides for {model.name}", found, remedy)
+        raise InputError(args.cohort, f"slides for {model.name}", fault, remedy)
     slide_features.write_slides(args.slides, rows)
     if unverified:
         logs.log.warning(
@@ -110,9 +110,9 @@ def build_model(args):
     if args.pair is not None:
         model = slide_embedding.pair_model(options["model"], args.pair, args.weights)
         if specs.spec_sha256(model.spec) != specs.spec_sha256(spec):
-            found = f"another than {name} is now ({model.spec.get('title')})"
+            fault = f"another than {name} is now ({model.spec.get('title')})"
             remedy = "pretrain again, or take back the change of the encoder's file"
-            raise InputError(args.pair, "image encoder", found, remedy)
+            raise InputError(args.pair, "image encoder", fault, remedy)
         return model
     if spec["weights"] is None and not spec.get("control"):
         remedy = "declare its weights; only a control may run without any"
@@ -143,8 +143,8 @@ def project_slide(model, row, target) -> dict:
     if row["status"] != EMBEDDED:
         raise InputError(target, "features of the encoder", "none", row["reason"])
     if files.sha256_file(file) != row["sha256"]:
-        found = "another than its slides.tsv holds"
-        raise InputError(file, "sha256", found, "embed the slide again")
+        fault = "another than its slides.tsv holds"
+        raise InputError(file, "sha256", fault, "embed the slide again")
     (_, width), coords, attributes = slide_features.read_slide_facts(file)
     expected = {"width": model.spec["width"], "weights_sha256": model.facts["weights_sha256"]}
     name = attributes.get("encoder", model.name)  # the encoder's slides.tsv vouches for its name

@@ -75,50 +75,50 @@ def main(argv=None):
     torch.set_num_threads(args.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     training = fitting.MutationTraining(**training)
-    own = read_cohort(args.cohort, args.slides, target)
-    patients, number = read_folds(args.folds, own)
+    home = read_cohort(args.cohort, args.slides, target)
+    patients, number = read_folds(args.folds, home)
     folds = {name: row["fold"] for name, row in patients.items()}
-    fitting.check_folds(args.folds, folds, own.labels, number)
+    fitting.check_folds(args.folds, folds, home.labels, number)
     external = {
         name: read_cohort(table, slides, target)
         for name, table, slides in zip(options["external"], *tables, strict=True)
     }
     every = {
         (name, patient): paths
-        for name, cohort in [(None, own), *external.items()]
+        for name, cohort in [(None, home), *external.items()]
         for patient, paths in cohort.files.items()
     }
     width = fitting.common_width(every)
-    bags = fitting.Bags({patient: own.files[patient] for patient in folds})
+    bags = fitting.Bags({patient: home.files[patient] for patient in folds})
 
     rows, curve, fitted = [], [], []
     for fold in range(number):
         parts = fitting.fold_parts(folds, fold, number)
         seed = options["seed"], fold
-        found = fitting.fit_fold(bags, own.labels, parts, width, training, seed, device)
-        fitted.append(found)
-        curve += [{"fold": fold, **row} for row in found.curve]
+        fit = fitting.fit_fold(bags, home.labels, parts, width, training, seed, device)
+        fitted.append(fit)
+        curve += [{"fold": fold, **row} for row in fit.curve]
         tested = [patients[name] for name in parts["test"]]
-        rows += predict(found, bags, tested, fold, TEST)
-        selected = next(row for row in found.curve if row["selected"])
+        rows += predict(fit, bags, tested, fold, TEST)
+        selected = next(row for row in fit.curve if row["selected"])
         logs.log.info(
             "fold %d: selected step %d of %d, validation loss %.4f",
-            *(fold, selected["step"], found.curve[-1]["step"], selected["loss"]),
+            *(fold, selected["step"], fit.curve[-1]["step"], selected["loss"]),
         )
     for name, cohort in external.items():
         others = fitting.Bags(cohort.files)
-        for fold, found in enumerate(fitted):
-            rows += predict(found, others, cohort.patients, fold, f"{EXTERNAL}{name}")
+        for fold, fit in enumerate(fitted):
+            rows += predict(fit, others, cohort.patients, fold, f"{EXTERNAL}{name}")
     with files.atomic_path(args.attention) as folder:
         folder.mkdir()
         chosen = choose(rows, training.attention_slides)
-        drawn = draw_attention(folder, chosen, fitted, bags, own, options)
+        drawn = draw_attention(folder, chosen, fitted, bags, home, options)
         DRAWN.write(folder / "slides.tsv", drawn)
     fitting.TRAINING.write(args.training, curve, digits=None)
     PREDICTIONS.write(args.predictions, rows)
     logs.log.info(
         "%s by %s: %d patients (%d with label 1) of %s predicted in %d folds%s",
-        *(target, options["model"], len(folds), sum(own.labels[name] for name in folds)),
+        *(target, options["model"], len(folds), sum(home.labels[name] for name in folds)),
         *(options["cohort"], len(fitted)),
         "".join(f", {len(cohort.patients)} of {name}" for name, cohort in external.items()),
     )
@@ -141,8 +141,8 @@ def read_cohort(table, slides, target: str) -> Labelled:
     patients = [row for row in known if by_patient[row["patient"]]]
     without = [name for name, paths in by_patient.items() if not paths]
     if not patients:
-        found = "no embedded slide of a patient with a label"
-        raise InputError(slides, "column status", found, "mend the slides")
+        fault = "no embedded slide of a patient with a label"
+        raise InputError(slides, "column status", fault, "mend the slides")
     if without:
         names = ", ".join(without[:10]) + (" ..." if len(without) > 10 else "")
         words = "%s: %d patients without an embedded slide are left out: %s"
@@ -158,21 +158,21 @@ def read_cohort(table, slides, target: str) -> Labelled:
     )
 
 
-def read_folds(path, own: Labelled) -> tuple[dict[str, dict], int]:
+def read_folds(path, cohort: Labelled) -> tuple[dict[str, dict], int]:
     """The rows of a table of folds by patient, of those with an embedded slide; how many folds."""
     refuse = partial(InputError, path, remedy="run split_sites again")
     rows = {row["patient"]: row for row in site_folds.read_folds(path)}
     for name in rows:
-        if name not in own.labels and name not in own.without:
+        if name not in cohort.labels and name not in cohort.without:
             raise refuse(field=f"patient {name}", found="nobody of the cohort with a label")
-    for name, label in own.labels.items():
+    for name, label in cohort.labels.items():
         if name not in rows:
             raise refuse(field=f"patient {name}", found="no row")
         if rows[name]["label"] != label:
-            found = f"{rows[name]['label']}, where the cohort has {label}"
-            raise refuse(field=f"patient {name}, column label", found=found)
+            fault = f"{rows[name]['label']}, where the cohort has {label}"
+            raise refuse(field=f"patient {name}, column label", found=fault)
     number = 1 + max(row["fold"] for row in rows.values())
-    return {name: row for name, row in rows.items() if name in own.labels}, number
+    return {name: row for name, row in rows.items() if name in cohort.labels}, number
 
 
 def predict(fitted, bags, patients, fold: int, role: str) -> list[dict]:
@@ -204,20 +204,20 @@ def choose(rows, number: int) -> list[dict]:
     return surest(1, -1)[:first] + surest(0, 1)[: number - first]
 
 
-def draw_attention(folder, chosen, fitted, bags, own: Labelled, options) -> list[dict]:
+def draw_attention(folder, chosen, fitted, bags, cohort: Labelled, options) -> list[dict]:
     """Draw the most attended slide of each chosen patient; return the rows of DRAWN."""
     import numpy as np
 
     from pairscape.images import whole_slide
     from pairscape.slides import aggregator, attention_map
 
-    names = {file: slide for slide, file in own.slides.items()}
+    names = {file: slide for slide, file in cohort.slides.items()}
     drawn = []
     for row in chosen:
         model = fitted[row["fold"]].aggregator
         bag = bags.read(row["patient"]).to(model.cls_token.device)
         relative = aggregator.patch_attention(model, bag).cpu().numpy() * len(bag)
-        paths = own.files[row["patient"]]
+        paths = cohort.files[row["patient"]]
         facts = [slide_features.read_slide_facts(path) for path in paths]
         parts = np.split(relative, np.cumsum([shape[0] for shape, *_ in facts])[:-1])
         most = int(np.argmax([part.sum() for part in parts]))
@@ -225,14 +225,14 @@ def draw_attention(folder, chosen, fitted, bags, own: Labelled, options) -> list
         if coords is None:
             logs.log.warning("%s: no coordinates, so no heat map", paths[most])
             continue
-        um_per_px = attributes.get("um_per_px") or own.um_per_px[slide]
+        um_per_px = attributes.get("um_per_px") or cohort.um_per_px[slide]
         attention_map.plot_attention(
             folder / f"{slide}.png",
             parts[most],
             coords,
             whole_slide.side_px(attributes),
             um_per_px,
-            thumbnail(options["slides_root"], own.pictures.get(slide), um_per_px),
+            thumbnail(options["slides_root"], cohort.pictures.get(slide), um_per_px),
             f"{slide}: {options['target']} {row['label']}, predicted"
             f" {float(row['probability']):.2f} (fold {row['fold']}, {options['model']})",
         )

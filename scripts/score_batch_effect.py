@@ -51,8 +51,8 @@ def main(argv=None):
     filled = np.concatenate([block.any(axis=1) for block in counts.blocks(used, size)])
     empty, used = int((~filled).sum()), used[filled]
     if len(used) < 3:
-        found = f"{len(used)} spots with counts"
-        raise InputError(args.splits, "spots", found, "give the dataset more spots")
+        fault = f"{len(used)} spots with counts"
+        raise InputError(args.splits, "spots", fault, "give the dataset more spots")
     given = _read_labels(args.labels, args.shards)[used] if args.labels else None
     if empty:
         log.warning("%s: %d spots without counts are left out", dataset, empty)

@@ -183,10 +183,10 @@ def _open_run(folder: Path):
         for split, one in stored.items():
             if not np.array_equal(one["index"]["row"], in_split[split]):
                 path = run_embeddings.run_files(folder, split)["index"]
-                found = (
+                fault = (
                     f"{len(one['index'])} rows that aren't the {len(in_split[split])} of {split}"
                 )
-                raise InputError(path, "row", found, "pretrain again")
+                raise InputError(path, "row", fault, "pretrain again")
         places = {split: np.arange(len(rows)) for split, rows in in_split.items()}
         yield SHARED, Source({split: one["images"] for split, one in stored.items()}, places), ""
         trunks = {split: one["trunk"] for split, one in stored.items()}
@@ -196,8 +196,8 @@ def _open_run(folder: Path):
         for split in trunks:
             if split not in there:
                 path = run_embeddings.run_files(folder, split)["meta"]
-                found = f"nothing, though {there[0]} has it"
-                raise InputError(path, "sha256, trunk", found, "pretrain again")
+                fault = f"nothing, though {there[0]} has it"
+                raise InputError(path, "sha256, trunk", fault, "pretrain again")
         yield TRUNK, Source(trunks, places), ""
 
     return open_source

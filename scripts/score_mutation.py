@@ -73,15 +73,15 @@ def _compare(comparison, runs, options) -> list[dict]:
             if one[0] != other[0]:
                 continue  # the same patients outside, but other patients trained: no one comparison
             compare = mutation_scores.compare_external
-        found = compare(roles[role], others[role], options["bootstrap"], options["seed"])
-        if not found:
+        compared = compare(roles[role], others[role], options["bootstrap"], options["seed"])
+        if not compared:
             log.warning(
                 "%s, %s, %s: not compared with %s %s: no patients in common, or other labels",
                 *(*one[1:], role, other[0], other[2]),
             )
         head = _head(options, one, path, role)
         head |= {"compared_mutation": other[0], "compared_model": other[2]}
-        rows += [head | row for row in found]
+        rows += [head | row for row in compared]
     return rows
 
 

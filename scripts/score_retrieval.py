@@ -31,9 +31,11 @@ def main(argv=None):
     require_options(args.options, "experiment", "dataset")
     names = {name: args.options.pop(name) for name in ("experiment", "dataset")}
     options = retrieval.RetrievalOptions.of(args.options)
-    found = _read_runs(args.runs, **names)
+    by_encoders = _read_runs(args.runs, **names)
     rows = []
-    for encoders, (path, run) in logs.progress(sorted(found.items()), "scoring runs", unit="run"):
+    for encoders, (path, run) in logs.progress(
+        sorted(by_encoders.items()), "scoring runs", unit="run"
+    ):
         head = {key: run[key] for key in failures.RUN_KEYS} | {"control": runs.control_words(run)}
         if "reason" in run:
             rows.append({**head, "status": run["reason"], "split": options.split})
@@ -54,15 +56,15 @@ def main(argv=None):
 
 def _read_runs(paths, experiment: str, dataset: str) -> dict[tuple[str, str, int], tuple]:
     """The runs by image encoder, gene encoder and seed: the file that tells of one, and what."""
-    found = {}
+    by_encoders = {}
     for given in paths:
         path, run, _ = runs.read_run(given, RUN_KEYS, experiment, dataset)
         encoders = (run["image_encoder"], run["gene_encoder"], run["seed"])
-        if encoders in found:
-            twice = f"the encoders and seed of {found[encoders][0]}"
+        if encoders in by_encoders:
+            twice = f"the encoders and seed of {by_encoders[encoders][0]}"
             raise InputError(path, "run", twice, "give each run once")
-        found[encoders] = (path, run)
-    return found
+        by_encoders[encoders] = (path, run)
+    return by_encoders
 
 
 def _in_short(scored) -> str:

@@ -418,7 +418,7 @@ def test_the_interval_covers_what_it_claims():
     for trial in range(150):
         blocks = intervals.draw_blocks(samples, xy, 220, 300, trial)
         rng = np.random.default_rng(trial)
-        values = rng.standard_normal(blocks.of.max() + 1)[blocks.of] + 1.0
+        values = rng.standard_normal(blocks.unit.max() + 1)[blocks.unit] + 1.0
         low, high = interval_of_mean(values, blocks)
         covered += low <= 1.0 <= high
     assert 0.86 <= covered / 150 <= 0.99
@@ -446,7 +446,7 @@ def test_spots_of_a_block_are_drawn_together():
     xy = grid(12, 12, 55)
     blocks = intervals.draw_blocks(np.repeat("s", 144), xy, 330, 2000, 0)
     assert blocks.counts == {"s": 4}
-    low, high = interval_of_mean(blocks.of.astype(float), blocks)
+    low, high = interval_of_mean(blocks.unit.astype(float), blocks)
     # Four equal blocks of values 0 to 3: the mean of four draws; single spots would give +- 0.2.
     assert low == pytest.approx(0.5, abs=0.26)
     assert high == pytest.approx(2.5, abs=0.26)
@@ -459,7 +459,7 @@ def test_donors_are_drawn_whole_and_weigh_by_their_queries():
     low, high = interval_of_mean(values, units)
     assert (low, high) == (0.0, 1.0)
     one_each = units.weights[(units.weights == 1).all(axis=1)][:1]
-    drawn = intervals.of_means({"m": values}, units.of, one_each)["m"]
+    drawn = intervals.of_means({"m": values}, units.unit, one_each)["m"]
     assert drawn == pytest.approx((0.75, 0.75))
 
 

@@ -32,7 +32,7 @@ DONORS = ("apart", "shared")
 EITHER = "either"  # of scores that don't know of the split
 KEYS = (*KNOBS, "donors", "seed", "score", "of", "gallery")
 SCORES = Table(
-    "calibration.tsv",
+    "calibration/batch-effect<b>_seed<s>.tsv",
     "calibrate_scores",
     (
         *numbers(
@@ -299,15 +299,15 @@ write_scores = SCORES.write
 
 def read_scores(paths: Iterable) -> list[dict]:
     """Read the scores of one or more datasets of the grid."""
-    found: dict[tuple, dict] = {}
+    by_key: dict[tuple, dict] = {}
     for path in paths:
         for row in SCORES.read(path):
             key = tuple(row[name] for name in KEYS)
-            if key in found:
+            if key in by_key:
                 twice = f"{row['score']} of seed {row['seed']} twice"
                 raise InputError(path, "rows", twice, "give it once")
-            found[key] = row
-    return list(found.values())
+            by_key[key] = row
+    return list(by_key.values())
 
 
 def follow(rows: Sequence[Mapping]) -> list[dict]:
@@ -325,20 +325,20 @@ def follow(rows: Sequence[Mapping]) -> list[dict]:
     table = []
     for key, members in groups.items():
         known = [row for row in members if row["value"] is not None]
-        found = dict(zip(("score", "of", "gallery", "donors"), key, strict=True))
-        found |= {"datasets": len(members), "undefined": len(members) - len(known)}
+        line = dict(zip(("score", "of", "gallery", "donors"), key, strict=True))
+        line |= {"datasets": len(members), "undefined": len(members) - len(known)}
         for knob in KNOBS:
             levels = sorted({row[knob] for row in members})
             for end, level in (("least", levels[0]), ("greatest", levels[-1])):
-                found[f"{knob}_{end}"] = _mean(r["value"] for r in known if r[knob] == level)
-            found[f"{knob}_spearman"] = spearman(known, knob)
+                line[f"{knob}_{end}"] = _mean(r["value"] for r in known if r[knob] == level)
+            line[f"{knob}_spearman"] = spearman(known, knob)
             seeds = sorted({row["seed"] for row in known})
             by_seed = [spearman([r for r in known if r["seed"] == seed], knob) for seed in seeds]
             by_seed = [value for value in by_seed if value is not None]
-            found[f"{knob}_spearman_low"] = min(by_seed, default=None)
-            found[f"{knob}_spearman_high"] = max(by_seed, default=None)
-        found["skipped"] = _mean(r["skipped"] for r in members if r["skipped"] is not None)
-        table.append(found)
+            line[f"{knob}_spearman_low"] = min(by_seed, default=None)
+            line[f"{knob}_spearman_high"] = max(by_seed, default=None)
+        line["skipped"] = _mean(r["skipped"] for r in members if r["skipped"] is not None)
+        table.append(line)
     return table
 
 

@@ -34,7 +34,7 @@ METRICS = {  # by the distance between spots, and to which other batch
     "bras": ("cosine", "mean_other"),
 }
 SCORES = Table(
-    "batch_effect.tsv",
+    "batch_effect/<dataset>.tsv",
     "score_batch_effect",
     (
         *text(
@@ -188,9 +188,9 @@ def _score_mixing(points, labels, batch_of, head: Mapping, note: str, *, each: b
         rows.append({**row, **_value(value, note, why), **counted})
         for score in scores if each else ():
             why = "one batch only" if score.batches == 1 else "no batch has two spots"
-            found = _value(score.value, "", f"skipped: {why}")
-            found |= {"group": score.label, "spots": score.spots, "batches": score.batches}
-            rows.append({**row, **found})
+            of_label = _value(score.value, "", f"skipped: {why}")
+            of_label |= {"group": score.label, "spots": score.spots, "batches": score.batches}
+            rows.append({**row, **of_label})
     return rows
 
 

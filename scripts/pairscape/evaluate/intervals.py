@@ -25,7 +25,7 @@ _DRAWS_AT_ONCE = 64
 class Units(NamedTuple):
     """What is drawn: the unit of each query, and how often each is drawn each time."""
 
-    of: np.ndarray  # (N,) int64
+    unit: np.ndarray  # (N,) int64
     weights: np.ndarray  # (draws, units) int16
     counts: dict[str, int]  # units by sample, where they are blocks
 
@@ -39,7 +39,7 @@ def draw_blocks(
     The draws depend on the seed, the sample's name and its spots alone: all runs, directions and
     galleries are resampled alike, and can be compared draw by draw.
     """
-    of = np.empty(len(samples), np.int64)
+    unit = np.empty(len(samples), np.int64)
     weights, counts, first = [], {}, 0
     for sample in np.unique(samples):
         rows = np.flatnonzero(samples == sample)
@@ -49,17 +49,17 @@ def draw_blocks(
         count = int(place.max()) + 1
         key = [seed, zlib.crc32(str(sample).encode()), 1]
         weights.append(_multinomial(count, draws, key))
-        of[rows] = first + place
+        unit[rows] = first + place
         counts[str(sample)] = count
         first += count
-    return Units(of, np.hstack(weights), counts)
+    return Units(unit, np.hstack(weights), counts)
 
 
 def draw_donors(donors: np.ndarray, draws: int, seed: int) -> Units:
     """Resample whole donors, with replacement; the draws depend on the seed and the donors' names."""
-    names, of = np.unique(donors, return_inverse=True)
+    names, unit = np.unique(donors, return_inverse=True)
     key = [seed, zlib.crc32("\n".join(map(str, names)).encode()), 5]
-    return Units(of.reshape(-1), _multinomial(len(names), draws, key), {})
+    return Units(unit.reshape(-1), _multinomial(len(names), draws, key), {})
 
 
 def choose_units(
@@ -81,11 +81,13 @@ def choose_units(
     if not draws or len(names) < DONORS_NEEDED:
         return blocks, _over_blocks(blocks, block_um, np.unique(samples[member]), len(names))
     drawn = draw_donors(donors[member], draws, seed)
-    of = np.zeros(len(samples), np.int64)
-    of[member] = drawn.of
+    unit = np.zeros(len(samples), np.int64)
+    unit[member] = drawn.unit
     unknown = sum(donor in placeholders for donor in names)
     over = f"bootstrap over {len(names)} donors"
-    return drawn._replace(of=of), over + (f", {unknown} of them placeholders" if unknown else "")
+    return drawn._replace(unit=unit), over + (
+        f", {unknown} of them placeholders" if unknown else ""
+    )
 
 
 def _over_blocks(units: Units, block_um: float, samples: Iterable[str], donors: int) -> str:
@@ -112,22 +114,22 @@ def _multinomial(count: int, draws: int, key: list[int]) -> np.ndarray:
 
 def select(units: Units, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     """The units of the queries ``rows`` and the draws of those units; None where nothing varies."""
-    used, of = np.unique(units.of[rows], return_inverse=True)
+    used, unit = np.unique(units.unit[rows], return_inverse=True)
     weights = units.weights[:, used]
     if not len(weights) or (weights == weights[0]).all():
         return None
-    return of.reshape(-1), weights
+    return unit.reshape(-1), weights
 
 
 def of_means(
-    values: Mapping[str, np.ndarray], of: np.ndarray, weights: np.ndarray
+    values: Mapping[str, np.ndarray], unit: np.ndarray, weights: np.ndarray
 ) -> dict[str, tuple[float, float]]:
     """Percentile intervals of the means of several values (n,) over the draws of ``select``."""
     if not values:
         return {}
     count = weights.shape[1]
-    sums = np.column_stack([np.bincount(of, each, count) for each in values.values()])
-    sizes = np.bincount(of, minlength=count)
+    sums = np.column_stack([np.bincount(unit, each, count) for each in values.values()])
+    sizes = np.bincount(unit, minlength=count)
     drawn = np.empty((len(weights), len(values)))
     for start in range(0, len(weights), _DRAWS_AT_ONCE):
         part = weights[start : start + _DRAWS_AT_ONCE].astype(np.float64)
@@ -137,10 +139,10 @@ def of_means(
 
 
 def of_median(
-    values: np.ndarray, batch: np.ndarray | None, of: np.ndarray, weights: np.ndarray
+    values: np.ndarray, batch: np.ndarray | None, unit: np.ndarray, weights: np.ndarray
 ) -> tuple[float, float]:
     """Percentile interval of ``median(values, batch)`` over the draws of ``select``."""
-    drawn = _medians(values, batch, of, weights)
+    drawn = _medians(values, batch, unit, weights)
     low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
@@ -151,19 +153,19 @@ def median(values: np.ndarray, batch: np.ndarray | None = None) -> float:
     return float(_medians(values, batch, np.zeros(len(values), np.int64), one)[0])
 
 
-def _medians(values, batch, of, weights) -> np.ndarray:
+def _medians(values, batch, unit, weights) -> np.ndarray:
     batched = batch is not None
     order = np.lexsort((values, batch)) if batched else np.argsort(values, kind="stable")
     ends = np.array([len(values)])
     if batched:
         ends = np.append(np.flatnonzero(np.diff(batch[order])) + 1, len(values))
     return _weighted_medians(
-        np.asarray(values, np.float64)[order], of[order], weights, ends, batched
+        np.asarray(values, np.float64)[order], unit[order], weights, ends, batched
     )
 
 
 @compiled()
-def _weighted_medians(values, of, weights, ends, lower):
+def _weighted_medians(values, unit, weights, ends, lower):
     """Medians of sorted values (n,), in runs that end at ``ends``, for each draw of the units."""
     medians = np.empty(weights.shape[0])
     for draw in range(weights.shape[0]):
@@ -173,7 +175,7 @@ def _weighted_medians(values, of, weights, ends, lower):
         for end in ends:
             count = 0
             for i in range(start, end):
-                count += weights[draw, of[i]]
+                count += weights[draw, unit[i]]
             # The values in places `first` and `second`, from 1, of the count repeated values.
             first = (count + 1) // 2
             second = first if lower else count // 2 + 1
@@ -181,7 +183,7 @@ def _weighted_medians(values, of, weights, ends, lower):
             low = 0.0
             seen = False
             for i in range(start, end):
-                reached += weights[draw, of[i]]
+                reached += weights[draw, unit[i]]
                 if not seen and reached >= first and count:
                     low = values[i]
                     seen = True

@@ -56,10 +56,10 @@ def shifted_partners(
     y_px = low[1] + (np.arange(shape[1]) + 0.5) * step
     for column in range(shape[0]):
         x_px = np.full(shape[1], low[0] + (column + 0.5) * step)
-        _, found = tree.query(
+        _, spot = tree.query(
             np.column_stack([x_px, y_px]), distance_upper_bound=_REACH_PITCHES * pitch
         )
-        nearest[column] = np.where(found < len(xy), found, -1)
+        nearest[column] = np.where(spot < len(xy), spot, -1)
 
     centre = int(np.argmin(((xy - np.median(xy, axis=0)) ** 2).sum(axis=1)))
     turns, places = np.repeat([1, -1], len(xy)), np.tile(np.arange(len(xy)), 2)

@@ -73,9 +73,9 @@ def neighbours(samples: np.ndarray, xy_um: np.ndarray, radius_um: float) -> Targ
         tree = cKDTree(xy_um[of_sample])
         for start in range(0, len(of_sample), _CHUNK):
             rows = of_sample[start : start + _CHUNK]
-            found = tree.query_ball_point(xy_um[rows], radius_um * (1 + 1e-6), return_sorted=True)
-            counts[rows] = [len(one) for one in found]
-            flat = np.fromiter(chain.from_iterable(found), np.int64, int(counts[rows].sum()))
+            within = tree.query_ball_point(xy_um[rows], radius_um * (1 + 1e-6), return_sorted=True)
+            counts[rows] = [len(one) for one in within]
+            flat = np.fromiter(chain.from_iterable(within), np.int64, int(counts[rows].sum()))
             parts.append((rows, of_sample[flat].astype(np.int32)))
     starts = np.concatenate([[0], np.cumsum(counts)])
     places = np.empty(starts[-1], np.int32)
@@ -214,9 +214,9 @@ def _count(queries, gallery, edges, sets, device, block=None):
     return better, level, best
 
 
-def _host_block(similarity, place, edges, starts, found, out):
+def _host_block(similarity, place, edges, starts, hits, out):
     no_place = np.empty(0, np.int64) if place is None else place
-    _count_block(similarity, no_place, edges, starts, found, *out)
+    _count_block(similarity, no_place, edges, starts, hits, *out)
     return similarity
 
 
@@ -227,14 +227,14 @@ def _device_block(distinct, place, device):
     columns = torch.tensor(distinct, device=device).T
     spread = None if place is None else torch.as_tensor(place, device=device)
 
-    def count(similarity, _, edges, starts, found, out):
+    def count(similarity, _, edges, starts, hits, out):
         if not isinstance(similarity, torch.Tensor):
             similarity = torch.tensor(similarity, device=device) @ columns
             if spread is not None:
                 similarity = similarity[:, spread]
         queries = len(similarity)
         row = torch.as_tensor(np.repeat(np.arange(queries), np.diff(starts)), device=device)
-        value = similarity[row, torch.as_tensor(found.astype(np.int64), device=device)]
+        value = similarity[row, torch.as_tensor(hits.astype(np.int64), device=device)]
         best = torch.full((queries,), -torch.inf, device=device)
         best = best.scatter_reduce(0, row, value, "amax")
         at_best = torch.zeros(queries, dtype=torch.int32, device=device)
@@ -325,20 +325,20 @@ def rank_in_batches(
     batch_of, size = np.repeat(np.arange(len(batches)), sizes), np.repeat(sizes, sizes)
     return [
         Ranks(better, level - best, size, best, hits, rows, batch_of)
-        for better, level, best, hits in (found.T for found in counted)
+        for better, level, best, hits in (numbers.T for numbers in counted)
     ]
 
 
 def _local(targets: Targets, members: np.ndarray, local: np.ndarray) -> Targets:
     counts = targets.counts()[members]
-    found = local[targets.rows[_spread(targets.starts[members], counts)]]
-    query = np.repeat(np.arange(len(members)), counts)[found >= 0]
+    places = local[targets.rows[_spread(targets.starts[members], counts)]]
+    query = np.repeat(np.arange(len(members)), counts)[places >= 0]
     kept = np.bincount(query, minlength=len(members))
-    return Targets(np.concatenate([[0], np.cumsum(kept)]), found[found >= 0])
+    return Targets(np.concatenate([[0], np.cumsum(kept)]), places[places >= 0])
 
 
 @compiled()
-def _count_block(similarity, place, edges, starts, found, better, level, at_best):
+def _count_block(similarity, place, edges, starts, hits, better, level, at_best):
     spread = np.empty(place.shape[0], np.float32)
     for i in range(similarity.shape[0]):
         row = similarity[i]
@@ -349,7 +349,7 @@ def _count_block(similarity, place, edges, starts, found, better, level, at_best
         best = np.float32(-np.inf)
         many = 0
         for t in range(starts[i], starts[i + 1]):
-            value = row[found[t]]
+            value = row[hits[t]]
             if value > best:
                 best = value
                 many = 1

@@ -118,14 +118,14 @@ class RetrievalOptions:
 # ------------------------------------------------------------------------------- metrics and chance
 
 
-def mid_rank(found: Ranks) -> np.ndarray:
+def mid_rank(ranked: Ranks) -> np.ndarray:
     """The best target's expected rank (N,), from 1, ties broken at random."""
-    return found.better + (found.level + found.ties + 1) / (found.level + 1)
+    return ranked.better + (ranked.level + ranked.ties + 1) / (ranked.level + 1)
 
 
-def worst_rank(found: Ranks) -> np.ndarray:
+def worst_rank(ranked: Ranks) -> np.ndarray:
     """The best target's rank (N,), from 1, after all that it ties with."""
-    return 1.0 + found.better + found.ties
+    return 1.0 + ranked.better + ranked.ties
 
 
 def recall_at(better: np.ndarray, ties: np.ndarray, k: int, level=1) -> np.ndarray:
@@ -142,18 +142,18 @@ def recall_at(better: np.ndarray, ties: np.ndarray, k: int, level=1) -> np.ndarr
     return 1.0 - miss
 
 
-def metrics(found: Ranks, recall: Sequence[int]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def metrics(ranked: Ranks, recall: Sequence[int]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Per-query values (N,) by metric, expected and pessimistic, of ranks for the partner."""
-    rank = mid_rank(found), worst_rank(found)
-    return {**recalls(found, recall), "mean_rank": rank, "median_rank": rank}
+    rank = mid_rank(ranked), worst_rank(ranked)
+    return {**recalls(ranked, recall), "mean_rank": rank, "median_rank": rank}
 
 
-def recalls(found: Ranks, recall: Sequence[int], suffix: str = "") -> dict[str, tuple]:
+def recalls(ranked: Ranks, recall: Sequence[int], suffix: str = "") -> dict[str, tuple]:
     """Per-query hits (N,) by ``recall@k``, expected and pessimistic."""
-    worst = worst_rank(found)
+    worst = worst_rank(ranked)
     return {
         f"recall@{k}{suffix}": (
-            recall_at(found.better, found.ties, k, found.level),
+            recall_at(ranked.better, ranked.ties, k, ranked.level),
             (worst <= k).astype(np.float64),
         )
         for k in recall
@@ -236,10 +236,10 @@ def score_run(
             galleries[gallery_name(options.in_batch, processes)] = ranks.rank_in_batches(
                 *pair, options.in_batch, processes, targets
             )
-        for name, found in galleries.items():
-            values = metrics(found[0], options.recall_at)
-            ranks_of = dict.fromkeys(values, found[0])
-            for suffix, within in zip(nearby, found[1:], strict=False):
+        for name, ranked in galleries.items():
+            values = metrics(ranked[0], options.recall_at)
+            ranks_of = dict.fromkeys(values, ranked[0])
+            for suffix, within in zip(nearby, ranked[1:], strict=False):
                 more = recalls(within, options.recall_at, suffix)
                 values |= more
                 ranks_of |= dict.fromkeys(more, within)

@@ -26,15 +26,15 @@ def silhouette_widths(
     sizes = np.bincount(codes)
     sums = sums_by[metric](points, codes, sizes)
     rows = np.arange(len(codes))
-    own = sums[rows, codes]
+    within = sums[rows, codes]
     if between == "mean_other":
-        outer = (sums.sum(axis=1) - own) / (len(codes) - sizes[codes])
+        outer = (sums.sum(axis=1) - within) / (len(codes) - sizes[codes])
     else:
         means = sums / sizes
         means[rows, codes] = np.inf if between == "nearest" else -np.inf
         outer = means.min(axis=1) if between == "nearest" else means.max(axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        inner = own / (sizes[codes] - 1)
+        inner = within / (sizes[codes] - 1)
         widths = (outer - inner) / np.maximum(inner, outer)
     return np.nan_to_num(widths)
 
@@ -138,9 +138,9 @@ def simpson_index(
     the neighbour is the spot itself. NaN where all neighbours are too far away to have a weight.
     """
     entropy = math.log(distances.shape[1] // 3)
-    found = np.empty(len(distances))
-    _simpson(distances.astype(np.float64), batch, others, batches, entropy, found)
-    return found
+    index = np.empty(len(distances))
+    _simpson(distances.astype(np.float64), batch, others, batches, entropy, index)
+    return index
 
 
 @compiled(fastmath=True)
@@ -148,15 +148,15 @@ def _add_distances(product, of_rows, of_columns, diagonal, row_sums, column_sums
     height, width = product.shape
     columns = np.zeros(width, np.float32)
     for i in range(height):
-        own = of_rows[i]
+        norm = of_rows[i]
         total = np.float32(0)
         for j in range(width):
-            squared = own + of_columns[j] - np.float32(2) * product[i, j]
+            squared = norm + of_columns[j] - np.float32(2) * product[i, j]
             distance = np.sqrt(max(squared, np.float32(0)))
             total += distance
             columns[j] += distance
         if diagonal:  # a spot has no distance from itself; rounding would give it one
-            squared = own + of_columns[i] - np.float32(2) * product[i, i]
+            squared = norm + of_columns[i] - np.float32(2) * product[i, i]
             total -= np.sqrt(max(squared, np.float32(0)))
         row_sums[i] += total
         if i % _FLUSH == _FLUSH - 1 or i == height - 1:
@@ -166,7 +166,7 @@ def _add_distances(product, of_rows, of_columns, diagonal, row_sums, column_sums
 
 
 @compiled()
-def _simpson(distances, batch, others, batches, entropy, found):
+def _simpson(distances, batch, others, batches, entropy, index):
     # The search is that of scib-metrics: Gaussian in the distance, at most 50 steps.
     count = distances.shape[1]
     weights = np.zeros(count)
@@ -190,9 +190,9 @@ def _simpson(distances, batch, others, batches, entropy, found):
                 high = beta
                 beta = beta / 2 if low == -np.inf else (beta + low) / 2
         if total == 0:
-            found[i] = np.nan
+            index[i] = np.nan
             continue
         shares[:] = 0
         for j in range(count):
             shares[batch[i, j]] += weights[j] / total
-        found[i] = (shares * shares).sum()
+        index[i] = (shares * shares).sum()

@@ -27,15 +27,15 @@ def compare(scores: Iterable[Mapping], metric: str, galleries: Sequence[str]) ->
     values, controls = _donor_values(scores, metric, galleries)
     rows = []
     for key, pairs in values.items():
-        found = [
+        compared = [
             _compare_two(first, second, pairs, controls)
             for first, second in itertools.combinations(pairs, 2)
             if (first[0] == second[0]) != (first[1] == second[1])
         ]
-        found = [row for row in found if row]
-        _correct(found)
+        compared = [row for row in compared if row]
+        _correct(compared)
         head = dict(zip(("dataset", "gallery", "direction"), key, strict=True))
-        rows += [{**head, "metric": metric, **row} for row in found]
+        rows += [{**head, "metric": metric, **row} for row in compared]
     return sorted(rows, key=lambda row: galleries.index(row["gallery"]))
 
 

@@ -168,11 +168,11 @@ def make_targets(
         chosen = choose_genes(counts, by_sample, scale, options.genes, options.min_detected)
         if not len(chosen):
             sample = "sample" if recipe == "published" else "train sample"
-            found = (
+            fault = (
                 f"no gene that varies and is in {options.min_detected:.0%} of the spots of every"
             )
             remedy = "lower expression.min_detected"
-            raise InputError(counts.shards[0], "gexp", f"{found} {sample}", remedy)
+            raise InputError(counts.shards[0], "gexp", f"{fault} {sample}", remedy)
         targets[recipe] = make_target(counts, genes, chosen, scale, words)
     return targets
 

@@ -27,8 +27,8 @@ class Attention(nn.Module):
         """q of ``queries``, k and v of ``tokens``: (B, heads, tokens, head_dim) each."""
         to_q, to_kv = self.to_qkv.weight.tensor_split([len(self.to_qkv.weight) // 3])
         k, v = functional.linear(tokens, to_kv).chunk(2, dim=-1)
-        found = functional.linear(queries, to_q), k, v
-        return tuple(x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in found)
+        parts = functional.linear(queries, to_q), k, v
+        return tuple(x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in parts)
 
     def forward(self, tokens, queries) -> torch.Tensor:
         mixed = functional.scaled_dot_product_attention(*self.project(tokens, queries))

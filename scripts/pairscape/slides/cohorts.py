@@ -24,8 +24,8 @@ _TCGA = r"TCGA-([A-Z0-9]{2})-[A-Z0-9]{4}"
 
 def tissue_source_site(patient: str) -> str:
     """The tissue source site of a TCGA barcode (its characters 6 and 7), or nothing."""
-    found = re.match(rf"{_TCGA}(?![A-Z0-9])", patient)
-    return found[1] if found else ""
+    barcode = re.match(rf"{_TCGA}(?![A-Z0-9])", patient)
+    return barcode[1] if barcode else ""
 
 
 def read_cohort(path, may_be_empty=False) -> list[dict]:
@@ -52,14 +52,14 @@ def read_cohort(path, may_be_empty=False) -> list[dict]:
         checked = _check_row(path, row)
         slide, patient = checked["slide"], checked["patient"]
         if slide in slides:
-            found = "a second row of that name"
-            raise InputError(path, f"slide {slide}", found, "give each slide one name")
+            fault = "a second row of that name"
+            raise InputError(path, f"slide {slide}", fault, "give each slide one name")
         slides.add(slide)
         other = files.setdefault(checked["file"], slide)
         if other != slide:
-            found = f"{checked['file']}, the file of {other}"
+            fault = f"{checked['file']}, the file of {other}"
             remedy = "give each slide a file of its own, or drop one row"
-            raise InputError(path, f"slide {slide}, column file", found, remedy)
+            raise InputError(path, f"slide {slide}, column file", fault, remedy)
         _check_patient(path, checked, patients.setdefault(patient, {}))
         cohort.append(checked)
     for row in cohort:  # what one row of a patient leaves open another may tell
@@ -87,19 +87,19 @@ def labelled_patients(cohort: Sequence[Mapping], target: str, path, *, sites=Tru
     where folds are split by ``sites``.
     """
     if target not in targets_of(cohort):
-        found = f"only the targets {', '.join(targets_of(cohort)) or '(none)'}"
-        raise InputError(path, f"column {target}", found, "add the column or correct the target")
+        fault = f"only the targets {', '.join(targets_of(cohort)) or '(none)'}"
+        raise InputError(path, f"column {target}", fault, "add the column or correct the target")
     known = labels(cohort, target)
     if len(set(known.values())) < 2:
-        found = f"only the label {set(known.values()).pop()}" if known else "no label"
-        raise InputError(path, f"column {target}", found, "label patients with 1 and others with 0")
+        fault = f"only the label {set(known.values()).pop()}" if known else "no label"
+        raise InputError(path, f"column {target}", fault, "label patients with 1 and others with 0")
     by_name = {}
     for row in (row for row in cohort if row["patient"] in known):
         patient = row["patient"]
         if sites and not row["site"]:
-            found = f"nothing, and {patient} is no TCGA barcode that tells it"
+            fault = f"nothing, and {patient} is no TCGA barcode that tells it"
             remedy = "name the hospital or laboratory that the slide comes from"
-            raise InputError(path, f"slide {row['slide']}, column site", found, remedy)
+            raise InputError(path, f"slide {row['slide']}, column site", fault, remedy)
         first = {"patient": patient, "site": row["site"], "label": known[patient], "slides": []}
         by_name.setdefault(patient, first)["slides"].append(row["slide"])
     return list(by_name.values())
@@ -124,8 +124,8 @@ def _check_row(path, row: Mapping[str, str]) -> dict:
     row = {column: value.strip() for column, value in row.items()}
     slide, patient = row["slide"], row["patient"]
 
-    def refuse(column, found, remedy):
-        return InputError(path, f"slide {slide}, column {column}", found, remedy)
+    def refuse(column, fault, remedy):
+        return InputError(path, f"slide {slide}, column {column}", fault, remedy)
 
     if not re.fullmatch(_SLIDE, slide):
         remedy = "use letters, digits, dots, _ and -: its features are stored under it"
@@ -133,12 +133,12 @@ def _check_row(path, row: Mapping[str, str]) -> dict:
     if not patient:
         raise refuse("patient", "nothing", "name the patient")
     if tissue_source_site(patient) and len(patient) > 12:
-        found = f"{patient}, the barcode of a sample or slide"
+        fault = f"{patient}, the barcode of a sample or slide"
         whole = "so that all slides of a patient stay together"
-        raise refuse("patient", found, f"write the patient's, {patient[:12]}, {whole}")
+        raise refuse("patient", fault, f"write the patient's, {patient[:12]}, {whole}")
     if tissue_source_site(slide) and tissue_source_site(patient) and slide[:12] != patient:
-        found = f"{patient}, though the slide's barcode says {slide[:12]}"
-        raise refuse("patient", found, "correct one of them")
+        fault = f"{patient}, though the slide's barcode says {slide[:12]}"
+        raise refuse("patient", fault, "correct one of them")
     if not row["file"]:
         raise refuse("file", "nothing", "name the slide's image or .h5 file")
     known = {
@@ -176,9 +176,9 @@ def _check_patient(path, row: Mapping, known: dict) -> None:
         if (column != "site" and column in COLUMNS) or value in (None, ""):
             continue
         if known.setdefault(column, value) != value:
-            found = f"{value}, where another slide of patient {row['patient']} has {known[column]}"
+            fault = f"{value}, where another slide of patient {row['patient']} has {known[column]}"
             remedy = f"give all slides of a patient one {'site' if column == 'site' else 'label'}"
-            raise InputError(path, f"slide {row['slide']}, column {column}", found, remedy)
+            raise InputError(path, f"slide {row['slide']}, column {column}", fault, remedy)
 
 
 def read_cohorts(config: Mapping) -> dict[str, list[dict]]:
@@ -193,8 +193,8 @@ def read_cohorts(config: Mapping) -> dict[str, list[dict]]:
 def check_slide_simulation(place: str, knobs: Mapping, source) -> None:
     """Check what a schema can't in the knobs of a simulated cohort, at ``place`` of ``source``."""
     if knobs["sites"] > knobs["patients"]:
-        found = f"{knobs['sites']} for {knobs['patients']} patients"
-        raise InputError(source, f"{place}.sites", found, "give each site a patient at least")
+        fault = f"{knobs['sites']} for {knobs['patients']} patients"
+        raise InputError(source, f"{place}.sites", fault, "give each site a patient at least")
     for name, target in knobs["targets"].items():
         if name in COLUMNS:
             remedy = f"choose another: {', '.join(COLUMNS)} are columns of the table"

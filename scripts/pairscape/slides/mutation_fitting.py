@@ -79,8 +79,8 @@ class Bags:
         if patient in self.kept:
             self.kept.move_to_end(patient)
             return self.kept[patient]
-        found = [slide_features.read_slide_features(file).features for file in self.slides[patient]]
-        bag = torch.from_numpy(np.concatenate(found))
+        parts = [slide_features.read_slide_features(file).features for file in self.slides[patient]]
+        bag = torch.from_numpy(np.concatenate(parts))
         self.kept[patient] = bag
         while sum(bag.nbytes for bag in self.kept.values()) > self.kept_bytes:
             self.kept.popitem(last=False)
@@ -91,13 +91,13 @@ def common_width(slides: Mapping[str, Sequence[Path]]) -> int:
     """Numbers per patch, the same in all files."""
     width, first = None, None
     for file in itertools.chain.from_iterable(slides.values()):
-        found = slide_features.read_slide_facts(file)[0][1]
+        (_, held), _, _ = slide_features.read_slide_facts(file)
         if width is None:
-            width, first = found, file
-        elif found != width:
-            found = f"{found} numbers per patch, where {first} has {width}"
+            width, first = held, file
+        elif held != width:
+            fault = f"{held} numbers per patch, where {first} has {width}"
             raise InputError(
-                file, "features", found, "embed all slides of all cohorts by one model"
+                file, "features", fault, "embed all slides of all cohorts by one model"
             )
     return width
 
@@ -122,11 +122,11 @@ def check_folds(path, folds: Mapping[str, int], labels: Mapping[str, int], numbe
     for fold in range(number):
         known = collections.Counter(labels[name] for name in folds if folds[name] == fold)
         if len(known) < 2:
-            found = "no patient with an embedded slide"
+            fault = "no patient with an embedded slide"
             if known:
-                found = f"only the label {min(known)} among its {known.total()} patients"
+                fault = f"only the label {min(known)} among its {known.total()} patients"
             remedy = "nothing can be scored on it: make fewer folds, or add patients and sites"
-            raise InputError(path, f"fold {fold}", found, remedy)
+            raise InputError(path, f"fold {fold}", fault, remedy)
 
 
 def fit_fold(
@@ -186,8 +186,8 @@ def fit_fold(
                 best, best_loss = copy.deepcopy(aggregator.state_dict()), curve[-1]["loss"]
                 selected = curve[-1]
     if best is None:
-        found = f"{training.learning_rate:g}, by which the validation loss is never a number"
-        raise InputError("--options", "training.learning_rate", found, "lower it")
+        fault = f"{training.learning_rate:g}, by which the validation loss is never a number"
+        raise InputError("--options", "training.learning_rate", fault, "lower it")
     selected["selected"] = 1
     aggregator.load_state_dict(best)
     return Fitted(aggregator, pos_weight, curve)

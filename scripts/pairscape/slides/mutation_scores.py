@@ -15,7 +15,7 @@ from pairscape.slides.mutation_metrics import ALPHA, by_fold, interval
 from pairscape.slides.predictions import ensemble
 
 SCORES = Table(
-    "mutation.tsv",
+    "mutation/<mutation>.tsv",
     "score_mutation",
     (
         *text(

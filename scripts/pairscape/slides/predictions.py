@@ -54,8 +54,8 @@ def _check_row(path, number: int, row: Mapping) -> None:
         "probability": probability is not None and 0 <= probability <= 1,
     }
     for name in (name for name, right in holds.items() if not right):
-        found = f"{name} '{row[name]}'"
-        raise InputError(path, f"line {number}", found, "delete the file and fit again")
+        fault = f"{name} '{row[name]}'"
+        raise InputError(path, f"line {number}", fault, "delete the file and fit again")
     if row["role"] != TEST and not row["role"].startswith(EXTERNAL):
         remedy = f"allowed: {TEST}, {EXTERNAL}<cohort>"
         raise InputError(path, f"line {number}, role", repr(row["role"]), remedy)

@@ -17,7 +17,7 @@ from pairscape.core.files import read_json
 from pairscape.core.tsv import Table, integers, text
 
 FOLDS = Table(
-    "folds.tsv",
+    "folds/<target>.tsv",
     "split_sites",
     (
         *text(patient="the patient", site="where the slides come from"),
@@ -67,7 +67,7 @@ def deal_folds(
         np.add.at(sizes, (place, label), 1)
         dealt, how = deal_sites(sizes, folds, seed)
     rows = [
-        {**{name: row[name] for name in ("patient", "site", "label")}, "fold": int(dealt[unit])}
+        {**{name: row[name] for name in FOLDS.names[:3]}, "fold": int(dealt[unit])}
         for row, unit in zip(patients, place, strict=True)
     ]
     rows.sort(key=lambda row: (row["fold"], row["patient"]))
@@ -90,9 +90,9 @@ def deal_sites(sizes: np.ndarray, folds: int, seed: int) -> tuple[np.ndarray, di
     best, cost = None, np.inf
     for _ in range(STARTS):
         dealt = _search(sizes, folds, rng)
-        found = _cost(sizes, dealt, folds)
-        if found < cost - 1e-9:
-            best, cost = dealt, found
+        reached = _cost(sizes, dealt, folds)
+        if reached < cost - 1e-9:
+            best, cost = dealt, reached
         if cost <= bound + 1e-9:
             break
     method = "local search"
@@ -192,12 +192,12 @@ def read_folds(path) -> list[dict]:
     rows, seen = FOLDS.read(path), set()
     for number, row in enumerate(rows, start=2):
         if row["label"] not in (0, 1) or row["fold"] < 0:
-            found = f"label {row['label']}, fold {row['fold']}"
+            fault = f"label {row['label']}, fold {row['fold']}"
             remedy = "labels are 0 or 1, folds count from 0: delete the file and split again"
-            raise InputError(path, f"line {number}", found, remedy)
+            raise InputError(path, f"line {number}", fault, remedy)
         if row["patient"] in seen:
-            found = f"{row['patient']} again"
-            raise InputError(path, f"line {number}, patient", found, "give each patient once")
+            fault = f"{row['patient']} again"
+            raise InputError(path, f"line {number}, patient", fault, "give each patient once")
         seen.add(row["patient"])
     return rows
 
@@ -265,35 +265,28 @@ def _search(sizes: np.ndarray, folds: int, rng) -> np.ndarray:
     cost = _costs(held[None], totals)[0]
     one, two = np.triu_indices(len(sizes), 1)
     while True:
-        sites = np.repeat(np.arange(len(sizes)), folds)
-        to = np.tile(np.arange(folds), len(sizes))
+        sites, to = np.divmod(np.arange(len(sizes) * folds), folds)
         kept = to != dealt[sites]
         sites, to = sites[kept], to[kept]
-        moved, by_move = _shifted(held, dealt[sites], to, sizes[sites], totals)
         kept = dealt[one] != dealt[two]
         left, right = one[kept], two[kept]
-        change = sizes[left] - sizes[right]
-        swapped, by_swap = _shifted(held, dealt[left], dealt[right], change, totals)
-        least = min(by_move.min(initial=np.inf), by_swap.min(initial=np.inf))
-        if least >= cost - 1e-9:
+        # What the folds would hold after each move of a site, and after each swap of two.
+        source = np.concatenate([dealt[sites], dealt[left]])
+        target = np.concatenate([to, dealt[right]])
+        change = np.concatenate([sizes[sites], sizes[left] - sizes[right]])
+        after, rows = np.repeat(held[None], len(source), 0), np.arange(len(source))
+        after[rows, source] -= change
+        after[rows, target] += change
+        costs = _costs(after, totals)
+        if costs.min(initial=np.inf) >= cost - 1e-9:
             return dealt
-        if by_move.min(initial=np.inf) <= least:
-            best = int(np.argmin(by_move))
-            dealt[sites[best]], held = to[best], moved[best]
+        best = int(np.argmin(costs))
+        if best < len(sites):
+            dealt[sites[best]] = to[best]
         else:
-            best = int(np.argmin(by_swap))
-            dealt[left[best]], dealt[right[best]] = dealt[right[best]], dealt[left[best]]
-            held = swapped[best]
-        cost = least
-
-
-def _shifted(held, source, target, change, totals) -> tuple[np.ndarray, np.ndarray]:
-    """What folds would hold after each of many changes that carry patients, and its cost."""
-    after = np.repeat(held[None], len(source), 0)
-    rows = np.arange(len(source))
-    after[rows, source] -= change
-    after[rows, target] += change
-    return after, _costs(after, totals)
+            pair = [left[best - len(sites)], right[best - len(sites)]]
+            dealt[pair] = dealt[pair[::-1]]
+        held, cost = after[best], costs[best]
 
 
 def _solve(sizes: np.ndarray, folds: int, ceiling: float) -> tuple[np.ndarray | None, float]:

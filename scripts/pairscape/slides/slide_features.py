@@ -89,12 +89,12 @@ def write_slide_features(
 
     path = Path(path)
     # The folder by its name alone: results move, and a path would name the machine.
-    own = {"name": path.stem, "savetodir": path.parent.name}
+    names = {"name": path.stem, "savetodir": path.parent.name}
     with files.atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
         features = file.create_dataset(
             "features", (0, width), np.float32, maxshape=(None, width), chunks=(1, width)
         )
-        features.attrs.update({**own, "encoder": encoder, **(more or {})})
+        features.attrs.update({**names, "encoder": encoder, **(more or {})})
         at, digest = 0, hashlib.sha256()
         for block in blocks:
             if block.shape[1] != width:
@@ -112,7 +112,7 @@ def write_slide_features(
             if len(coords) != at:
                 raise ValueError(f"the blocks hold {at} rows, the coordinates {len(coords)}")
             places = file.create_dataset("coords", data=coords)
-            places.attrs.update({**attributes, **own})
+            places.attrs.update({**attributes, **names})
         features.attrs[SUM] = _sum(digest, features, file.get("coords"))
     return at
 
@@ -120,12 +120,12 @@ def write_slide_features(
 def read_slide_features(path) -> SlideFeatures:
     """Read the embeddings of one slide: ours, TRIDENT's or HistoBistro's. All of it, into memory."""
     with _open(path) as (features, coords, attributes):
-        found = np.empty(features.shape[-2:], np.float32)
+        array = np.empty(features.shape[-2:], np.float32)
         at = 0
         for block in _blocks(path, features, coords, _BLOCK_ROWS):
-            found[at : at + len(block)] = block
+            array[at : at + len(block)] = block
             at += len(block)
-        return SlideFeatures(found, _corners(coords), attributes)
+        return SlideFeatures(array, _corners(coords), attributes)
 
 
 def iter_slide_features(path, rows: int = _BLOCK_ROWS):
@@ -220,9 +220,9 @@ def _blocks(path, features, coords, rows: int):
             raise InputError(path, place, "a number that isn't finite", "make the file again")
         digest.update(block)
         yield block
-    wanted, found = _attributes(features).get(SUM), _sum(digest, features, coords)
-    if wanted not in (None, found):
-        raise _damaged(path, SUM, f"{str(wanted)[:12]} for numbers that give {found[:12]}")
+    wanted, actual = _attributes(features).get(SUM), _sum(digest, features, coords)
+    if wanted not in (None, actual):
+        raise _damaged(path, SUM, f"{str(wanted)[:12]} for numbers that give {actual[:12]}")
 
 
 def _checked(path, file) -> tuple:
@@ -237,17 +237,17 @@ def _checked(path, file) -> tuple:
     shape = getattr(features, "shape", ())
     is_table = len(shape) == 2 or (len(shape) == 3 and shape[0] == 1)
     if not isinstance(features, h5py.Dataset) or not is_table or features.dtype.kind != "f":
-        found = f"{getattr(features, 'dtype', 'a group')} of shape {tuple(shape)}"
+        fault = f"{getattr(features, 'dtype', 'a group')} of shape {tuple(shape)}"
         remedy = "one row of floating-point numbers per patch is needed"
-        raise InputError(path, key, found, remedy)
+        raise InputError(path, key, fault, remedy)
     if coords is not None and (
         not isinstance(coords, h5py.Dataset)
         or coords.dtype.kind not in "iuf"
         or coords.shape[-2:] != (shape[-2], 2)
     ):
-        found = f"{getattr(coords, 'dtype', 'a group')} of shape {getattr(coords, 'shape', ())}"
+        fault = f"{getattr(coords, 'dtype', 'a group')} of shape {getattr(coords, 'shape', ())}"
         remedy = f"one x and y for each of {shape[-2]} patches is needed"
-        raise InputError(path, "coords", found, remedy)
+        raise InputError(path, "coords", fault, remedy)
     attributes = {} if coords is None else _attributes(coords)
     attributes |= _attributes(features)
     return features, coords, {key: v for key, v in attributes.items() if key != SUM}
