@@ -33,8 +33,8 @@ def main(argv=None):
 
     panel = transcripts.read_panel_table(args.panel)
     genes = [
-        {"gene_symbol": symbol, "gene_id": number}
-        for symbol, number in zip(*panel[:2], strict=True)
+        {"gene_symbol": symbol, "gene_id": gene_id}
+        for symbol, gene_id in zip(*panel[:2], strict=True)
     ]
     head = {
         "batch_effect": float(grid.batch_effect),

@@ -13,7 +13,7 @@ from functools import partial
 from pairscape.core import files, logs
 from pairscape.core.errors import InputError
 from pairscape.core.options import resolve_part
-from pairscape.core.tsv import Table, integers, numbers, text
+from pairscape.core.tsv import Table, counts, numbers, text
 from pairscape.jobs import program
 from pairscape.slides import cohorts, site_folds, slide_features
 from pairscape.slides.predictions import EXTERNAL, PREDICTIONS, TEST
@@ -24,9 +24,9 @@ DRAWN = Table(
     "fit_mutation",
     (
         *text(slide="the slide", patient="whose"),
-        *integers(label="of the patient", fold="that it is tested in"),
+        *counts(label="of the patient", fold="that it is tested in"),
         *numbers(probability="that is predicted"),
-        *integers(patches="of the slide"),
+        *counts(patches="of the slide"),
         *numbers(share="of the patient's attention", highest="of a patch, times an average one's"),
     ),
 )

@@ -123,10 +123,7 @@ def read_numbers(
 
 @dataclass(frozen=True)
 class Column:
-    """A column: its name, whether it holds text, numbers or whole numbers, and its meaning.
-
-    ``type`` is ``str``, ``float`` or ``int``; a whole number is never missing.
-    """
+    """A column: name, what it holds (text, ``float`` or whole numbers, ``int``) and meaning."""
 
     name: str
     type: type
@@ -167,24 +164,22 @@ class Table:
         write_numbers(path, rows, [*self.names, *further], digits)
 
     def read(self, path) -> list[dict]:
-        """Read and check what ``write`` wrote: numbers as float, empty ones as None."""
+        """Read and check what ``write`` wrote: numbers by their type, empty ones as None."""
+        texts = [column.name for column in self.columns if column.type is not float]
+        numbers = [column.name for column in self.columns if column.type is float]
         remedy = f"delete it and run {self.made_by} again"
         require_end(path, remedy)
         if self.others:
-            texts = [*self.names_of(str), *self.names_of(int)]
             rows = read_numbers(path, self.names, remedy, texts=texts)
-        elif numbers := self.names_of(float):
+        elif numbers:
             rows = read_numbers(path, self.names, remedy, numbers=numbers)
         else:
             rows = read_tsv(path, self.names)
-        for line, row in enumerate(rows, start=2):
-            for name in self.names_of(int):
-                try:
-                    row[name] = int(row[name])
-                except ValueError:
-                    raise InputError(
-                        path, f"line {line}, {name}", repr(row[name]), remedy
-                    ) from None
+        for name in (column.name for column in self.columns if column.type is int):
+            for line, row in enumerate(rows, start=2):
+                if row[name] and not row[name].isdigit():
+                    raise InputError(path, f"line {line}, {name}", repr(row[name]), remedy)
+                row[name] = int(row[name]) if row[name] else None
         return rows
 
     def matches(self, names: Iterable[str]) -> bool:
@@ -215,6 +210,6 @@ def numbers(**meanings: str) -> tuple[Column, ...]:
     return tuple(Column(name, float, meaning) for name, meaning in meanings.items())
 
 
-def integers(**meanings: str) -> tuple[Column, ...]:
-    """Columns of whole numbers by their names, with their meanings."""
+def counts(**meanings: str) -> tuple[Column, ...]:
+    """Columns of whole numbers, 0 or more, by their names, with their meanings."""
     return tuple(Column(name, int, meaning) for name, meaning in meanings.items())

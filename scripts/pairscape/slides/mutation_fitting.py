@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from pairscape.core.errors import InputError
 from pairscape.core.logs import progress
-from pairscape.core.tsv import Table, integers, numbers, text
+from pairscape.core.tsv import Table, counts, numbers, text
 from pairscape.slides import slide_features
 from pairscape.slides.aggregator import Aggregator
 
@@ -29,12 +29,12 @@ TRAINING = Table(
     "training.tsv",
     "fit_mutation",
     (
-        *integers(fold="that is tested", epoch="from 1", step="patients trained on so far"),
+        *counts(fold="that is tested", epoch="from 1", step="patients trained on so far"),
         *text(split="train or val"),
         *numbers(loss="mean over the patients"),
-        *integers(patients="that it is a mean of"),
+        *counts(patients="that it is a mean of"),
         *numbers(pos_weight="what a patient with label 1 counts for"),
-        *integers(selected="1 where the weights were kept"),
+        *counts(selected="1 where the weights were kept"),
     ),
 )
 

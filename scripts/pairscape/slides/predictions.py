@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 
 from pairscape.core.errors import InputError
-from pairscape.core.tsv import Table, integers, numbers, text
+from pairscape.core.tsv import Table, counts, numbers, text
 
 TEST, EXTERNAL = "test", "external:"
 PREDICTIONS = Table(
@@ -15,7 +15,7 @@ PREDICTIONS = Table(
     "fit_mutation",
     (
         *text(patient="the patient", site="where the slides come from"),
-        *integers(label="1 or 0", fold="whose model predicts"),
+        *counts(label="1 or 0", fold="whose model predicts"),
         *text(role="test, or external:<cohort>"),
         *numbers(
             logit="of the model", probability="of label 1, with the weight of the labels undone"
@@ -50,6 +50,7 @@ def _check_row(path, number: int, row: Mapping) -> None:
     logit, probability = row["logit"], row["probability"]
     holds = {
         "label": row["label"] in (0, 1),
+        "fold": row["fold"] is not None,
         "logit": logit is not None and math.isfinite(logit),
         "probability": probability is not None and 0 <= probability <= 1,
     }

@@ -14,14 +14,14 @@ import numpy as np
 
 from pairscape.core.errors import InputError
 from pairscape.core.files import read_json
-from pairscape.core.tsv import Table, integers, text
+from pairscape.core.tsv import Table, counts, text
 
 FOLDS = Table(
     "folds/<target>.tsv",
     "split_sites",
     (
         *text(patient="the patient", site="where the slides come from"),
-        *integers(label="1 or 0", fold="that the patient is dealt to, from 0"),
+        *counts(label="1 or 0", fold="that the patient is dealt to, from 0"),
     ),
 )
 BALANCE = (
@@ -133,11 +133,11 @@ def measure_balance(rows: Sequence[Mapping], folds: int) -> dict:
         )
     for row in rows:
         folds_of.setdefault(row["site"], set()).add(row["fold"])
-    counts = {
+    by_label = {
         "positives": [held["positives"] for held in by_fold],
         "negatives": [held["patients"] - held["positives"] for held in by_fold],
     }
-    totals = {name: sum(each) for name, each in counts.items()}
+    totals = {name: sum(each) for name, each in by_label.items()}
     return {
         "patients": len(rows),
         "positives": totals["positives"],
@@ -145,7 +145,7 @@ def measure_balance(rows: Sequence[Mapping], folds: int) -> dict:
         "sites_in_two_folds": sum(len(several) > 1 for several in folds_of.values()),
         "by_fold": by_fold,
         "off_by": {
-            name: round(max(abs(n - total / folds) for n in counts[name]), 6)
+            name: round(max(abs(n - total / folds) for n in by_label[name]), 6)
             for name, total in totals.items()
         },
         "unavoidable": {
@@ -191,7 +191,7 @@ def read_folds(path) -> list[dict]:
     """Read and check a table of folds."""
     rows, seen = FOLDS.read(path), set()
     for number, row in enumerate(rows, start=2):
-        if row["label"] not in (0, 1) or row["fold"] < 0:
+        if row["label"] not in (0, 1) or row["fold"] is None:
             fault = f"label {row['label']}, fold {row['fold']}"
             remedy = "labels are 0 or 1, folds count from 0: delete the file and split again"
             raise InputError(path, f"line {number}", fault, remedy)

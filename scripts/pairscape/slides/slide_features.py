@@ -22,7 +22,7 @@ import numpy as np
 
 from pairscape.core import files
 from pairscape.core.errors import InputError, missing_file
-from pairscape.core.tsv import Table, integers, numbers, text
+from pairscape.core.tsv import Table, counts, numbers, text
 
 FEATURE_KEYS = ("features", "feats")  # TRIDENT's and HistoBistro's; the first one there is read
 COORDS_ATTRIBUTES = (
@@ -42,7 +42,7 @@ SLIDES = Table(
     "embed_slides",
     (
         *text(slide="the slide", status="embedded or skipped", reason="why it was skipped"),
-        *integers(patches="of the slide"),
+        *counts(patches="of the slide"),
         *numbers(um_per_px="of its full resolution; empty if unknown"),
         *text(file="its features, from the table's folder", sha256="of that file"),
     ),
@@ -173,6 +173,8 @@ def read_slides(path, verify: bool = False) -> list[dict]:
     for number, row in enumerate(rows, 2):
         if row["status"] not in (EMBEDDED, SKIPPED):
             raise InputError(path, f"line {number}", f"the status {row['status']!r}", again)
+        if row["patches"] is None:
+            raise InputError(path, f"line {number}, patches", "nothing", again)
         row["file"] = path.parent / row["file"] if row["status"] == EMBEDDED else None
         if row["file"] is None:
             continue
