@@ -151,7 +151,7 @@ def test_values_and_intervals_are_those_of_the_retrieval_scores(tmp_path):
     path = write_run(tmp_path, "corrected_", arrays=arrays)
     settings = {"seed": 3, "bootstrap": 200, "in_batch": 64, "in_batch_ranks": [4, 1]}
     table = score(tmp_path, [row("corrected")], [path], **settings, recall_at=[1, 5])
-    options = retrieval.check_options({**settings, "recall_at": [1, 5], "permutations": 0})
+    options = retrieval.RetrievalOptions.of({**settings, "recall_at": [1, 5], "permutations": 0})
     embedded = run_embeddings.read_run_embeddings(path.parent, "test")
     checked, values = 0, set()
     for told in retrieval.score_run(embedded, options):
@@ -252,7 +252,7 @@ def test_an_encoder_is_set_against_the_one_that_it_stands_for(tmp_path):
 
 
 def test_the_published_gallery_is_that_of_four_processes():
-    options = retrieval.check_options({"in_batch": 64, "in_batch_ranks": [1, 4]})
+    options = {"in_batch": 64, "in_batch_ranks": [1, 4]}
     assert flag_effects.galleries(options) == ("in_batch_64_ranks_4", "split")
     assert flag_effects.galleries({**options, "in_batch_ranks": [2]}) == (
         "in_batch_64_ranks_2",

@@ -17,8 +17,8 @@ from pairscape.calibrate import calibration
 from pairscape.core.errors import InputError
 from pairscape.core.options import resolve_part
 from pairscape.encoders import specs
-from pairscape.evaluate import expression
-from pairscape.evaluate.batch_effect import check_options
+from pairscape.evaluate.clustering import BatchEffectOptions
+from pairscape.evaluate.targets import ExpressionOptions
 from pairscape.pretrain import training_loop
 from pairscape.report import calibration_table
 from pairscape.simulation import histology, knobs, sections, tissue
@@ -34,18 +34,20 @@ def options(**more):
     root = ROOT / "config" / "encoders"
     training = {"batch_size": 32, "max_steps": 60, "warmup_steps": 6, "learning_rate": 1e-3}
     training |= {"image_tuning": "frozen", "select": "last", "early_stopping": None}
-    return {
+    given = {
         "image_encoder": specs.read_encoder(root, "image", "tf_efficientnet_lite0"),
         "gene_encoder": specs.read_encoder(root, "gene", "mlp"),
         "seed": 3,
         "batch_effect": 0.5,
+        "morphology_signal": [0, 1],
         "donors": 3,
         "simulation": resolve_part("simulation", SMALL),
         "training": training_loop.resolve_training(training),
-        "batch_effect_scoring": check_options({}),
-        "expression_scoring": expression.check_options({}),
+        "batch_effect_scoring": BatchEffectOptions.of({}),
+        "expression_scoring": ExpressionOptions.of({}),
         **more,
     }
+    return calibration.GridRow(**given)
 
 
 @pytest.fixture(scope="module")
@@ -235,4 +237,4 @@ def test_scores_go_to_a_table_and_a_figure(tmp_path):
 def test_a_gene_encoder_that_must_be_fitted_first_is_refused():
     given = options(gene_encoder=specs.read_encoder(ROOT / "config/encoders", "gene", "drvi"))
     with pytest.raises(InputError, match="learned with the pair"):
-        calibrate_scores.check_options({**given, "calibration": {}})
+        calibrate_scores.check_options({**vars(given), "calibration": {}})

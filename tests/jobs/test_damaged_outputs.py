@@ -178,7 +178,8 @@ def read_splits(folder):
 
 
 def write_scores(folder):
-    row = dict.fromkeys(retrieval.COLUMNS, "x") | dict.fromkeys(retrieval.NUMBERS, 0.125)
+    row = dict.fromkeys(retrieval.SCORES.names, "x")
+    row |= dict.fromkeys(retrieval.SCORES.names_of(float), 0.125)
     retrieval.write_scores(folder / "retrieval.tsv", [row] * 5)
 
 

@@ -194,7 +194,11 @@ def test_missing_runs_are_rows_that_say_so_by_name(tmp_path, published):
     first = ("human-colon-panel", "conch", "mlp", SEEDS[1])
     names = ("dataset", "image_encoder", "gene_encoder", "seed")
     scores = [row for row in scores if tuple(row[name] for name in names) != first]
-    failed = {**dict.fromkeys(retrieval.COLUMNS, ""), "experiment": "benchmark", "split": "test"}
+    failed = {
+        **dict.fromkeys(retrieval.SCORES.names, ""),
+        "experiment": "benchmark",
+        "split": "test",
+    }
     failed |= dict(zip(names, ("human-5k-panel", "uni", "drvi", SEEDS[0]), strict=True))
     scores.append(failed | {"status": "out of memory"})
     rows, markdown, _ = run(tmp_path, scores)

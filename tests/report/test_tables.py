@@ -19,7 +19,7 @@ OVER = "24 spatial blocks of 330 um within these donors (2)"
 
 
 def score_row(value, **changes):
-    row = dict.fromkeys(retrieval.COLUMNS, "") | {
+    row = dict.fromkeys(retrieval.SCORES.names, "") | {
         "experiment": "e",
         "dataset": "breast",
         "image_encoder": "uni",
@@ -178,7 +178,7 @@ def test_groups_of_one_sample_stay_out_of_the_table(tmp_path):
 
 def test_a_run_that_ran_out_of_memory_is_a_dash_with_its_reason(tmp_path):
     def failed(image, seed):
-        return dict.fromkeys(retrieval.COLUMNS, None) | {
+        return dict.fromkeys(retrieval.SCORES.names, None) | {
             "experiment": "e",
             "dataset": "breast",
             "image_encoder": image,

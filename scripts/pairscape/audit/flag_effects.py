@@ -94,13 +94,13 @@ def check_options(options: Mapping) -> dict:
     -------
     ``audit``; ``rows``, each with ``ROW_KEYS``, ``pairs`` (the names of the audit's encoders and, as
     ``image`` and ``gene``, of those that its runs have: a flag may put variants in their place) and
-    ``seeds``; ``expected``, every ``Run`` of them; and what ``retrieval.check_options`` returns.
+    ``seeds``; ``expected``, every ``Run`` of them; and those of ``retrieval.RetrievalOptions``.
     """
     for name in ("audit", "rows"):
         if not options.get(name):
             raise InputError("--options", name, "nothing", "name it")
     scoring = {key: value for key, value in options.items() if key not in ("audit", "rows")}
-    resolved = retrieval.check_options({"recall_at": [5], **scoring})
+    resolved = vars(retrieval.RetrievalOptions.of({"recall_at": [5], **scoring}))
     seen, expected = set(), {}
     for number, row in enumerate(options["rows"]):
         place = f"rows[{number}]"
@@ -368,8 +368,9 @@ def draw_units(index, placeholders: set, options: Mapping, seed: int):
     drawn = options["bootstrap"], seed
     blocks = intervals.draw_blocks(samples, xy_um, options["block_um"], *drawn)
     everyone = np.ones(len(samples), bool)
-    options = {**options, "seed": seed}
-    return retrieval.choose_units(everyone, samples, donors, blocks, placeholders, options)
+    return intervals.choose_units(
+        everyone, samples, donors, blocks, placeholders, options["block_um"], seed
+    )
 
 
 def _draw(values: np.ndarray, units, rows: np.ndarray) -> np.ndarray | None:

@@ -63,13 +63,19 @@ def read_tsv(path, columns: Sequence[str] = (), remark: str = "") -> list[dict[s
     return rows
 
 
-def write_numbers(path, rows: Iterable[Mapping], columns: Sequence[str], digits: int = 6) -> None:
-    """Write a table as TSV: floats with so many significant digits, ``None`` as an empty field."""
-    write_tsv(
-        path,
-        ({n: f"{v:.{digits}g}" if isinstance(v, float) else v for n, v in r.items()} for r in rows),
-        columns,
-    )
+def write_numbers(
+    path, rows: Iterable[Mapping], columns: Sequence[str], digits: int | None = 6
+) -> None:
+    """Write a table as TSV: floats with so many significant digits, ``None`` as an empty field.
+
+    ``digits`` None writes floats as they are.
+    """
+    if digits is not None:
+        rows = (
+            {n: f"{v:.{digits}g}" if isinstance(v, float) else v for n, v in row.items()}
+            for row in rows
+        )
+    write_tsv(path, rows, columns)
 
 
 def require_end(path, remedy: str) -> None:
@@ -143,7 +149,11 @@ class Table:
         """The names of the declared columns, in order."""
         return tuple(column.name for column in self.columns)
 
-    def write(self, path, rows: Sequence[Mapping], digits: int = 6) -> None:
+    def names_of(self, type) -> list[str]:
+        """The names of the columns of a type."""
+        return [column.name for column in self.columns if column.type is type]
+
+    def write(self, path, rows: Sequence[Mapping], digits: int | None = 6) -> None:
         """Write the table atomically: numbers with so many significant digits, None as nothing.
 
         ``ValueError``: a row lacks a declared column, or has one that isn't declared.

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from pairscape.report import mutation_table
 from pairscape.report.style import BLACK, BLUE, ORANGE, VERMILION
-from pairscape.slides.mutation_scores import EXTERNAL, RANKED, TEST
+from pairscape.slides.mutation_scores import RANKED
+from pairscape.slides.predictions import EXTERNAL, TEST
 
 _DPI = 150
 _CHANCE = "#D9D9D9"

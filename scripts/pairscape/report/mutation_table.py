@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pairscape.core import tsv
 from pairscape.report.layout import MINUS_TO, NOT_RUN
 from pairscape.slides import site_folds
-from pairscape.slides.mutation_scores import RANKED, TEST
+from pairscape.slides.mutation_scores import RANKED
+from pairscape.slides.predictions import TEST
 
 TITLE = "Slide-level mutation prediction"
 
