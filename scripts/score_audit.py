@@ -11,6 +11,7 @@ pairscape.audit.flag_effects.
 """
 
 from pairscape.audit import flag_effects
+from pairscape.audit.options import Run, check_options, words
 from pairscape.core import logs
 from pairscape.core.errors import InputError
 from pairscape.core.logs import log
@@ -29,7 +30,7 @@ def main(argv=None):
         runs=program.Many("options.json, or failed.json, of each run"),
         scores=program.Output("scores to write (TSV)"),
     )
-    options = flag_effects.check_options(args.options)
+    options = check_options(args.options)
     found = _read_runs(args.runs, options)
     rows = flag_effects.score(
         options,
@@ -37,7 +38,7 @@ def main(argv=None):
         lambda run: _load(*found[run]),
         lambda several: logs.progress(several, "scoring the audit", unit="row"),
     )
-    flag_effects.write_scores(args.scores, rows)
+    flag_effects.TABLE.write(args.scores, rows)
     tried = {(row["start"], row["flag"]) for row in rows if row.get("difference") is not None}
     flags = {(row["start"], row["flag"]) for row in rows if row["flag"]}
     log.info(
@@ -50,16 +51,16 @@ def main(argv=None):
     )
 
 
-def _read_runs(paths, options) -> dict[flag_effects.Run, tuple]:
+def _read_runs(paths, options) -> dict[Run, tuple]:
     """The runs: where they are told of, and what is told."""
     found = {}
     for given in paths:
         path, told, _ = runs.read_run(given, RUN_KEYS)
-        run = flag_effects.Run(*(told[key] for key in flag_effects.Run._fields))
+        run = Run(*(told[key] for key in Run._fields))
         if run not in options["expected"]:
-            raise InputError(path, "run", flag_effects.words(run), "give only runs of this audit")
+            raise InputError(path, "run", words(run), "give only runs of this audit")
         if run in found:
-            raise InputError(path, "run", f"{flag_effects.words(run)} twice", "give each run once")
+            raise InputError(path, "run", f"{words(run)} twice", "give each run once")
         found[run] = (path, told)
     return found
 

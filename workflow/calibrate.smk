@@ -44,38 +44,17 @@ rule calibrate_scores:
         " --scores {output.scores:q} --threads {threads} --options {params.options:q} --log {log:q}"
 
 
-rule tabulate_calibration:
+rule show_calibration:
     input:
         scores=calibration_scores(),
     output:
         table=f"{RESULTS}/tables/calibration.tsv",
         markdown=f"{RESULTS}/tables/calibration.md",
         latex=f"{RESULTS}/tables/calibration.tex",
-    log:
-        f"{RESULTS}/logs/tabulate_calibration.log",
-    conda:
-        "../envs/pipeline.yaml"
-    threads: 1
-    resources:
-        mem_mb=grows(1000),
-        runtime=grows(10),
-    params:
-        program=script("tabulate_calibration"),
-        options=options("tabulate_calibration"),
-    shell:
-        "python {params.program:q} --scores {input.scores:q} --table {output.table:q}"
-        " --markdown {output.markdown:q} --latex {output.latex:q}"
-        " --options {params.options:q} --log {log:q}"
-
-
-rule plot_calibration:
-    input:
-        scores=calibration_scores(),
-    output:
         png=f"{RESULTS}/figures/calibration.png",
         svg=f"{RESULTS}/figures/calibration.svg",
     log:
-        f"{RESULTS}/logs/plot_calibration.log",
+        f"{RESULTS}/logs/show_calibration.log",
     conda:
         "../envs/pipeline.yaml"
     threads: 1
@@ -83,8 +62,10 @@ rule plot_calibration:
         mem_mb=grows(1000),
         runtime=grows(10),
     params:
-        program=script("plot_calibration"),
-        options=options("plot_calibration"),
+        program=script("show_calibration"),
+        options=options("show_calibration"),
     shell:
-        "python {params.program:q} --scores {input.scores:q} --png {output.png:q} --svg {output.svg:q}"
+        "python {params.program:q} --scores {input.scores:q} --table {output.table:q}"
+        " --markdown {output.markdown:q} --latex {output.latex:q}"
+        " --png {output.png:q} --svg {output.svg:q}"
         " --options {params.options:q} --log {log:q}"

@@ -5,7 +5,7 @@ OUT  <results>/tables/, <results>/figures/, <results>/report.html
 """
 
 
-rule tabulate_retrieval:
+rule show_retrieval:
     input:
         scores=lambda w: scores_of(w.experiment),
     output:
@@ -17,8 +17,10 @@ rule tabulate_retrieval:
         comparisons=multiext(
             f"{RESULTS}/tables/retrieval-comparisons_{{experiment}}", ".tsv", ".md", ".tex"
         ),
+        png=f"{RESULTS}/figures/retrieval_{{experiment}}.png",
+        svg=f"{RESULTS}/figures/retrieval_{{experiment}}.svg",
     log:
-        f"{RESULTS}/logs/tabulate_retrieval/{{experiment}}.log",
+        f"{RESULTS}/logs/show_retrieval/{{experiment}}.log",
     wildcard_constraints:
         experiment=one_of(SHOWN),
     conda:
@@ -28,9 +30,9 @@ rule tabulate_retrieval:
         mem_mb=grows(1000),
         runtime=grows(10),
     params:
-        program=script("tabulate_retrieval"),
+        program=script("show_retrieval"),
         options=lambda w: options(
-            "tabulate_retrieval",
+            "show_retrieval",
             experiment=SHOWN[w.experiment][0],
             expected=expected_runs(w.experiment),
         ),
@@ -38,38 +40,12 @@ rule tabulate_retrieval:
         "python {params.program:q} --scores {input.scores:q} --table {output.table:q}"
         " --markdown {output.markdown:q} --latex {output.latex:q} --nearby {output.nearby:q}"
         " --groups {output.groups:q} --comparisons {output.comparisons:q}"
+        " --png {output.png:q} --svg {output.svg:q}"
         " --options {params.options:q} --log {log:q}"
 
 
-rule plot_retrieval:
-    input:
-        scores=lambda w: scores_of(w.experiment),
-    output:
-        png=f"{RESULTS}/figures/retrieval_{{experiment}}.png",
-        svg=f"{RESULTS}/figures/retrieval_{{experiment}}.svg",
-    log:
-        f"{RESULTS}/logs/plot_retrieval/{{experiment}}.log",
-    wildcard_constraints:
-        experiment=one_of(SHOWN),
-    conda:
-        "../envs/pipeline.yaml"
-    threads: 1
-    resources:
-        mem_mb=grows(1000),
-        runtime=grows(10),
-    params:
-        program=script("plot_retrieval"),
-        options=lambda w: options(
-            "plot_retrieval",
-            experiment=SHOWN[w.experiment][0],
-            expected=expected_runs(w.experiment),
-        ),
-    shell:
-        "python {params.program:q} --scores {input.scores:q} --png {output.png:q} --svg {output.svg:q}"
-        " --options {params.options:q} --log {log:q}"
-
-
-rule tabulate_batch_effect:
+# The table over all datasets; the figures, one for each experiment, are of the rule below.
+rule show_batch_effects:
     input:
         scores=batch_effect_scores(DATASETS_IN_ALL),
     output:
@@ -77,7 +53,7 @@ rule tabulate_batch_effect:
         markdown=f"{RESULTS}/tables/batch_effect.md",
         latex=f"{RESULTS}/tables/batch_effect.tex",
     log:
-        f"{RESULTS}/logs/tabulate_batch_effect.log",
+        f"{RESULTS}/logs/show_batch_effects.log",
     conda:
         "../envs/pipeline.yaml"
     threads: 1
@@ -85,24 +61,24 @@ rule tabulate_batch_effect:
         mem_mb=grows(1000),
         runtime=grows(10),
     params:
-        program=script("tabulate_batch_effect"),
-        options=options("tabulate_batch_effect", resolution=config["batch_effect"]["resolution"]),
+        program=script("show_batch_effect"),
+        options=options("show_batch_effect", resolution=config["batch_effect"]["resolution"]),
     shell:
         "python {params.program:q} --scores {input.scores:q} --table {output.table:q}"
         " --markdown {output.markdown:q} --latex {output.latex:q}"
         " --options {params.options:q} --log {log:q}"
 
 
-rule plot_batch_effect:
+rule show_batch_effect:
     input:
-        batch_effects=lambda w: batch_effect_scores(SHOWN[w.experiment][1]),
+        scores=lambda w: batch_effect_scores(SHOWN[w.experiment][1]),
         retrieval=lambda w: scores_of(w.experiment),
     output:
         png=f"{RESULTS}/figures/batch_effect_{{experiment}}.png",
         svg=f"{RESULTS}/figures/batch_effect_{{experiment}}.svg",
         numbers=f"{RESULTS}/figures/batch_effect_{{experiment}}.tsv",
     log:
-        f"{RESULTS}/logs/plot_batch_effect/{{experiment}}.log",
+        f"{RESULTS}/logs/show_batch_effect/{{experiment}}.log",
     wildcard_constraints:
         experiment=one_of(SHOWN),
     conda:
@@ -112,9 +88,9 @@ rule plot_batch_effect:
         mem_mb=grows(1000),
         runtime=grows(10),
     params:
-        program=script("plot_batch_effect"),
+        program=script("show_batch_effect"),
         options=lambda w: options(
-            "plot_batch_effect",
+            "show_batch_effect",
             experiment=SHOWN[w.experiment][0],
             panels={name: DATASETS[name]["panel"] for name in SHOWN[w.experiment][1]},
             resolution=config["batch_effect"]["resolution"],
@@ -123,20 +99,22 @@ rule plot_batch_effect:
             seed=config["batch_effect"]["seed"],
         ),
     shell:
-        "python {params.program:q} --batch-effects {input.batch_effects:q}"
+        "python {params.program:q} --scores {input.scores:q}"
         " --retrieval {input.retrieval:q} --png {output.png:q} --svg {output.svg:q}"
         " --numbers {output.numbers:q} --options {params.options:q} --log {log:q}"
 
 
-rule tabulate_expression:
+rule show_expression:
     input:
         scores=lambda w: expression_scores(w.experiment),
     output:
         table=f"{RESULTS}/tables/expression_{{experiment}}.tsv",
         markdown=f"{RESULTS}/tables/expression_{{experiment}}.md",
         latex=f"{RESULTS}/tables/expression_{{experiment}}.tex",
+        png=f"{RESULTS}/figures/expression_{{experiment}}.png",
+        svg=f"{RESULTS}/figures/expression_{{experiment}}.svg",
     log:
-        f"{RESULTS}/logs/tabulate_expression/{{experiment}}.log",
+        f"{RESULTS}/logs/show_expression/{{experiment}}.log",
     wildcard_constraints:
         experiment=one_of(WITH_EXPRESSION),
     conda:
@@ -146,43 +124,21 @@ rule tabulate_expression:
         mem_mb=grows(2000),
         runtime=grows(10),
     params:
-        program=script("tabulate_expression"),
+        program=script("show_expression"),
         options=lambda w: options(
-            "tabulate_expression",
+            "show_expression",
             experiment=SHOWN[w.experiment][0],
             expected=expected_runs(w.experiment),
         ),
     shell:
         "python {params.program:q} --scores {input.scores:q} --table {output.table:q}"
         " --markdown {output.markdown:q} --latex {output.latex:q}"
+        " --png {output.png:q} --svg {output.svg:q}"
         " --options {params.options:q} --log {log:q}"
 
 
-rule plot_expression:
-    input:
-        scores=lambda w: expression_scores(w.experiment),
-    output:
-        png=f"{RESULTS}/figures/expression_{{experiment}}.png",
-        svg=f"{RESULTS}/figures/expression_{{experiment}}.svg",
-    log:
-        f"{RESULTS}/logs/plot_expression/{{experiment}}.log",
-    wildcard_constraints:
-        experiment=one_of(WITH_EXPRESSION),
-    conda:
-        "../envs/pipeline.yaml"
-    threads: 1
-    resources:
-        mem_mb=grows(2000),
-        runtime=grows(10),
-    params:
-        program=script("plot_expression"),
-        options=lambda w: options("plot_expression", experiment=SHOWN[w.experiment][0]),
-    shell:
-        "python {params.program:q} --scores {input.scores:q} --png {output.png:q}"
-        " --svg {output.svg:q} --options {params.options:q} --log {log:q}"
-
-
-rule tabulate_mutation:
+# The table over all entries; the figures, one for each entry, are of the rule below.
+rule show_mutations:
     input:
         scores=[f"{RESULTS}/scores/mutation/{name}.tsv" for name in tabled_mutation()],
         balance=mutation_balances(tabled_mutation()),
@@ -191,7 +147,7 @@ rule tabulate_mutation:
         markdown=f"{RESULTS}/tables/mutation.md",
         latex=f"{RESULTS}/tables/mutation.tex",
     log:
-        f"{RESULTS}/logs/tabulate_mutation.log",
+        f"{RESULTS}/logs/show_mutations.log",
     conda:
         "../envs/pipeline.yaml"
     threads: 1
@@ -199,22 +155,22 @@ rule tabulate_mutation:
         mem_mb=grows(1000),
         runtime=grows(10),
     params:
-        program=script("tabulate_mutation"),
-        options=options("tabulate_mutation", expected=mutation_models(tabled_mutation())),
+        program=script("show_mutation"),
+        options=options("show_mutation", expected=mutation_models(tabled_mutation())),
     shell:
         "python {params.program:q} --scores {input.scores:q} --balance {input.balance:q}"
         " --table {output.table:q} --markdown {output.markdown:q} --latex {output.latex:q}"
         " --options {params.options:q} --log {log:q}"
 
 
-rule plot_mutation:
+rule show_mutation:
     input:
         scores=f"{RESULTS}/scores/mutation/{{mutation}}.tsv",
     output:
         png=f"{RESULTS}/figures/mutation_{{mutation}}.png",
         svg=f"{RESULTS}/figures/mutation_{{mutation}}.svg",
     log:
-        f"{RESULTS}/logs/plot_mutation/{{mutation}}.log",
+        f"{RESULTS}/logs/show_mutation/{{mutation}}.log",
     conda:
         "../envs/pipeline.yaml"
     threads: 1
@@ -222,9 +178,9 @@ rule plot_mutation:
         mem_mb=grows(1000),
         runtime=grows(10),
     params:
-        program=script("plot_mutation"),
+        program=script("show_mutation"),
         options=lambda w: options(
-            "plot_mutation", mutation=w.mutation, expected=mutation_models([w.mutation])
+            "show_mutation", mutation=w.mutation, expected=mutation_models([w.mutation])
         ),
     shell:
         "python {params.program:q} --scores {input.scores:q} --png {output.png:q} --svg {output.svg:q}"

@@ -267,7 +267,7 @@ def audit_inputs(root):
     ]
     rows.append(audit_row(**idle, gallery="", direction=""))
     table = root / "audit_lung.tsv"
-    audit_table.write_table(table, rows)
+    audit_table.TABLE.write(table, rows)
     return {"tables": table, "figures": write_png(root / "figures/audit_lung.png")}
 
 

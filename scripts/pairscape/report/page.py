@@ -9,9 +9,7 @@ from pathlib import Path
 from pairscape.core import files, tsv
 from pairscape.core.errors import InputError
 from pairscape.dataset import leakage
-from pairscape.report import (
-    layout,
-)
+from pairscape.report import layout
 from pairscape.report.chapters import CHAPTERS
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
