@@ -203,7 +203,7 @@ def _caption(rows: Sequence[Mapping], scored: Sequence[Mapping], k: float, idle:
         dict.fromkeys(row["ci_over"] for row in scored if row["ci_over"] and not row["flag"])
     )
     text = (
-        f"Marks: Recall@{k:g} with one flag changed, less that of the start's shown protocol (base); "
+        f"Marks: Recall@{k:g} with one flag changed, less that of the start's own protocol (base); "
         "mean of both directions"
     )
     text += f" and of {' or '.join(sorted(seeds))} seed{'s' * (seeds != {'1'})}" if seeds else ""

@@ -111,6 +111,6 @@ CHAPTER = Chapter(
     caption="{name}: scores on small simulated datasets. Above: recall of a trained pair and "
     "expression predicted from the frozen image encoder, over the share of the image that shows the "
     "tissue of the transcripts. Below: silhouette-batch over the donors' shift of stain and "
-    "expression. Left, donors of the test split stand in no other; right, in the train split too. Lines: "
-    "means over seeds; dots: datasets; dashed: chance.",
+    "expression. Left, donors of the test split stand in no other; right, in the train split too. "
+    "Lines: means over seeds; dots: datasets; dashed: chance.",
 )
