@@ -43,6 +43,7 @@ rule all:
             ext=["md", "tex"],
         ),
         expand(f"{RESULTS}/figures/retrieval_{{experiment}}.svg", experiment=IN_ALL),
+        hits_files(".md"),
         batch_effect_files(".md", ".svg"),
         expression_files(".md", ".svg"),
         mutation_files(".md", ".svg"),

@@ -39,6 +39,39 @@ rule score_retrieval:
         " --threads {threads} --options {params.options:q} --log {log:q}"
 
 
+rule score_hits:
+    input:
+        runs=lambda w: [told_in(run) for run in runs(w.experiment, w.dataset)],
+        embeddings=lambda w: [
+            f"{run}/embeddings/test{part}"
+            for run in runs(w.experiment, w.dataset)
+            if not has_failed(run)
+            for part in (".json", ".tsv", "_images.npy", "_genes.npy")
+        ],
+    output:
+        hits=f"{RESULTS}/scores/{{experiment}}/{{dataset}}/hits.parquet",
+    log:
+        f"{RESULTS}/logs/score_hits/{{experiment}}_{{dataset}}.log",
+    conda:
+        "../envs/pipeline.yaml"
+    threads: 1
+    resources:
+        mem_mb=grows(4000, kspots=10),
+        runtime=grows(60, kspots=1),
+    params:
+        program=script("score_hits"),
+        options=lambda w: options(
+            "score_hits",
+            experiment=w.experiment,
+            dataset=w.dataset,
+            split="test",
+            top=config["hits"]["top"],
+        ),
+    shell:
+        "python {params.program:q} --runs {input.runs:q} --hits {output.hits:q}"
+        " --threads {threads} --options {params.options:q} --log {log:q}"
+
+
 rule score_batch_effect:
     input:
         shards=lambda w: shards_of(w.dataset),

@@ -44,6 +44,32 @@ rule show_retrieval:
         " --options {params.options:q} --log {log:q}"
 
 
+rule show_hits:
+    input:
+        hits=lambda w: hits_of(w.experiment),
+    output:
+        table=f"{RESULTS}/tables/hits_{{experiment}}.tsv",
+        markdown=f"{RESULTS}/tables/hits_{{experiment}}.md",
+        latex=f"{RESULTS}/tables/hits_{{experiment}}.tex",
+    log:
+        f"{RESULTS}/logs/show_hits/{{experiment}}.log",
+    wildcard_constraints:
+        experiment=one_of(WITH_EXPRESSION),
+    conda:
+        "../envs/pipeline.yaml"
+    threads: 1
+    resources:
+        mem_mb=grows(2000),
+        runtime=grows(10),
+    params:
+        program=script("show_hits"),
+        options=lambda w: options("show_hits", experiment=SHOWN[w.experiment][0]),
+    shell:
+        "python {params.program:q} --hits {input.hits:q} --table {output.table:q}"
+        " --markdown {output.markdown:q} --latex {output.latex:q}"
+        " --options {params.options:q} --log {log:q}"
+
+
 # The table over all datasets; the figures, one for each experiment, are of the rule below.
 rule show_batch_effects:
     input:
@@ -190,6 +216,7 @@ rule show_mutation:
 rule write_report:
     input:
         tables=[f"{RESULTS}/tables/retrieval_{experiment}.tsv" for experiment in IN_ALL]
+        + hits_files(".tsv")
         + batch_effect_files(".tsv")
         + expression_files(".tsv")
         + mutation_files(".tsv")

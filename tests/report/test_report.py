@@ -20,7 +20,16 @@ from pairscape.report import page as report
 
 VOID = {"meta", "img", "br", "link", "hr", "input"}
 CHAPTERS = (
-    *("about", "data", "calibration", "retrieval", "batch-effects", "expression", "mutation"),
+    *(
+        "about",
+        "data",
+        "calibration",
+        "retrieval",
+        "hits",
+        "batch-effects",
+        "expression",
+        "mutation",
+    ),
     *("ablations", "audit", "published-gap", "missing", "provenance"),
 )
 NASTY = '<script>alert("x")</script> & "quoted"'

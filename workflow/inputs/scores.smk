@@ -105,6 +105,21 @@ def expression_files(*extensions: str) -> list[str]:
     ]
 
 
+def hits_of(shown: str) -> list[str]:
+    experiment, datasets = SHOWN[shown]
+    return [f"{RESULTS}/scores/{experiment}/{dataset}/hits.parquet" for dataset in datasets]
+
+
+def hits_files(*extensions: str) -> list[str]:
+    """The tables of what is retrieved with these extensions, where it is told."""
+    return [
+        f"{RESULTS}/tables/hits_{experiment}{extension}"
+        for extension in extensions
+        for experiment in FULLY_SCORED
+        if config["hits"]["score"]
+    ]
+
+
 def smoke_scores(wildcards) -> list[str]:
     """The scores of the experiment named `smoke`."""
     if "smoke" not in EXPERIMENTS:

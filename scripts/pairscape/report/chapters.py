@@ -10,6 +10,7 @@ from pairscape.report import (
     batch_effect_table,
     calibration_table,
     expression_table,
+    hits_table,
     layout,
     mutation_table,
     published_sections,
@@ -37,6 +38,7 @@ CHAPTERS = {
     for chapter in (
         calibration_table.CHAPTER,
         retrieval_sections.CHAPTER,
+        hits_table.CHAPTER,
         batch_effect_table.CHAPTER,
         expression_table.CHAPTER,
         mutation_table.CHAPTER,
