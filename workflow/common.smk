@@ -192,6 +192,11 @@ def many(flag: str, files: list[str]) -> str:
     return " ".join([flag, *map(shlex.quote, files)]) if files else ""
 
 
+def made_flags(output) -> str:
+    """Command-line flags for all the files that a job makes, by their names in the rule."""
+    return flags(dict(output.items()), *output.keys())
+
+
 def first_flag(flag: str, files: list[str]) -> str:
     """A command-line flag with the first file, or nothing: what else is read lies beside it."""
     return many(flag, files[:1])

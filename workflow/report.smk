@@ -70,31 +70,6 @@ rule show_hits:
         " --options {params.options:q} --log {log:q}"
 
 
-# The table over all datasets; the figures, one for each experiment, are of the rule below.
-rule show_batch_effects:
-    input:
-        scores=batch_effect_scores(DATASETS_IN_ALL),
-    output:
-        table=f"{RESULTS}/tables/batch_effect.tsv",
-        markdown=f"{RESULTS}/tables/batch_effect.md",
-        latex=f"{RESULTS}/tables/batch_effect.tex",
-    log:
-        f"{RESULTS}/logs/show_batch_effects.log",
-    conda:
-        "../envs/pipeline.yaml"
-    threads: 1
-    resources:
-        mem_mb=grows(1000),
-        runtime=grows(10),
-    params:
-        program=script("show_batch_effect"),
-        options=options("show_batch_effect", resolution=config["batch_effect"]["resolution"]),
-    shell:
-        "python {params.program:q} --scores {input.scores:q} --table {output.table:q}"
-        " --markdown {output.markdown:q} --latex {output.latex:q}"
-        " --options {params.options:q} --log {log:q}"
-
-
 rule show_batch_effect:
     input:
         scores=lambda w: batch_effect_scores(SHOWN[w.experiment][1]),
@@ -115,6 +90,8 @@ rule show_batch_effect:
         runtime=grows(10),
     params:
         program=script("show_batch_effect"),
+        retrieval=lambda w, input: many("--retrieval", input.get("retrieval", [])),
+        made=lambda w, output: made_flags(output),
         options=lambda w: options(
             "show_batch_effect",
             experiment=SHOWN[w.experiment][0],
@@ -125,9 +102,25 @@ rule show_batch_effect:
             seed=config["batch_effect"]["seed"],
         ),
     shell:
-        "python {params.program:q} --scores {input.scores:q}"
-        " --retrieval {input.retrieval:q} --png {output.png:q} --svg {output.svg:q}"
-        " --numbers {output.numbers:q} --options {params.options:q} --log {log:q}"
+        "python {params.program:q} --scores {input.scores:q} {params.retrieval} {params.made}"
+        " --options {params.options:q} --log {log:q}"
+
+
+# The table over all datasets.
+use rule show_batch_effect as show_batch_effects with:
+    input:
+        scores=batch_effect_scores(DATASETS_IN_ALL),
+    output:
+        table=f"{RESULTS}/tables/batch_effect.tsv",
+        markdown=f"{RESULTS}/tables/batch_effect.md",
+        latex=f"{RESULTS}/tables/batch_effect.tex",
+    log:
+        f"{RESULTS}/logs/show_batch_effects.log",
+    params:
+        program=script("show_batch_effect"),
+        retrieval="",
+        made=lambda w, output: made_flags(output),
+        options=options("show_batch_effect", resolution=config["batch_effect"]["resolution"]),
 
 
 rule show_expression:
@@ -163,32 +156,6 @@ rule show_expression:
         " --options {params.options:q} --log {log:q}"
 
 
-# The table over all entries; the figures, one for each entry, are of the rule below.
-rule show_mutations:
-    input:
-        scores=[f"{RESULTS}/scores/mutation/{name}.tsv" for name in tabled_mutation()],
-        balance=mutation_balances(tabled_mutation()),
-    output:
-        table=f"{RESULTS}/tables/mutation.tsv",
-        markdown=f"{RESULTS}/tables/mutation.md",
-        latex=f"{RESULTS}/tables/mutation.tex",
-    log:
-        f"{RESULTS}/logs/show_mutations.log",
-    conda:
-        "../envs/pipeline.yaml"
-    threads: 1
-    resources:
-        mem_mb=grows(1000),
-        runtime=grows(10),
-    params:
-        program=script("show_mutation"),
-        options=options("show_mutation", expected=mutation_models(tabled_mutation())),
-    shell:
-        "python {params.program:q} --scores {input.scores:q} --balance {input.balance:q}"
-        " --table {output.table:q} --markdown {output.markdown:q} --latex {output.latex:q}"
-        " --options {params.options:q} --log {log:q}"
-
-
 rule show_mutation:
     input:
         scores=f"{RESULTS}/scores/mutation/{{mutation}}.tsv",
@@ -205,12 +172,32 @@ rule show_mutation:
         runtime=grows(10),
     params:
         program=script("show_mutation"),
+        balance=lambda w, input: many("--balance", input.get("balance", [])),
+        made=lambda w, output: made_flags(output),
         options=lambda w: options(
             "show_mutation", mutation=w.mutation, expected=mutation_models([w.mutation])
         ),
     shell:
-        "python {params.program:q} --scores {input.scores:q} --png {output.png:q} --svg {output.svg:q}"
+        "python {params.program:q} --scores {input.scores:q} {params.balance} {params.made}"
         " --options {params.options:q} --log {log:q}"
+
+
+# The table over all entries.
+use rule show_mutation as show_mutations with:
+    input:
+        scores=[f"{RESULTS}/scores/mutation/{name}.tsv" for name in tabled_mutation()],
+        balance=mutation_balances(tabled_mutation()),
+    output:
+        table=f"{RESULTS}/tables/mutation.tsv",
+        markdown=f"{RESULTS}/tables/mutation.md",
+        latex=f"{RESULTS}/tables/mutation.tex",
+    log:
+        f"{RESULTS}/logs/show_mutations.log",
+    params:
+        program=script("show_mutation"),
+        balance=lambda w, input: many("--balance", input.get("balance", [])),
+        made=lambda w, output: made_flags(output),
+        options=options("show_mutation", expected=mutation_models(tabled_mutation())),
 
 
 rule write_report:

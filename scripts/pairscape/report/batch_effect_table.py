@@ -11,6 +11,7 @@ from pairscape.core import tsv
 from pairscape.evaluate.batch_effect import BATCHES, CONFOUNDERS
 from pairscape.report import layout, words
 from pairscape.report.chapter import Chapter, Shown
+from pairscape.report.columns import columns
 
 AT = "silhouette_batch_at_"
 CONFOUNDING = tuple(f"cramers_v_{fact}" for fact in CONFOUNDERS)
@@ -22,11 +23,10 @@ TABLE = tsv.Table(
     "batch_effect.tsv",
     "show_batch_effect",
     (
-        *tsv.text(
-            dataset="dataset", batch="split or donor", label="leiden clusters or given labels"
-        ),
+        *columns("dataset", "batch"),
+        *tsv.text(label="leiden clusters or given labels"),
+        *columns("resolution"),
         *tsv.numbers(
-            resolution="of the clusters",
             batches="batches",
             spots="spots",
             silhouette_batch="1: mixed, 0: apart",
@@ -49,22 +49,15 @@ POINTS = tsv.Table(
     "batch_effect_<experiment>.tsv",
     "show_batch_effect",
     (
-        *tsv.text(
-            gallery="the gallery of recall",
-            image_encoder="image encoder, or the mean over pairs",
-            gene_encoder="gene encoder, or the mean over pairs",
-            dataset="dataset",
-            panel="its panel",
-            batch="split or donor",
-        ),
+        *columns("gallery", "image_encoder", "gene_encoder", "dataset", "panel", "batch"),
+        *columns("resolution"),
         *tsv.numbers(
-            resolution="of the clusters",
             silhouette_batch="1: mixed, 0: apart",
             spots_skipped="share of spots in clusters of one batch",
         ),
         *_CONFOUNDING,
+        *columns("recall_at"),
         *tsv.numbers(
-            recall_at="k",
             recall="mean over seeds and directions",
             recall_i2g="mean over seeds",
             recall_g2i="mean over seeds",
@@ -75,7 +68,7 @@ POINTS = tsv.Table(
             spearman="of silhouette and recall over the panels",
             p_value="two-sided, by permutation",
         ),
-        *tsv.text(p_test="how p was found, or why not"),
+        *columns("p_test"),
     ),
 )
 EVERY_PAIR = "mean"  # stands in place of encoders' names

@@ -10,15 +10,14 @@ from collections.abc import Mapping, Sequence
 from pairscape.core import tsv
 from pairscape.evaluate.intervals import DONORS_NEEDED
 from pairscape.report import layout, words
+from pairscape.report.columns import columns
 
 TABLE = tsv.Table(
     "retrieval-comparisons_<experiment>.tsv",
     "show_retrieval",
     (
+        *columns("dataset", "gallery", "direction"),
         *tsv.text(
-            dataset="dataset",
-            gallery="gallery",
-            direction="i2g or g2i",
             metric="the recall that is compared",
             shared="the encoder that both pairs have",
             first="the one encoder",
@@ -34,11 +33,12 @@ TABLE = tsv.Table(
         ),
         *tsv.text(donor_effects="the effect on each donor"),
         *tsv.numbers(p_value="two-sided", p_holm="corrected after Holm"),
-        *tsv.text(p_test="how p was found, or why not"),
+        *columns("p_test"),
         *tsv.numbers(
             seeds="seeds of both", seed_low="least of single seeds", seed_high="greatest of them"
         ),
-        *tsv.text(seeds_left_out="seeds of one alone", control="what is a control, and for what"),
+        *tsv.text(seeds_left_out="seeds of one alone"),
+        *columns("control"),
     ),
 )
 

@@ -15,6 +15,7 @@ from pairscape.evaluate.statistics import TOO_FEW, sign_flip
 from pairscape.evaluate.targets import RECIPES
 from pairscape.report import layout, words
 from pairscape.report.chapter import Chapter, Shown
+from pairscape.report.columns import columns
 
 TASK = "expression"
 METRICS = ("pearson", "spearman", "r2")  # of r2_train_mean there is no before and after
@@ -28,13 +29,11 @@ TABLE = tsv.Table(
             task="what is predicted",
             recipe="published or corrected",
             metric="mean over genes of this",
-            dataset="dataset",
-            image_encoder="image encoder",
-            gene_encoder="gene encoder of the pair; none for the encoder as it came",
-            representation="of which embedding",
-            control="what the encoder is a control for",
-            target="what is made of the counts",
         ),
+        *columns("dataset", "image_encoder", "gene_encoder"),
+        *tsv.text(representation="of which embedding"),
+        *columns("control"),
+        *tsv.text(target="what is made of the counts"),
         *tsv.numbers(
             before="from the encoder's own features",
             after="from those after pretraining, mean over seeds",
@@ -47,21 +46,16 @@ TABLE = tsv.Table(
         *tsv.numbers(donors="donors with both", donors_up="above 0", donors_down="below 0"),
         *tsv.text(reads="the difference in words"),
         *tsv.numbers(p_value="two-sided, by flipping the donors' signs"),
-        *tsv.text(p_test="how p was found, or why not"),
+        *columns("p_test"),
         *tsv.numbers(
             train_mean="R² of the train mean",
             genes="genes predicted",
             before_undefined="of them without a correlation, before",
             after_undefined="and after",
-            spots="test spots",
-            seeds_run="seeds scored",
-            seeds_planned="seeds planned",
         ),
-        *tsv.text(
-            seeds_missing="planned and not scored",
-            note="why not",
-            donors_shared="why splits may share donors",
-        ),
+        *columns("spots", "seeds_run", "seeds_planned", "seeds_missing"),
+        *tsv.text(note="why not"),
+        *columns("donors_shared"),
     ),
 )
 COLUMNS = TABLE.names

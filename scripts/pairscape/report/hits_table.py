@@ -13,18 +13,17 @@ from pairscape.core import tsv
 from pairscape.evaluate.hits import RUN
 from pairscape.report import layout, words
 from pairscape.report.chapter import Chapter, Shown
+from pairscape.report.columns import columns
 
 SHARES = {"best": 0.0, "median": 0.5, "bad": 0.9}  # where in the order
 TABLE = tsv.Table(
     "hits_<experiment>.tsv",
     "show_hits",
     (
+        *columns("dataset", "image_encoder", "gene_encoder"),
+        *tsv.text(seed="the first one of the pair"),
+        *columns("direction"),
         *tsv.text(
-            dataset="dataset",
-            image_encoder="image encoder",
-            gene_encoder="gene encoder",
-            seed="the first one of the pair",
-            direction="i2g: images look for genes; g2i: genes look for images",
             query="best, median or bad",
             sample="sample of the query",
             spot="spot of the query",

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from pairscape.core import options, tsv
 from pairscape.report import published_scores
+from pairscape.report.columns import columns
 from pairscape.report.published_scores import DIRECTIONS, GALLERY, REPORTED
 from pairscape.report.words import pair_words, seeds_missing_words
 
@@ -29,13 +30,9 @@ TABLE = tsv.Table(
             source="the published table",
             factor="what an ablation changes",
             level="and to what",
-            panel="panel",
-            image_encoder="image encoder",
-            gene_encoder="gene encoder",
-            direction="i2g or g2i",
         ),
+        *columns(*CELL),
         *tsv.numbers(
-            recall_at="k",
             published_mean="the paper's recall",
             published_sd="its standard deviation over seeds",
             published_seeds="its seeds",
@@ -52,7 +49,8 @@ TABLE = tsv.Table(
             ours_seeds="our seeds",
             ours_chance="chance of recall",
         ),
-        *tsv.text(ours_status="scored, or why not", seeds_missing="planned and not scored"),
+        *tsv.text(ours_status="scored, or why not"),
+        *columns("seeds_missing"),
         *tsv.numbers(difference="ours less published", spread="half-width, by the rule above"),
         *tsv.text(
             inside="whether the difference is within the spread",

@@ -7,14 +7,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from pairscape.core import tsv
+from pairscape.report.columns import columns
 from pairscape.report.published_gap import groups
 
 TABLE = tsv.Table(
     "published-ranks_<comparison>.tsv",
     "compare_published",
     (
-        *tsv.text(source="the published table", panel="panel", direction="i2g or g2i"),
-        *tsv.numbers(recall_at="k"),
+        *tsv.text(source="the published table"),
+        *columns("panel", "direction", "recall_at"),
         *tsv.text(of="what is ordered"),
         *tsv.numbers(items="how many", spearman="of published and our means", p="one-sided"),
         *tsv.text(test="how p was found, or why not"),

@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
 from pairscape.core import tsv
+from pairscape.report.columns import columns
 from pairscape.report.words import DIRECTIONS, KEYS
 
 HEAD = (*KEYS, "direction", "gallery")
@@ -27,31 +28,17 @@ GROUP_WORDS = {
     "disease_state": "disease state",
     "sample": "sample",
 }
-_HEAD = tsv.text(
-    dataset="dataset",
-    image_encoder="image encoder",
-    gene_encoder="gene encoder",
-    direction="i2g: images look for genes; g2i: genes look for images",
-    gallery="what the partner is looked for in",
-)
+_HEAD = columns(*HEAD)
 _GROUP = tsv.text(group_by="what the queries are grouped by", group="the group")
 _SEEDS = (
-    *tsv.numbers(seeds_run="seeds scored", seeds_planned="seeds planned, scored or failed"),
-    *tsv.text(seeds_missing="planned, neither scored nor failed", seeds_failed="why, and which"),
+    *columns("seeds_run", "seeds_planned", "seeds_missing"),
+    *tsv.text(seeds_failed="why, and which"),
 )
 _TAIL = (
-    *tsv.numbers(
-        queries="queries",
-        gallery_size="mean size of a query's gallery",
-        donors="donors of the queries",
-    ),
-    *tsv.text(ci_over="what the intervals are over"),
+    *tsv.numbers(queries="queries", gallery_size="mean size of a query's gallery"),
+    *columns("donors", "ci_over"),
     *tsv.numbers(p_value="largest of the seeds', within samples"),
-    *tsv.text(
-        p_test="how p was found",
-        control="what the pair is a control for",
-        donors_shared="why splits may share donors",
-    ),
+    *columns("p_test", "control", "donors_shared"),
 )
 TAIL = tuple(column.name for column in _TAIL)
 _METRICS = (
