@@ -7,6 +7,7 @@ from pairscape.audit.flag_effects import BOTH, NOT_TRIED, SCORED, STARTS
 from pairscape.core import tsv
 from pairscape.report import layout, words
 from pairscape.report.chapter import Chapter, Shown
+from pairscape.report.rows import split_by
 from pairscape.report.words import pair_words
 
 TABLE = tsv.Table(
@@ -74,27 +75,21 @@ def sections(rows: Sequence[Mapping]) -> list[dict]:
     """
     parts = [_meanings(rows)]
     scored = [row for row in rows if row["gallery"]]
-    for k in dict.fromkeys(row["recall_at"] for row in scored):
+    for k, of_k in split_by(scored, "recall_at").items():
         for gallery in dict.fromkeys(row["gallery"] for row in scored):
-            for start in STARTS:
-                key = (k, gallery, start)
-                same = [r for r in scored if (r["recall_at"], r["gallery"], r["start"]) == key]
-                if same:
-                    parts.append(_differences(same, *key))
+            starts = split_by((row for row in of_k if row["gallery"] == gallery), "start")
+            for start in filter(starts.get, STARTS):
+                parts.append(_differences(starts[start], k, gallery, start))
     parts[-1]["notes"] = _notes(rows)
     return parts
 
 
 def _meanings(rows: Sequence[Mapping]) -> dict:
-    flags: dict[str, dict] = {}
-    for row in rows:
-        if row["flag"]:
-            flags.setdefault(row["flag"], {}).setdefault(row["start"], []).append(row)
     body = []
-    for flag, starts in flags.items():
-        one = next(iter(starts.values()))[0]
-        body.append([flag_words(flag), one["findings"], one["meaning"]])
-        body[-1] += [_tried(starts.get(start, []), start) for start in STARTS]
+    for flag, changes in split_by((row for row in rows if row["flag"]), "flag").items():
+        starts = split_by(changes, "start")
+        tried = [_tried(starts.get(start, []), start) for start in STARTS]
+        body.append([flag_words(flag), changes[0]["findings"], changes[0]["meaning"], *tried])
     header = ["Flag", "Finding", "What the published code does"]
     header += ["From corrected", "From published"]
     return layout.section("What each flag means", header, body)
@@ -110,12 +105,10 @@ def _tried(rows: Sequence[Mapping], start: str) -> str:
 
 
 def _differences(rows: Sequence[Mapping], k: float, gallery: str, start: str) -> dict:
-    cells: dict[tuple, dict] = {}
-    for row in rows:
-        key = (row["flag"], row["image_encoder"], row["gene_encoder"])
-        cells.setdefault(key, {})[row["direction"]] = row
     body, bases = [], []
-    for (flag, image, gene), by_direction in cells.items():
+    cells = split_by(rows, "flag", "image_encoder", "gene_encoder")
+    for (flag, image, gene), directions in cells.items():
+        by_direction = {row["direction"]: row for row in directions}
         row = by_direction[BOTH]
         if not flag:
             bases.append(len(body))

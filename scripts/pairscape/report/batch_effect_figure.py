@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from pairscape.report import layout, style, words
 from pairscape.report.batch_effect_table import CONFOUNDING, EVERY_PAIR
+from pairscape.report.rows import split_by
 from pairscape.report.style import BLACK, BLUE
 
 _SHORT = dict(zip(CONFOUNDING, ("organ", "disease"), strict=True))
@@ -15,11 +16,10 @@ def plot_points(rows: Sequence[Mapping], title: str):
     A matplotlib figure, a panel per gallery. Beside each point stand its dataset, Cramér's V of the
     split with organ and disease state, and the share of spots in skipped clusters.
     """
-    galleries = list(dict.fromkeys(row["gallery"] for row in rows))
+    galleries = split_by(rows, "gallery")
     figure = style.new_figure(7.4 * len(galleries), 5.4)
     axes = figure.subplots(1, len(galleries), squeeze=False)[0]
-    for axis, gallery in zip(axes, galleries, strict=True):
-        drawn = [r for r in rows if r["gallery"] == gallery]
+    for axis, (gallery, drawn) in zip(axes, galleries.items(), strict=True):
         _draw(axis, [row for row in drawn if row["silhouette_batch"] is not None])
         missing = [row["dataset"] for row in drawn if row["silhouette_batch"] is None]
         axis.set_title(words.gallery_words(gallery).capitalize(), loc="left")
@@ -57,10 +57,10 @@ def choose(
 ) -> list[Mapping]:
     """The rows that are drawn: of the named pair, else of the mean over pairs, else of the first."""
     rows = [row for row in rows if (row["batch"], row["resolution"]) == (batch, resolution)]
-    pairs = list(dict.fromkeys((row["image_encoder"], row["gene_encoder"]) for row in rows))
+    pairs = split_by(rows, "image_encoder", "gene_encoder")
     mean = (EVERY_PAIR, EVERY_PAIR)
     wanted = tuple(pair) if pair else mean if mean in pairs else next(iter(pairs), None)
-    return [row for row in rows if (row["image_encoder"], row["gene_encoder"]) == wanted]
+    return pairs.get(wanted, [])
 
 
 def _draw(axis, rows: Sequence[Mapping]) -> None:

@@ -11,6 +11,7 @@ from pairscape.core import tsv
 from pairscape.evaluate.intervals import DONORS_NEEDED
 from pairscape.report import layout, words
 from pairscape.report.columns import columns
+from pairscape.report.rows import split_by
 
 TABLE = tsv.Table(
     "retrieval-comparisons_<experiment>.tsv",
@@ -48,8 +49,7 @@ def sections(rows: Sequence[Mapping]) -> list[dict]:
     header = ["Dataset", "Direction", "First", "Second", "Both with", "Effect"]
     header += ["Range over donors", "Donors above, below 0", "Range over seeds", "p", "p (Holm)"]
     laid_out = []
-    for gallery in dict.fromkeys(row["gallery"] for row in rows):
-        inside = [row for row in rows if row["gallery"] == gallery]
+    for gallery, inside in split_by(rows, "gallery").items():
         metric = words.metric_words(inside[0]["metric"])
         title = f"{metric}, gallery: {words.gallery_words(gallery)}"
         laid_out.append(

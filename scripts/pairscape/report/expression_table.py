@@ -16,6 +16,7 @@ from pairscape.evaluate.targets import RECIPES
 from pairscape.report import layout, words
 from pairscape.report.chapter import Chapter, Shown
 from pairscape.report.columns import columns
+from pairscape.report.rows import split_by
 
 TASK = "expression"
 METRICS = ("pearson", "spearman", "r2")  # of r2_train_mean there is no before and after
@@ -213,21 +214,15 @@ def sections(rows: Sequence[Mapping]) -> list[dict]:
     came = [row for row in rows if not row["gene_encoder"]]
     pairs = [row for row in rows if row["gene_encoder"]]
     laid_out = [_came_section(came)] if came else []
-    for recipe in dict.fromkeys(row["recipe"] for row in pairs):
-        laid_out.append(_pairs_section(recipe, [r for r in pairs if r["recipe"] == recipe]))
-    return laid_out
+    return laid_out + [_pairs_section(*group) for group in split_by(pairs, "recipe").items()]
 
 
 def _came_section(rows: Sequence[Mapping]) -> dict:
     recipes = list(dict.fromkeys(row["recipe"] for row in rows))
     body, scores = [], {}
-    for dataset, encoder in dict.fromkeys((row["dataset"], row["image_encoder"]) for row in rows):
-        cells = {
-            (row["recipe"], row["metric"]): row
-            for row in rows
-            if (row["dataset"], row["image_encoder"]) == (dataset, encoder)
-        }
-        first = next(iter(cells.values()))
+    for (dataset, _), encoder_rows in split_by(rows, "dataset", "image_encoder").items():
+        cells = {(row["recipe"], row["metric"]): row for row in encoder_rows}
+        first = encoder_rows[0]
         line = [dataset, _named(first)]
         for recipe in recipes:
             for column, metric in enumerate(METRICS, start=len(line)):

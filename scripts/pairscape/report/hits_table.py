@@ -14,6 +14,7 @@ from pairscape.evaluate.hits import RUN
 from pairscape.report import layout, words
 from pairscape.report.chapter import Chapter, Shown
 from pairscape.report.columns import columns
+from pairscape.report.rows import split_by
 
 SHARES = {"best": 0.0, "median": 0.5, "bad": 0.9}  # where in the order
 TABLE = tsv.Table(
@@ -85,7 +86,7 @@ def sections(rows: Sequence[Mapping]) -> list[dict]:
         "distance from the right partner."
     )
     laid_out = []
-    for dataset in dict.fromkeys(row["dataset"] for row in rows):
+    for dataset, of_dataset in split_by(rows, "dataset").items():
         body = [
             [
                 *(row["image_encoder"], row["gene_encoder"], words.DIRECTIONS[row["direction"]]),
@@ -95,8 +96,7 @@ def sections(rows: Sequence[Mapping]) -> list[dict]:
                 layout.NOT_RUN if row["nearest_um"] is None else f"{row['nearest_um']:.0f} µm",
                 row["told"],
             ]
-            for row in rows
-            if row["dataset"] == dataset
+            for row in of_dataset
         ]
         laid_out.append(layout.section(dataset, header, body, [note]))
     return laid_out

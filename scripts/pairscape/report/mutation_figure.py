@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from pairscape.report import mutation_table, style
+from pairscape.report.rows import split_by
 from pairscape.report.style import BLACK, BLUE, ORANGE, VERMILION
 from pairscape.slides.mutation_scores import EXTERNAL, RANKED, TEST
 
@@ -18,11 +19,8 @@ def plot_mutation(table: Sequence[Mapping], scores: Sequence[Mapping], title: st
     """
     from matplotlib.patches import Patch
 
-    targets = list(dict.fromkeys(row["target"] for row in table))
-    models = {
-        target: list(dict.fromkeys(row["model"] for row in table if row["target"] == target))
-        for target in targets
-    }
+    targets = split_by(table, "target")
+    models = {target: list(split_by(rows, "model")) for target, rows in targets.items()}
     outside = list(dict.fromkeys(row["role"] for row in table if row["role"] != TEST))
     pitch = 0.75 + _BETWEEN * len(outside)
     heights = [0.25 + 0.62 * pitch * len(models[target]) for target in targets]
@@ -33,8 +31,7 @@ def plot_mutation(table: Sequence[Mapping], scores: Sequence[Mapping], title: st
         if row["group"].startswith("fold ") and not row["compared_model"]:
             key = (row["target"], row["model"], row["role"], row["metric"])
             folds.setdefault(key, []).append(row["value"])
-    for line, target in zip(panels, targets, strict=True):
-        rows = [row for row in table if row["target"] == target]
+    for line, (target, rows) in zip(panels, targets.items(), strict=True):
         for panel, metric in zip(line, RANKED, strict=True):
             for row in rows:
                 y = models[target].index(row["model"]) * pitch

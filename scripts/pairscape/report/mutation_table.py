@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pairscape.core import tsv
 from pairscape.report import layout
 from pairscape.report.chapter import Chapter, Shown
+from pairscape.report.rows import split_by
 from pairscape.slides import site_folds
 from pairscape.slides.mutation_scores import RANKED, TEST
 
@@ -129,25 +130,19 @@ def mutation_sections(rows: Sequence[Mapping], balances: Iterable[Mapping] = ())
     """
     balances = list(balances)
     names = list(dict.fromkeys(row["mutation"] for row in rows))
-    places = dict.fromkeys((row["mutation"], row["role"], row["cohort"]) for row in rows)
-    places = sorted(places, key=lambda place: names.index(place[0]))  # stable
-    sections = [
-        _scores(
-            [row for row in rows if (row["mutation"], row["role"], row["cohort"]) == place],
-            balances,
-        )
-        for place in places
-    ]
+    places = split_by(rows, "mutation", "role", "cohort")
+    order = sorted(places, key=lambda place: names.index(place[0]))  # stable
+    sections = [_scores(places[place], balances) for place in order]
     leaked = [row for row in rows if row["preserved"]]
     return sections + ([_leaked(leaked, rows)] if leaked else [])
 
 
 def _scores(rows: Sequence[Mapping], balances: Sequence[Mapping]) -> dict:
     first, body, rules = rows[0], [], []
-    targets = list(dict.fromkeys(row["target"] for row in rows))
-    for target in targets:
+    targets = split_by(rows, "target")
+    for target, of_target in targets.items():
         rules.append(len(body))
-        for row in (row for row in rows if row["target"] == target):
+        for row in of_target:
             body.append(
                 [target, _folds(row), row["model"]]
                 + [_value(row, metric) for metric in RANKED]

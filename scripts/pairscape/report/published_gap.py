@@ -19,6 +19,7 @@ from pairscape.core import options, tsv
 from pairscape.report import published_scores
 from pairscape.report.columns import columns
 from pairscape.report.published_scores import DIRECTIONS, GALLERY, REPORTED
+from pairscape.report.rows import split_by
 from pairscape.report.words import pair_words, seeds_missing_words
 
 CELL = ("panel", "image_encoder", "gene_encoder", "direction", "recall_at")
@@ -279,13 +280,9 @@ def half_width(
     return float(t.ppf(0.975, freedom)) * math.sqrt(sum(parts)) + ROUNDING
 
 
-def groups(rows: Iterable[Mapping], names: Sequence[str]) -> dict[tuple, list[Mapping]]:
+def groups(rows: Iterable[Mapping], *names: str) -> dict:
     """The rows that stand for published cells, by some of their columns."""
-    members: dict[tuple, list[Mapping]] = {}
-    for row in rows:
-        if row["source"]:
-            members.setdefault(tuple(row[name] for name in names), []).append(row)
-    return members
+    return split_by((row for row in rows if row["source"]), *names)
 
 
 # ----------------------------------------------------------------------------------- for the reader
@@ -299,7 +296,7 @@ def filled(rows: Iterable[Mapping]) -> list[Mapping]:
 def missing(rows: Sequence[Mapping]) -> list[str]:
     """What we lack of the published cells, by name; a panel without any number is named whole."""
     words = {}
-    for (panel,), members in groups(rows, ("panel",)).items():
+    for panel, members in groups(rows, "panel").items():
         lacking = [row for row in members if row["ours_mean"] is None or row["seeds_missing"]]
         if all(row["ours_mean"] is None and row["ours_status"] == MISSING for row in members):
             words[f"{panel}: nothing is scored"] = None

@@ -35,7 +35,7 @@ def agreement(rows: Sequence[Mapping]) -> list[dict]:
     why not.
     """
     table = []
-    for group, members in groups(rows, ("source", "panel", "direction", "recall_at")).items():
+    for group, members in groups(rows, "source", "panel", "direction", "recall_at").items():
         both = [row for row in members if row["difference"] is not None]
         for items, name in (
             ("image encoders", "image_encoder"),

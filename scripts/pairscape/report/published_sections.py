@@ -38,7 +38,7 @@ def sections(rows: Sequence[Mapping]) -> list[dict]:
         parts += [_summary(compared), _order(compared)]
     parts += [
         _details(members, f"{source}: Recall@{k:g}")
-        for (source, k), members in groups(rows, ("source", "recall_at")).items()
+        for (source, k), members in groups(rows, "source", "recall_at").items()
     ]
     alone = [row for row in rows if row["published_status"] == ABSENT]
     if alone:
@@ -52,9 +52,8 @@ def sections(rows: Sequence[Mapping]) -> list[dict]:
 
 def _summary(rows: Sequence[Mapping]) -> dict:
     body = []
-    for (source, k, panel, direction), members in groups(
-        rows, ("source", "recall_at", "panel", "direction")
-    ).items():
+    cells = groups(rows, "source", "recall_at", "panel", "direction")
+    for (source, k, panel, direction), members in cells.items():
         gaps = [row for row in members if row["difference"] is not None]
         body.append([source, f"{k:g}", panel, DIRECTIONS[direction]])
         body[-1] += [f"{len(gaps)} of {len(members)}"]

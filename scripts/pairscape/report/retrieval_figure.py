@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from pairscape.report import retrieval_table, style
+from pairscape.report.rows import split_by
 from pairscape.report.style import BLACK, DIRECTION_COLOURS, DIRECTION_WORDS, VERMILION
 from pairscape.report.words import DIRECTIONS, gallery_words
 
@@ -23,12 +24,11 @@ def plot_recall(table: Sequence[Mapping], scores: Sequence[Mapping], title: str)
             key = (*(row[name] for name in retrieval_table.HEAD), row["metric"])
             seeds.setdefault(key, []).append(row["value"])
     shown = _shown(table)
-    datasets = list(dict.fromkeys(row["dataset"] for row in shown))
     recall = [name for name in retrieval_table.metric_names(shown[0]) if name.startswith("recall@")]
-    layouts = {name: _lay_out([r for r in shown if r["dataset"] == name]) for name in datasets}
+    layouts = {name: _lay_out(rows) for name, rows in split_by(shown, "dataset").items()}
     heights = [max(1.2, 0.42 * layout["height"]) for layout in layouts.values()]
     figure = style.new_figure(9.5, sum(heights) + 0.75 * len(heights) + 0.9)
-    panels = style.panel_grid(figure, len(datasets), len(recall) or 1, heights)
+    panels = style.panel_grid(figure, len(layouts), len(recall) or 1, heights)
     for line, (dataset, layout) in zip(panels, layouts.items(), strict=True):
         for panel, metric in zip(line, recall, strict=False):
             _draw_panel(panel, layout, metric, seeds)
@@ -65,19 +65,16 @@ def _over(rows: Sequence[Mapping]) -> str:
 def _lay_out(rows: Sequence[Mapping]) -> dict:
     """Where each bar of a dataset lies: from the top down, galleries, and in them encoder pairs."""
     bars, labels, headings, y = [], [], [], 0.0
-    for gallery in sorted({row["gallery"] for row in rows}, key=lambda name: name != "split"):
-        of_gallery = [row for row in rows if row["gallery"] == gallery]
+    galleries = split_by(rows, "gallery")
+    for gallery in sorted(galleries, key=lambda name: name != "split"):
+        of_gallery = galleries[gallery]
         sizes = {row["gallery_size"] for row in of_gallery if row["gallery_size"]}
         among = f" ({min(sizes):.4g} pairs)" if sizes and gallery == "split" else ""
         headings.append((y, gallery_words(gallery).capitalize() + among))
         y += 0.9
-        pairs = dict.fromkeys((row["image_encoder"], row["gene_encoder"]) for row in of_gallery)
-        for pair in pairs:
-            of_pair = {
-                row["direction"]: row
-                for row in of_gallery
-                if (row["image_encoder"], row["gene_encoder"]) == pair
-            }
+        pairs = split_by(of_gallery, "image_encoder", "gene_encoder")
+        for pair, directions in pairs.items():
+            of_pair = {row["direction"]: row for row in directions}
             for number, direction in enumerate(DIRECTIONS):
                 if direction in of_pair:
                     bars.append((y + (number - 0.5) * _BAR, direction, of_pair[direction]))

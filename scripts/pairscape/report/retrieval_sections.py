@@ -6,6 +6,7 @@ from pairscape.report import comparisons, layout, retrieval_table
 from pairscape.report.chapter import Chapter, Shown
 from pairscape.report.layout import NOT_RUN
 from pairscape.report.retrieval_table import GROUP_WORDS, headline, metric_names, nearby_names
+from pairscape.report.rows import split_by
 from pairscape.report.words import (
     DIRECTIONS,
     gallery_words,
@@ -27,11 +28,10 @@ def retrieval_sections(rows: Sequence[Mapping]) -> list[dict]:
     header += [f"Donors ({metric_words(shown)})" if shown else "Donors"]
     header += [*([] if nearby else ["p"]), "Seeds", "Queries (gallery)"]
     sections = []
-    for gallery in sorted({row["gallery"] for row in rows}, key=_gallery_order):
+    galleries = split_by(rows, "gallery")
+    for gallery in sorted(galleries, key=_gallery_order):
         body, chance_rows, marks = [], [], {}
-        of_gallery = [row for row in rows if row["gallery"] == gallery]
-        for dataset in dict.fromkeys(row["dataset"] for row in of_gallery):
-            of_dataset = [row for row in of_gallery if row["dataset"] == dataset]
+        for dataset, of_dataset in split_by(galleries[gallery], "dataset").items():
             scored = next((row for row in of_dataset if row["queries"]), None)
             if scored:
                 chance_rows.append(len(body))
@@ -80,10 +80,10 @@ def group_sections(rows: Sequence[Mapping], gallery: str = "split") -> list[dict
     """Lay a table of groups out for a reader: one section per kind of group, in one gallery."""
     sections = []
     rows = [row for row in rows if row["gallery"] == gallery]
+    kinds = split_by(rows, "group_by")
     metrics = [name for name in metric_names(rows[0] if rows else []) if name != "mean_rank"]
     for group_by, words in GROUP_WORDS.items():
-        of_kind = [row for row in rows if row["group_by"] == group_by]
-        if not of_kind:
+        if not (of_kind := kinds.get(group_by)):
             continue
         groups, datasets = (
             list(dict.fromkeys(row[key] for row in of_kind)) for key in ("group", "dataset")
