@@ -31,11 +31,11 @@ def main(argv=None):
         scores=program.Output("scores to write (TSV)"),
     )
     options = check_options(args.options)
-    found = _read_runs(args.runs, options)
+    read = _read_runs(args.runs, options)
     rows = flag_effects.score(
         options,
-        {run: told.get("reason", "") for run, (_, told) in found.items()},
-        lambda run: _load(*found[run]),
+        {run: record.get("reason", "") for run, (_, record) in read.items()},
+        lambda run: _load(*read[run]),
         lambda several: logs.progress(several, "scoring the audit", unit="row"),
     )
     flag_effects.TABLE.write(args.scores, rows)
@@ -46,28 +46,28 @@ def main(argv=None):
         options["audit"],
         len(tried),
         len(flags),
-        sum("reason" not in told for _, told in found.values()),
+        sum("reason" not in record for _, record in read.values()),
         len(options["expected"]),
     )
 
 
 def _read_runs(paths, options) -> dict[Run, tuple]:
-    """The runs: where they are told of, and what is told."""
-    found = {}
+    """The runs: the file that tells of each, and what it holds."""
+    read = {}
     for given in paths:
-        path, told, _ = runs.read_run(given, RUN_KEYS)
-        run = Run(*(told[key] for key in Run._fields))
+        path, record, _ = runs.read_run(given, RUN_KEYS)
+        run = Run(*(record[key] for key in Run._fields))
         if run not in options["expected"]:
             raise InputError(path, "run", words(run), "give only runs of this audit")
-        if run in found:
+        if run in read:
             raise InputError(path, "run", f"{words(run)} twice", "give each run once")
-        found[run] = (path, told)
-    return found
+        read[run] = (path, record)
+    return read
 
 
-def _load(path, told) -> flag_effects.Loaded:
-    embedded, placeholders = runs.read_scorable(path, told, "test")
-    return flag_effects.Loaded(embedded, placeholders, told["options_sha256"], str(path))
+def _load(path, record) -> flag_effects.Loaded:
+    embedded, placeholders = runs.read_scorable(path, record, "test")
+    return flag_effects.Loaded(embedded, placeholders, record["options_sha256"], str(path))
 
 
 if __name__ == "__main__":

@@ -31,21 +31,21 @@ def main(argv=None):
             raise InputError("--options", name, "nothing", "name it")
     if not isinstance(options["top"], int) or options["top"] < 1:
         raise InputError("--options", "top", repr(options["top"]), "give a number from 1 on")
-    told = {}
+    read = {}
     for given in args.runs:
         names = (options["experiment"], options["dataset"])
         path, run, failed = runs.read_run(given, ("splits",), *names)
         key = tuple(run[name] for name in hits.RUN)
-        if key in told:
-            raise InputError(path, "run", f"that of {told[key][0]} again", "give each run once")
-        told[key] = (path, run, failed)
-    scorable = [(path, run) for _, (path, run, failed) in sorted(told.items()) if not failed]
+        if key in read:
+            raise InputError(path, "run", f"that of {read[key][0]} again", "give each run once")
+        read[key] = (path, run, failed)
+    scorable = [(path, run) for _, (path, run, failed) in sorted(read.items()) if not failed]
     loaded = (
         (run, runs.read_scorable(path, run, options["split"])[0])
         for path, run in logs.progress(scorable, "telling hits", unit="run")
     )
     count = hits.write_hits(args.hits, loaded, options["top"])
-    log.info("%d rows of %d runs, %d failed", count, len(scorable), len(told) - len(scorable))
+    log.info("%d rows of %d runs, %d failed", count, len(scorable), len(read) - len(scorable))
 
 
 if __name__ == "__main__":

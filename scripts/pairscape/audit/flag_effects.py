@@ -102,15 +102,15 @@ class Scored(NamedTuple):
 
 def score(
     options: Mapping,
-    told: Mapping[Run, str],
+    failures: Mapping[Run, str],
     load: Callable[[Run], Loaded],
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> list[dict]:
     """Score every row of an audit.
 
-    ``options``: as ``check_options`` returns them. ``told``: by run why it failed, empty for one that
-    can be loaded; expected runs that aren't in it are missing. ``load`` reads a run, ``progress`` wraps
-    the rows.
+    ``options``: as ``check_options`` returns them. ``failures``: by run why it failed, empty for one
+    that can be loaded; expected runs that aren't in it are missing. ``load`` reads a run, ``progress``
+    wraps the rows.
 
     Returns rows of ``TABLE``: by row of the audit, encoder pair, gallery, k and direction. One that
     can't be tried has a single row, which says why.
@@ -126,11 +126,13 @@ def score(
             names = {key: pair[key] for key in ("image_encoder", "gene_encoder")}
             whose = (row["start"], *names.values())
             planned = runs_of(row, pair)
-            scored = _score_seeds([run for run in planned if told.get(run) == ""], load, options)
+            scored = _score_seeds(
+                [run for run in planned if failures.get(run) == ""], load, options
+            )
             if not row["flag"]:
                 bases[whose] = scored
             base = bases.get(whose) if row["flag"] else None
-            status = _status(planned, told, scored, base, bool(row["flag"]))
+            status = _status(planned, failures, scored, base, has_base=bool(row["flag"]))
             cells = _cells(scored, base, options)
             table += [{**head, **names, **cell, "status": status} for cell in cells]
     return table
@@ -177,13 +179,12 @@ def _hits(embedded: Mapping, options: Mapping) -> tuple[dict, dict, dict]:
         queries, gallery = (images, genes) if direction == "i2g" else (genes, images)
         (batches,) = ranks.rank_in_batches(queries, gallery, options["in_batch"], processes)
         (split,) = ranks.rank_pairs(queries, gallery, donors, samples, (), device)["split"]
-        for name, found in ((in_batch, batches), (whole, split)):
-            rows[name] = np.arange(len(index)) if found.rows is None else found.rows
-            sizes[name] = found.size
+        for name, ranked in ((in_batch, batches), (whole, split)):
+            rows[name] = np.arange(len(index)) if ranked.rows is None else ranked.rows
+            sizes[name] = ranked.size
             for k in options["recall_at"]:
-                hits[name, direction, k] = retrieval.recall_at(
-                    found.better, found.ties, k, found.level
-                )
+                counts = (ranked.better, ranked.ties, k, ranked.level)
+                hits[name, direction, k] = retrieval.recall_at(*counts)
     for name in rows:
         for k in options["recall_at"]:
             each = [hits[name, direction, k] for direction in retrieval.DIRECTIONS]
@@ -191,11 +192,11 @@ def _hits(embedded: Mapping, options: Mapping) -> tuple[dict, dict, dict]:
     return hits, rows, sizes
 
 
-def _status(planned, told, scored, base, has_base: bool) -> str:
+def _status(planned, failures, scored, base, *, has_base: bool) -> str:
     """Which seeds are missing or failed, and what that means for the difference."""
     reasons: dict[str, list[str]] = {}
     for run in planned:
-        if why := told.get(run, MISSING):
+        if why := failures.get(run, MISSING):
             reasons.setdefault(why, []).append(str(run.seed))
     parts = [] if scored is None else [SCORED]
     parts += [f"{why}: seed {', '.join(seeds)}" for why, seeds in reasons.items()]

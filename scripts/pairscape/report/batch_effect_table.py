@@ -235,10 +235,10 @@ def points(
             confounding.setdefault(row["dataset"], {})["cramers_v_" + row["label"]] = row["value"]
     rows = []
     for (gallery, *pair), recalls in _recalls(retrieval_scores, recall_at).items():
-        for (batch, resolution), found in silhouettes.items():
-            both = [name for name in panels if name in found and name in recalls]
-            measured = [name for name in both if found[name]["value"] is not None]
-            values = [found[name]["value"] for name in measured]
+        for (batch, resolution), scored in silhouettes.items():
+            both = [name for name in panels if name in scored and name in recalls]
+            measured = [name for name in both if scored[name]["value"] is not None]
+            values = [scored[name]["value"] for name in measured]
             result = spearman(values, [recalls[name]["recall"] for name in measured], seed)
             if len({panels[name] for name in measured}) < len(measured):
                 result = (None, None, "no correlation: datasets of one panel aren't independent")
@@ -251,8 +251,8 @@ def points(
                     "panel": panels[name],
                     "batch": batch,
                     "resolution": resolution,
-                    "silhouette_batch": found[name]["value"],
-                    "spots_skipped": found[name]["spots_skipped"],
+                    "silhouette_batch": scored[name]["value"],
+                    "spots_skipped": scored[name]["spots_skipped"],
                     **{key: confounding.get(name, {}).get(key) for key in CONFOUNDING},
                     "recall_at": recall_at,
                     **recalls[name],

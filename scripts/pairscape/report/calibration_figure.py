@@ -66,17 +66,17 @@ def _draw(axis, rows: Sequence[Mapping], knob: str, shows_skipped: bool) -> None
     levels = sorted({row[other] for row in rows}, key=lambda level: (level is not None, level))
     for number, level in enumerate(levels):
         colour, marker = _COLOURS[number % 5], _MARKERS[number % 5]
-        mine = [row for row in rows if row[other] == level]
-        places = sorted({row[knob] for row in mine})
-        means = [statistics.fmean(r["value"] for r in mine if r[knob] == x) for x in places]
+        drawn = [row for row in rows if row[other] == level]
+        places = sorted({row[knob] for row in drawn})
+        means = [statistics.fmean(r["value"] for r in drawn if r[knob] == x) for x in places]
         label = "mean of seeds" if level is None else f"{other.replace('_', ' ')} {level:g}"
         axis.plot(places, means, marker=marker, color=colour, label=label, zorder=3)
         dots = {"linestyle": "", "marker": marker, "markersize": 2.5, "alpha": 0.6}
-        values = [row["value"] for row in mine]
-        axis.plot([row[knob] for row in mine], values, color=colour, zorder=4, **dots)
+        values = [row["value"] for row in drawn]
+        axis.plot([row[knob] for row in drawn], values, color=colour, zorder=4, **dots)
         if shows_skipped:
             for x, mean in zip(places, means, strict=True):
-                share = statistics.fmean(r["skipped"] for r in mine if r[knob] == x)
+                share = statistics.fmean(r["skipped"] for r in drawn if r[knob] == x)
                 axis.annotate(
                     f"skipped {share:.0%}",
                     (x, mean),

@@ -16,7 +16,7 @@ from pairscape.evaluate.targets import RECIPES
 from pairscape.report import layout, words
 from pairscape.report.chapter import Chapter, Shown
 from pairscape.report.columns import columns
-from pairscape.report.rows import split_by
+from pairscape.report.rows import mean_sd, split_by
 
 TASK = "expression"
 METRICS = ("pearson", "spearman", "r2")  # of r2_train_mean there is no before and after
@@ -116,38 +116,38 @@ def _row(metric, key, before, after, fact, planned) -> dict:
     row |= {"representation": key[4]}
     row |= {name: fact[name] if fact else "" for name in ("control", "target", "donors_shared")}
     row |= dict.fromkeys(("difference_by_donor", "p_test", "seeds_missing", "note", "reads"), "")
-    found_before = _by_group(before, metric)
-    if found_before.get(ALL):
-        one = next(iter(found_before[ALL].values()))
-        row |= {"before": one["value"], "before_undefined": one["undefined"]}
-        row |= {"genes": one["genes"] + one["undefined"], "spots": one["spots"]}
+    before_by_group = _by_group(before, metric)
+    if ALL in before_by_group:
+        score = next(iter(before_by_group[ALL].values()))
+        row |= {"before": score["value"], "before_undefined": score["undefined"]} | _counts(score)
     if metric == "r2":
         for cell in (before, after):
             base = next(iter(_by_group(cell, "r2_train_mean").get(ALL, {}).values()), None)
             row["train_mean"] = base["value"] if base else row["train_mean"]
     if after is None:
         return row
-    found = _by_group(after, metric)
-    seeds = found.get(ALL, {})
+    after_by_group = _by_group(after, metric)
+    seeds = after_by_group.get(ALL, {})
     unscored = [r for r in after.get("pearson", {}).get(ALL, {}).values() if r["note"]]
-    wanted = planned.get(key[1:4], []) or [*seeds, *(one["seed"] for one in unscored)]
-    row["seeds_run"] = len(seeds)
-    row["seeds_planned"] = len({*wanted, *seeds, *(one["seed"] for one in unscored)})
+    known = [*seeds, *(score["seed"] for score in unscored)]
+    wanted = planned.get(key[1:4], []) or known
+    row["seeds_run"], row["seeds_planned"] = len(seeds), len({*wanted, *known})
     row["seeds_missing"] = " ".join(seed for seed in wanted if seed not in seeds)
-    row["note"] = "; ".join(dict.fromkeys(one["note"] for one in unscored))
-    values = [one["value"] for one in seeds.values() if one["value"] is not None]
+    row["note"] = "; ".join(dict.fromkeys(score["note"] for score in unscored))
     if seeds:
-        one = next(iter(seeds.values()))
-        row["after_undefined"] = max(one["undefined"] for one in seeds.values())
-        row |= {"genes": one["genes"] + one["undefined"], "spots": one["spots"]}
+        row["after_undefined"] = max(score["undefined"] for score in seeds.values())
+        row |= _counts(next(iter(seeds.values())))
+    values = [score["value"] for score in seeds.values() if score["value"] is not None]
     if values:
-        row["after"], row["after_sd"] = statistics.fmean(values), _deviation(values)
+        row["after"], row["after_sd"] = mean_sd(values)
     if values and row["before"] is not None:
         differences = [value - row["before"] for value in values]
-        row["difference"] = statistics.fmean(differences)
-        row["difference_sd"] = _deviation(differences)
-    row |= _over_donors(found_before, found)
-    return row
+        row["difference"], row["difference_sd"] = mean_sd(differences)
+    return row | _over_donors(before_by_group, after_by_group)
+
+
+def _counts(score: Mapping) -> dict:
+    return {"genes": score["genes"] + score["undefined"], "spots": score["spots"]}
 
 
 def _by_group(cells: Mapping | None, metric: str) -> dict:
@@ -157,10 +157,6 @@ def _by_group(cells: Mapping | None, metric: str) -> dict:
         for group, seeds in (cells or {}).get(metric, {}).items()
         if (scored := {seed: row for seed, row in seeds.items() if not row["note"]})
     }
-
-
-def _deviation(values: Sequence[float]) -> float | None:
-    return statistics.stdev(values) if len(values) > 1 else None
 
 
 def donor_differences(before: Mapping, after: Mapping) -> dict[str, float]:

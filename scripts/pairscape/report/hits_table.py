@@ -36,7 +36,7 @@ TABLE = tsv.Table(
             same_sample="of them in the query's sample",
             nearest_um="least distance of those from the right partner",
         ),
-        *tsv.text(told="the hits in order: sample, spot, similarity, distance"),
+        *tsv.text(retrieved="the hits in order: sample, spot, similarity, distance"),
     ),
 )
 
@@ -66,7 +66,7 @@ def _examples(table) -> list[dict]:
         hits = zip(
             query["hit_samples"], query["hit_spots"], query["similarities"], away, strict=True
         )
-        rows.append(row | {"told": "; ".join(_hit(*hit) for hit in hits)})
+        rows.append(row | {"retrieved": "; ".join(_hit(*hit) for hit in hits)})
     return rows
 
 
@@ -94,7 +94,7 @@ def sections(rows: Sequence[Mapping]) -> list[dict]:
                 f"{row['rank']:g} of {row['gallery_size']:.0f}",
                 f"{row['same_sample']:.0f} of {row['hits']:.0f}",
                 layout.NOT_RUN if row["nearest_um"] is None else f"{row['nearest_um']:.0f} µm",
-                row["told"],
+                row["retrieved"],
             ]
             for row in of_dataset
         ]

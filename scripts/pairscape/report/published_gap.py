@@ -12,14 +12,13 @@ published digit is added.
 """
 
 import math
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
 from pairscape.core import options, tsv
 from pairscape.report import published_scores
 from pairscape.report.columns import columns
 from pairscape.report.published_scores import DIRECTIONS, GALLERY, REPORTED
-from pairscape.report.rows import split_by
+from pairscape.report.rows import mean_sd, split_by
 from pairscape.report.words import pair_words, seeds_missing_words
 
 CELL = ("panel", "image_encoder", "gene_encoder", "direction", "recall_at")
@@ -204,7 +203,7 @@ def _collect(scores, experiments, datasets) -> dict[tuple, dict]:
 def _row(cell: Mapping, key: tuple | None, entry: Mapping, setting: str) -> dict:
     k = cell["recall_at"]
     values = entry.get("at", {}).get(k, {})
-    mean, deviation = _mean_sd(list(values.values()))
+    mean, deviation = mean_sd(list(values.values()))
     row = {name: cell[name] for name in ("source", "factor", "level", *CELL)}
     row |= {f"published_{name}": cell[name] for name in ("mean", "sd", "seeds", "status", "note")}
     row |= {
@@ -242,12 +241,6 @@ def _status(key, entry: Mapping, values: Mapping) -> str:
     if entry["at"]:
         words.append("scored without this k")
     return "; ".join(words) or MISSING
-
-
-def _mean_sd(values: Sequence[float]) -> tuple[float | None, float | None]:
-    if not values:
-        return None, None
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
 def half_width(

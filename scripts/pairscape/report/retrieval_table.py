@@ -1,11 +1,11 @@
 """Tables of retrieval scores: over all queries, with spots nearby as hits, and by group."""
 
 import re
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
 from pairscape.core import tsv
 from pairscape.report.columns import columns
+from pairscape.report.rows import mean_sd
 from pairscape.report.words import DIRECTIONS, KEYS
 
 HEAD = (*KEYS, "direction", "gallery")
@@ -215,11 +215,9 @@ def _largest_p(cells: Mapping, pair: tuple) -> dict[str, tuple]:
 
 
 def _over_seeds(metric: str, rows: Sequence[Mapping]) -> dict:
-    def mean(name):
-        values = [row[name] for row in rows]
-        return statistics.fmean(values) if values and None not in values else None
-
-    deviation = statistics.stdev(row["value"] for row in rows) if len(rows) > 1 else None
-    return {
-        metric + part: deviation if name is None else mean(name) for part, name in PARTS.items()
-    }
+    row = {}
+    for part, name in PARTS.items():
+        values = [cell[name or "value"] for cell in rows]
+        mean, deviation = (None, None) if None in values else mean_sd(values)
+        row[metric + part] = mean if name else deviation
+    return row

@@ -1,6 +1,7 @@
-"""Rows of tables, sorted into groups."""
+"""Rows of tables, sorted into groups, and their means."""
 
-from collections.abc import Iterable, Mapping
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
 
 
 def split_by(rows: Iterable[Mapping], *names: str) -> dict:
@@ -10,3 +11,10 @@ def split_by(rows: Iterable[Mapping], *names: str) -> dict:
         key = row[names[0]] if len(names) == 1 else tuple(row[name] for name in names)
         groups.setdefault(key, []).append(row)
     return groups
+
+
+def mean_sd(values: Sequence[float]) -> tuple[float | None, float | None]:
+    """The mean of values, if any, and from two on their standard deviation."""
+    if not values:
+        return None, None
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
