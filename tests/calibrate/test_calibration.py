@@ -10,9 +10,8 @@ import scipy.sparse as sp
 from conftest import ROOT
 
 import calibrate_scores
-import plot_calibration
+import show_calibration
 import simulate_bundle
-import tabulate_calibration
 from pairscape.calibrate import calibration
 from pairscape.core.errors import InputError
 from pairscape.core.options import resolve_part
@@ -214,7 +213,7 @@ def test_scores_go_to_a_table_and_a_figure(tmp_path):
         calibration.write_scores(paths[-1], [*(rows if place == 0 else []), *named])
     given = ["--scores", *map(str, paths)]
     table, png = tmp_path / "t.tsv", tmp_path / "f.png"
-    tabulate_calibration.main(
+    show_calibration.main(
         [
             *given,
             "--table",
@@ -225,9 +224,9 @@ def test_scores_go_to_a_table_and_a_figure(tmp_path):
             str(tmp_path / "t.tex"),
         ]
     )
-    plot_calibration.main([*given, "--png", str(png), "--svg", str(tmp_path / "f.svg")])
+    show_calibration.main([*given, "--png", str(png), "--svg", str(tmp_path / "f.svg")])
     assert png.stat().st_size > 10_000
-    read = calibration_table.read_table(table)
+    read = calibration_table.TABLE.read(table)
     assert [row["skipped"] for row in read] == [None, 0.25, 0.25]
     assert "Recall@5" in (tmp_path / "t.md").read_text()
     with pytest.raises(InputError, match="give it once"):

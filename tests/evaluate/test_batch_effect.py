@@ -8,9 +8,8 @@ import pytest
 from scipy import stats
 from sklearn.metrics import silhouette_samples
 
-import plot_batch_effect
 import score_batch_effect
-import tabulate_batch_effect
+import show_batch_effect
 import write_report
 from pairscape.core import tsv
 from pairscape.core.errors import InputError
@@ -18,7 +17,7 @@ from pairscape.dataset import cutting, gene_lists, pair_shards, splits
 from pairscape.evaluate import batch_effect, clustering, retrieval, silhouettes
 from pairscape.evaluate.clustering import BatchEffectOptions
 from pairscape.images import encoding
-from pairscape.report import batch_effect_figure, batch_effect_table
+from pairscape.report import batch_effect_figure, batch_effect_table, style
 
 GENES = [f"GENE{i:02d}" for i in range(20)]
 
@@ -479,18 +478,18 @@ def test_a_dataset_without_counts_or_train_spots_or_labels_is_refused(tmp_path):
 
 def test_the_table_holds_the_numbers_of_the_scores(scored, tmp_path):
     table = tmp_path / "batch_effect.tsv"
-    tabulate_batch_effect.main(
+    show_batch_effect.main(
         [
             *("--scores", str(scored[0]), "--table", str(table)),
             *("--markdown", str(tmp_path / "t.md"), "--latex", str(tmp_path / "t.tex")),
         ]
     )
     scores = batch_effect.read_scores(scored[0])
-    rows = batch_effect_table.read_table(table)
+    rows = batch_effect_table.TABLE.read(table)
     assert [(row["batch"], row["label"]) for row in rows] == list(
         itertools.product(("split", "donor"), ("leiden", "given"))
     )
-    assert batch_effect_table.is_batch_effect_table(rows[0])
+    assert batch_effect_table.TABLE.matches(rows[0])
     for row in rows:
         resolution = 1.0 if row["label"] == "leiden" else None
         wanted = {"batch": row["batch"], "label": row["label"], "resolution": resolution}
@@ -510,7 +509,7 @@ def test_the_report_shows_the_table_and_the_figure_in_a_chapter_of_their_own(sco
     table = tmp_path / "batch_effect.tsv"
     scores = batch_effect.read_scores(scored[0])
     rows = batch_effect_table.tabulate(scores, {"tiny": 1.0})
-    batch_effect_table.write_table(table, rows)
+    batch_effect_table.TABLE.write(table, rows)
     paths = write_panels(tmp_path, 4)
     _, out = plot(tmp_path, paths)
     page = tmp_path / "report.html"
@@ -525,7 +524,7 @@ def test_the_report_shows_the_table_and_the_figure_in_a_chapter_of_their_own(sco
 
 def test_a_table_refuses_a_damaged_or_repeated_file(scored, tmp_path):
     def tabulate(*paths):
-        tabulate_batch_effect.main(
+        show_batch_effect.main(
             [
                 *("--scores", *map(str, paths), "--table", str(tmp_path / "t.tsv")),
                 *("--markdown", str(tmp_path / "t.md"), "--latex", str(tmp_path / "t.tex")),
@@ -655,9 +654,9 @@ def write_panels(folder, count, encoders=("uni",)):
 def plot(folder, paths, **options):
     panels = {f"p{i}": f"panel {i}" for i in range(len(paths["batch"]))}
     out = {name: folder / f"batch_effect_e.{name}" for name in ("png", "svg", "tsv")}
-    plot_batch_effect.main(
+    show_batch_effect.main(
         [
-            *("--batch-effects", *paths["batch"], "--retrieval", *paths["recall"]),
+            *("--scores", *paths["batch"], "--retrieval", *paths["recall"]),
             *("--png", str(out["png"]), "--svg", str(out["svg"]), "--numbers", str(out["tsv"])),
             *("--options", json.dumps({"experiment": "e", "panels": panels} | options)),
         ]
@@ -674,7 +673,7 @@ def test_labels_of_close_points_are_spread():
 
 def svg_words(monkeypatch, tmp_path, paths, **options):
     """The words of the figure; it is drawn with letters in place of their outlines."""
-    monkeypatch.setitem(plot_batch_effect.style.STYLE, "svg.fonttype", "none")
+    monkeypatch.setitem(style.STYLE, "svg.fonttype", "none")
     return plot(tmp_path, paths, **options)[1]["svg"].read_text()
 
 

@@ -12,9 +12,8 @@ from sklearn.metrics import r2_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-import plot_expression
 import score_expression
-import tabulate_expression
+import show_expression
 from pairscape.core import files, tsv
 from pairscape.core.errors import InputError
 from pairscape.dataset import cutting, expression_counts, gene_lists, pair_shards, stored_features
@@ -721,7 +720,7 @@ def test_tables_and_figure_are_written_and_read_back(dataset, tmp_path):
     ]
     options = json.dumps({"experiment": "e", "expected": expected})
     out = {name: str(tmp_path / f"t.{name}") for name in ("tsv", "md", "tex", "png", "svg")}
-    tabulate_expression.main(
+    show_expression.main(
         [
             "--scores",
             str(scores),
@@ -735,8 +734,8 @@ def test_tables_and_figure_are_written_and_read_back(dataset, tmp_path):
             options,
         ]
     )
-    table = expression_table.read_table(out["tsv"])
-    assert expression_table.is_expression_table(table[0])
+    table = expression_table.TABLE.read(out["tsv"])
+    assert expression_table.TABLE.matches(table[0])
     reads = {
         (r["recipe"], r["image_encoder"]): r["reads"]
         for r in table
@@ -750,10 +749,10 @@ def test_tables_and_figure_are_written_and_read_back(dataset, tmp_path):
     assert "| 1 of 2, without 2 |" in markdown
     assert r"\toprule" in (tmp_path / "t.tex").read_text()
     arguments = ["--scores", str(scores), "--png", out["png"], "--svg", out["svg"]]
-    plot_expression.main([*arguments, "--options", options])
+    show_expression.main([*arguments, "--options", options])
     assert (tmp_path / "t.png").stat().st_size > 10_000
     other = json.dumps({"experiment": "f"})
     with pytest.raises(InputError, match="give only scores of f"):
-        plot_expression.main([*arguments, "--options", other])
+        show_expression.main([*arguments, "--options", other])
     with pytest.raises(InputError, match="experiment: found nothing"):
-        plot_expression.main(arguments)
+        show_expression.main(arguments)

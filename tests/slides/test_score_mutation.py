@@ -8,9 +8,8 @@ import pytest
 from PIL import Image
 from sklearn import metrics
 
-import plot_mutation
 import score_mutation
-import tabulate_mutation
+import show_mutation
 from pairscape.core.errors import InputError
 from pairscape.report import mutation_table
 from pairscape.slides import mutation_metrics as mm
@@ -416,14 +415,14 @@ def tabulate(tmp_path, paths, expected, balance=()):
     given = ["--balance", *map(str, balance)] if balance else []
     given += ["--table", str(out[0]), "--markdown", str(out[1]), "--latex", str(out[2])]
     options = json.dumps({"expected": expected})
-    tabulate_mutation.main(["--scores", *map(str, paths), *given, "--options", options])
+    show_mutation.main(["--scores", *map(str, paths), *given, "--options", options])
     return out
 
 
 def test_the_table_holds_the_scores_and_names_what_was_not_run(tmp_path, scored):
     paths, expected = scored
     out = tabulate(tmp_path, paths, expected)
-    rows = mutation_table.read_table(out[0])
+    rows = mutation_table.TABLE.read(out[0])
     scores = [row for path in paths for row in ms.read_scores(path)]
     model = "bench.breast.uni-mlp.seed1"
     mine = find(rows, mutation="kept", model=model, role="test")
@@ -474,12 +473,12 @@ def test_the_figure_shows_every_model_and_what_was_not_run(tmp_path, scored):
     paths, expected = scored
     out = [tmp_path / f"mutation.{ext}" for ext in ("png", "svg")]
     flags = ["--scores", str(paths[0]), "--png", str(out[0]), "--svg", str(out[1]), "--options"]
-    plot_mutation.main([*flags, json.dumps({"mutation": "kept", "expected": expected[:3]})])
+    show_mutation.main([*flags, json.dumps({"mutation": "kept", "expected": expected[:3]})])
     with Image.open(out[0]) as image:
         assert image.size[0] > 1000
         assert len(image.convert("RGB").getcolors(1 << 20)) > 50
     with pytest.raises(InputError, match="no score of gone"):
-        plot_mutation.main([*flags, json.dumps({"mutation": "gone"})])
+        show_mutation.main([*flags, json.dumps({"mutation": "gone"})])
 
 
 def test_a_damaged_table_of_scores_is_refused(tmp_path, scored):

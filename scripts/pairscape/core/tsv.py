@@ -136,13 +136,14 @@ class Table:
 
     ``name`` is the file's, as in the docs; ``made_by`` the program that writes it. ``others`` is the
     meaning of further columns, all of numbers, whose names depend on what is scored; empty where
-    there are none.
+    there are none. They stand behind the column ``others_after``, else last.
     """
 
     name: str
     made_by: str
     columns: tuple[Column, ...]
     others: str = ""
+    others_after: str = ""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -161,7 +162,8 @@ class Table:
         further = [] if not rows else [name for name in rows[0] if name not in self.names]
         if further and not self.others:
             raise ValueError(f"{self.name}: {', '.join(further)} aren't declared")
-        write_numbers(path, rows, [*self.names, *further], digits)
+        place = self.names.index(self.others_after) + 1 if self.others_after else len(self.names)
+        write_numbers(path, rows, [*self.names[:place], *further, *self.names[place:]], digits)
 
     def read(self, path) -> list[dict]:
         """Read and check what ``write`` wrote: numbers by their type, empty ones as None."""
