@@ -91,10 +91,8 @@ def main(argv=None):
 def check_sources(args, names, shards, splits) -> list[tuple[dict, object]]:
     """All that is to be scored, looked at before anything is computed.
 
-    Returns
-    -------
-    Pairs of what names a source, and a function of the splits' rows that gives its
-    representations: (name, Source or None, why there is none).
+    Pairs of what names a source, and a function of the splits' rows that gives its representations:
+    (name, Source or None, why there is none).
     """
     sources, seen = [], {}
 

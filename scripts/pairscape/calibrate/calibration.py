@@ -35,23 +35,14 @@ SCORES = Table(
     "calibration/batch-effect<b>_seed<s>.tsv",
     "calibrate_scores",
     (
-        *numbers(
-            morphology_signal="how much of the image shows the tissue that makes the transcripts",
-            batch_effect="how much donors differ",
-        ),
-        *text(
-            donors="apart or shared between train and test; either, where the split isn't known",
-            seed="of the simulation and the training",
-            score="recall@5, pearson, silhouette_batch or bras",
-            of="what is scored",
-            gallery="among whom a query looks for its partner",
-        ),
-        *numbers(
-            value="the score; empty where there is none",
-            chance="of a recall",
-            spots="spots that are scored",
-            skipped="share of the spots in labels that count for nothing",
-        ),
+        *numbers(morphology_signal="how much the image shows of what makes the transcripts"),
+        *numbers(batch_effect="how much donors differ"),
+        *text(donors="apart or shared between train and test; either, where the split isn't known"),
+        *text(seed="of the simulation and the training"),
+        *text(score="recall@5, pearson, silhouette_batch or bras", of="what is scored"),
+        *text(gallery="among whom a query looks for its partner"),
+        *numbers(value="the score; empty where there is none", chance="of a recall"),
+        *numbers(spots="spots that are scored", skipped="share in labels that count for nothing"),
         *text(options_sha256="of the options"),
     ),
 )

@@ -37,29 +37,24 @@ SCORES = Table(
     "batch_effect/<dataset>.tsv",
     "score_batch_effect",
     (
-        *text(
-            dataset="the dataset",
-            metric="silhouette_batch, bras, ilisi or cramers_v",
-            batch="what the batches are: split or donor",
-            label="what the labels are: leiden or given; for cramers_v organ or disease_state",
-        ),
+        *text(dataset="the dataset", metric="silhouette_batch, bras, ilisi or cramers_v"),
+        *text(batch="what the batches are: split or donor"),
+        *text(label="what the labels are: leiden or given; for cramers_v organ or disease_state"),
         *numbers(resolution="of the Leiden clusters"),
         *text(group="all, or one label"),
         *numbers(value="the score, 0 to 1; empty where there is none"),
         *text(note="why there is no score, or what has to be said with it"),
         *numbers(
-            spots="spots that are scored",
-            batches="batches of these",
-            labels="labels of these",
-            labels_skipped="labels that count for nothing",
-            spots_skipped="share of the spots in such labels",
+            spots="spots that are scored", batches="batches of these", labels="labels of these"
         ),
+        *numbers(
+            labels_skipped="labels that count for nothing", spots_skipped="their share of spots"
+        ),
+        *text(representation="how the points were made of the counts"),
+        *text(clustering="how the labels were made of the points"),
+        *text(distance="between spots, and to which other batch"),
         *text(
-            representation="how the points were made of the counts",
-            clustering="how the labels were made of the points",
-            distance="between spots, and to which other batch",
-            versions="of the packages that the scores depend on",
-            options_sha256="of the options",
+            versions="of the packages that the scores depend on", options_sha256="of the options"
         ),
     ),
 )

@@ -33,38 +33,23 @@ SCORES = Table(
     "expression.tsv",
     "score_expression",
     (
-        *text(
-            experiment="the experiment",
-            dataset="the dataset",
-            image_encoder="whose embeddings predict",
-            features_of="the encoder whose features it starts from",
-            control="what makes it a control; empty where it is none",
-            stage="as it came, or after pretraining",
-            representation="encoder, shared space or trunk",
-            gene_encoder="that it was pretrained with",
-            seed="of that pretraining",
-            recipe="published or corrected",
-            target="what is predicted",
-            group="all test spots, or those of a donor",
-            metric="pearson, spearman, r2 or r2_train_mean",
-            gene="the gene, or mean over genes",
-        ),
-        *numbers(
-            value="of the metric; empty where it isn't defined",
-            genes="genes where it is defined",
-            undefined="genes where it isn't",
-            spots="test spots of the group",
-            train_spots="spots that the prediction was fitted on",
-            components="principal components of the features",
-            penalty="alpha of the ridge",
-        ),
-        *text(
-            penalty_from="how the penalty was chosen",
-            fitted_by="what fitted it",
-            note="why there is no score",
-            donors_shared="the words with which the dataset admits test donors elsewhere",
-            options_sha256="of the options",
-        ),
+        *text(experiment="the experiment", dataset="the dataset"),
+        *text(image_encoder="whose embeddings predict", features_of="what its features start from"),
+        *text(control="what makes it a control; empty where it is none"),
+        *text(stage="as it came, or after pretraining"),
+        *text(representation="encoder, shared space or trunk"),
+        *text(gene_encoder="that it was pretrained with", seed="of that pretraining"),
+        *text(recipe="published or corrected", target="what is predicted"),
+        *text(group="all test spots, or those of a donor"),
+        *text(metric="pearson, spearman, r2 or r2_train_mean", gene="the gene, or mean over genes"),
+        *numbers(value="of the metric; empty where it isn't defined"),
+        *numbers(genes="genes where it is defined", undefined="genes where it isn't"),
+        *numbers(spots="test spots of the group", train_spots="spots that the fit saw"),
+        *numbers(components="principal components of the features", penalty="alpha of the ridge"),
+        *text(penalty_from="how the penalty was chosen", fitted_by="what fitted it"),
+        *text(note="why there is no score"),
+        *text(donors_shared="how the dataset admits test donors elsewhere, in words"),
+        *text(options_sha256="of the options"),
     ),
 )
 _FLAT = 1e-8  # relative spread below which a prediction is constant but for rounding
@@ -110,8 +95,6 @@ def score_source(
 ) -> list[dict]:
     """Fit and score both recipes on one source of embeddings.
 
-    Returns
-    -------
     Rows with the columns from ``recipe`` to ``note``: for all test spots and each test donor, each
     metric of each gene, and its mean over the genes where it is defined.
     """

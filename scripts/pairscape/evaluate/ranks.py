@@ -114,18 +114,10 @@ def rank_pairs(
 ) -> dict[str, list[Ranks]]:
     """Ranks of row i of ``queries`` for row i of ``gallery``, in one pass for three galleries.
 
-    Parameters
-    ----------
-    queries, gallery
-        (N, D), float32 and finite, paired row by row.
-    donors, samples
-        (N,) names; a sample of two donors is a ``ValueError``.
-    nearby
-        Further targets, all of the query's own sample (``neighbours``).
-    device
-        Where the products are taken: ``cpu``, or a device of torch.
-    block
-        Queries per matrix product; by default so many that a product takes about 16 MB.
+    ``queries`` and ``gallery`` (N, D) are float32 and finite; a sample of two donors is a
+    ``ValueError``. ``nearby`` are further targets, all of the query's own sample (``neighbours``).
+    Products are taken on the ``device`` (``cpu``, or one of torch), of ``block`` queries each: by
+    default so many that a product takes about 16 MB.
 
     Returns
     -------
@@ -292,12 +284,9 @@ def rank_in_batches(
     """Ranks of row i of ``queries`` for row i of ``gallery``, within batches in data set order.
 
     A short last batch is kept. With several ``processes``, the few rows that are repeated so that
-    all have as many are queries twice, as in the published numbers.
-
-    Returns
-    -------
-    A list, first for the partner, then for each of ``nearby`` (those of them that are in the
-    batch), each with ``rows`` and ``batch``.
+    all have as many are queries twice, as in the published numbers. A list, first for the partner,
+    then for each of ``nearby`` (those of them that are in the batch), each with ``rows`` and
+    ``batch``.
     """
     batches = batch_rows(len(queries), batch, processes)
     sizes = np.array([len(members) for members in batches], np.int64)

@@ -46,15 +46,11 @@ SCORES = Table(
     "retrieval.tsv",
     "score_retrieval",
     (
+        *text(experiment="the run's experiment", dataset="its dataset"),
+        *text(image_encoder="its image encoder", gene_encoder="its gene encoder"),
+        *text(control="what makes it a control; empty where it is none", seed="its seed"),
+        *text(status="scored, or why it isn't", split="the split whose pairs are scored"),
         *text(
-            experiment="the run's experiment",
-            dataset="its dataset",
-            image_encoder="its image encoder",
-            gene_encoder="its gene encoder",
-            control="what makes it a control; empty where it is none",
-            seed="its seed",
-            status="scored, or why it isn't",
-            split="the split whose pairs are scored",
             direction="i2g: images look for genes; g2i: genes for images",
             gallery="among whom a query looks for its partner",
             group_by="all, donor, organ, disease_state or sample",
@@ -65,22 +61,17 @@ SCORES = Table(
             value="expected where ties break at random",
             pessimistic="the same where every tie is lost",
             chance="the value of targets that lie anywhere in the gallery",
-            ci_low="lower end of the 95 % interval",
-            ci_high="its upper end",
         ),
+        *numbers(ci_low="lower end of the 95 % interval", ci_high="its upper end"),
         *text(ci_over="what is resampled for the interval, or why there is none"),
         *numbers(
-            donors="donors of the group",
-            donor_low="the lowest value of a donor",
-            donor_high="the highest",
-            p_value="that pairs are no closer than their shifted sections",
+            donors="donors of the group", donor_low="the lowest of them", donor_high="the highest"
         ),
+        *numbers(p_value="that pairs are no closer than their shifted sections"),
         *text(p_test="how the p-value was made"),
         *numbers(queries="queries of the group", gallery_size="entries of a gallery, their mean"),
-        *text(
-            donors_shared="the words with which the dataset admits donors of this split elsewhere",
-            options_sha256="of the run's options",
-        ),
+        *text(donors_shared="how the dataset admits donors of this split elsewhere, in words"),
+        *text(options_sha256="of the run's options"),
     ),
 )
 DIRECTIONS = ("i2g", "g2i")

@@ -31,8 +31,6 @@ def tissue_source_site(patient: str) -> str:
 def read_cohort(path, may_be_empty=False) -> list[dict]:
     """Read and check a cohort table; one without slides, still to be filled, may be let through.
 
-    Returns
-    -------
     One dictionary per slide, in the order of the table: ``slide``, ``patient``, ``site`` (from the
     barcode where the table leaves it empty; empty where neither tells), ``file``, ``um_per_px``
     (float or None), ``notes``, and each target as 1, 0 or None.

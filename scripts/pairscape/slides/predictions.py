@@ -25,13 +25,7 @@ PREDICTIONS = Table(
 
 
 def read_predictions(path) -> dict[str, dict[str, np.ndarray]]:
-    """Read a predictions.tsv.
-
-    Returns
-    -------
-    Per role the columns ``patient``, ``site``, ``label``, ``fold``, ``logit`` and ``probability``
-    as arrays, ordered by fold, label and patient.
-    """
+    """Read a predictions.tsv: per role its columns as arrays, ordered by fold, label and patient."""
     by_role: dict[str, list] = {}
     for number, row in enumerate(PREDICTIONS.read(path), start=2):
         _check_row(path, number, row)

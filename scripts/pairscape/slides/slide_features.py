@@ -70,10 +70,10 @@ def write_slide_features(
 ) -> int:
     """Write the embeddings of one slide, block by block, in bounded memory; returns their number.
 
+    The stem of ``path``, an ``.h5``, is the slide's name; nothing of it stays after an error.
+
     Parameters
     ----------
-    path
-        The ``.h5`` to write; its stem is the slide's name. Nothing of it stays after an error.
     blocks
         Arrays (n, width) of features by ``encoder``, whose rows follow each other in the order of
         ``coords``.
@@ -81,9 +81,7 @@ def write_slide_features(
         (N, 2) level-0 px, top-left corners; None, where they aren't known, leaves them out.
     attributes
         Of ``coords``: those of ``COORDS_ATTRIBUTES`` but ``name`` and ``savetodir``, and more of
-        our own such as ``um_per_px``.
-    more
-        More attributes of ``features``, such as checksums.
+        our own such as ``um_per_px``. ``more`` are those of ``features``, such as checksums.
     """
     import h5py
 
