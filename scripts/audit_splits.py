@@ -29,16 +29,12 @@ DONOR_SPLITS = Table(
             donors="groups of samples whose donors may be one",
             donors_known="donors that a source names",
         ),
-        *(
-            column
-            for split in SPLITS
-            for column in text(
-                **{
-                    f"{split}_share": f"share of {split}",
-                    f"{split}_donors": f"donors in {split}",
-                    f"{split}_samples": f"samples in {split}",
-                }
-            )
+        *text(
+            **{
+                f"{split}_{what}": f"{what} that {split} holds"
+                for split in SPLITS
+                for what in ("share", "donors", "samples")
+            }
         ),
         *text(shares_of="what the shares are of", word="why there is none, or what isn't known"),
     ),
@@ -86,9 +82,9 @@ def main(argv=None):
 
 def _rows(dataset: dict, samples: dict, table) -> tuple[list[dict], dict]:
     """The rows of a dataset's splits (also such that a run would refuse), and its samples."""
-    for sample in dataset["samples"]:
-        if sample not in samples:
-            raise InputError(table, "column sample", f"no {sample}", f"add {sample} or drop it")
+    if missing := [sample for sample in dataset["samples"] if sample not in samples]:
+        remedy = f"add {missing[0]} or drop it"
+        raise InputError(table, "column sample", f"no {missing[0]}", remedy)
     facts = {sample: samples[sample] for sample in dataset["samples"]}
     split, spots = dataset["split"], _spots(facts)
     if split["method"] in ("donor", "leave_one_donor_out"):

@@ -8,8 +8,9 @@ import numpy as np
 
 from pairscape.core.errors import InputError, one_of
 from pairscape.core.splits import SPLITS
-from pairscape.dataset import pair_shards, stored_features
+from pairscape.dataset import pair_shards
 from pairscape.dataset.shards import Shards
+from pairscape.dataset.stored_features import INDEX_COLUMNS
 
 _BLOCK_ROWS = 1 << 14
 
@@ -28,16 +29,12 @@ class Counts:
     def __init__(self, shards: Shards, genes: Sequence[str]):
         self.shards, self.row_counts = shards.paths, shards.row_counts
         for path, metadata in zip(shards.paths, shards.metadata, strict=True):
-            found = metadata["genes"]
-            if list(found) != list(genes):
-                differing = sorted(set(found) ^ set(genes))
-                raise InputError(
-                    path,
-                    "genes",
-                    f"{len(found)} genes that aren't those of genes.tsv"
-                    + (f" (such as {differing[0]})" if differing else ", in another order"),
-                    "delete the shard and export it again",
-                )
+            stated = metadata["genes"]
+            if list(stated) != list(genes):
+                differing = sorted(set(stated) ^ set(genes))
+                others = f"{len(stated)} genes that aren't those of genes.tsv"
+                others += f" (such as {differing[0]})" if differing else ", in another order"
+                raise InputError(path, "genes", others, "delete the shard and export it again")
         self.shape = (sum(self.row_counts), len(genes))
         self._parts = None
 
@@ -53,12 +50,12 @@ class Counts:
             self._parts = [block for block in blocks if len(block)]
             self._starts = np.cumsum([0, *map(len, self._parts)])
         rows = np.asarray(rows)
-        found = np.empty((len(rows), self.shape[1]), np.int32)
+        counts = np.empty((len(rows), self.shape[1]), np.int32)
         part = np.searchsorted(self._starts, rows, side="right") - 1
         for number in np.unique(part):
-            mine = part == number
-            found[mine] = self._parts[number][rows[mine] - self._starts[number]]
-        return found
+            here = part == number
+            counts[here] = self._parts[number][rows[here] - self._starts[number]]
+        return counts
 
     def blocks(self, rows: np.ndarray, size: int = _BLOCK_ROWS):
         """Yield the counts of rows, at most ``size`` at a time."""
@@ -68,19 +65,10 @@ class Counts:
 
 @dataclass(frozen=True)
 class TrainFacts:
-    """What a gene encoder may know of a dataset: facts of its train split alone.
+    """What a gene encoder may know of a dataset: facts of the spots with counts in its train split."""
 
-    Attributes
-    ----------
-    library_size
-        Median sum of counts over the spots that have any.
-    mean_per_10k
-        (genes,) float64: mean over those spots of the counts after each spot is scaled to a sum of
-        10,000.
-    """
-
-    library_size: float
-    mean_per_10k: np.ndarray
+    library_size: float  # median sum of counts
+    mean_per_10k: np.ndarray  # (genes,) mean of the counts after each spot is scaled to 10,000
 
 
 def train_facts(counts: Counts, train_rows: np.ndarray, path) -> TrainFacts:
@@ -114,33 +102,23 @@ def split_rows(shards: Shards, splits: Sequence[Mapping], path) -> dict[str, np.
         chosen = {row["sample"] for row in splits if row["split"] == split}
         rows[split] = np.flatnonzero(np.isin(shards.samples, list(chosen))[shards.owner])
     if len(rows["train"]) < 2:
-        found = f"{len(rows['train'])} pairs"
-        raise refuse("split train", found, "put a sample with pairs into train")
+        pairs = f"{len(rows['train'])} pairs"
+        raise refuse("split train", pairs, "put a sample with pairs into train")
     return rows
 
 
 def run_index(shards: Sequence, splits: Sequence[Mapping], rows: np.ndarray) -> list[dict]:
-    """The index of embedded pairs (``embeddings.INDEX_COLUMNS``) for rows of the dataset."""
+    """The index of embedded pairs (``stored_features.INDEX_COLUMNS``) for rows of the dataset."""
     facts = {row["sample"]: row for row in splits}
-    names = [
-        name
-        for name in stored_features.INDEX_COLUMNS
-        if name not in ("row", "organ", "disease_state")
-    ]
-    found = []
+    names = [name for name in INDEX_COLUMNS if name not in ("row", "organ", "disease_state")]
+    index = []
     at = 0
     for path in shards:
         table = pair_shards.read_index(path).select(names)
-        mine = rows[(rows >= at) & (rows < at + table.num_rows)]
-        for row, values in zip(mine, table.take(mine - at).to_pylist(), strict=True):
+        here = rows[(rows >= at) & (rows < at + table.num_rows)]
+        for row, values in zip(here, table.take(here - at).to_pylist(), strict=True):
             fact = facts.get(values["sample"], {})
-            found.append(
-                {
-                    "row": int(row),
-                    **values,
-                    "organ": fact.get("organ", ""),
-                    "disease_state": fact.get("disease_state", ""),
-                }
-            )
+            labels = {key: fact.get(key, "") for key in ("organ", "disease_state")}
+            index.append({"row": int(row), **values, **labels})
         at += table.num_rows
-    return found
+    return index

@@ -40,19 +40,10 @@ def select_genes(
 ) -> list[tuple[str, str]]:
     """The genes of a panel that all samples measured, as (symbol, id), sorted by symbol.
 
-    Genes added to a sample's panel and controls are out: the panel's list doesn't hold them.
-
-    Parameters
-    ----------
-    genes_of
-        For each sample its genes, symbol to id.
-    panel
-        The panel's list, symbol to id. Without it a panel is what the samples share, controls and
-        genes of some samples only out.
-    min_share
-        The share of the panel's genes that a sample must have measured.
-    place, source
-        Where the dataset's samples are chosen, for messages.
+    ``genes_of`` are the genes of each sample and ``panel`` the panel's list, symbol to id. Genes
+    added to a sample's panel and controls are out: the list doesn't hold them. Without it a panel is
+    what the samples share, controls out. A sample must have measured ``min_share`` of the list;
+    ``place`` and ``source`` say where the samples are chosen, for messages.
     """
     from pairscape.acquire.bundle import NON_GENE_PREFIXES
 

@@ -94,7 +94,10 @@ def find_leaks(
     slides: Mapping[str, str] | None = None,
     fitted_on: Iterable[Mapping] = (),
 ) -> list[dict]:
-    """Find what the splits of a dataset share.
+    """Find what the splits of a dataset share: one row of ``LEAKAGE`` per pair of samples.
+
+    Two samples of one title whose donors aren't both known may be of one patient: the rule of
+    HEST-Benchmark.
 
     Parameters
     ----------
@@ -109,11 +112,6 @@ def find_leaks(
     fitted_on
         Rows of ``encoder``, ``sample`` and perhaps ``evidence``: what an encoder was fitted on. A
         held-out sample (of any split but train) among them is a finding.
-
-    Returns
-    -------
-    One row per pair of samples, as ``LEAKAGE`` declares them. Two samples of one title whose donors
-    aren't both known may be of one patient: the rule of HEST-Benchmark.
     """
     facts, slides = facts or {}, slides or {}
     sizes = split_sizes(rows)

@@ -15,6 +15,7 @@ a correlation above 0.98 in all; no patch of the other section has one above 0.8
 """
 
 import io
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -66,16 +67,16 @@ def find_near_identical(
     earlier, and the rows (k,) of the patches of either that match, one partner (the nearest) for
     each patch of the later.
     """
-    ours, our_sample, our_row = _join(later)
-    theirs, their_sample, their_row = _join(earlier)
-    if not len(ours) or not len(theirs):
+    left, left_sample, left_row = _join(later)
+    right, right_sample, right_row = _join(earlier)
+    if not len(left) or not len(right):
         return
     best: dict[tuple[int, int], tuple[int, int]] = {}
     for word in range(WORDS):
-        order = np.argsort(theirs[:, word], kind="stable")
-        values = theirs[order, word]
-        first = np.searchsorted(values, ours[:, word], "left")
-        last = np.searchsorted(values, ours[:, word], "right")
+        order = np.argsort(right[:, word], kind="stable")
+        values = right[order, word]
+        first = np.searchsorted(values, left[:, word], "left")
+        last = np.searchsorted(values, left[:, word], "right")
         some = np.flatnonzero((last > first) & (last - first <= MAX_GROUP))
         for start in range(0, len(some), 1 << 14):  # bounds the memory of the candidates
             rows = some[start : start + (1 << 14)]
@@ -83,19 +84,17 @@ def find_near_identical(
             one = np.repeat(rows, sizes)
             steps = np.arange(len(one)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
             other = order[np.repeat(first[rows], sizes) + steps]
-            distance = np.bitwise_count(ours[one] ^ theirs[other]).sum(1)
+            distance = np.bitwise_count(left[one] ^ right[other]).sum(1)
             for i in np.flatnonzero(distance <= max_distance):
-                key = int(one[i]), int(their_sample[other[i]])
+                key = int(one[i]), int(right_sample[other[i]])
                 near = int(distance[i]), int(other[i])
                 best[key] = min(best.get(key, near), near)
     pairs: dict[tuple[int, int], list[tuple[int, int]]] = {}
     for (one, sample), (_, other) in sorted(best.items()):
-        pairs.setdefault((int(our_sample[one]), sample), []).append(
-            (int(our_row[one]), int(their_row[other]))
-        )
+        rows = int(left_row[one]), int(right_row[other])
+        pairs.setdefault((int(left_sample[one]), sample), []).append(rows)
     for (one, other), rows in sorted(pairs.items()):
-        mine, yours = np.array(rows).T
-        yield one, other, mine, yours
+        yield one, other, *np.array(rows).T
 
 
 def patch_leaks(
@@ -132,33 +131,29 @@ def patch_leaks(
     for row in splits:
         by_split.setdefault(row["split"], []).append(row)
     leaks = []
-    for later in sorted(by_split, key=leakage.split_order, reverse=True):
-        for earlier in sorted(by_split, key=leakage.split_order):
-            if leakage.split_order(earlier) >= leakage.split_order(later):
+    ordered = sorted(by_split, key=leakage.split_order)
+    for earlier, later in itertools.combinations(ordered, 2):
+        matches = find_near_identical(
+            [hashes[row["sample"]] for row in by_split[later]],
+            [hashes[row["sample"]] for row in by_split[earlier]],
+        )
+        for i, j, *rows in matches:
+            both = by_split[later][i], by_split[earlier][j]
+            one, other = (row["sample"] for row in both)
+            if one == other:
                 continue
-            matches = find_near_identical(
-                [hashes[row["sample"]] for row in by_split[later]],
-                [hashes[row["sample"]] for row in by_split[earlier]],
-            )
-            for i, j, mine, yours in matches:
-                one, other = by_split[later][i], by_split[earlier][j]
-                if one["sample"] == other["sample"]:
-                    continue
-                mine, yours = rows_of[one["sample"]][mine], rows_of[other["sample"]][yours]
-                paths = shards[one["sample"]], shards[other["sample"]]
-                alike = _correlation(*paths, mine, yours) >= MIN_CORRELATION
-                mine, yours = mine[alike], yours[alike]
-                if not len(mine):
-                    continue
-                share = len(mine) / len(hashes[one["sample"]])
-                same = share >= SAME_TISSUE and len(mine) >= MIN_SAME
-                finding = "near_identical_sample" if same else "near_identical_patches"
-                detail = (
-                    f"{share:.1%} of its patches that aren't blank; e.g. row {mine[0]} and row "
-                    f"{yours[0]}"
-                )
-                touched = {**one, "spots": len(mine)}
-                leaks.append(leakage.make_leak(finding, detail, touched, sizes, other, words))
+            rows = np.array([rows_of[one][rows[0]], rows_of[other][rows[1]]])
+            rows = rows[:, _correlation(shards[one], shards[other], *rows) >= MIN_CORRELATION]
+            count = rows.shape[1]
+            if not count:
+                continue
+            share = count / len(hashes[one])
+            same = share >= SAME_TISSUE and count >= MIN_SAME
+            finding = "near_identical_sample" if same else "near_identical_patches"
+            detail = f"{share:.1%} of its patches that aren't blank; e.g. row {rows[0, 0]} and row "
+            detail += f"{rows[1, 0]}"
+            touched = {**both[0], "spots": count}
+            leaks.append(leakage.make_leak(finding, detail, touched, sizes, both[1], words))
     return leakage.sort_leaks(leaks), counts
 
 

@@ -42,12 +42,7 @@ class PatchReader:
     def read(self, rows: Sequence[int]) -> np.ndarray:
         """Decode the patches of rows, resized and cropped as the encoder wants them.
 
-        Raises
-        ------
-        InputError
-            An image is missing or can't be decoded.
-        IndexError
-            A row isn't in the dataset.
+        ``IndexError``: a row isn't in the dataset.
         """
         if self._parts is None:
             self._parts = _map_images(self.shards)
@@ -57,8 +52,8 @@ class PatchReader:
             raise IndexError(f"rows {rows.min()} to {rows.max()} of {len(self)} patches")
         crop_px = self.input["crop_px"]
         batch = np.empty((len(rows), crop_px, crop_px, 3), np.uint8)
-        found = np.searchsorted(starts, rows, side="right") - 1
-        for place, part, at in zip(batch, found, rows - starts[found], strict=True):
+        of_row = np.searchsorted(starts, rows, side="right") - 1
+        for place, part, at in zip(batch, of_row, rows - starts[of_row], strict=True):
             path, first, images = parts[part]
             self._decode_into(place, images[int(at)].as_buffer(), path, first + int(at))
         return batch

@@ -201,13 +201,13 @@ def _enough_donors(task: _Task, needed: int) -> dict[str, str]:
     donors = sorted(set(group.values()))
     if len(donors) < needed:
         joined = sorted({row["donor"] for row in task.by_name.values()} - set(donors))
-        found = f"{len(donors)} donor(s) ({', '.join(donors)}) for {needed} splits"
+        few = f"{len(donors)} donor(s) ({', '.join(donors)}) for {needed} splits"
         if joined:
-            found += f"; {', '.join(joined)} may be one of them: same title, donor not known"
+            few += f"; {', '.join(joined)} may be one of them: same title, donor not known"
         remedy = (
             "add samples of other donors, or use `method: listed` with `shared_donors: <reason>`"
         )
-        raise task.refusal(f".method {task.split['method']}", found, remedy)
+        raise task.refusal(f".method {task.split['method']}", few, remedy)
     return group
 
 

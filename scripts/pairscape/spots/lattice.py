@@ -26,6 +26,11 @@ class Frame(NamedTuple):
     origin: np.ndarray  # (2,) units
     unit_um: float
 
+    @property
+    def is_um(self) -> bool:
+        """Whether its axes and units are those of Xenium micrometres."""
+        return np.array_equal(self.to_units, np.eye(3)[:2])
+
 
 class Grid(NamedTuple):
     """What the counting loop needs to find the spot of a point, all lengths in units."""
@@ -88,7 +93,7 @@ def he_frame(he_matrix: np.ndarray, pixel_size_um: float) -> Frame:
 
 def to_um(frame: Frame, points: np.ndarray) -> np.ndarray:
     """Points (N, 2) in units of the frame, from its origin on, as Xenium micrometres (N, 2)."""
-    if np.array_equal(frame.to_units, np.eye(3)[:2]):
+    if frame.is_um:
         return points + frame.origin
     inverse = np.linalg.inv(frame.to_units[:, :2])
     return (points + frame.origin - frame.to_units[:, 2]) @ inverse.T
@@ -102,22 +107,10 @@ def lattice(
     arrangement: str | None = None,
     frame: Frame | None = None,
 ) -> Layout:
-    """A lattice of spots that covers ``bounds``.
+    """A lattice of spots that covers ``bounds``: least u, v and greatest u, v in units of the frame.
 
-    Parameters
-    ----------
-    shape
-        "square", "hexagon" or "circle".
-    size_um
-        Side of the square, diameter of the circle, or distance of opposite sides of the hexagon.
-    pitch_um
-        Distance of neighbouring centres; at least ``size_um``, and the same for hexagons.
-    bounds
-        Least u, v and greatest u, v of the transcripts, in units of the frame.
-    arrangement
-        "square" or "hexagonal"; None takes the one of the shape, the square one for circles.
-    frame
-        None takes Xenium micrometres from (0, 0) on.
+    See ``preset.SpotPreset`` for shape, size, pitch and arrangement (``lattice`` there); no frame
+    stands for Xenium micrometres from (0, 0) on.
     """
     _check_size(shape, size_um)
     arrangement = arrangement or LATTICES[shape][0]
@@ -244,9 +237,14 @@ def columns_needed(names: list[str], assigned: str = "all") -> list[str]:
 
 def outline_um(layout: Layout) -> np.ndarray | None:
     """The corners of a spot, (K, 2) µm from its centre; None for a circle."""
-    corners = _corners(layout.shape, layout.size_um)
-    if corners is None:
+    if layout.shape == "circle":
         return None
+    if layout.shape == "square":
+        corners = layout.size_um / 2 * np.array([[-1.0, -1], [1, -1], [1, 1], [-1, 1]])
+    else:
+        angles = np.radians(np.arange(30, 390, 60))
+        radius = layout.size_um / math.sqrt(3)
+        corners = radius * np.column_stack([np.cos(angles), np.sin(angles)])
     linear = np.linalg.inv(layout.frame.to_units[:, :2] * layout.frame.unit_um)
     return corners if np.array_equal(linear, np.eye(2)) else corners @ linear.T
 
@@ -277,16 +275,6 @@ def spot_centres_um(layout: Layout, spots: np.ndarray) -> np.ndarray:
         v = grid.row_pitch / 6 + rows * (grid.row_pitch / 2)  # pitch / (2 sqrt 3) is row_pitch / 6
         points = np.column_stack([cols * (grid.pitch / 2), v])
     return to_um(layout.frame, points)
-
-
-def _corners(shape: str, size: float) -> np.ndarray | None:
-    half = size / 2
-    if shape == "square":
-        return half * np.array([[-1.0, -1], [1, -1], [1, 1], [-1, 1]])
-    if shape == "hexagon":
-        angles = np.radians(np.arange(30, 390, 60))
-        return size / math.sqrt(3) * np.column_stack([np.cos(angles), np.sin(angles)])
-    return None
 
 
 def _places(layout: Layout, spots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

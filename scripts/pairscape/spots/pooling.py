@@ -82,8 +82,7 @@ def transcript_bounds(bundle, frame: Frame | None = None) -> tuple[float, float,
     refused.
     """
     frame = frame or xenium_frame()
-    plain = np.array_equal(frame.to_units, np.eye(3)[:2]) and not frame.origin.any()
-    bounds = _stated_bounds(bundle) if plain else None
+    bounds = _stated_bounds(bundle) if frame.is_um and not frame.origin.any() else None
     if bounds is None:
         bounds = np.array([np.inf, np.inf, -np.inf, -np.inf])
         for batch in xenium.iter_transcripts(bundle, ["x_location", "y_location"]):

@@ -18,11 +18,11 @@ WORDS = {
 
 @dataclasses.dataclass(frozen=True)
 class SpotPreset:
-    """A spot preset; its fields are explained in the schema of the configuration."""
+    """A spot preset; the schema of the configuration explains its fields."""
 
     shape: str = "square"
-    size_um: float = 55.0
-    pitch_um: float | None = None  # the size
+    size_um: float = 55.0  # side of squares, diameter of circles, distance of sides of hexagons
+    pitch_um: float | None = None  # distance of neighbouring centres; none: the size
     lattice: str | None = None  # that of the shape
     frame: str = "xenium_um"
     origin: str = "zero"

@@ -245,9 +245,9 @@ def _undecided(why: str) -> dict:
 
 def _scales(matrix, pixel_size_um: float, he_um_per_px: float | None) -> list[float]:
     """Pixel sizes of the H&E that the search tries (µm): those that something speaks for."""
-    own = pixel_size_um * math.sqrt(abs(np.linalg.det(matrix[:2, :2])))
+    by_matrix = pixel_size_um * math.sqrt(abs(np.linalg.det(matrix[:2, :2])))
     scales = []
-    for scale in (own, he_um_per_px or pixel_size_um**2 / own):
+    for scale in (by_matrix, he_um_per_px or pixel_size_um**2 / by_matrix):
         if 0.05 <= scale <= 5 and all(abs(scale / other - 1) > MARGIN for other in scales):
             scales.append(scale)
     return scales

@@ -129,17 +129,17 @@ def summarise(audit: dict, counts, cells) -> list[dict]:
         {
             "sample": audit["sample"],
             "spots": audit["spots_name"],
-            "of": of,
+            "of": group,
             "measure": measure,
             "value": float(f"{value:.6g}") if isinstance(value, float) else value,
         }
-        for of, measure, value in measured
+        for group, measure, value in measured
     ]
 
 
-def _quantiles(of: str, values: dict[str, np.ndarray]) -> list[tuple]:
+def _quantiles(group: str, values: dict[str, np.ndarray]) -> list[tuple]:
     return [
-        (of, f"{name}_{word}", float(np.quantile(array, share)))
+        (group, f"{name}_{word}", float(np.quantile(array, share)))
         for name, array in values.items()
         for word, share in (("q05", 0.05), ("median", 0.5), ("q95", 0.95))
     ]

@@ -36,21 +36,10 @@ def write_spots(
 
     A chunk that is missing from a Zarr reads as zeros, and one that is damaged as other numbers.
 
-    Parameters
-    ----------
-    pooled
-        See ``pooling.Pooled``.
-    genes
-        ``gene_symbol`` and ``gene_id`` of each.
-    size_um, corners_um
-        The diameter of circles, whose corners are None; or the (K, 2) corners of a spot from its
-        centre.
-    pixel_size_um
-        Size of a morphology pixel.
-    he_matrix
-        The alignment matrix (see ``alignment``), or None where there is no H&E.
-    attrs
-        What else a reader must know; JSON values. Read back as ``adata.uns["pairscape"]``.
+    ``pooled`` is a ``pooling.Pooled``; ``genes`` have ``gene_symbol`` and ``gene_id``. Spots are
+    circles of ``size_um``, or have (K, 2) corners from their centre. A morphology pixel has
+    ``pixel_size_um``; without an H&E ``he_matrix`` is None. What else a reader must know stands in
+    ``attrs`` (JSON), read back as ``adata.uns["pairscape"]``.
     """
     import spatialdata
     from spatialdata.models import ShapesModel, TableModel
