@@ -93,7 +93,7 @@ def iter_pairs(
     Parameters
     ----------
     slide
-        See ``slide.Slide``.
+        The open H&E, a ``HEImage``.
     spots
         AnnData of N spots, see ``spots.read_spots``.
     gene_positions
