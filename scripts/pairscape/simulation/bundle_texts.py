@@ -173,9 +173,7 @@ def _write_experiment(path, content: Content, numbers: dict) -> None:
             "transcripts_per_100um": numbers["decoded_transcripts_per_100um2"],
             "region_area": numbers["region_area"],
             "total_cell_area": numbers["total_cell_area"],
-            "thickness_of_high_quality_decoded_transcripts": numbers[
-                "thickness_transcripts_high_quality"
-            ],
+            "thickness_of_high_quality_decoded_transcripts": thickness,
             "nuclear_transcripts_per_100um": numbers["nuclear_transcripts_per_100um2"],
             "fraction_transcripts_assigned": numbers["fraction_transcripts_assigned"],
             "segmented_cell_stain_frac": 0.0,
