@@ -7,6 +7,7 @@ OUT  a bundle folder: the files of analysis software 3.0, <sample>_he_image.ome.
      <sample>_he_imagealignment.csv, and truth/ with the exact counts of each 55 µm tile
 """
 
+import functools
 import re
 
 from pairscape.core.errors import InputError
@@ -53,27 +54,22 @@ def main(argv=None):
 
 
 def _check_options(options: dict) -> tuple[dict, int]:
+    refuse = functools.partial(InputError, "--options")
     unknown = sorted(set(options) - {"sample", "seed", "simulation"})
     if unknown:
-        raise InputError("--options", unknown[0], "an unknown key", "leave it out")
+        raise refuse(unknown[0], "an unknown key", "leave it out")
     sample = options.get("sample")
     if not isinstance(sample, dict):
-        raise InputError("--options", "sample", repr(sample), "give the sample's row as an object")
+        raise refuse("sample", repr(sample), "give the sample's row as an object")
     for key in ("sample", "donor"):
         if not isinstance(sample.get(key), str) or not sample[key]:
-            raise InputError(
-                "--options", f"sample.{key}", repr(sample.get(key)), "give it a name in the table"
-            )
+            raise refuse(f"sample.{key}", repr(sample.get(key)), "give it a name in the table")
     if not re.fullmatch(r"[A-Za-z0-9_-]+", sample["sample"]):
-        raise InputError(
-            "--options",
-            "sample.sample",
-            repr(sample["sample"]),
-            "use letters, digits, underscores and hyphens",
-        )
+        remedy = "use letters, digits, underscores and hyphens"
+        raise refuse("sample.sample", repr(sample["sample"]), remedy)
     seed = options.get("seed", 0)
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-        raise InputError("--options", "seed", repr(seed), "give a whole number of 0 or more")
+        raise refuse("seed", repr(seed), "give a whole number of 0 or more")
     return sample, seed
 
 

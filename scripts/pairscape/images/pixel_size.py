@@ -19,22 +19,25 @@ def is_scan(um_per_px: float) -> bool:
 
 def stated_by_tiff(tiff, number: int, page) -> float | None:
     """The µm per pixel that an open TIFF states of its image ``number``, whose page is given."""
-    stated = None
     if tiff.ome_metadata:
-        images = ome_images(tiff)
-        attributes = images[number].find("{*}Pixels").attrib if number < len(images) else {}
-        unit = _UM.get(attributes.get("PhysicalSizeXUnit", "µm"))
-        if unit and "PhysicalSizeX" in attributes:
-            stated = float(attributes["PhysicalSizeX"]) * unit
-    elif match := re.search(r"\bMPP\s*=\s*([0-9.]+)", tiff.pages[0].description or ""):
-        stated = float(match[1])  # Aperio
-    else:
-        stated = _um_of_resolution(tiff, page)
-    return stated if stated and math.isfinite(stated) and stated > 0 else None
+        return stated_by_ome(tiff, number)
+    if match := re.search(r"\bMPP\s*=\s*([0-9.]+)", tiff.pages[0].description or ""):
+        return _positive(float(match[1]))  # Aperio
+    return _um_of_resolution(tiff, page)
+
+
+def stated_by_ome(tiff, number: int) -> float | None:
+    """The µm per pixel of an OME-TIFF's image ``number``, by its metadata."""
+    images = ome_images(tiff)
+    attributes = images[number].find("{*}Pixels").attrib if number < len(images) else {}
+    unit = _UM.get(attributes.get("PhysicalSizeXUnit", "µm"))
+    return _positive(float(attributes.get("PhysicalSizeX", 0)) * unit) if unit else None
 
 
 def ome_images(tiff) -> list:
-    """The images of an open OME-TIFF, as XML elements."""
+    """The images of an open TIFF by its OME metadata, as XML elements; none without them."""
+    if not tiff.ome_metadata:
+        return []
     images = ElementTree.fromstring(tiff.ome_metadata).findall("{*}Image")
     return [image for image in images if image.find("{*}Pixels") is not None]
 
@@ -56,6 +59,10 @@ def settle(path, given: float | None, stated: tuple[float, float] | None, remedy
         remedy = "pixels that aren't square aren't read: export the slide with square ones"
         raise InputError(path, "um_per_px", found, remedy)
     return (stated[0] + stated[1]) / 2
+
+
+def _positive(number: float) -> float | None:
+    return number if math.isfinite(number) and number > 0 else None
 
 
 def _um_of_resolution(tiff, page) -> float | None:

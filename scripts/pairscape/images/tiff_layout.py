@@ -61,14 +61,12 @@ def _iter_images(path, tiff) -> Iterator[tuple[int, list[tuple]]]:
 
 def _channel_order(path, tiff, number: int | None) -> tuple[int, int, int]:
     """Which channel is red, green and blue; as they come where they have no such names."""
-    names = []
-    if tiff.ome_metadata:
-        images = ome_images(tiff)
-        names = [
-            channel.get("Name", "")
-            for image in (images if number is None else images[number : number + 1])
-            for channel in image.findall("{*}Pixels/{*}Channel")
-        ]
+    images = ome_images(tiff)
+    names = [
+        channel.get("Name", "")
+        for image in (images if number is None else images[number : number + 1])
+        for channel in image.findall("{*}Pixels/{*}Channel")
+    ]
     if any(_FLUORESCENCE.search(name) for name in names):
         remedy = "give the H&E image, this is one of fluorescence"
         raise InputError(path, "channels", ", ".join(names), remedy)

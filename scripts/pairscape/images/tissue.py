@@ -58,6 +58,6 @@ def tissue_fraction(
     for offset in offsets:
         x, y = np.floor(centres + offset).T
         inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-        at = np.flatnonzero(inside)
-        hits[at] += tissue.mask[y[at].astype(np.int64), x[at].astype(np.int64)]
+        hit = np.flatnonzero(inside)
+        hits[hit] += tissue.mask[y[hit].astype(np.int64), x[hit].astype(np.int64)]
     return hits / len(offsets)

@@ -114,34 +114,37 @@ def _write_panel(path, sample: dict, features: dict) -> None:
 
 
 def _run_numbers(content: Content) -> dict:
-    """What the instrument reports about a run."""
+    """What the instrument reports about a run, by its names in metrics_summary.csv."""
     knobs, molecules = content.drawn.knobs, content.molecules
     good = molecules["qv"] >= MIN_QV
     genes = molecules["feature"] < content.drawn.genes
+    counted = good & genes
     cell_area, nucleus_area = (
         content.cells.areas_and_centroids(name)[0] for name in ("cell", "nucleus")
     )
     region_area = knobs["width_um"] * knobs["height_um"]
     counts = content.counts[: content.drawn.genes]
     per_cell = np.asarray(counts.sum(axis=0)).ravel()
-    good_genes = max(int((good & genes).sum()), 1)
+    good_genes = max(int(counted.sum()), 1)
     n = len(cell_area)
     depth = molecules["z_um"][good]
     low, high = np.percentile(depth, [2.5, 97.5]) if len(depth) else (0.0, 0.0)
-    in_nuclei = (good & genes & content.nuclear).sum()
+    in_nuclei = (counted & content.nuclear).sum()
     return {
-        "num_cells": n,
-        "transcripts_per_cell": int(np.median(per_cell)) if n else 0,
-        "genes_per_cell": int(np.median(np.diff(counts.tocsc().indptr))) if n else 0,
-        "empty": float((per_cell == 0).mean()) if n else 0.0,
-        "per_100um2": float(100 * good_genes / region_area),
+        "num_cells_detected": n,
+        "median_transcripts_per_cell": int(np.median(per_cell)) if n else 0,
+        "median_genes_per_cell": int(np.median(np.diff(counts.tocsc().indptr))) if n else 0,
+        "fraction_empty_cells": float((per_cell == 0).mean()) if n else 0.0,
+        "decoded_transcripts_per_100um2": float(100 * good_genes / region_area),
         "region_area": float(region_area),
         "total_cell_area": float(cell_area.sum()),
-        "thickness": float(high - low),
-        "nuclear_per_100um2": float(100 * in_nuclei / max(nucleus_area.sum(), 1.0)),
-        "assigned": float((good & genes & (content.assigned >= 0)).sum() / good_genes),
-        "good": int((good & genes).sum()),
-        "good_fraction": float((good & genes).sum() / max(int(genes.sum()), 1)),
+        "thickness_transcripts_high_quality": float(high - low),
+        "nuclear_transcripts_per_100um2": float(100 * in_nuclei / max(nucleus_area.sum(), 1.0)),
+        "fraction_transcripts_assigned": float(
+            (counted & (content.assigned >= 0)).sum() / good_genes
+        ),
+        "total_high_quality_decoded_transcripts": int(counted.sum()),
+        "fraction_transcripts_decoded_q20": float(counted.sum() / max(int(genes.sum()), 1)),
         "cells_per_100um2": float(100 * n / region_area),
     }
 
@@ -150,6 +153,7 @@ def _write_experiment(path, content: Content, numbers: dict) -> None:
     sample = content.row
     panel, design = _panel_names(sample)
     random = knob.rng(content.drawn.seeds["molecules"], "identifiers")
+    thickness = numbers["thickness_transcripts_high_quality"]
 
     def identifier() -> str:
         return str(uuid.UUID(bytes=random.bytes(16), version=4))
@@ -164,14 +168,14 @@ def _write_experiment(path, content: Content, numbers: dict) -> None:
             "run_start_time": "2024-05-29T00:14:01Z",
             "region_name": sample["sample"],
             "preservation_method": (sample.get("preservation") or "FFPE").lower(),
-            "num_cells": numbers["num_cells"],
-            "transcripts_per_cell": numbers["transcripts_per_cell"],
-            "transcripts_per_100um": numbers["per_100um2"],
+            "num_cells": numbers["num_cells_detected"],
+            "transcripts_per_cell": numbers["median_transcripts_per_cell"],
+            "transcripts_per_100um": numbers["decoded_transcripts_per_100um2"],
             "region_area": numbers["region_area"],
             "total_cell_area": numbers["total_cell_area"],
-            "thickness_of_high_quality_decoded_transcripts": numbers["thickness"],
-            "nuclear_transcripts_per_100um": numbers["nuclear_per_100um2"],
-            "fraction_transcripts_assigned": numbers["assigned"],
+            "thickness_of_high_quality_decoded_transcripts": thickness,
+            "nuclear_transcripts_per_100um": numbers["nuclear_transcripts_per_100um2"],
+            "fraction_transcripts_assigned": numbers["fraction_transcripts_assigned"],
             "segmented_cell_stain_frac": 0.0,
             "segmented_cell_boundary_frac": 0.0,
             "segmented_cell_interior_frac": 0.0,
@@ -209,34 +213,22 @@ def _write_experiment(path, content: Content, numbers: dict) -> None:
 def _write_metrics(path: Path, content: Content, numbers: dict) -> None:
     panel, design = _panel_names(content.row)
     values = {
+        **numbers,
         "run_name": "Pairscape simulation",
         "cassette_name": "simulation",
         "region_name": content.row["sample"],
         "panel_name": panel,
         "panel_design_id": design,
-        "region_area": numbers["region_area"],
-        "total_cell_area": numbers["total_cell_area"],
-        "total_high_quality_decoded_transcripts": numbers["good"],
-        "fraction_transcripts_decoded_q20": numbers["good_fraction"],
-        "fraction_predesigned_transcripts_decoded_q20": numbers["good_fraction"],
-        "nuclear_transcripts_per_100um2": numbers["nuclear_per_100um2"],
-        "decoded_transcripts_per_100um2": numbers["per_100um2"],
-        "num_cells_detected": numbers["num_cells"],
-        "fraction_empty_cells": numbers["empty"],
-        "cells_per_100um2": numbers["cells_per_100um2"],
-        "fraction_transcripts_assigned": numbers["assigned"],
-        "median_genes_per_cell": numbers["genes_per_cell"],
-        "median_predesigned_genes_per_cell": numbers["genes_per_cell"],
-        "median_transcripts_per_cell": numbers["transcripts_per_cell"],
-        "median_predesigned_transcripts_per_cell": numbers["transcripts_per_cell"],
-        "thickness_transcripts_high_quality": numbers["thickness"],
+        "fraction_predesigned_transcripts_decoded_q20": numbers["fraction_transcripts_decoded_q20"],
+        "median_predesigned_genes_per_cell": numbers["median_genes_per_cell"],
+        "median_predesigned_transcripts_per_cell": numbers["median_transcripts_per_cell"],
         "segmented_cell_stain_frac": 0.0,
         "segmented_cell_boundary_frac": 0.0,
         "segmented_cell_interior_frac": 0.0,
         "segmented_cell_nuc_expansion_frac": 1.0,
         "segmented_cell_boundary_count": 0,
         "segmented_cell_interior_count": 0,
-        "segmented_cell_nuc_expansion_count": numbers["num_cells"],
+        "segmented_cell_nuc_expansion_count": numbers["num_cells_detected"],
         "segmented_cell_imported_frac": 0.0,
         "segmented_cell_imported_count": 0,
     }

@@ -1,5 +1,6 @@
 """Drawing a tissue: the H&E by Beer-Lambert mixing of two stains, and the DAPI image."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,9 @@ STAIN_OD = np.array([[0.5626, 0.7201, 0.4062], [0.2159, 0.8012, 0.5581]])
 GLASS_RGB = np.array([243.0, 242.0, 244.0])
 
 STRIP_ROWS = 512
+
+# Of all images that are written: nothing of the writer or the clock gets into the bytes.
+TIFF_OPTIONS = {"software": "pairscape", "metadata": None, "maxworkers": 1}
 
 # The grids that ``staining.shade`` reads, in its order.
 _GRIDS = ("inside_um", "along_um", "across_um", "collagen", "oedema", "muscle", "tumour")
@@ -139,6 +143,13 @@ def halve(picture: np.ndarray) -> np.ndarray:
     block = picture[:rows, :columns].astype(wide)
     total = block[::2, ::2] + block[1::2, ::2] + block[::2, 1::2] + block[1::2, 1::2]
     return ((total + 2) // 4).astype(picture.dtype)
+
+
+def halvings(picture: np.ndarray, least_px: int) -> Iterator[np.ndarray]:
+    """A pyramid's smaller levels: each half the one before, no side below ``least_px``."""
+    while min(picture.shape[:2]) >= 2 * least_px:
+        picture = halve(picture)
+        yield picture
 
 
 def _drawn_cells(tissue: Tissue, dapi: bool = False) -> staining.Drawn:

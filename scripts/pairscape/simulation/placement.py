@@ -167,8 +167,8 @@ def shape_cells(ground: Ground, places: dict, random: np.random.Generator) -> di
     """
     kind = places["kind"]
     n = len(kind)
-    at = places["x_um"], places["y_um"]
-    states = [smooth.at_points(ground.grids[name], *at) for name in STATES]
+    points = places["x_um"], places["y_um"]
+    states = [smooth.at_points(ground.grids[name], *points) for name in STATES]
     states = np.stack(states, axis=1).astype(np.float32)
     grade, hypoxia = np.clip(states[:, 0], -2.5, 2.5), np.clip(states[:, 2], -2.5, 2.5)
     malignant = kind == kinds.TUMOUR

@@ -32,9 +32,9 @@ def count_tiles(molecules: dict, genes: int, knobs: dict):
         for axis in ("y_um", "x_um")
     )
     tile = row * columns + column
-    keys, found = np.unique(tile * genes + molecules["feature"][good], return_counts=True)
+    keys, counts = np.unique(tile * genes + molecules["feature"][good], return_counts=True)
     return sparse.csr_matrix(
-        (found.astype(np.int32), (keys // genes, keys % genes)), shape=(rows * columns, genes)
+        (counts.astype(np.int32), (keys // genes, keys % genes)), shape=(rows * columns, genes)
     )
 
 

@@ -127,9 +127,9 @@ def _place(tissue, near, owners, random):
     centres = np.stack([tissue.cells["x_um"], tissue.cells["y_um"]], axis=1)[near]
     n = len(owners)
     spokes = nuclei.shape[1]
-    at = random.random(n) * spokes
-    first = at.astype(np.int64)
-    share = (at - first)[:, None]
+    turn = random.random(n) * spokes
+    first = turn.astype(np.int64)
+    share = (turn - first)[:, None]
 
     def border(shapes):
         following = (first + 1) % spokes
