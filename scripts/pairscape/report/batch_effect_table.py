@@ -1,7 +1,6 @@
 """Batch effects for the reader: the table over datasets, and the points of the figure over panels."""
 
 import itertools
-import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -12,6 +11,7 @@ from pairscape.evaluate.batch_effect import BATCHES, CONFOUNDERS
 from pairscape.report import layout, words
 from pairscape.report.chapter import Chapter, Shown
 from pairscape.report.columns import columns
+from pairscape.report.rank_correlation import permuted
 
 AT = "silhouette_batch_at_"
 CONFOUNDING = tuple(f"cramers_v_{fact}" for fact in CONFOUNDERS)
@@ -185,24 +185,21 @@ def spearman(first: Sequence[float], second: Sequence[float], seed: int = 0):
     test; the numbers are None for fewer than four points (no order of three is rarer than one in
     three) and where one side is constant.
     """
-    from scipy.stats import rankdata
-
     count = len(first)
     if count < FEWEST_PANELS:
         return None, None, f"too few panels: {count}"
-    one, two = (rankdata(values) - (count + 1) / 2 for values in (first, second))
-    length = math.sqrt((one @ one) * (two @ two))
-    if not length:
-        return None, None, "no correlation: all values are equal"
-    value = float(one @ two / length)
-    if count <= _EXACT_PANELS:
-        orders = np.array(list(itertools.permutations(range(count))), np.int8)
-        null = two[orders] @ one / length
-        p = np.mean(np.abs(null) >= abs(value) - 1e-9)
-        return value, float(p), f"exact, {len(orders)} orders of {count} panels"
     rng = np.random.default_rng([seed, 5])
-    null = np.array([rng.permutation(two) @ one for _ in range(_DRAWS)]) / length
-    p = (1 + np.count_nonzero(np.abs(null) >= abs(value) - 1e-9)) / (1 + _DRAWS)
+
+    def deal(values):
+        return np.array([rng.permutation(values) for _ in range(_DRAWS)])
+
+    value, null, is_exact = permuted(first, second, _EXACT_PANELS, deal)
+    if value is None:
+        return None, None, "no correlation: all values are equal"
+    beyond = np.abs(null) >= abs(value) - 1e-9
+    if is_exact:
+        return value, float(np.mean(beyond)), f"exact, {len(null)} orders of {count} panels"
+    p = (1 + np.count_nonzero(beyond)) / (1 + _DRAWS)
     return value, float(p), f"{_DRAWS} random orders of {count} panels"
 
 

@@ -65,16 +65,9 @@ def mark_two_best(values: Mapping, highest_first: bool = True) -> dict:
 def write(table, paths: Sequence, title: str, rows: Sequence[Mapping], sections: Sequence) -> None:
     """Write a table in its three forms: as TSV the rows, as Markdown and LaTeX their sections."""
     table.write(paths[0], rows)
-    write_for_reading(paths[1:], title, sections)
-
-
-def write_for_reading(paths: Sequence, title: str, sections: Sequence[Mapping]) -> None:
-    """Write sections as Markdown and as LaTeX, to two paths."""
-    for path, text in zip(
-        paths, (to_markdown(title, sections), to_latex(title, sections)), strict=True
-    ):
+    for path, form in zip(paths[1:], (to_markdown, to_latex), strict=True):
         with files.atomic_path(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_text(form(title, sections), encoding="utf-8")
 
 
 def to_markdown(title: str, sections: Iterable[Mapping]) -> str:

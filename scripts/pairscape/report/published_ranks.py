@@ -1,6 +1,5 @@
 """Whether encoders stand in the order in which the paper has them."""
 
-import itertools
 import statistics
 from collections.abc import Mapping, Sequence
 
@@ -9,6 +8,7 @@ import numpy as np
 from pairscape.core import tsv
 from pairscape.report.columns import columns
 from pairscape.report.published_gap import groups
+from pairscape.report.rank_correlation import permuted
 
 TABLE = tsv.Table(
     "published-ranks_<comparison>.tsv",
@@ -77,19 +77,18 @@ def spearman(first: Sequence[float], second: Sequence[float]) -> tuple:
     fewer than ``LEAST_ITEMS`` even perfect agreement says little, and there is neither. Values that
     agree to nine digits are ties.
     """
-    from scipy.stats import rankdata
-
     if len(first) < LEAST_ITEMS:
         return None, None, "too few"
-    a, b = (rankdata(np.round(values, 9)) for values in (first, second))
-    if np.ptp(a) == 0 or np.ptp(b) == 0:
-        return None, None, "all equal"
-    a, b = ((x - x.mean()) / np.linalg.norm(x - x.mean()) for x in (a, b))
-    value = float(np.clip(a @ b, -1, 1))
-    if len(a) <= EXACT_UP_TO:
-        orders = np.array(list(itertools.permutations(range(len(a)))))
-        return value, float(np.mean(b[orders] @ a >= value - 1e-9)), "exact"
     rng = np.random.default_rng(0)
-    shuffled = rng.permuted(np.tile(b, (SHUFFLES, 1)), axis=1) @ a
-    above = int(np.sum(shuffled >= value - 1e-9))
-    return value, (1 + above) / (1 + SHUFFLES), f"{SHUFFLES} random orders"
+
+    def deal(values):
+        return rng.permuted(np.tile(values, (SHUFFLES, 1)), axis=1)
+
+    rounded = (np.round(values, 9) for values in (first, second))
+    value, null, is_exact = permuted(*rounded, EXACT_UP_TO, deal)
+    if value is None:
+        return None, None, "all equal"
+    above = null >= value - 1e-9
+    if is_exact:
+        return value, float(np.mean(above)), "exact"
+    return value, (1 + int(np.sum(above))) / (1 + SHUFFLES), f"{SHUFFLES} random orders"

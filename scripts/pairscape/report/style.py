@@ -24,19 +24,18 @@ NOT_RUN = {"fontsize": 7.5, "color": "#666666", "style": "italic"}  # the words 
 
 
 def draw(plot: Callable, png, svg) -> None:
-    """Draw what ``plot`` returns in the style of all figures, and write it."""
+    """Draw what ``plot`` returns in the style of all figures, and write it as PNG (150 dpi) and SVG.
+
+    The same figure gives the same bytes.
+    """
     import matplotlib
 
     with matplotlib.rc_context(STYLE):
-        save_figure(plot(), png, svg)
-
-
-def save_figure(figure, png, svg) -> None:
-    """Write a figure as PNG (150 dpi) and SVG, the same bytes for the same figure."""
-    with files.atomic_path(png) as temporary:
-        figure.savefig(temporary, format="png", metadata={"Software": None})
-    with files.atomic_path(svg) as temporary:
-        figure.savefig(temporary, format="svg", metadata={"Date": None, "Creator": None})
+        figure = plot()
+        with files.atomic_path(png) as temporary:
+            figure.savefig(temporary, format="png", metadata={"Software": None})
+        with files.atomic_path(svg) as temporary:
+            figure.savefig(temporary, format="svg", metadata={"Date": None, "Creator": None})
 
 
 def new_figure(width: float, height: float):
@@ -74,7 +73,7 @@ def handle(label: str, **looks):
     return Line2D([], [], label=label, **looks)
 
 
-def plain_rows(panel, grid: str = "#EEEEEE", size: float = 8) -> None:
+def plain_rows(panel) -> None:
     """A panel whose rows are named at its left, without ticks, over vertical lines."""
-    panel.tick_params(axis="y", length=0, labelsize=size)
-    panel.grid(axis="x", color=grid, zorder=0)
+    panel.tick_params(axis="y", length=0, labelsize=8)
+    panel.grid(axis="x", color="#EEEEEE", zorder=0)
