@@ -6,6 +6,7 @@ import tiny_bundle
 from bundle_layouts import write_bundle_with_cells
 
 import check_bundle
+from pairscape.acquire import findings
 from pairscape.acquire.transcript_checks import _Ids
 from pairscape.core.errors import InputError
 from pairscape.simulation.layouts import LAYOUTS, change_layout
@@ -272,7 +273,7 @@ def test_a_doubtful_input_passes_with_a_warning(inputs, tmp_path, spoil, message
     spoil(inputs)
     report = check(inputs, tmp_path / "check.json")
     assert report["verdict"] == "warning"
-    assert any(message in check_bundle.bundle_checks.describe(f) for f in report["findings"])
+    assert any(message in findings.describe(f) for f in report["findings"])
 
 
 def test_all_findings_are_told_not_only_the_first(inputs, tmp_path, capsys):

@@ -339,7 +339,7 @@ MEMORY = """
 import resource, sys
 import numpy as np
 from test_scfoundation import gene_rows, small_spec
-from pairscape import gene_encoders
+from pairscape.encoders import gene_encoders
 
 spec = small_spec(dim=96, heads=12, feed_forward=384, layers=1, bins=100, genes=19264)
 tower = gene_encoders.build(spec | {"width": 96}, None, gene_rows(5001))

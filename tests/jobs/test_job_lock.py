@@ -19,7 +19,8 @@ from pairscape.jobs import job_lock, program
 # Writes its output once there is a file "go"; notes in "told" when it begins and ends.
 PROGRAM = '''"""Wait for a file, write another."""
 import os, time
-from pairscape import files, program
+from pairscape.core import files
+from pairscape.jobs import program
 
 RESULT_VERSION = 1
 

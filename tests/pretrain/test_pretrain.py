@@ -14,6 +14,7 @@ import pretrain
 from pairscape.core import files
 from pairscape.core.errors import InputError
 from pairscape.dataset import patch_reader, stored_features
+from pairscape.dataset.shards import Shards
 from pairscape.encoders import image_encoders, specs
 from pairscape.images import encoding
 from pairscape.pretrain import (
@@ -339,8 +340,8 @@ def test_too_many_processes_are_refused(dataset, tmp_path, monkeypatch):
         ({"warmup_steps": 60}, "training.warmup_steps: found 60"),
         ({"gene_projection": "identity"}, "identity for an encoder of width 128"),
         ({"options": {"gene_encoder": {**MLP, "built": False}}}, "not built yet"),
-        ({"options": {"samples": ["S1", "S2"]}}, "--shards: number: found 3"),
-        ({"options": {"samples": ["S1", "S3", "S2"]}}, "features that weren't made of"),
+        ({"options": {"samples": ["S1", "S2"]}}, "--shards: files: found 3 for 2"),
+        ({"options": {"samples": ["S1", "S3", "S2"]}}, "give the shard of S3 in this place"),
         ({"options": {"image_encoder": {**SPEC, "width": 8}}}, "features of another encoder"),
     ],
 )
@@ -352,12 +353,21 @@ def test_wrong_options_stop_with_one_line(dataset, tmp_path, changes, said):
     assert not (tmp_path / "run" / "model.ckpt").exists()
 
 
+def test_features_of_other_shards_are_refused(dataset, tmp_path, monkeypatch):
+    described = Shards.described
+    monkeypatch.setattr(
+        Shards, "described", lambda shards: [{**one, "sha256": "0"} for one in described(shards)]
+    )
+    with pytest.raises(InputError, match="features that weren't made of"):
+        run(dataset, tmp_path / "run")
+
+
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
         ("val", "train", "split val: found no pairs; set training.select to last"),
         ("val", "dev", "line 3, split: found 'dev'"),
-        ("S2", "S9", "line 3, sample: found S9"),
+        ("S2", "S9", "line 3, sample: found 'S9'"),
         ("train", "test", "split train: found 0 pairs"),
     ],
 )
