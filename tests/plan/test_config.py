@@ -197,7 +197,7 @@ def test_a_split_can_be_a_file(tmp_path):
     plan = check(config)
     assert list(plan.datasets["mine"].samples) == ["NCBI864", "NCBI865"]
     table.write_text("sample\tsplit\nNCBI864\ttraining\n")
-    with pytest.raises(InputError, match="column split: found 'training'; allowed: train, val"):
+    with pytest.raises(InputError, match="column split: found 'training'; did you mean train"):
         check(config)
 
 
