@@ -5,7 +5,6 @@ OUT  encoder.pt, plain tensors; fit.json beside it: what it was fitted on, with 
      history.csv and curve.png, the fit epoch by epoch
 """
 
-import csv
 import importlib.metadata
 import io
 import platform
@@ -23,20 +22,7 @@ PACKAGES = ("drvi-py", "scvi-tools", "torch", "lightning", "anndata", "numpy", "
 
 
 def main(argv=None):
-    args = program.parse(
-        argv,
-        __doc__,
-        RESULT_VERSION,
-        shards=program.Many("the dataset's shards, in the order of the option samples"),
-        splits="the dataset's splits.tsv",
-        genes="the dataset's genes.tsv",
-        encoder=program.Output("the fitted encoder to write (encoder.pt)"),
-        fit=program.Output(
-            "the record of what it was fitted on to write, in the same folder (fit.json)"
-        ),
-        history=program.Output("the history of the fit to write (.csv)"),
-        curve=program.Output("the figure of the history to write (.png)"),
-    )
+    args = parse(argv)
     options = args.options
     spec, name, samples = options["encoder"], options["encoder_name"], options["samples"]
     encoder_file = f"config/encoders/gene/{name}.yaml"
@@ -83,59 +69,80 @@ def main(argv=None):
     )
     donors = {row["sample"]: row["donor"] for row in splits}
     save(args.encoder, entries)
+    fitted_on = [
+        {
+            "sample": sample,
+            "donor": donors[sample],
+            "rows": int((owner[rows] == i).sum()),
+            "fitted": int((owner[kept_rows] == i).sum()),
+            "sha256": shards.sha256[i],
+        }
+        for i, sample in enumerate(samples)
+        if (owner[rows] == i).any()
+    ]
     record = {
-        "format": drvi.FORMAT,
-        "dataset": options["dataset"],
-        "encoder": name,
-        "title": spec["title"],
-        "arguments": arguments,
-        "seed": options["seed"],
-        "threads": args.threads,
-        "result_version": RESULT_VERSION,
-        "sha256": files.sha256_file(args.encoder),
-        "splits_sha256": files.sha256_file(args.splits),
+        **head(args, spec),
         "leaked": leaked,
-        "samples": [
-            {
-                "sample": sample,
-                "donor": donors[sample],
-                "rows": int((owner[rows] == i).sum()),
-                "fitted": int((owner[kept_rows] == i).sum()),
-                "sha256": shards.sha256[i],
-            }
-            for i, sample in enumerate(samples)
-            if (owner[rows] == i).any()
-        ],
+        "samples": fitted_on,
         "spots": len(kept_rows),
         "left_out": left_out,
         **facts,
         "last_epoch": history[-1],
-        "versions": {
-            "python": platform.python_version(),
-            **{package: importlib.metadata.version(package) for package in PACKAGES},
-        },
+        "versions": versions(),
         "genes": symbols,
     }
-    with files.atomic_path(args.history) as path, open(path, "w", newline="") as handle:
-        writer = csv.DictWriter(handle, drvi_fitting.HISTORY_COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        for row in history:
-            writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+    drvi_fitting.write_history(args.history, history)
     with files.atomic_path(args.curve) as path:
         drvi_fitting.plot_history(path, history, f"{spec['title']}, {options['dataset']}")
     files.write_json(args.fit, record, sealed=True)
     logs.log.info(
-        "%s fitted to %d spots of %d samples (%d left out): %d epochs, negative ELBO %.1f,"
-        " %d of %d dimensions in use",
-        name,
-        len(kept_rows),
-        len(record["samples"]),
-        sum(left_out.values()),
-        facts["epochs"],
-        history[-1]["elbo"],
-        facts["dimensions_used"],
-        arguments["n_latent"],
+        f"{name} fitted to {len(kept_rows)} spots of {len(fitted_on)} samples"
+        f" ({sum(left_out.values())} left out): {facts['epochs']} epochs, negative ELBO"
+        f" {history[-1]['elbo']:.1f}, {facts['dimensions_used']} of {arguments['n_latent']}"
+        " dimensions in use"
     )
+
+
+def parse(argv):
+    """The flags and options."""
+    return program.parse(
+        argv,
+        __doc__,
+        RESULT_VERSION,
+        shards=program.Many("the dataset's shards, in the order of the option samples"),
+        splits="the dataset's splits.tsv",
+        genes="the dataset's genes.tsv",
+        encoder=program.Output("the fitted encoder to write (encoder.pt)"),
+        fit=program.Output(
+            "the record of what it was fitted on to write, in the same folder (fit.json)"
+        ),
+        history=program.Output("the history of the fit to write (.csv)"),
+        curve=program.Output("the figure of the history to write (.png)"),
+    )
+
+
+def head(args, spec: dict) -> dict:
+    """What the record of a fit begins with: what was asked for, and checksums."""
+    from pairscape.encoders.architectures import drvi
+
+    return {
+        "format": drvi.FORMAT,
+        "dataset": args.options["dataset"],
+        "encoder": args.options["encoder_name"],
+        "title": spec["title"],
+        "arguments": spec["arguments"],
+        "seed": args.options["seed"],
+        "threads": args.threads,
+        "result_version": RESULT_VERSION,
+        "sha256": files.sha256_file(args.encoder),
+        "splits_sha256": files.sha256_file(args.splits),
+    }
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python and of the packages that fit."""
+    found = {package: importlib.metadata.version(package) for package in PACKAGES}
+    return {"python": platform.python_version(), **found}
 
 
 def leaked_samples(options: dict, arguments: dict, splits: list[dict]) -> list[str]:

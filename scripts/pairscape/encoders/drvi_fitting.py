@@ -4,6 +4,7 @@ Settings are those of HESCAPE's ``experiments/drvi_pretrain`` but for what an en
 otherwise. drvi, scvi and AnnData are needed here and nowhere after.
 """
 
+import csv
 import logging
 import math
 import sys
@@ -11,6 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from pairscape.core import files
 from pairscape.core.errors import InputError
 
 log = logging.getLogger("pairscape")
@@ -203,42 +205,15 @@ def fit(
             title, "train split", f"{counts.shape[0]} spots of quality", "give it more samples"
         )
 
-    import anndata
-    import pandas as pd
-    import scvi
     import torch
-    from drvi.model import DRVI
 
     from pairscape.encoders.architectures import drvi
 
-    for name in (
-        "lightning",
-        "lightning.pytorch",
-        "lightning.fabric",
-        "scvi",
-        "drvi.scvi_tools_based",
-    ):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    torch.set_num_threads(threads)
-    scvi.settings.seed = seed
     epochs, warmup = fit_length(counts.shape[0], arguments)
-    names = pd.DataFrame({"sample": samples}, index=np.arange(len(samples)).astype(str))
-    data = anndata.AnnData(counts, obs=names)
-    DRVI.setup_anndata(data, categorical_covariate_keys=["sample"], is_count_data=True)
-    model = DRVI(
-        data,
-        n_latent=arguments["n_latent"],
-        encoder_dims=arguments["encoder_dims"],
-        decoder_dims=arguments["decoder_dims"],
-        encoder_dropout_rate=arguments["dropout"],
-    )
+    model = _model(counts, samples, arguments, seed, threads)
     on_gpu = torch.cuda.is_available()
-    diverged = InputError(
-        title,
-        "arguments.learning_rate",
-        f"{arguments['learning_rate']}, with which the fit diverged",
-        "lower it",
-    )
+    fault = f"{arguments['learning_rate']}, with which the fit diverged"
+    diverged = InputError(title, "arguments.learning_rate", fault, "lower it")
     try:
         model.train(
             max_epochs=epochs,
@@ -276,6 +251,40 @@ def fit(
         "dimensions_used": _check_encoder(model, counts, entries, arguments),
     }
     return entries, history, facts
+
+
+def _model(counts, samples: np.ndarray, arguments: Mapping, seed: int, threads: int):
+    """An unfitted DRVI on the counts, its libraries seeded and quiet."""
+    import anndata
+    import pandas as pd
+    import scvi
+    import torch
+    from drvi.model import DRVI
+
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric", "scvi"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("drvi.scvi_tools_based").setLevel(logging.ERROR)
+    torch.set_num_threads(threads)
+    scvi.settings.seed = seed
+    names = pd.DataFrame({"sample": samples}, index=np.arange(len(samples)).astype(str))
+    data = anndata.AnnData(counts, obs=names)
+    DRVI.setup_anndata(data, categorical_covariate_keys=["sample"], is_count_data=True)
+    return DRVI(
+        data,
+        n_latent=arguments["n_latent"],
+        encoder_dims=arguments["encoder_dims"],
+        decoder_dims=arguments["decoder_dims"],
+        encoder_dropout_rate=arguments["dropout"],
+    )
+
+
+def write_history(path, history: Sequence[Mapping]) -> None:
+    """Write the parts of the loss, one row per epoch, as CSV."""
+    with files.atomic_path(path) as temporary, open(temporary, "w", newline="") as handle:
+        writer = csv.DictWriter(handle, HISTORY_COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        for row in history:
+            writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
 
 
 def plot_history(path, history: Sequence[Mapping], title: str) -> None:
