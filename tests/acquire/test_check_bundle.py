@@ -272,7 +272,7 @@ def test_a_doubtful_input_passes_with_a_warning(inputs, tmp_path, spoil, message
     spoil(inputs)
     report = check(inputs, tmp_path / "check.json")
     assert report["verdict"] == "warning"
-    assert any(message in check_bundle.bundle_checks.describe(f) for f in report["findings"])
+    assert any(message in check_bundle.findings.describe(f) for f in report["findings"])
 
 
 def test_all_findings_are_told_not_only_the_first(inputs, tmp_path, capsys):

@@ -9,21 +9,14 @@ import pyarrow as pa
 
 from pairscape.acquire import bundle as xenium
 from pairscape.acquire.alignment import um_to_he_px
-from pairscape.acquire.findings import few_words, make_finding
+from pairscape.acquire.findings import few_words
+from pairscape.core.errors import InputError
 from pairscape.core.logs import progress
 
 GOOD_QV = 20  # 10x Genomics counts transcripts from this Phred value on
-
-
 QV_RANGE = (0, 40)
-
-
 IDS_KEPT = 1 << 22  # transcript ids that are compared with each other
-
-
 SAMPLED_ROWS = 20_000  # of each sampled place of the table
-
-
 MAX_CELL_UM = 50  # from the centre of a cell to its farthest common transcripts
 
 
@@ -95,7 +88,7 @@ def check_transcripts(
         facts["y_um"] = [float(low[1]), float(high[1])]
 
     def add(level, field, found, expected, remedy, file=path):
-        findings.append(make_finding(level, file, field, found, remedy, expected))
+        findings.add(level, file, field, found, remedy, expected)
 
     if tally["not finite"]:
         found = f"{tally['not finite']} rows without a finite value"
@@ -186,15 +179,13 @@ def _check_totals(findings, bundle, good: int) -> None:
     except (OSError, StopIteration, KeyError, TypeError, ValueError):
         return  # another version's summary, or none
     if good and abs(stated / good - 1) > 0.01:
-        findings.append(
-            make_finding(
-                "warning",
-                xenium.find_transcripts(bundle),
-                "gene transcripts",
-                f"{good} of quality {GOOD_QV} or more",
-                "make sure that the table is whole and of this run",
-                f"{stated:.0f} as metrics_summary.csv says",
-            )
+        findings.add(
+            "warning",
+            xenium.find_transcripts(bundle),
+            "gene transcripts",
+            f"{good} of quality {GOOD_QV} or more",
+            "make sure that the table is whole and of this run",
+            f"{stated:.0f} as metrics_summary.csv says",
         )
 
 
@@ -224,7 +215,7 @@ def check_transcripts_of_cells(findings, facts, bundle, cells) -> None:
         found = f"{unknown:.0%} of {len(ids)} sampled rows in cells that cells.parquet doesn't list"
         level = "error" if unknown > 0.5 else "warning"
         expected = "its cells"
-        findings.append(make_finding(level, path, "cell_id", found, remedy, expected))
+        findings.add(level, path, "cell_id", found, remedy, expected)
     if not known.any():
         return
     away = np.median(np.hypot(*(xy_um - centres_um)[known].T))
@@ -235,9 +226,7 @@ def check_transcripts_of_cells(findings, facts, bundle, cells) -> None:
             remedy = "swap x_location and y_location: the other way round they lie in their cells"
         found = f"transcripts {away:.0f} um from the centre of their cell (median)"
         expected = f"at most {MAX_CELL_UM} um"
-        findings.append(
-            make_finding("error", path, "x_location, y_location", found, remedy, expected)
-        )
+        findings.add("error", path, "x_location, y_location", found, remedy, expected)
 
 
 def _sampled_transcripts(bundle, columns: list[str]):
@@ -245,8 +234,15 @@ def _sampled_transcripts(bundle, columns: list[str]):
     if xenium.find_transcripts(bundle).suffix != ".parquet":
         yield next(xenium.iter_transcripts(bundle, columns, SAMPLED_ROWS))
         return
+    path = xenium.find_transcripts(bundle)
     with xenium.open_transcripts(bundle) as file:
         groups = file.metadata.num_row_groups
         chosen = np.random.default_rng(0).choice(groups, min(3, groups), replace=False)
-    for group in sorted(chosen.tolist()):
-        yield xenium.first_rows(bundle, columns, group, SAMPLED_ROWS)
+        for group in sorted(chosen.tolist()):
+            try:
+                rows = file.iter_batches(SAMPLED_ROWS, [group], columns, use_threads=False)
+                batch = xenium.decode_bytes(next(rows))
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, StopIteration) as error:
+                field = f"row group {group}"
+                raise InputError(path, field, str(error), xenium.DAMAGED) from None
+            yield batch
