@@ -18,7 +18,7 @@ from pairscape.acquire.image_checks import (
     check_identity,
     check_morphology,
 )
-from pairscape.acquire.transcript_checks import check_transcripts, check_transcripts_of_cells
+from pairscape.acquire.transcript_checks import Place, check_transcripts, check_transcripts_of_cells
 from pairscape.core.errors import InputError
 from pairscape.core.tsv import read_tsv
 
@@ -90,7 +90,8 @@ def check_bundle(
         matrix = attempt(check_alignment, he_image, he_alignment, pixel_size, stated_um, sample)
     if he_size and image_size and sample.get("he_alignment") == "identity":
         attempt(check_identity, he_image, he_size, image_size, sample)
-    attempt(check_transcripts, bundle, genes, pixel_size, image_size, matrix, he_size, he_image)
+    place = Place(pixel_size, image_size, matrix, he_size, he_image)
+    attempt(check_transcripts, bundle, genes, place)
     attempt(check_transcripts_of_cells, bundle, cells)
     if sample.get("panel") and not expected_genes:
         findings.add(

@@ -153,7 +153,7 @@ def _bring(path: Path, spec: Mapping, place: Mapping, encoder_file, sleep) -> di
     wanted, found = place["sha256"], {"revision": None, "verified_by": None}
     checksum = f"sha256:{wanted}" if wanted else ""
     if place["source"] == "huggingface":
-        hub = _ask_hub(spec, place, encoder_file, page, sleep)
+        hub = _ask_hub(place, encoder_file, sleep)
         if wanted and hub["sha256"] not in (None, wanted):
             raise InputError(
                 hub["url"],
@@ -204,7 +204,7 @@ def _bring(path: Path, spec: Mapping, place: Mapping, encoder_file, sleep) -> di
     return {**found, "sha256": sha256}
 
 
-def _ask_hub(spec: Mapping, place: Mapping, encoder_file, page: str, sleep) -> dict:
+def _ask_hub(place: Mapping, encoder_file, sleep) -> dict:
     """Address, revision, size and checksum of a file on the Hugging Face Hub, or why not.
 
     The bytes are then fetched by ``downloads``, which goes on with a part after a kill.
@@ -220,65 +220,36 @@ def _ask_hub(spec: Mapping, place: Mapping, encoder_file, page: str, sleep) -> d
     transport = [base for base in errors.HfHubHTTPError.__bases__ if base is not OSError]
     token = huggingface_hub.get_token()
     what = {"repo_id": place["location"], "filename": place["file"], "endpoint": endpoint}
-    shown = f"{endpoint}/{place['location']}"
+    shown = _page(place)
     for failures in range(downloads.TRIES):
         try:
             url = hf_hub_url(**what, revision=place["revision"])
             found = get_hf_file_metadata(url, token=token, endpoint=endpoint, timeout=60)
             break
-        except errors.HFValidationError:
-            raise InputError(
-                encoder_file,
-                "weights.location",
-                repr(place["location"]),
-                "name the repository as <owner>/<name>",
-            ) from None
-        except errors.EntryNotFoundError:
-            raise InputError(
-                shown,
-                place["file"],
-                "no such file",
-                f"correct weights.file or weights.revision in {encoder_file}",
-            ) from None
-        except errors.RevisionNotFoundError:
-            raise InputError(
-                shown,
-                "revision",
-                f"no {place['revision']}",
-                f"correct weights.revision in {encoder_file}",
-            ) from None
-        except (errors.OfflineModeIsEnabled, *transport, errors.HfHubHTTPError, OSError) as error:
+        except (
+            errors.HFValidationError,
+            errors.OfflineModeIsEnabled,
+            *transport,
+            errors.HfHubHTTPError,
+            OSError,
+        ) as error:
             # The message may hold the request, so only the status is told.
             status = getattr(getattr(error, "response", None), "status_code", None)
-            gated = isinstance(error, errors.GatedRepoError) or place["gated"]
-            if gated and status in (401, 403, 404):
-                said = "isn't allowed to read it" if token else "wasn't given"
-                raise InputError(
-                    shown,
-                    "access",
-                    f"a gated repository (status {status}), and a token that {said}",
-                    f"licence: {place['licence']}; ask for access at {page}, then set HF_TOKEN",
-                ) from None
-            if status in (401, 403, 404):
-                raise InputError(
-                    shown,
-                    "repository",
-                    f"status {status}",
-                    f"correct weights.location in {encoder_file}, or set a valid HF_TOKEN",
-                ) from None
-            said = f"status {status}" if status else type(error).__name__
-            offline = isinstance(error, errors.OfflineModeIsEnabled)
-            final = offline or (status and status not in downloads.RETRY_STATUS)
-            if final or failures + 1 == downloads.TRIES:
-                raise InputError(
-                    shown,
-                    "download",
-                    said,
-                    "run it where there is a network, such as a login node, and without "
-                    "HF_HUB_OFFLINE; compute nodes then find the file",
-                ) from None
+            told = f"status {status}" if status else type(error).__name__
+            refusal = _refusal_of_hub(error, status, place, encoder_file, token)
+            if refusal is None:
+                offline = isinstance(error, errors.OfflineModeIsEnabled)
+                final = offline or (status and status not in downloads.RETRY_STATUS)
+                if final or failures + 1 == downloads.TRIES:
+                    remedy = (
+                        "run it where there is a network, such as a login node, and without "
+                        "HF_HUB_OFFLINE; compute nodes then find the file"
+                    )
+                    refusal = InputError(shown, "download", told, remedy)
+            if refusal is not None:
+                raise refusal from None
             wait_s = 2.0**failures
-            log.warning("%s: %s; trying again in %g s", shown, said, wait_s)
+            log.warning("%s: %s; trying again in %g s", shown, told, wait_s)
             sleep(wait_s)
     etag = found.etag or ""
     revision = found.commit_hash or place["revision"]
@@ -289,6 +260,31 @@ def _ask_hub(spec: Mapping, place: Mapping, encoder_file, page: str, sleep) -> d
         "sha256": etag if len(etag) == 64 else None,  # small files have a Git checksum instead
         "headers": {"Authorization": f"Bearer {token}"} if token else {},
     }
+
+
+def _refusal_of_hub(error, status, place: Mapping, encoder_file, token) -> InputError | None:
+    """Why the Hub doesn't give a file, as far as asking again won't help."""
+    from huggingface_hub import errors
+
+    shown = _page(place)
+    if isinstance(error, errors.HFValidationError):
+        field, location = "weights.location", repr(place["location"])
+        return InputError(encoder_file, field, location, "name the repository as <owner>/<name>")
+    if isinstance(error, errors.EntryNotFoundError):
+        remedy = f"correct weights.file or weights.revision in {encoder_file}"
+        return InputError(shown, place["file"], "no such file", remedy)
+    if isinstance(error, errors.RevisionNotFoundError):
+        remedy = f"correct weights.revision in {encoder_file}"
+        return InputError(shown, "revision", f"no {place['revision']}", remedy)
+    if status not in (401, 403, 404):
+        return None
+    if isinstance(error, errors.GatedRepoError) or place["gated"]:
+        which = "isn't allowed to read it" if token else "wasn't given"
+        found = f"a gated repository (status {status}), and a token that {which}"
+        remedy = f"licence: {place['licence']}; ask for access at {shown}, then set HF_TOKEN"
+        return InputError(shown, "access", found, remedy)
+    remedy = f"correct weights.location in {encoder_file}, or set a valid HF_TOKEN"
+    return InputError(shown, "repository", f"status {status}", remedy)
 
 
 def _endpoint() -> str:
