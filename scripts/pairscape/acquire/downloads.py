@@ -129,12 +129,10 @@ def check_address(url: str) -> None:
     if not re.match(r"https?://", url):
         raise InputError(shown, "URL", "another scheme", "give an http or https address")
     if "@" in urlsplit(url).netloc:
-        raise InputError(
-            shown,
-            "URL",
-            "a user or password in it",
-            "give a secret as ${NAME} in the query, where NAME is a variable of the environment",
+        remedy = (
+            "give a secret as ${NAME} in the query, where NAME is a variable of the environment"
         )
+        raise InputError(shown, "URL", "a user or password in it", remedy)
 
 
 def without_query(url: str) -> str:
@@ -151,12 +149,8 @@ def file_name(url: str) -> str:
 def _with_secrets(url: str) -> str:
     def value(match):
         if not os.environ.get(match[1]):
-            raise InputError(
-                without_query(url),
-                f"variable {match[1]}",
-                "nothing",
-                "set it in the environment, the address asks for it",
-            )
+            remedy = "set it in the environment, the address asks for it"
+            raise InputError(without_query(url), f"variable {match[1]}", "nothing", remedy)
         return os.environ[match[1]]
 
     return re.sub(r"\$\{(\w+)\}", value, url)

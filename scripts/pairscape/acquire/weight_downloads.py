@@ -9,7 +9,7 @@ from urllib.parse import urljoin, urlsplit
 
 from pairscape.acquire import downloads
 from pairscape.core import files
-from pairscape.core.errors import InputError
+from pairscape.core.errors import InputError, allowed_words
 from pairscape.core.logs import log
 
 FORMAT = 1
@@ -23,21 +23,11 @@ _NO_WEIGHTS = {
 
 
 def place_of(spec: Mapping, name: str, encoder_file) -> dict:
-    """Where one file of an encoder comes from.
+    """Where the weights file of an encoder, or one of its extra files, comes from.
 
-    Parameters
-    ----------
-    spec
-        The encoder.
-    name
-        The name of its weights file or of one of its extra files.
-    encoder_file
-        The encoder's file, for messages.
-
-    Returns
-    -------
     ``source``, ``location``, ``file`` (its path at that place), ``revision`` and ``sha256`` (or
     ``None``), ``gated``, ``licence``, and ``beside``: the location is that of the weights file.
+    ``encoder_file`` is named in messages.
     """
     weights = spec["weights"]
     facts = {key: weights[key] for key in ("source", "location", "gated", "licence")}
@@ -46,14 +36,12 @@ def place_of(spec: Mapping, name: str, encoder_file) -> dict:
         return facts | {"file": weights["file"], "sha256": weights["sha256"]}
     named = {PurePosixPath(file).name: file for file in weights.get("extra_files", ())}
     if name not in named:
-        allowed = [PurePosixPath(weights["file"]).name, *named]
-        raise InputError(
-            encoder_file, "weights", f"no file {name}", f"allowed: {', '.join(allowed)}"
-        )
-    own = weights.get("extra_sources", {}).get(named[name])
-    if own is None:
+        remedy = allowed_words(name, [PurePosixPath(weights["file"]).name, *named])
+        raise InputError(encoder_file, "weights", f"no file {name}", remedy)
+    origin = weights.get("extra_sources", {}).get(named[name])
+    if origin is None:
         return facts | {"file": named[name], "beside": True}
-    return facts | {"file": named[name], "revision": None, "gated": False} | dict(own)
+    return facts | {"file": named[name], "revision": None, "gated": False} | dict(origin)
 
 
 def fetch(
@@ -69,22 +57,8 @@ def fetch(
     A file that is there stays until another one has come and is verified. One without a record was
     put there by the user: it is verified and taken, and never replaced.
 
-    Parameters
-    ----------
-    spec
-        The encoder.
-    encoder_file
-        The encoder's file, for messages.
-    path
-        The file to bring; its name tells which one of the encoder's it is.
-    record_path
-        The JSON to write: source, revision, checksum, licence.
-    sleep
-        Waits between tries.
-
-    Returns
-    -------
-    The record.
+    The name of ``path`` tells which file of the encoder it is; ``encoder_file`` is named in messages.
+    The record that is written and given back says source, revision, checksum and licence.
     """
     path, record_path = Path(path), Path(record_path)
     place = place_of(spec, path.name, encoder_file)
@@ -115,20 +89,14 @@ def _take(path: Path, known: Mapping, asked: Mapping, place: Mapping, encoder_fi
     fetched = as_recorded and known["from"] != BY_HAND
     if wanted is not None and found != wanted:
         if not fetched:
-            raise InputError(
-                path,
-                "sha256",
-                f"{found}, in a file that wasn't fetched like this",
-                f"{wanted} is declared in {encoder_file}: move the file away to have it fetched, "
-                "or correct weights.sha256",
-            )
+            told = f"{found}, in a file that wasn't fetched like this"
+            remedy = "move the file away to have it fetched, or correct weights.sha256"
+            remedy = f"{wanted} is declared in {encoder_file}: {remedy}"
+            raise InputError(path, "sha256", told, remedy)
     elif wanted is None and known and not as_recorded:
-        raise InputError(
-            path,
-            "sha256",
-            f"{found}, and {known.get('sha256')} in its record",
-            "delete the file to have it fetched again, or its record to take the file as it is",
-        )
+        told = f"{found}, and {known.get('sha256')} in its record"
+        remedy = "delete the file to have it fetched again, or its record to take the file as it is"
+        raise InputError(path, "sha256", told, remedy)
     elif wanted is not None or not fetched or known["asked"] == asked:
         _refuse_pages(path, "get the file itself and put it there")
         log.info("%s: it is there already, SHA-256 %s", path, found)
@@ -155,13 +123,9 @@ def _bring(path: Path, spec: Mapping, place: Mapping, encoder_file, sleep) -> di
     if place["source"] == "huggingface":
         hub = _ask_hub(place, encoder_file, sleep)
         if wanted and hub["sha256"] not in (None, wanted):
-            raise InputError(
-                hub["url"],
-                "sha256",
-                hub["sha256"],
-                f"{wanted} is declared in {encoder_file}: name the right weights.revision there, "
-                "or correct weights.sha256",
-            )
+            remedy = "name the right weights.revision there, or correct weights.sha256"
+            remedy = f"{wanted} is declared in {encoder_file}: {remedy}"
+            raise InputError(hub["url"], "sha256", hub["sha256"], remedy)
         if hub["sha256"]:
             checksum, found["verified_by"] = f"sha256:{hub['sha256']}", "the Hub"
         found |= {"from": hub["url"], "revision": hub["revision"]}
@@ -187,12 +151,8 @@ def _bring(path: Path, spec: Mapping, place: Mapping, encoder_file, sleep) -> di
         _refuse_pages(arriving, by_hand)
         sha256 = files.sha256_file(arriving)
         if wanted and sha256 != wanted:
-            raise InputError(
-                found["from"],
-                "sha256",
-                sha256,
-                f"{wanted} is declared in {encoder_file}: {by_hand}",
-            )
+            remedy = f"{wanted} is declared in {encoder_file}: {by_hand}"
+            raise InputError(found["from"], "sha256", sha256, remedy)
     except InputError:
         files.remove(arriving)
         raise
@@ -302,9 +262,8 @@ def _address(place: Mapping, spec: Mapping, encoder_file) -> str:
     """The URL of a file: the location is that of the weights file, or of a folder (``.../``)."""
     location = place["location"]
     if not location:
-        raise InputError(
-            encoder_file, "weights.location", "nothing", f"give the URL of {spec['title']}"
-        )
+        remedy = f"give the URL of {spec['title']}"
+        raise InputError(encoder_file, "weights.location", "nothing", remedy)
     folder = urlsplit(location).path.endswith("/")
     return urljoin(location, place["file"]) if folder or place["beside"] else location
 
@@ -326,12 +285,8 @@ def _local(place: Mapping, spec: Mapping, path: Path, encoder_file) -> Path:
     if found.is_dir():
         found /= place["file"]
     if not found.is_file():
-        raise InputError(
-            encoder_file,
-            "weights.location",
-            f"no file {found}",
-            "correct it, or put the file there",
-        )
+        remedy = "correct it, or put the file there"
+        raise InputError(encoder_file, "weights.location", f"no file {found}", remedy)
     return found
 
 
