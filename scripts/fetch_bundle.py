@@ -149,23 +149,16 @@ def _refuse_unknown(given: dict, sample: dict, name: str, target: Path, folder) 
         if url:
             downloads.check_address(url)
         elif part in wanted:
-            raise InputError(
-                "--options",
-                f"sample {name}, {part}_url",
-                "no known address" + (f" and nothing of it in {folder}" if folder else ""),
-                _by_hand(sample, name, target, folder, part),
-            )
+            found = "no known address" + (f" and nothing of it in {folder}" if folder else "")
+            remedy = _by_hand(sample, name, target, folder, part)
+            raise InputError("--options", f"sample {name}, {part}_url", found, remedy)
 
 
 def _unpack(archive: Path, name: str, target: Path) -> None:
     """Make the folder from a zip that the user has; its H&E and alignment stay where they are."""
     if not archive.is_file():
-        raise InputError(
-            archive,
-            f"sample {name}, bundle",
-            "nothing",
-            "put the published zip there or correct column bundle of the sample table",
-        )
+        remedy = "put the published zip there or correct column bundle of the sample table"
+        raise InputError(archive, f"sample {name}, bundle", "nothing", remedy)
     _refuse_foreign_files(target)
     with files.atomic_path(target) as folder:
         unpacked = downloads.extract_bundle(archive, folder, _is_wanted)
@@ -185,12 +178,8 @@ def _refuse_foreign_files(target: Path) -> None:
     ours = files.read_json(target / RECEIPT)["files"] if RECEIPT in found else []
     foreign = [file for file in found if file not in (RECEIPT, *ours)]
     if foreign:
-        raise InputError(
-            target,
-            "folder",
-            f"files that weren't fetched ({foreign[0]})",
-            "complete it by hand, or move it away so that all of it can be fetched",
-        )
+        remedy = "complete it by hand, or move it away so that all of it can be fetched"
+        raise InputError(target, "folder", f"files that weren't fetched ({foreign[0]})", remedy)
 
 
 def _is_wanted(path: str) -> bool:

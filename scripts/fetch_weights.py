@@ -32,12 +32,8 @@ def main(argv=None):
     specs.require_built(spec, file)
     source = spec["weights"]["source"] if spec["weights"] else "none"
     if source in ("package", "none"):
-        raise InputError(
-            file,
-            "weights.source",
-            source,
-            f"there is nothing to fetch for {name}: use it without this step",
-        )
+        remedy = f"there is nothing to fetch for {name}: use it without this step"
+        raise InputError(file, "weights.source", source, remedy)
     told_in = args.source or f"{args.weights}.source.json"
     record = weight_downloads.fetch(spec, file, args.weights, told_in)
     program.also_made(told_in)

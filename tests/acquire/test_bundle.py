@@ -10,6 +10,8 @@ import tiny_bundle
 from bundle_layouts import write_bundle_with_cells
 
 from pairscape.acquire import bundle as xenium
+from pairscape.acquire import transcripts_csv
+from pairscape.acquire.image_checks import morphology_files
 from pairscape.core.errors import InputError
 from pairscape.simulation.layouts import LAYOUTS, change_layout
 
@@ -148,10 +150,9 @@ def test_every_layout_of_a_bundle_tells_the_same(with_cells, tmp_path, layout):
     assert xenium.format_version(experiment) == tuple(
         int(part) for part in layout.split("-")[0].split(".")
     )
-    paths = xenium.morphology_files(copy, experiment)
+    paths = morphology_files(copy, experiment)
     assert len(paths) == LAYOUTS[layout].get("stains", 1)
     assert not any(name in paths[0].name for name in ("0001", "0002", "0003"))
-    assert xenium.find_morphology(copy, experiment) == paths[0]
 
 
 def test_the_sample_of_cells_isnt_empty(with_cells):
@@ -201,7 +202,7 @@ def test_the_text_table_streams_in_bounded_memory(tmp_path):
     before, rows = pa.total_allocated_bytes(), 0
     for batch in xenium.iter_transcripts(bundle, COLUMNS):
         rows += len(batch)
-        assert pa.total_allocated_bytes() - before < 8 * xenium.CSV_BLOCK
+        assert pa.total_allocated_bytes() - before < 8 * transcripts_csv.BLOCK_BYTES
     assert rows == 500_000
 
 

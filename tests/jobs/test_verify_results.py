@@ -13,10 +13,15 @@ from conftest import ROOT
 import verify_results
 from pairscape.core import files, tsv
 from pairscape.core.errors import InputError
-from pairscape.jobs import program, records
+from pairscape.jobs import comparison, program, records
 
 VERSION = 3
 OPTIONS = {"seed": 1, "sample": {"url": "https://me:hush@host.org/a/b.zip?token=secret&x=1#hidden"}}
+PAGE = """<li>Commit of the code: <code>{c}</code></li><li>Versions (1 runs): numpy {s}</li>
+<td>0.5</td><pre>&#34;versions&#34;: {{&#34;numpy&#34;: &#34;{s}&#34;}},
+&#34;git_commit&#34;: &#34;{c}-dirty&#34;, &#34;json_sha256&#34;: &#34;{s}&#34;</pre>""".format(
+    c="c0ffee" * 6 + "c0ff", s="c0ffee" * 10 + "c0ff"
+)
 
 
 def make(results, log="logs/make_things/s1.log", text="one", **more):
@@ -234,7 +239,7 @@ def test_records_of_another_version_are_listed_and_refused_when_asked(results, c
     assert "there is no such program now" in verify(capfd, results)[1][0]
     status, said = verify(capfd, results, old_versions="ignore")
     assert status == 1
-    assert said == ["--options: old_versions: found 'ignore'; write list or refuse"]
+    assert said == ["--options: old_versions: found 'ignore'; allowed: list, refuse"]
 
 
 def test_versions_of_programs_are_read_without_import(monkeypatch):
@@ -379,3 +384,112 @@ def test_every_row_of_a_table_says_what_made_it(tmp_path):
     second = tsv.read_tsv(table)
     assert list(second[0]) == list(first[0])
     assert second[0]["scores_sha256"] != first[0]["scores_sha256"]
+
+
+def remake(results, place, content):
+    """Put other content in the place of an output, and into the records as if it was made so."""
+    path = results / place
+    if path.suffix == ".json":
+        files.write_json(path, content, sealed=True)
+    else:
+        path.write_text(content)
+    record = record_of(results)
+    entry = next(e for e in record["outputs"] if e["path"] == f"../../{place}")
+    entry |= {"bytes": path.stat().st_size, "sha256": files.sha256_file(path)}
+    files.write_json(results / "logs/make_things/s1.made.json", record)
+
+
+@pytest.fixture
+def against(results, tmp_path, capfd):
+    """Compare the results with others of the same job; gives status and lines but the last two."""
+    other = tmp_path / "elsewhere" / "others"
+
+    def compare(**others):
+        assert make(other, **others) == 0
+        return other
+
+    def told():
+        status, said = verify(capfd, results, "--against", other)
+        assert "faults" in said[-1] or "results: found" in said[-1]
+        return status, said[:-1]
+
+    return compare, told
+
+
+def test_results_of_the_same_content_are_the_same(results, against):
+    other_results, told = against
+    other = other_results()
+    record = record_of(other) | {"program": "renamed", "git_commit": "0" * 40}
+    files.write_json(other / "logs/made_elsewhere.made.json", {**record, "outputs": []})
+    status, said = told()
+    assert status == 0
+    assert "6 and 6 files 6 have the same bytes" in said[-1]
+    assert "git_commit, versions, json_sha256" in said[-1]
+
+
+def test_each_output_that_differs_or_one_side_lacks_is_told(results, against):
+    other_results, told = against
+    other = other_results(text="two")
+    status, said = told()
+    assert status == 1
+    lines = "\n".join(said)
+    for name in ("things.tsv", "s.zarr/tables/0/chunk", "f.md", "f.tex", "beside.json"):
+        assert f"{results / name}: checksum: found other bytes than {other / name}" in lines
+    assert f"{results / 's.zarr/one.json'}: file: found one that the other" in lines
+    assert f"{other / 's.zarr/two.json'}: file: found it in the other" in lines
+    assert "of 6 and 6 files 0 have the same bytes" in lines
+
+
+@pytest.mark.parametrize(
+    ("place", "ours", "theirs", "same"),
+    [
+        ("beside.json", {"a": 1, "git_commit": "x"}, {"a": 1, "versions": {"b": "1"}}, True),
+        ("beside.json", {"a": [{"seconds": 1}]}, {"a": [{"seconds": 2}]}, True),
+        ("beside.json", {"a": 1}, {"a": 1.0}, False),
+        ("beside.json", {"a": 1}, {"a": 1, "b": 2}, False),
+        ("things.tsv", "a\tgit_commit\n1\tx\n", "a\tgit_commit\n1\ty\n", True),
+        ("things.tsv", "a\tscores_sha256\n1\tx\n", "a\n1\n", True),
+        ("things.tsv", "a\tgit_commit\n1\tx\n", "a\tgit_commit\n2\tx\n", False),
+        ("things.tsv", "a\tgit_commit\n", "b\tgit_commit\n", False),
+        ("f.md", "of x", "of y", False),
+    ],
+)
+def test_what_says_by_which_code_a_file_was_made_may_differ(
+    results, against, place, ours, theirs, same
+):
+    other_results, told = against
+    other = other_results()
+    remake(results, place, ours)
+    remake(other, place, theirs)
+    status, said = told()
+    assert status == (0 if same else 1)
+    assert f"5 have the same bytes, and {int(same)} the same content but" in said[-1]
+    assert same or f"{results / place}: checksum: found other bytes" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("theirs", "same"),
+    [(PAGE.replace("c0ffee", "dec0de"), True), (PAGE.replace("0.5", "0.6"), False)],
+)
+def test_pages_are_compared_without_commit_versions_and_seals(tmp_path, theirs, same):
+    paths = [tmp_path / "a.html", tmp_path / "b.html"]
+    for path, text in zip(paths, (PAGE, theirs), strict=True):
+        path.write_text(text)
+    sides = [{"report.html": (str(path), files.sha256_file(path))} for path in paths]
+    ((_, fault),) = comparison.compare(*sides)
+    assert (fault is None) == same
+
+
+def test_only_one_results_folder_is_compared_and_a_file_that_cant_be_read_is_told(
+    results, against, capfd
+):
+    other_results, told = against
+    other = other_results()
+    status, said = verify(capfd, results, other, "--against", other)
+    assert status == 1
+    assert "--results: found 2 folders" in said[-1]
+    remake(other, "beside.json", {"a": 1})
+    (other / "beside.json").unlink()
+    status, said = told()
+    assert status == 1
+    assert "can't be compared" in said[0]

@@ -191,19 +191,12 @@ def _he_um_per_px(sample: dict, stated: float | None) -> float:
     field = f"sample {sample.get('sample', '')}, he_um_per_px"
     listed = float(sample.get("he_um_per_px") or 0)
     if not (stated or listed):
-        raise InputError(
-            "sample table",
-            field,
-            "nothing, and the image doesn't say its pixel size",
-            "give the µm per pixel of the H&E",
-        )
+        found = "nothing, and the image doesn't say its pixel size"
+        raise InputError("sample table", field, found, "give the µm per pixel of the H&E")
     if stated and listed and abs(listed / stated - 1) > MAX_SIZE_GAP:
-        raise InputError(
-            "sample table",
-            field,
-            f"{listed:g} where the image says {stated:g}",
-            "correct it, or give the alignment as a matrix instead of `microns`",
-        )
+        remedy = "correct it, or give the alignment as a matrix instead of `microns`"
+        found = f"{listed:g} where the image says {stated:g}"
+        raise InputError("sample table", field, found, remedy)
     return stated or listed
 
 

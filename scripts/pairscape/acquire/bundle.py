@@ -15,18 +15,18 @@ morphology         ``morphology_focus.ome.tif`` (1.x), ``morphology_focus/morpho
 What is there decides, not the version that is stated: a bundle may have been through other hands.
 """
 
-import csv
-import gzip
 import json
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pairscape.acquire import transcripts_csv
 from pairscape.core.errors import InputError
 
 GENE_CATEGORIES = ("predesigned_gene", "custom_gene")
@@ -42,19 +42,10 @@ NON_GENE_PREFIXES = (
 GENE_FEATURES = "Gene Expression"  # the type of genes in cell_feature_matrix.h5
 UNASSIGNED = ("UNASSIGNED", "-1", "")  # cell ids of transcripts in no cell
 TRANSCRIPTS = ("transcripts.parquet", "transcripts.csv.gz")  # the first one there is read
-# Which types the columns of a table in text have; others are left to the reader.
-CSV_TYPES = {
-    "transcript_id": pa.uint64(),
-    "cell_id": pa.dictionary(pa.int32(), pa.string()),
-    "overlaps_nucleus": pa.uint8(),
-    "feature_name": pa.dictionary(pa.int32(), pa.string()),
-    "codeword_category": pa.dictionary(pa.int32(), pa.string()),
-    "is_gene": pa.bool_(),
-    **dict.fromkeys(("x_location", "y_location", "z_location", "qv"), pa.float32()),
-}
-CSV_BLOCK = 1 << 24
 BATCH_ROWS = 1 << 20
 DAMAGED = "the file is damaged or cut off: fetch it again"
+AS_WRITTEN = "fetch the file again as the instrument wrote it"
+NEEDED = ("feature_name", "x_location", "y_location", "qv")  # columns of the transcripts
 
 
 def find_file(bundle, name: str) -> Path:
@@ -79,16 +70,10 @@ def read_experiment(bundle) -> dict:
     size = experiment.get("pixel_size")
     if isinstance(size, bool) or not isinstance(size, int | float) or not 0.01 <= size <= 10:
         found = "nothing" if size is None else json.dumps(size)
-        raise InputError(
-            path, "pixel_size", found, "give the size of a morphology pixel in um, such as 0.2125"
-        )
+        remedy = "give the size of a morphology pixel in um, such as 0.2125"
+        raise InputError(path, "pixel_size", found, remedy)
     if not isinstance(experiment.get("analysis_sw_version"), str):
-        raise InputError(
-            path,
-            "analysis_sw_version",
-            "no text",
-            "fetch the file again as the instrument wrote it",
-        )
+        raise InputError(path, "analysis_sw_version", "no text", AS_WRITTEN)
     return experiment
 
 
@@ -111,12 +96,9 @@ def format_version(experiment: dict, file="experiment.xenium") -> tuple[int, int
     match = re.fullmatch(r"(?:xenium(?:ranger)?-)?(\d+)\.(\d+)(?:[.-].*)?", version, re.IGNORECASE)
     if not match:
         ranger = isinstance(experiment.get("xenium_ranger"), dict)
-        raise InputError(
-            file,
-            "xenium_ranger.version" if ranger else "analysis_sw_version",
-            repr(version),
-            "give the version of the software that wrote the bundle, such as xenium-3.0.0.15",
-        )
+        field = "xenium_ranger.version" if ranger else "analysis_sw_version"
+        remedy = "give the version of the software that wrote the bundle, such as xenium-3.0.0.15"
+        raise InputError(file, field, repr(version), remedy)
     return int(match[1]), int(match[2])
 
 
@@ -162,12 +144,8 @@ def feature_genes(features: list[dict]) -> dict[str, str]:
 def read_panel(bundle) -> list[dict]:
     """The genes of ``gene_panel.json`` in its order, controls left out.
 
-    Where the bundle has no such file, the genes of ``cell_feature_matrix.h5``.
-
-    Returns
-    -------
-    One ``{"gene_symbol", "gene_id", "category"}`` a gene. ``gene_id`` is "" where the panel gives
-    none; ``category`` is the word of the target's source, "" where there is none.
+    Where the bundle has no such file, the genes of ``cell_feature_matrix.h5``. ``gene_id`` is ""
+    where the panel gives none; ``category`` is the word of the target's source, "" without one.
     """
     path = find_panel(bundle)
     if path.suffix == ".h5":
@@ -175,38 +153,32 @@ def read_panel(bundle) -> list[dict]:
             {"gene_symbol": symbol, "gene_id": identity, "category": ""}
             for symbol, identity in feature_genes(read_features(bundle)).items()
         ]
-        if not genes:
-            raise InputError(
-                path, "matrix/features", "no gene", "add the gene_panel.json of this bundle"
-            )
-        return genes
-    content = _read_json(path)
-    genes = []
-    try:
-        for target in content["payload"]["targets"]:
-            if target["type"]["descriptor"] != "gene":
-                continue
-            data, source = target["type"]["data"], target.get("source") or {}
-            category = source.get("category", "") if isinstance(source, dict) else str(source)
-            genes.append(
-                {
-                    "gene_symbol": str(data["name"]),
-                    "gene_id": str(data.get("id") or ""),
-                    "category": str(category or ""),
-                }
-            )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(path, "payload.targets", f"no {error}", DAMAGED) from None
+        field, remedy = "matrix/features", "add the gene_panel.json of this bundle"
+    else:
+        content = _read_json(path)
+        field, remedy = "payload.targets", "use the panel file of this bundle"
+        try:
+            targets = content["payload"]["targets"]
+            genes = [_gene(one) for one in targets if one["type"]["descriptor"] == "gene"]
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InputError(path, field, f"no {error}", DAMAGED) from None
     if not genes:
-        raise InputError(path, "payload.targets", "no gene", "use the panel file of this bundle")
-    seen = set()
-    for gene in genes:
-        if gene["gene_symbol"] in seen:
-            raise InputError(
-                path, f"gene {gene['gene_symbol']}", "it twice", "name each gene of the panel once"
-            )
-        seen.add(gene["gene_symbol"])
+        raise InputError(path, field, "no gene", remedy)
+    for symbol, number in Counter(gene["gene_symbol"] for gene in genes).items():
+        if number > 1:
+            once = "name each gene of the panel once"
+            raise InputError(path, f"gene {symbol}", "it twice", once)
     return genes
+
+
+def _gene(target: dict) -> dict:
+    data, source = target["type"]["data"], target.get("source") or {}
+    category = source.get("category", "") if isinstance(source, dict) else str(source)
+    return {
+        "gene_symbol": str(data["name"]),
+        "gene_id": str(data.get("id") or ""),
+        "category": str(category or ""),
+    }
 
 
 def find_transcripts(bundle) -> Path:
@@ -233,17 +205,16 @@ def open_transcripts(bundle) -> pq.ParquetFile:
         file = pq.ParquetFile(path, metadata=metadata, read_dictionary=texts, memory_map=True)
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(path, "footer", str(error), DAMAGED) from None
-    _check_columns(path, file.schema_arrow.names)
+    _require_columns(path, file.schema_arrow.names)
     if file.metadata.num_rows == 0:
         raise InputError(path, "rows", "none", "use a bundle that holds transcripts")
-    for name in ("feature_name", "x_location", "y_location", "qv"):
+    for name in NEEDED:
         kind = file.schema_arrow.field(name).type
         right = pa.types.is_dictionary if name == "feature_name" else pa.types.is_floating
         if not (right(kind) or (name == "qv" and pa.types.is_integer(kind))):
             wanted = "text" if name == "feature_name" else "numbers with a fraction"
-            raise InputError(
-                path, f"column {name}", str(kind), f"fetch the file again: it must hold {wanted}"
-            )
+            remedy = f"fetch the file again: it must hold {wanted}"
+            raise InputError(path, f"column {name}", str(kind), remedy)
     return file
 
 
@@ -254,11 +225,10 @@ def transcript_columns(bundle) -> list[str]:
         with open_transcripts(bundle) as file:
             return file.schema_arrow.names
     try:
-        with gzip.open(path, "rt", encoding="utf-8", newline="") as handle:
-            names = next(csv.reader(handle), [])
+        names = transcripts_csv.read_header(path)
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise InputError(path, "header", str(error), DAMAGED) from None
-    _check_columns(path, names)
+    _require_columns(path, names)
     return names
 
 
@@ -275,37 +245,24 @@ def iter_transcripts(
 ) -> Iterator[pa.RecordBatch]:
     """Stream columns of the transcripts in bounded memory.
 
-    Yields
-    ------
-    Batches of at most ``batch_rows`` rows in the order of the file. ``feature_name``,
+    Batches of at most ``batch_rows`` rows come in the order of the file. ``feature_name``,
     ``codeword_category`` and ``cell_id`` (unless it holds integers) are dictionaries of text; each
     batch has its own.
     """
     path = find_transcripts(bundle)
     columns = list(dict.fromkeys(columns))
     present = transcript_columns(bundle)
-    missing = [name for name in columns if name not in present]
-    if missing:
-        raise InputError(
-            path, f"column {missing[0]}", "nothing", "fetch the file as the instrument wrote it"
-        )
-    read = _iter_parquet if path.suffix == ".parquet" else _iter_csv
+    _require_columns(path, present, columns)
+    is_text = path.suffix != ".parquet"
     try:
-        for batch in read(bundle, columns, batch_rows):
-            yield _decode_bytes(batch)
+        for batch in (
+            transcripts_csv.iter_batches(path, columns, batch_rows)
+            if is_text
+            else _iter_parquet(bundle, columns, batch_rows)
+        ):
+            yield decode_bytes(batch)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
         raise InputError(path, "rows", str(error), DAMAGED) from None
-
-
-def first_rows(bundle, columns: Sequence[str], row_group: int, rows: int) -> pa.RecordBatch:
-    """The first rows of a row group of ``transcripts.parquet``; as ``iter_transcripts``."""
-    path = find_transcripts(bundle)
-    try:
-        with open_transcripts(bundle) as file:
-            batches = file.iter_batches(rows, [row_group], list(columns), use_threads=False)
-            return _decode_bytes(next(batches))
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, StopIteration) as error:
-        raise InputError(path, f"row group {row_group}", str(error), DAMAGED) from None
 
 
 def _iter_parquet(bundle, columns: list[str], batch_rows: int) -> Iterator[pa.RecordBatch]:
@@ -314,37 +271,11 @@ def _iter_parquet(bundle, columns: list[str], batch_rows: int) -> Iterator[pa.Re
         yield from file.iter_batches(batch_rows, columns=columns, use_threads=False)
 
 
-def _iter_csv(bundle, columns: list[str], batch_rows: int) -> Iterator[pa.RecordBatch]:
-    from pyarrow import csv as arrow_csv
-
-    path = find_transcripts(bundle)
-    rows = 0
-    with pa.input_stream(str(path), compression="gzip") as stream:
-        reader = arrow_csv.open_csv(
-            stream,
-            read_options=arrow_csv.ReadOptions(block_size=CSV_BLOCK, use_threads=False),
-            convert_options=arrow_csv.ConvertOptions(
-                include_columns=columns,
-                column_types={name: CSV_TYPES[name] for name in columns if name in CSV_TYPES},
-            ),
-        )
-        for batch in reader:
-            rows += len(batch)
-            for start in range(0, len(batch), batch_rows):
-                yield batch.slice(start, batch_rows)
-    if not rows:
-        raise InputError(path, "rows", "none", "use a bundle that holds transcripts")
-
-
-def _check_columns(path: Path, names: Sequence[str]) -> None:
-    for name in ("feature_name", "x_location", "y_location", "qv"):
+def _require_columns(path: Path, names: Sequence[str], wanted: Sequence[str] = NEEDED) -> None:
+    for name in wanted:
         if name not in names:
-            raise InputError(
-                path,
-                f"column {name}",
-                f"only {', '.join(names) or 'nothing'}",
-                "fetch the file again as the instrument wrote it",
-            )
+            only = f"only {', '.join(names) or 'nothing'}"
+            raise InputError(path, f"column {name}", only, AS_WRITTEN)
 
 
 def gene_column(names: Sequence[str]) -> str:
@@ -365,13 +296,9 @@ def gene_rows(batch: pa.RecordBatch) -> np.ndarray:
     column = batch.column(rule)
     if rule == "is_gene":
         return column.fill_null(False).cast(pa.bool_()).to_numpy(zero_copy_only=False)
-    words = column.dictionary.to_pylist()
     if rule == "codeword_category":
-        is_gene = [word in GENE_CATEGORIES for word in words]
-    else:
-        is_gene = [word is not None and not word.startswith(NON_GENE_PREFIXES) for word in words]
-    lookup = np.array([*is_gene, False])  # the last entry answers for nulls
-    return lookup[column.indices.fill_null(len(words)).to_numpy(zero_copy_only=False)]
+        return _rows_of_words(column, lambda word: word in GENE_CATEGORIES)
+    return _rows_of_words(column, lambda word: not word.startswith(NON_GENE_PREFIXES))
 
 
 def cell_rows(batch: pa.RecordBatch) -> np.ndarray:
@@ -381,10 +308,15 @@ def cell_rows(batch: pa.RecordBatch) -> np.ndarray:
     """
     column = batch.column("cell_id")
     if pa.types.is_dictionary(column.type):
-        words = column.dictionary.to_pylist()
-        lookup = np.array([*(word is not None and word not in UNASSIGNED for word in words), False])
-        return lookup[column.indices.fill_null(len(words)).to_numpy(zero_copy_only=False)]
+        return _rows_of_words(column, lambda word: word not in UNASSIGNED)
     return column.fill_null(-1).to_numpy(zero_copy_only=False) >= 0
+
+
+def _rows_of_words(column: pa.DictionaryArray, chosen: Callable[[str], bool]) -> np.ndarray:
+    """Which rows of a column of text hold a word that is chosen, (N,) bool; a missing one isn't."""
+    words = column.dictionary.to_pylist()
+    lookup = np.array([*(word is not None and chosen(word) for word in words), False])
+    return lookup[column.indices.fill_null(len(words)).to_numpy(zero_copy_only=False)]
 
 
 def read_cells(bundle):
@@ -401,11 +333,7 @@ def read_cells(bundle):
             table = arrow_csv.read_csv(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(path, "footer", str(error), DAMAGED) from None
-    for name in ("cell_id", "x_centroid", "y_centroid"):
-        if name not in table.column_names:
-            raise InputError(
-                path, f"column {name}", "nothing", "fetch the file as the instrument wrote it"
-            )
+    _require_columns(path, table.column_names, ("cell_id", "x_centroid", "y_centroid"))
     cells = table.to_pandas()
     cells["cell_id"] = [
         value.decode() if isinstance(value, bytes) else str(value) for value in cells["cell_id"]
@@ -414,11 +342,8 @@ def read_cells(bundle):
 
 
 def read_cell_counts(bundle, gene: str, block: int = 1 << 22):
-    """Counts of one gene in each cell, from ``cell_feature_matrix.h5``, in bounded memory.
-
-    Returns
-    -------
-    A pandas Series of int64, its index the cell ids as text.
+    """Counts of one gene in each cell, from ``cell_feature_matrix.h5``, in bounded memory: a pandas
+    Series of int64 by the cell ids as text.
     """
     import h5py
     import pandas as pd
@@ -444,44 +369,8 @@ def read_cell_counts(bundle, gene: str, block: int = 1 << 22):
     return pd.Series(counts, index=cells)
 
 
-def find_morphology(bundle, experiment: dict) -> Path | None:
-    """The first page file of the morphology image (DAPI); ``None`` where the bundle has none."""
-    return next(iter(morphology_files(bundle, experiment)), None)
-
-
-def morphology_files(bundle, experiment: dict) -> list[Path]:
-    """The morphology image in focus, one file a channel, DAPI first, whatever the layout.
-
-    The file that ``experiment.xenium`` names comes first, if it is there.
-    """
-    bundle = Path(bundle)
-    images = experiment.get("images")
-    named = images.get("morphology_focus_filepath") if isinstance(images, dict) else None
-    path = bundle / named if isinstance(named, str) and ".." not in Path(named).parts else None
-    if path and path.is_file() and path.suffix == ".tif":
-        others = sorted(path.parent.glob("*.ome.tif")) if path.parent != bundle else []
-        return [path, *(other for other in others if other != path)]
-    for pattern in (
-        "morphology_focus/ch[0-9]*.ome.tif",
-        "morphology_focus/*.ome.tif",
-        "morphology_focus.ome.tif",
-        "morphology_mip.ome.tif",
-        "morphology.ome.tif",
-    ):
-        found = sorted(bundle.glob(pattern))
-        if found:
-            return found
-    return []
-
-
-def _decode_bytes(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Text that analysis software 1.x stored as bytes, as text.
-
-    Raises
-    ------
-    pyarrow.ArrowInvalid
-        The bytes aren't UTF-8.
-    """
+def decode_bytes(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Text that analysis software 1.x stored as bytes, as text; ``ArrowInvalid`` if not UTF-8."""
     for index, field in enumerate(batch.schema):
         if pa.types.is_dictionary(field.type) and pa.types.is_binary(field.type.value_type):
             column = batch.column(index)

@@ -11,14 +11,14 @@ import numpy as np
 import pyarrow as pa
 
 from pairscape.acquire import bundle as xenium
-from pairscape.acquire.findings import few_words, make_finding, report
+from pairscape.acquire.findings import Findings, few_words, report
 from pairscape.acquire.image_checks import (
     check_alignment,
     check_he_image,
     check_identity,
     check_morphology,
 )
-from pairscape.acquire.transcript_checks import check_transcripts, check_transcripts_of_cells
+from pairscape.acquire.transcript_checks import Place, check_transcripts, check_transcripts_of_cells
 from pairscape.core.errors import InputError
 from pairscape.core.tsv import read_tsv
 
@@ -59,23 +59,21 @@ def check_bundle(
     The report: ``sample``, ``verdict`` (the worst of ok, warning, error), ``findings`` (errors
     first), ``facts``.
     """
-    findings: list[dict] = []
+    findings = Findings()
     facts: dict = {"bundle": str(bundle)}
 
     def attempt(function, *args):
         try:
             return function(findings, facts, *args)
         except InputError as error:
-            findings.append(
-                make_finding("error", error.file, error.field, error.found, error.remedy)
-            )
+            findings.add_error(error)
             return None
 
     if not Path(bundle).is_dir():
         found = "a file" if Path(bundle).is_file() else "nothing"
         name = sample.get("sample", "")
         remedy = f"put the bundle there or correct column bundle of sample {name} in its table"
-        findings.append(make_finding("error", bundle, "bundle", found, remedy, "a folder"))
+        findings.add("error", bundle, "bundle", found, remedy, "a folder")
         return report(sample, findings, facts)
     experiment = attempt(_check_experiment, bundle)
     genes = attempt(_check_panel, bundle, sample, expected_genes, panel_file)
@@ -92,28 +90,25 @@ def check_bundle(
         matrix = attempt(check_alignment, he_image, he_alignment, pixel_size, stated_um, sample)
     if he_size and image_size and sample.get("he_alignment") == "identity":
         attempt(check_identity, he_image, he_size, image_size, sample)
-    attempt(check_transcripts, bundle, genes, pixel_size, image_size, matrix, he_size, he_image)
+    place = Place(pixel_size, image_size, matrix, he_size, he_image)
+    attempt(check_transcripts, bundle, genes, place)
     attempt(check_transcripts_of_cells, bundle, cells)
     if sample.get("panel") and not expected_genes:
-        findings.append(
-            make_finding(
-                "note",
-                "sample table",
-                f"panel of sample {sample.get('sample', '')}",
-                f"{sample['panel']}, which has no gene list",
-                "correct it, or add its list where other panels' lists are to use it in a dataset",
-            )
+        findings.add(
+            "note",
+            "sample table",
+            f"panel of sample {sample.get('sample', '')}",
+            f"{sample['panel']}, which has no gene list",
+            "correct it, or add its list where other panels' lists are to use it in a dataset",
         )
     if not he_image:
-        findings.append(
-            make_finding(
-                "note",
-                bundle,
-                "H&E image",
-                "none",
-                "pool spots from it; name an H&E image in he_image to make pairs from it",
-                "an H&E image",
-            )
+        findings.add(
+            "note",
+            bundle,
+            "H&E image",
+            "none",
+            "pool spots from it; name an H&E image in he_image to make pairs from it",
+            "an H&E image",
         )
     return report(sample, findings, facts)
 
@@ -128,19 +123,17 @@ def _check_experiment(findings, facts, bundle) -> dict:
     try:
         version = xenium.format_version(experiment, path)
     except InputError as error:  # nothing that is read depends on the stated version
-        findings.append(make_finding("warning", error.file, error.field, error.found, error.remedy))
+        findings.add_error(error, "warning")
         return experiment
     facts["format_version"] = list(version)
     if version[0] > NEWEST_VERSION:
-        findings.append(
-            make_finding(
-                "warning",
-                path,
-                "software version",
-                facts["software_version"],
-                "look at the spots with care: this layout may hold what isn't known here",
-                f"up to {NEWEST_VERSION}.x",
-            )
+        findings.add(
+            "warning",
+            path,
+            "software version",
+            facts["software_version"],
+            "look at the spots with care: this layout may hold what isn't known here",
+            f"up to {NEWEST_VERSION}.x",
         )
     return experiment
 
@@ -151,15 +144,13 @@ def _check_panel(findings, facts, bundle, sample, expected: dict | None, panel_f
     facts["panel_genes"] = len(panel)
     facts["panel_from"] = path.name
     if path.name != "gene_panel.json":
-        findings.append(
-            make_finding(
-                "note",
-                Path(bundle) / "gene_panel.json",
-                "file",
-                "nothing",
-                f"nothing to do: the genes are taken from {path.name}",
-                "the file",
-            )
+        findings.add(
+            "note",
+            Path(bundle) / "gene_panel.json",
+            "file",
+            "nothing",
+            f"nothing to do: the genes are taken from {path.name}",
+            "the file",
         )
     if expected:
         missing = sorted(set(expected) - set(panel))
@@ -169,39 +160,33 @@ def _check_panel(findings, facts, bundle, sample, expected: dict | None, panel_f
         if 2 * shared < len(expected):
             better = _fitting_panel(panel_file, panel)
             name = sample.get("sample", "")
-            findings.append(
-                make_finding(
-                    "error",
-                    path,
-                    "genes",
-                    f"{shared} of {len(expected)} ({facts.get('panel_name') or 'unnamed panel'})",
-                    f"correct column panel of sample {name} in the sample table"
-                    + (f": {better} fits" if better else ", or drop it from the dataset"),
-                    where,
-                )
+            findings.add(
+                "error",
+                path,
+                "genes",
+                f"{shared} of {len(expected)} ({facts.get('panel_name') or 'unnamed panel'})",
+                f"correct column panel of sample {name} in the sample table"
+                + (f": {better} fits" if better else ", or drop it from the dataset"),
+                where,
             )
         elif missing:
-            findings.append(
-                make_finding(
-                    "warning",
-                    path,
-                    "genes",
-                    f"all but {len(missing)} ({few_words(missing)})",
-                    "expect a dataset without these genes, or drop the sample from it",
-                    where,
-                )
+            findings.add(
+                "warning",
+                path,
+                "genes",
+                f"all but {len(missing)} ({few_words(missing)})",
+                "expect a dataset without these genes, or drop the sample from it",
+                where,
             )
         other = [g for g in expected if expected[g] and panel.get(g) and panel[g] != expected[g]]
         if other:
-            findings.append(
-                make_finding(
-                    "warning",
-                    path,
-                    "Ensembl ids",
-                    f"others for {len(other)} genes ({few_words(other)})",
-                    "make sure that both speak of the same species and annotation",
-                    "those of " + str(panel_file or "the panel"),
-                )
+            findings.add(
+                "warning",
+                path,
+                "Ensembl ids",
+                f"others for {len(other)} genes ({few_words(other)})",
+                "make sure that both speak of the same species and annotation",
+                "those of " + str(panel_file or "the panel"),
             )
     return set(panel)
 
@@ -230,11 +215,7 @@ def _check_companions(findings, facts, bundle) -> None:
             if name == "cells.parquet" and (Path(bundle) / "cells.csv.gz").is_file():
                 facts["cells"] = None  # counted when they are read
                 continue
-            findings.append(
-                make_finding(
-                    level, path, "file", "nothing", "fetch the whole bundle again", "the file"
-                )
-            )
+            findings.add(level, path, "file", "nothing", "fetch the whole bundle again", "the file")
             continue
         try:
             if name.endswith(".parquet"):
@@ -246,9 +227,7 @@ def _check_companions(findings, facts, bundle) -> None:
             elif name.endswith(".zip"):
                 zipfile.ZipFile(path).close()
         except (pa.ArrowInvalid, OSError, zipfile.BadZipFile) as error:
-            findings.append(
-                make_finding("error", path, "file", error, xenium.DAMAGED, "a whole file")
-            )
+            findings.add("error", path, "file", error, xenium.DAMAGED, "a whole file")
 
 
 def _check_cells(findings, facts, bundle, experiment):
@@ -258,33 +237,27 @@ def _check_cells(findings, facts, bundle, experiment):
     path = Path(bundle) / "cells.parquet"
     lost = int((~np.isfinite(cells[["x_centroid", "y_centroid"]].to_numpy(float))).any(1).sum())
     if lost:
-        findings.append(
-            make_finding(
-                "error",
-                path,
-                "x_centroid, y_centroid",
-                f"{lost} missing",
-                xenium.DAMAGED,
-                "numbers",
-            )
+        findings.add(
+            "error",
+            path,
+            "x_centroid, y_centroid",
+            f"{lost} missing",
+            xenium.DAMAGED,
+            "numbers",
         )
     if not cells["cell_id"].is_unique:
         twice = cells["cell_id"][cells["cell_id"].duplicated()]
         found = f"{len(twice)} ids twice ({few_words(list(twice))})"
-        findings.append(
-            make_finding("error", path, "cell_id", found, xenium.DAMAGED, "each id once")
-        )
+        findings.add("error", path, "cell_id", found, xenium.DAMAGED, "each id once")
     stated = (experiment or {}).get("num_cells")
     if isinstance(stated, int) and stated != len(cells):
-        findings.append(
-            make_finding(
-                "warning",
-                path,
-                "rows",
-                len(cells),
-                "make sure that all files come from one run of the software",
-                f"{stated} (num_cells of experiment.xenium)",
-            )
+        findings.add(
+            "warning",
+            path,
+            "rows",
+            len(cells),
+            "make sure that all files come from one run of the software",
+            f"{stated} (num_cells of experiment.xenium)",
         )
     return cells
 
@@ -306,8 +279,8 @@ def _check_matrix(findings, facts, bundle, genes, cells) -> None:
         found = found or f"{len(counted)} genes, {len(more)} more ({few_words(more)})"
         level = "error" if len(genes & counted) < len(genes) / 2 else "warning"
         expected = f"the {len(genes)} genes of {facts['panel_from']}"
-        findings.append(make_finding(level, path, "matrix/features", found, remedy, expected))
+        findings.add(level, path, "matrix/features", found, remedy, expected)
     if cells is not None and columns not in (None, len(cells)):
         found = f"{columns} cells"
         expected = f"{len(cells)} (rows of cells.parquet)"
-        findings.append(make_finding("warning", path, "matrix/barcodes", found, remedy, expected))
+        findings.add("warning", path, "matrix/barcodes", found, remedy, expected)

@@ -22,7 +22,9 @@ from pairscape.core.errors import InputError
 from pairscape.core.logs import log, progress
 
 CHUNK = 1 << 20
-TRIES = 6
+TRIES = 6  # in a row at one host that bring nothing new; each that does starts the count anew
+FIRST_WAIT_S = 1.0  # after the first failure; it doubles with each
+TIMEOUT_S = 60  # silence after which a connection counts as broken
 LONGEST_WAIT_S = 300
 RETRY_STATUS = {408, 425, 429, 500, 502, 503, 504}
 MAX_EXPANSION = 50  # unpacked over packed bytes; images and tables in bundles stay far below
@@ -49,9 +51,6 @@ def download(
     size: int | None = None,
     checksum: str = "",
     secret_headers: Mapping[str, str] | None = None,
-    tries: int = TRIES,
-    timeout_s: float = 60,
-    first_wait_s: float = 1.0,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Path:
     """Fetch ``url`` to ``path``; what is there of an earlier attempt is continued.
@@ -72,12 +71,6 @@ def download(
         Bytes of the file and its ``sha256:...`` or ``md5:...``, where they are known.
     secret_headers
         Sent to the host of ``url`` alone: not to where it redirects, and not to mirrors.
-    tries
-        Attempts in a row at one host that bring nothing new; each that does starts the count anew.
-    timeout_s
-        Silence after which a connection counts as broken.
-    first_wait_s
-        Pause after the first failure; it doubles with each.
     """
     path = Path(path)
     if path.is_file():
@@ -94,7 +87,7 @@ def download(
         while True:
             try:
                 secret = secret_headers if address == url and secret_headers else {}
-                _continue(address, part, mark, timeout_s, size, bool(checksum), secret)
+                _continue(address, part, mark, size, bool(checksum), secret)
                 corrupt += 1
                 _verify(part, mark, checksum, last=corrupt > 1)
                 os.replace(part, path)
@@ -106,11 +99,11 @@ def download(
             except _TryAgainError as error:
                 had, reached = reached, max(reached, part.stat().st_size if part.exists() else 0)
                 failures = 1 if reached > had else failures + 1
-                if failures >= tries:
+                if failures >= TRIES:
                     remedy = f"run it again to go on from here, or {by_hand}"
-                    said.append((shown, f"{error} ({tries} times)", remedy))
+                    said.append((shown, f"{error} ({TRIES} times)", remedy))
                     break
-                wait_s = max(first_wait_s * 2 ** (failures - 1), error.wait_s)
+                wait_s = max(FIRST_WAIT_S * 2 ** (failures - 1), error.wait_s)
                 log.warning("%s: %s; trying again in %g s", shown, error, wait_s)
                 sleep(wait_s)
         if following:
@@ -136,12 +129,10 @@ def check_address(url: str) -> None:
     if not re.match(r"https?://", url):
         raise InputError(shown, "URL", "another scheme", "give an http or https address")
     if "@" in urlsplit(url).netloc:
-        raise InputError(
-            shown,
-            "URL",
-            "a user or password in it",
-            "give a secret as ${NAME} in the query, where NAME is a variable of the environment",
+        remedy = (
+            "give a secret as ${NAME} in the query, where NAME is a variable of the environment"
         )
+        raise InputError(shown, "URL", "a user or password in it", remedy)
 
 
 def without_query(url: str) -> str:
@@ -158,12 +149,8 @@ def file_name(url: str) -> str:
 def _with_secrets(url: str) -> str:
     def value(match):
         if not os.environ.get(match[1]):
-            raise InputError(
-                without_query(url),
-                f"variable {match[1]}",
-                "nothing",
-                "set it in the environment, the address asks for it",
-            )
+            remedy = "set it in the environment, the address asks for it"
+            raise InputError(without_query(url), f"variable {match[1]}", "nothing", remedy)
         return os.environ[match[1]]
 
     return re.sub(r"\$\{(\w+)\}", value, url)
@@ -181,7 +168,6 @@ def _continue(
     url: str,
     part: Path,
     mark: Path,
-    timeout_s: float,
     size: int | None,
     verified: bool,
     secret_headers: Mapping[str, str],
@@ -205,7 +191,7 @@ def _continue(
         request = urllib.request.Request(_with_secrets(url), headers=headers)
         for name, value in secret_headers.items():
             request.add_unredirected_header(name, value)
-        response = urllib.request.urlopen(request, timeout=timeout_s)
+        response = urllib.request.urlopen(request, timeout=TIMEOUT_S)
     except urllib.error.HTTPError as error:
         error.close()
         if error.code == 416:  # the file is shorter than what we have
@@ -236,12 +222,7 @@ def _continue(
             raise _RefusedError(f"a file of {total} bytes where {size} are expected")
         needed = (total or size or 0) - start
         if needed > shutil.disk_usage(part.parent).free:
-            raise InputError(
-                part.parent,
-                "free space",
-                f"less than {needed} bytes",
-                "free space and run it again",
-            )
+            raise _no_space(part.parent, needed)
         files.write_json(
             mark, {"url": without_query(url), "version": version, "size": total or size}
         )
@@ -253,6 +234,11 @@ def _continue(
     if total is not None and got > total:
         files.remove(part)
         raise _TryAgainError(f"{got} bytes came where {total} were announced")
+
+
+def _no_space(folder, needed: int) -> InputError:
+    remedy = "free space and run it again"
+    return InputError(folder, "free space", f"less than {needed} bytes", remedy)
 
 
 def _verify(part: Path, mark: Path, checksum: str, last: bool) -> None:
@@ -301,18 +287,9 @@ def _total_size(response, start: int) -> int | None:
 
 
 def extract_bundle(archive, folder, wanted: Callable[[str], bool]) -> list[str]:
-    """Unpack the bundle of a zip into ``folder``.
+    """Unpack what is wanted of a bundle's zip into ``folder``; gives the paths made, relative to it.
 
     The bundle's root is where ``experiment.xenium`` lies, so a top folder is stripped.
-
-    Parameters
-    ----------
-    wanted
-        Tells for a path below the root whether it is needed; other members are left out.
-
-    Returns
-    -------
-    The paths made, relative to ``folder``.
     """
     archive, folder = Path(archive), Path(folder)
     again = "delete it and fetch it again"
@@ -349,18 +326,17 @@ def extract_bundle(archive, folder, wanted: Callable[[str], bool]) -> list[str]:
                 )
             folder.mkdir(parents=True, exist_ok=True)
             if size > shutil.disk_usage(folder).free:
-                raise InputError(
-                    folder, "free space", f"less than {size} bytes", "free space and run it again"
-                )
+                raise _no_space(folder, size)
             for name, member in progress(chosen.items(), "unpacking", len(chosen), "file"):
                 target = folder / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with packed.open(member) as source, open(target, "xb") as handle:
                     shutil.copyfileobj(source, handle, CHUNK)
             return sorted(chosen)
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, NotImplementedError) as error:
-        raise InputError(archive, "zip", str(error), again) from None
-    except zipfile.zlib.error as error:
+    except (
+        *(zipfile.BadZipFile, zipfile.LargeZipFile, zipfile.zlib.error),
+        *(EOFError, NotImplementedError),
+    ) as error:
         raise InputError(archive, "zip", str(error), again) from None
 
 

@@ -1,5 +1,7 @@
 """Findings about a bundle: how they are told and counted."""
 
+from pairscape.core.errors import InputError
+
 LEVELS = ("error", "warning", "note")
 
 
@@ -10,9 +12,23 @@ def describe(finding: dict) -> str:
     return f"{place}: found {found}{expected}; {finding['remedy']}"
 
 
-def make_finding(level, file, field, found, remedy, expected="") -> dict:
-    values = {"file": file, "field": field, "found": found, "expected": expected, "remedy": remedy}
-    return {"level": level} | {name: " ".join(str(v).split()) for name, v in values.items()}
+class Findings(list):
+    """The findings about a bundle, each a dictionary."""
+
+    def add(self, level, file, field, found, remedy, expected="") -> None:
+        """Add a finding, all its texts on one line."""
+        texts = {
+            "file": file,
+            "field": field,
+            "found": found,
+            "expected": expected,
+            "remedy": remedy,
+        }
+        self.append({"level": level} | {n: " ".join(str(v).split()) for n, v in texts.items()})
+
+    def add_error(self, error: InputError, level: str = "error") -> None:
+        """Add what was refused."""
+        self.add(level, error.file, error.field, error.found, error.remedy)
 
 
 def report(sample: dict, findings: list[dict], facts: dict) -> dict:

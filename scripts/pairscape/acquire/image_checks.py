@@ -6,39 +6,28 @@ import numpy as np
 
 from pairscape.acquire import bundle as xenium
 from pairscape.acquire.alignment import decompose, resolve_alignment
-from pairscape.acquire.findings import make_finding
 from pairscape.core.errors import InputError
 from pairscape.images.pixel_size import stated_by_ome
 
 MAX_SIZE_GAP = 0.02  # between two statements of the same pixel size
-
-
 MAX_ANISOTROPY = 1.02
-
-
 TILES_TRIED = 4  # along each side of the H&E
-
-
 MORPHOLOGY_TILES_TRIED = 6
-
-
 MAX_CHUNK_BYTES = 1 << 28  # a strip beyond it isn't decoded to try it
 
 
 def check_morphology(findings, facts, bundle, experiment: dict) -> tuple[int, int] | None:
     """Width and height of the morphology image; of each channel a few tiles are decoded."""
-    paths = xenium.morphology_files(bundle, experiment)
+    paths = morphology_files(bundle, experiment)
     facts["morphology_files"] = [str(path.relative_to(bundle)) for path in paths]
     if not paths:
-        findings.append(
-            make_finding(
-                "warning",
-                Path(bundle) / "morphology_focus",
-                "image",
-                "nothing",
-                "fetch the whole bundle again",
-                "the morphology image",
-            )
+        findings.add(
+            "warning",
+            Path(bundle) / "morphology_focus",
+            "image",
+            "nothing",
+            "fetch the whole bundle again",
+            "the morphology image",
         )
         return None
     sizes = {}
@@ -47,31 +36,52 @@ def check_morphology(findings, facts, bundle, experiment: dict) -> tuple[int, in
         sizes[path.name] = size
         pixel_size = facts.get("pixel_size_um")
         if um_per_px and pixel_size and abs(um_per_px / pixel_size - 1) > MAX_SIZE_GAP:
-            findings.append(
-                make_finding(
-                    "error",
-                    path,
-                    "PhysicalSizeX",
-                    f"{um_per_px:g} um",
-                    "make sure that image and experiment.xenium are of one bundle",
-                    f"{pixel_size:g} um (pixel_size of experiment.xenium)",
-                )
+            findings.add(
+                "error",
+                path,
+                "PhysicalSizeX",
+                f"{um_per_px:g} um",
+                "make sure that image and experiment.xenium are of one bundle",
+                f"{pixel_size:g} um (pixel_size of experiment.xenium)",
             )
     size = sizes[paths[0].name]
     for path in paths[1:]:
         if sizes[path.name] != size:
-            findings.append(
-                make_finding(
-                    "error",
-                    path,
-                    "size",
-                    "{} x {} px".format(*sizes[path.name]),
-                    "make sure that all channels are of one bundle",
-                    "{} x {} px as in {}".format(*size, paths[0].name),
-                )
+            findings.add(
+                "error",
+                path,
+                "size",
+                "{} x {} px".format(*sizes[path.name]),
+                "make sure that all channels are of one bundle",
+                "{} x {} px as in {}".format(*size, paths[0].name),
             )
     facts["morphology_size_px"] = list(size)
     return size
+
+
+def morphology_files(bundle, experiment: dict) -> list[Path]:
+    """The morphology image in focus, one file a channel, DAPI first, whatever the layout.
+
+    The file that ``experiment.xenium`` names comes first, if it is there.
+    """
+    bundle = Path(bundle)
+    images = experiment.get("images")
+    named = images.get("morphology_focus_filepath") if isinstance(images, dict) else None
+    path = bundle / named if isinstance(named, str) and ".." not in Path(named).parts else None
+    if path and path.is_file() and path.suffix == ".tif":
+        others = sorted(path.parent.glob("*.ome.tif")) if path.parent != bundle else []
+        return [path, *(other for other in others if other != path)]
+    for pattern in (
+        "morphology_focus/ch[0-9]*.ome.tif",
+        "morphology_focus/*.ome.tif",
+        "morphology_focus.ome.tif",
+        "morphology_mip.ome.tif",
+        "morphology.ome.tif",
+    ):
+        found = sorted(bundle.glob(pattern))
+        if found:
+            return found
+    return []
 
 
 def _read_channel(path) -> tuple[tuple[int, int], float | None]:
@@ -116,7 +126,7 @@ def check_he_image(findings, facts, path, sample) -> tuple[tuple[int, int], floa
         facts["he_um_per_px_stated"] = slide.um_per_px
         if slide.needs_retiling:
             found, remedy = "strips of any size", "nothing to do: it is retiled before it is read"
-            findings.append(make_finding("note", path, "tiles", found, remedy))
+            findings.add("note", path, "tiles", found, remedy)
             return (slide.width, slide.height), slide.um_per_px
         # One point in each field of a chequerboard, so that no large part goes untried.
         fields = np.stack(np.divmod(np.arange(TILES_TRIED**2), TILES_TRIED), axis=1)
@@ -130,15 +140,13 @@ def check_he_image(findings, facts, path, sample) -> tuple[tuple[int, int], floa
 def check_alignment(findings, facts, he_image, path, pixel_size, stated_um, sample):
     """The matrix of H&E pixels to morphology pixels, or None where there is no H&E."""
     if not he_image:
-        findings.append(
-            make_finding(
-                "warning",
-                path,
-                "H&E image",
-                "none",
-                "name the H&E in he_image",
-                "the H&E it aligns",
-            )
+        findings.add(
+            "warning",
+            path,
+            "H&E image",
+            "none",
+            "name the H&E in he_image",
+            "the H&E it aligns",
         )
     alignment = resolve_alignment(path, sample, pixel_size, stated_um)
     matrix, place = alignment.matrix, path or he_image
@@ -146,26 +154,22 @@ def check_alignment(findings, facts, he_image, path, pixel_size, stated_um, samp
     if alignment.residual_um is not None:
         parts["residual_um"] = alignment.residual_um
     if parts["anisotropy"] > MAX_ANISOTROPY:
-        findings.append(
-            make_finding(
-                "warning",
-                place,
-                "matrix",
-                f"a stretch of {parts['anisotropy']:.3f}",
-                "look at the alignment in Xenium Explorer",
-                f"at most {MAX_ANISOTROPY}",
-            )
+        findings.add(
+            "warning",
+            place,
+            "matrix",
+            f"a stretch of {parts['anisotropy']:.3f}",
+            "look at the alignment in Xenium Explorer",
+            f"at most {MAX_ANISOTROPY}",
         )
     if not 0.05 <= parts["um_per_px"] <= 5:
-        findings.append(
-            make_finding(
-                "error",
-                place,
-                "matrix",
-                f"H&E pixels of {parts['um_per_px']:.4g} um",
-                "give the matrix that takes H&E pixels to morphology pixels",
-                "0.05 to 5 um",
-            )
+        findings.add(
+            "error",
+            place,
+            "matrix",
+            f"H&E pixels of {parts['um_per_px']:.4g} um",
+            "give the matrix that takes H&E pixels to morphology pixels",
+            "0.05 to 5 um",
         )
     name = f"he_um_per_px of sample {sample.get('sample', '')}"
     listed_um = sample.get("he_um_per_px")
@@ -174,18 +178,16 @@ def check_alignment(findings, facts, he_image, path, pixel_size, stated_um, samp
         if gap > MAX_SIZE_GAP:
             inverse_um = pixel_size**2 / parts["um_per_px"]
             inverted = abs(float(size) / inverse_um - 1) <= MAX_SIZE_GAP
-            findings.append(
-                make_finding(
-                    # A factor of 2 or 4 is a level of the pyramid, and every patch would be wrong.
-                    "error" if gap > 0.2 else "warning",
-                    place,
-                    "matrix",
-                    f"H&E pixels of {parts['um_per_px']:.4g} um",
-                    "give its inverse: this one takes morphology pixels to H&E pixels"
-                    if inverted
-                    else "use the matrix of this very image at full resolution",
-                    f"{float(size):.4g} um as {source} says",
-                )
+            findings.add(
+                # A factor of 2 or 4 is a level of the pyramid, and every patch would be wrong.
+                "error" if gap > 0.2 else "warning",
+                place,
+                "matrix",
+                f"H&E pixels of {parts['um_per_px']:.4g} um",
+                "give its inverse: this one takes morphology pixels to H&E pixels"
+                if inverted
+                else "use the matrix of this very image at full resolution",
+                f"{float(size):.4g} um as {source} says",
             )
     return matrix
 

@@ -2,6 +2,7 @@
 
 import csv
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,27 +10,53 @@ import pyarrow as pa
 
 from pairscape.acquire import bundle as xenium
 from pairscape.acquire.alignment import um_to_he_px
-from pairscape.acquire.findings import few_words, make_finding
+from pairscape.acquire.findings import few_words
+from pairscape.core.errors import InputError
 from pairscape.core.logs import progress
 
 GOOD_QV = 20  # 10x Genomics counts transcripts from this Phred value on
-
-
 QV_RANGE = (0, 40)
-
-
 IDS_KEPT = 1 << 22  # transcript ids that are compared with each other
-
-
 SAMPLED_ROWS = 20_000  # of each sampled place of the table
-
-
 MAX_CELL_UM = 50  # from the centre of a cell to its farthest common transcripts
 
 
-def check_transcripts(
-    findings, facts, bundle, genes, pixel_size, image_size, matrix, he_size, he_image
-) -> None:
+@dataclass(frozen=True)
+class Place:
+    """Where transcripts may lie: on the morphology image and, by the matrix, on the H&E; what isn't
+    known is None.
+    """
+
+    pixel_size_um: float | None
+    image_size: tuple[int, int] | None
+    matrix: np.ndarray | None  # H&E pixels to morphology pixels
+    he_size: tuple[int, int] | None
+    he_image: str | None
+
+    def count(self, tally: Counter, xy_um: np.ndarray, good_um: np.ndarray) -> None:
+        """Count the transcripts outside of the morphology image, and the good ones outside of the
+        H&E, as they are and as they would be the other way round.
+        """
+        size = self.pixel_size_um
+        if self.image_size and size:
+            # A pixel of slack: coordinates and image size are both rounded.
+            far = np.array(self.image_size) * size + size
+            least, most = xy_um.min(axis=0), xy_um.max(axis=0)
+            for key, end in (("outside", far), ("outside, swapped", far[::-1])):
+                if (least < -size).any() or (most > end).any():
+                    tally[key] += int(((xy_um < -size) | (xy_um > end)).any(axis=1).sum())
+        if self.matrix is not None and self.he_size and len(good_um):
+            backwards = np.linalg.inv(self.matrix)
+            for key, way in (("outside H&E", self.matrix), ("outside H&E, inverse", backwards)):
+                he = um_to_he_px(way, size, good_um)
+                outside = int(((he < 0) | (he >= self.he_size)).any(axis=1).sum())
+                tally[key] += outside
+                if not outside:
+                    break  # the other way round matters only where this one is wrong
+
+
+def check_transcripts(findings, facts, bundle, genes, place: Place) -> None:
+    """Every transcript: its values, its gene, its id, and where it lies."""
     path = xenium.find_transcripts(bundle)
     names, rows = xenium.transcript_columns(bundle), xenium.transcript_rows(bundle)
     rule = xenium.gene_column(names)
@@ -42,7 +69,6 @@ def check_transcripts(
     detected: set = set()  # genes of good quality
     ids = _Ids()
     low, high = np.full(2, np.inf), np.full(2, -np.inf)
-    backwards = np.linalg.inv(matrix) if matrix is not None else None
     total = -(-rows // xenium.BATCH_ROWS) if rows else None
     for batch in progress(xenium.iter_transcripts(bundle, columns), "checking", total, "batch"):
         x, y, qv = (
@@ -67,22 +93,8 @@ def check_transcripts(
         if not finite.any():
             continue
         xy = np.column_stack([x, y]) if finite.all() else np.column_stack([x, y])[finite]
-        least, most = xy.min(axis=0), xy.max(axis=0)
-        low, high = np.minimum(low, least), np.maximum(high, most)
-        if image_size and pixel_size:
-            # A pixel of slack: coordinates and image size are both rounded.
-            far = np.array(image_size) * pixel_size + pixel_size
-            for key, end in (("outside", far), ("outside, swapped", far[::-1])):
-                if (least < -pixel_size).any() or (most > end).any():
-                    tally[key] += int(((xy < -pixel_size) | (xy > end)).any(axis=1).sum())
-        if matrix is not None and he_size and good.any():
-            xy = np.column_stack([x[good], y[good]])
-            for key, way in (("outside H&E", matrix), ("outside H&E, inverse", backwards)):
-                he = um_to_he_px(way, pixel_size, xy)
-                outside = int(((he < 0) | (he >= he_size)).any(axis=1).sum())
-                tally[key] += outside
-                if not outside:
-                    break  # the other way round matters only where this one is wrong
+        low, high = np.minimum(low, xy.min(axis=0)), np.maximum(high, xy.max(axis=0))
+        place.count(tally, xy, np.column_stack([x[good], y[good]]))
 
     facts |= {
         "transcripts": tally["rows"],
@@ -95,20 +107,9 @@ def check_transcripts(
         facts["y_um"] = [float(low[1]), float(high[1])]
 
     def add(level, field, found, expected, remedy, file=path):
-        findings.append(make_finding(level, file, field, found, remedy, expected))
+        findings.add(level, file, field, found, remedy, expected)
 
-    if tally["not finite"]:
-        found = f"{tally['not finite']} rows without a finite value"
-        add("error", "x_location, y_location", found, "numbers", xenium.DAMAGED)
-    if tally["bad qv"]:
-        found = f"{tally['bad qv']} rows outside"
-        add("error", "qv", found, "{} to {}".format(*QV_RANGE), xenium.DAMAGED)
-    if not tally["good"]:
-        found = f"none of quality {GOOD_QV} or more among {tally['rows']} rows"
-        add("error", "gene transcripts", found, "some", "leave the sample out")
-    elif tally["good"] < tally["gene"] / 2:
-        found = f"{tally['good']} of {tally['gene']} of quality {GOOD_QV} or more"
-        add("warning", "qv", found, "half or more", "expect few transcripts a spot")
+    _tell_values(add, tally)
     unknown = sorted(str(name) for name in named if genes is not None and name not in genes)
     if unknown:
         found = (
@@ -121,15 +122,41 @@ def check_transcripts(
         found = f"{len(denied)} genes of the panel only in rows of no gene ({few_words(denied)})"
         remedy = "expect no counts of these genes, or mend that column"
         add("warning", rule, found, "rows of a gene", remedy)
+    _tell_places(add, facts, tally, place)
+    repeated, share = ids.repeated()
+    if repeated:
+        level = "error" if share > 0.01 else "warning"
+        found = f"{share:.2%} of the rows with an id that stood before"
+        remedy = "fetch the file again: rows that stand twice count twice"
+        add(level, "transcript_id", found, "each id once", remedy)
+    _check_totals(findings, bundle, tally["good"])
+
+
+def _tell_values(add, tally: Counter) -> None:
+    if tally["not finite"]:
+        found = f"{tally['not finite']} rows without a finite value"
+        add("error", "x_location, y_location", found, "numbers", xenium.DAMAGED)
+    if tally["bad qv"]:
+        found = f"{tally['bad qv']} rows outside"
+        add("error", "qv", found, "{} to {}".format(*QV_RANGE), xenium.DAMAGED)
+    if not tally["good"]:
+        found = f"none of quality {GOOD_QV} or more among {tally['rows']} rows"
+        add("error", "gene transcripts", found, "some", "leave the sample out")
+    elif tally["good"] < tally["gene"] / 2:
+        found = f"{tally['good']} of {tally['gene']} of quality {GOOD_QV} or more"
+        add("warning", "qv", found, "half or more", "expect few transcripts a spot")
+
+
+def _tell_places(add, facts, tally: Counter, place: Place) -> None:
     if tally["outside"]:
         level = "error" if tally["outside"] > 0.01 * tally["rows"] else "warning"
-        size = "{} x {} px of {:g} um".format(*image_size, pixel_size)
+        size = "{} x {} px of {:g} um".format(*place.image_size, place.pixel_size_um)
         found = f"{tally['outside']} rows outside of the morphology image"
         remedy = "make sure that transcripts, image and pixel size are of one bundle"
         if level == "error" and tally["outside, swapped"] < 0.1 * tally["outside"]:
             remedy = "swap x_location and y_location: the other way round they lie inside"
         add(level, "x_location, y_location", found, size, remedy)
-    if matrix is not None and he_size and tally["good"]:
+    if place.matrix is not None and place.he_size and tally["good"]:
         share = tally["outside H&E"] / tally["good"]
         facts["transcripts_outside_he"] = share
         if share > 0.01:
@@ -138,14 +165,7 @@ def check_transcripts(
             remedy = "make sure that image and alignment belong to this bundle"
             if tally["outside H&E, inverse"] < 0.1 * tally["outside H&E"]:
                 remedy = "give the inverse of the alignment: with it they lie on the image"
-            add(level, "extent", found, "the whole Xenium region on it", remedy, he_image)
-    repeated, share = ids.repeated()
-    if repeated:
-        level = "error" if share > 0.01 else "warning"
-        found = f"{share:.2%} of the rows with an id that stood before"
-        remedy = "fetch the file again: rows that stand twice count twice"
-        add(level, "transcript_id", found, "each id once", remedy)
-    _check_totals(findings, bundle, tally["good"])
+            add(level, "extent", found, "the whole Xenium region on it", remedy, place.he_image)
 
 
 class _Ids:
@@ -186,15 +206,13 @@ def _check_totals(findings, bundle, good: int) -> None:
     except (OSError, StopIteration, KeyError, TypeError, ValueError):
         return  # another version's summary, or none
     if good and abs(stated / good - 1) > 0.01:
-        findings.append(
-            make_finding(
-                "warning",
-                xenium.find_transcripts(bundle),
-                "gene transcripts",
-                f"{good} of quality {GOOD_QV} or more",
-                "make sure that the table is whole and of this run",
-                f"{stated:.0f} as metrics_summary.csv says",
-            )
+        findings.add(
+            "warning",
+            xenium.find_transcripts(bundle),
+            "gene transcripts",
+            f"{good} of quality {GOOD_QV} or more",
+            "make sure that the table is whole and of this run",
+            f"{stated:.0f} as metrics_summary.csv says",
         )
 
 
@@ -224,7 +242,7 @@ def check_transcripts_of_cells(findings, facts, bundle, cells) -> None:
         found = f"{unknown:.0%} of {len(ids)} sampled rows in cells that cells.parquet doesn't list"
         level = "error" if unknown > 0.5 else "warning"
         expected = "its cells"
-        findings.append(make_finding(level, path, "cell_id", found, remedy, expected))
+        findings.add(level, path, "cell_id", found, remedy, expected)
     if not known.any():
         return
     away = np.median(np.hypot(*(xy_um - centres_um)[known].T))
@@ -235,9 +253,7 @@ def check_transcripts_of_cells(findings, facts, bundle, cells) -> None:
             remedy = "swap x_location and y_location: the other way round they lie in their cells"
         found = f"transcripts {away:.0f} um from the centre of their cell (median)"
         expected = f"at most {MAX_CELL_UM} um"
-        findings.append(
-            make_finding("error", path, "x_location, y_location", found, remedy, expected)
-        )
+        findings.add("error", path, "x_location, y_location", found, remedy, expected)
 
 
 def _sampled_transcripts(bundle, columns: list[str]):
@@ -245,8 +261,15 @@ def _sampled_transcripts(bundle, columns: list[str]):
     if xenium.find_transcripts(bundle).suffix != ".parquet":
         yield next(xenium.iter_transcripts(bundle, columns, SAMPLED_ROWS))
         return
+    path = xenium.find_transcripts(bundle)
     with xenium.open_transcripts(bundle) as file:
         groups = file.metadata.num_row_groups
         chosen = np.random.default_rng(0).choice(groups, min(3, groups), replace=False)
-    for group in sorted(chosen.tolist()):
-        yield xenium.first_rows(bundle, columns, group, SAMPLED_ROWS)
+        for group in sorted(chosen.tolist()):
+            try:
+                rows = file.iter_batches(SAMPLED_ROWS, [group], columns, use_threads=False)
+                batch = xenium.decode_bytes(next(rows))
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, StopIteration) as error:
+                field = f"row group {group}"
+                raise InputError(path, field, str(error), xenium.DAMAGED) from None
+            yield batch

@@ -9,7 +9,7 @@ from urllib.parse import urljoin, urlsplit
 
 from pairscape.acquire import downloads
 from pairscape.core import files
-from pairscape.core.errors import InputError
+from pairscape.core.errors import InputError, allowed_words
 from pairscape.core.logs import log
 
 FORMAT = 1
@@ -23,21 +23,11 @@ _NO_WEIGHTS = {
 
 
 def place_of(spec: Mapping, name: str, encoder_file) -> dict:
-    """Where one file of an encoder comes from.
+    """Where the weights file of an encoder, or one of its extra files, comes from.
 
-    Parameters
-    ----------
-    spec
-        The encoder.
-    name
-        The name of its weights file or of one of its extra files.
-    encoder_file
-        The encoder's file, for messages.
-
-    Returns
-    -------
     ``source``, ``location``, ``file`` (its path at that place), ``revision`` and ``sha256`` (or
     ``None``), ``gated``, ``licence``, and ``beside``: the location is that of the weights file.
+    ``encoder_file`` is named in messages.
     """
     weights = spec["weights"]
     facts = {key: weights[key] for key in ("source", "location", "gated", "licence")}
@@ -46,14 +36,12 @@ def place_of(spec: Mapping, name: str, encoder_file) -> dict:
         return facts | {"file": weights["file"], "sha256": weights["sha256"]}
     named = {PurePosixPath(file).name: file for file in weights.get("extra_files", ())}
     if name not in named:
-        allowed = [PurePosixPath(weights["file"]).name, *named]
-        raise InputError(
-            encoder_file, "weights", f"no file {name}", f"allowed: {', '.join(allowed)}"
-        )
-    own = weights.get("extra_sources", {}).get(named[name])
-    if own is None:
+        remedy = allowed_words(name, [PurePosixPath(weights["file"]).name, *named])
+        raise InputError(encoder_file, "weights", f"no file {name}", remedy)
+    origin = weights.get("extra_sources", {}).get(named[name])
+    if origin is None:
         return facts | {"file": named[name], "beside": True}
-    return facts | {"file": named[name], "revision": None, "gated": False} | dict(own)
+    return facts | {"file": named[name], "revision": None, "gated": False} | dict(origin)
 
 
 def fetch(
@@ -69,22 +57,8 @@ def fetch(
     A file that is there stays until another one has come and is verified. One without a record was
     put there by the user: it is verified and taken, and never replaced.
 
-    Parameters
-    ----------
-    spec
-        The encoder.
-    encoder_file
-        The encoder's file, for messages.
-    path
-        The file to bring; its name tells which one of the encoder's it is.
-    record_path
-        The JSON to write: source, revision, checksum, licence.
-    sleep
-        Waits between tries.
-
-    Returns
-    -------
-    The record.
+    The name of ``path`` tells which file of the encoder it is; ``encoder_file`` is named in messages.
+    The record that is written and given back says source, revision, checksum and licence.
     """
     path, record_path = Path(path), Path(record_path)
     place = place_of(spec, path.name, encoder_file)
@@ -115,20 +89,14 @@ def _take(path: Path, known: Mapping, asked: Mapping, place: Mapping, encoder_fi
     fetched = as_recorded and known["from"] != BY_HAND
     if wanted is not None and found != wanted:
         if not fetched:
-            raise InputError(
-                path,
-                "sha256",
-                f"{found}, in a file that wasn't fetched like this",
-                f"{wanted} is declared in {encoder_file}: move the file away to have it fetched, "
-                "or correct weights.sha256",
-            )
+            told = f"{found}, in a file that wasn't fetched like this"
+            remedy = "move the file away to have it fetched, or correct weights.sha256"
+            remedy = f"{wanted} is declared in {encoder_file}: {remedy}"
+            raise InputError(path, "sha256", told, remedy)
     elif wanted is None and known and not as_recorded:
-        raise InputError(
-            path,
-            "sha256",
-            f"{found}, and {known.get('sha256')} in its record",
-            "delete the file to have it fetched again, or its record to take the file as it is",
-        )
+        told = f"{found}, and {known.get('sha256')} in its record"
+        remedy = "delete the file to have it fetched again, or its record to take the file as it is"
+        raise InputError(path, "sha256", told, remedy)
     elif wanted is not None or not fetched or known["asked"] == asked:
         _refuse_pages(path, "get the file itself and put it there")
         log.info("%s: it is there already, SHA-256 %s", path, found)
@@ -153,15 +121,11 @@ def _bring(path: Path, spec: Mapping, place: Mapping, encoder_file, sleep) -> di
     wanted, found = place["sha256"], {"revision": None, "verified_by": None}
     checksum = f"sha256:{wanted}" if wanted else ""
     if place["source"] == "huggingface":
-        hub = _ask_hub(spec, place, encoder_file, page, sleep)
+        hub = _ask_hub(place, encoder_file, sleep)
         if wanted and hub["sha256"] not in (None, wanted):
-            raise InputError(
-                hub["url"],
-                "sha256",
-                hub["sha256"],
-                f"{wanted} is declared in {encoder_file}: name the right weights.revision there, "
-                "or correct weights.sha256",
-            )
+            remedy = "name the right weights.revision there, or correct weights.sha256"
+            remedy = f"{wanted} is declared in {encoder_file}: {remedy}"
+            raise InputError(hub["url"], "sha256", hub["sha256"], remedy)
         if hub["sha256"]:
             checksum, found["verified_by"] = f"sha256:{hub['sha256']}", "the Hub"
         found |= {"from": hub["url"], "revision": hub["revision"]}
@@ -187,12 +151,8 @@ def _bring(path: Path, spec: Mapping, place: Mapping, encoder_file, sleep) -> di
         _refuse_pages(arriving, by_hand)
         sha256 = files.sha256_file(arriving)
         if wanted and sha256 != wanted:
-            raise InputError(
-                found["from"],
-                "sha256",
-                sha256,
-                f"{wanted} is declared in {encoder_file}: {by_hand}",
-            )
+            remedy = f"{wanted} is declared in {encoder_file}: {by_hand}"
+            raise InputError(found["from"], "sha256", sha256, remedy)
     except InputError:
         files.remove(arriving)
         raise
@@ -204,7 +164,7 @@ def _bring(path: Path, spec: Mapping, place: Mapping, encoder_file, sleep) -> di
     return {**found, "sha256": sha256}
 
 
-def _ask_hub(spec: Mapping, place: Mapping, encoder_file, page: str, sleep) -> dict:
+def _ask_hub(place: Mapping, encoder_file, sleep) -> dict:
     """Address, revision, size and checksum of a file on the Hugging Face Hub, or why not.
 
     The bytes are then fetched by ``downloads``, which goes on with a part after a kill.
@@ -220,65 +180,36 @@ def _ask_hub(spec: Mapping, place: Mapping, encoder_file, page: str, sleep) -> d
     transport = [base for base in errors.HfHubHTTPError.__bases__ if base is not OSError]
     token = huggingface_hub.get_token()
     what = {"repo_id": place["location"], "filename": place["file"], "endpoint": endpoint}
-    shown = f"{endpoint}/{place['location']}"
+    shown = _page(place)
     for failures in range(downloads.TRIES):
         try:
             url = hf_hub_url(**what, revision=place["revision"])
             found = get_hf_file_metadata(url, token=token, endpoint=endpoint, timeout=60)
             break
-        except errors.HFValidationError:
-            raise InputError(
-                encoder_file,
-                "weights.location",
-                repr(place["location"]),
-                "name the repository as <owner>/<name>",
-            ) from None
-        except errors.EntryNotFoundError:
-            raise InputError(
-                shown,
-                place["file"],
-                "no such file",
-                f"correct weights.file or weights.revision in {encoder_file}",
-            ) from None
-        except errors.RevisionNotFoundError:
-            raise InputError(
-                shown,
-                "revision",
-                f"no {place['revision']}",
-                f"correct weights.revision in {encoder_file}",
-            ) from None
-        except (errors.OfflineModeIsEnabled, *transport, errors.HfHubHTTPError, OSError) as error:
+        except (
+            errors.HFValidationError,
+            errors.OfflineModeIsEnabled,
+            *transport,
+            errors.HfHubHTTPError,
+            OSError,
+        ) as error:
             # The message may hold the request, so only the status is told.
             status = getattr(getattr(error, "response", None), "status_code", None)
-            gated = isinstance(error, errors.GatedRepoError) or place["gated"]
-            if gated and status in (401, 403, 404):
-                said = "isn't allowed to read it" if token else "wasn't given"
-                raise InputError(
-                    shown,
-                    "access",
-                    f"a gated repository (status {status}), and a token that {said}",
-                    f"licence: {place['licence']}; ask for access at {page}, then set HF_TOKEN",
-                ) from None
-            if status in (401, 403, 404):
-                raise InputError(
-                    shown,
-                    "repository",
-                    f"status {status}",
-                    f"correct weights.location in {encoder_file}, or set a valid HF_TOKEN",
-                ) from None
-            said = f"status {status}" if status else type(error).__name__
-            offline = isinstance(error, errors.OfflineModeIsEnabled)
-            final = offline or (status and status not in downloads.RETRY_STATUS)
-            if final or failures + 1 == downloads.TRIES:
-                raise InputError(
-                    shown,
-                    "download",
-                    said,
-                    "run it where there is a network, such as a login node, and without "
-                    "HF_HUB_OFFLINE; compute nodes then find the file",
-                ) from None
+            told = f"status {status}" if status else type(error).__name__
+            refusal = _refusal_of_hub(error, status, place, encoder_file, token)
+            if refusal is None:
+                offline = isinstance(error, errors.OfflineModeIsEnabled)
+                final = offline or (status and status not in downloads.RETRY_STATUS)
+                if final or failures + 1 == downloads.TRIES:
+                    remedy = (
+                        "run it where there is a network, such as a login node, and without "
+                        "HF_HUB_OFFLINE; compute nodes then find the file"
+                    )
+                    refusal = InputError(shown, "download", told, remedy)
+            if refusal is not None:
+                raise refusal from None
             wait_s = 2.0**failures
-            log.warning("%s: %s; trying again in %g s", shown, said, wait_s)
+            log.warning("%s: %s; trying again in %g s", shown, told, wait_s)
             sleep(wait_s)
     etag = found.etag or ""
     revision = found.commit_hash or place["revision"]
@@ -289,6 +220,31 @@ def _ask_hub(spec: Mapping, place: Mapping, encoder_file, page: str, sleep) -> d
         "sha256": etag if len(etag) == 64 else None,  # small files have a Git checksum instead
         "headers": {"Authorization": f"Bearer {token}"} if token else {},
     }
+
+
+def _refusal_of_hub(error, status, place: Mapping, encoder_file, token) -> InputError | None:
+    """Why the Hub doesn't give a file, as far as asking again won't help."""
+    from huggingface_hub import errors
+
+    shown = _page(place)
+    if isinstance(error, errors.HFValidationError):
+        field, location = "weights.location", repr(place["location"])
+        return InputError(encoder_file, field, location, "name the repository as <owner>/<name>")
+    if isinstance(error, errors.EntryNotFoundError):
+        remedy = f"correct weights.file or weights.revision in {encoder_file}"
+        return InputError(shown, place["file"], "no such file", remedy)
+    if isinstance(error, errors.RevisionNotFoundError):
+        remedy = f"correct weights.revision in {encoder_file}"
+        return InputError(shown, "revision", f"no {place['revision']}", remedy)
+    if status not in (401, 403, 404):
+        return None
+    if isinstance(error, errors.GatedRepoError) or place["gated"]:
+        which = "isn't allowed to read it" if token else "wasn't given"
+        found = f"a gated repository (status {status}), and a token that {which}"
+        remedy = f"licence: {place['licence']}; ask for access at {shown}, then set HF_TOKEN"
+        return InputError(shown, "access", found, remedy)
+    remedy = f"correct weights.location in {encoder_file}, or set a valid HF_TOKEN"
+    return InputError(shown, "repository", f"status {status}", remedy)
 
 
 def _endpoint() -> str:
@@ -306,9 +262,8 @@ def _address(place: Mapping, spec: Mapping, encoder_file) -> str:
     """The URL of a file: the location is that of the weights file, or of a folder (``.../``)."""
     location = place["location"]
     if not location:
-        raise InputError(
-            encoder_file, "weights.location", "nothing", f"give the URL of {spec['title']}"
-        )
+        remedy = f"give the URL of {spec['title']}"
+        raise InputError(encoder_file, "weights.location", "nothing", remedy)
     folder = urlsplit(location).path.endswith("/")
     return urljoin(location, place["file"]) if folder or place["beside"] else location
 
@@ -330,12 +285,8 @@ def _local(place: Mapping, spec: Mapping, path: Path, encoder_file) -> Path:
     if found.is_dir():
         found /= place["file"]
     if not found.is_file():
-        raise InputError(
-            encoder_file,
-            "weights.location",
-            f"no file {found}",
-            "correct it, or put the file there",
-        )
+        remedy = "correct it, or put the file there"
+        raise InputError(encoder_file, "weights.location", f"no file {found}", remedy)
     return found
 
 

@@ -9,7 +9,6 @@ import logging
 import os
 import signal
 import sys
-import time
 import traceback
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from pairscape.core.errors import InputError
 from pairscape.core.logs import Stopped, is_first_process, log
 from pairscape.jobs import job_lock, records
 
-_job = {}  # what the record of this job is written from; empty without a log
+_jobs: list[records.Job] = []  # this process's job; none without a log
 
 
 class Many(str):
@@ -70,7 +69,7 @@ def parse(argv, description: str, result_version: int, **flags: str) -> argparse
     parser.add_argument("--log", help="file that takes a copy of what is said on the terminal")
     args = parser.parse_args(argv)
     _start_log(args.log)
-    _job.clear()
+    _jobs.clear()
     if args.log:
         _start_record(args, result_version, flags)
     try:
@@ -140,7 +139,8 @@ def also_made(*paths, sha256: str | None = None) -> None:
 
     ``sha256`` saves reading a single large one once more, where its checksum is known.
     """
-    _job.setdefault("also", {}).update(dict.fromkeys(map(str, paths), sha256))
+    for job in _jobs:
+        job.also.update(dict.fromkeys(map(str, paths), sha256))
 
 
 def _os_remedy(error: OSError) -> str:
@@ -159,35 +159,27 @@ def _start_record(args, result_version: int, flags) -> None:
     paths = {name: getattr(args, name) for name in flags if getattr(args, name) is not None}
     paths = {name: [value] if isinstance(value, str) else value for name, value in paths.items()}
     is_output = {name: isinstance(flags[name], Output) for name in paths}
-    _job.update(
+    job = records.Job(
         log=args.log,
         result_version=result_version,
         options=args.options,  # as given: programs fill in their defaults
         inputs={name: value for name, value in paths.items() if not is_output[name]},
         outputs={name: value for name, value in paths.items() if is_output[name]},
         threads=args.threads,
-        also={},
-        start=time.monotonic(),
     )
+    _jobs.append(job)
 
 
 def _write_record(name: str) -> None:
-    """Write the record of a job that has ended well; only a full disk makes that fail.
-
-    Raises
-    ------
-    OSError
-        The disk or the quota is full.
-    """
-    if "log" not in _job or not os.path.isfile(_job["log"]) or not is_first_process(os.environ):
+    """Write the record of a job that has ended well; only a full disk (``OSError``) fails it."""
+    if not _jobs or not os.path.isfile(_jobs[0].log) or not is_first_process(os.environ):
         return
-    job = dict(_job)
     try:
-        records.write(program=name, seconds=time.monotonic() - job.pop("start"), **job)
+        records.write(_jobs[0], name)
     except Exception as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
-        place = records.path_beside(job["log"])
+        place = records.path_beside(_jobs[0].log)
         log.warning("%s: no record of this job could be written: %s", place, error)
         log.debug("%s", traceback.format_exc())
         with contextlib.suppress(OSError):

@@ -13,8 +13,10 @@ import platform
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pairscape.core import files, tsv
@@ -110,58 +112,56 @@ def program_version(program: str) -> int | None:
     return int(found.group(1)) if found else None
 
 
-def write(
-    log,
-    program: str,
-    result_version: int,
-    options: str,
-    seconds: float,
-    inputs: Mapping[str, Sequence],
-    outputs: Mapping[str, Sequence],
-    also: Mapping[str, str | None],
-    threads: int = 1,
-) -> Path | None:
-    """Write the record of a job that has ended well; None where it has made no file.
+@dataclass(frozen=True)
+class Job:
+    """What the record of a job is written from.
 
-    Parameters
-    ----------
-    log
-        The job's log.
-    options
-        The JSON of ``--options`` as it was given.
-    inputs, outputs
-        By flag its paths. What isn't there is left out: inputs that are no files, and outputs that
-        a program makes only where there is something to say.
-    also
-        Outputs that no flag names, each with its SHA-256 where that is known.
+    ``options`` is the JSON of ``--options`` as it was given. ``inputs`` and ``outputs`` are paths by
+    flag; what isn't there is left out of the record: inputs that are no files, and outputs that a
+    program makes only where there is something to say. ``also`` are outputs that no flag names, each
+    with its SHA-256 where that is known.
     """
-    path = path_beside(log)
-    made = [(flag, one) for flag, several in outputs.items() for one in several]
-    made += [(None, one) for one in also]
+
+    log: str
+    result_version: int
+    options: str
+    inputs: Mapping[str, Sequence]
+    outputs: Mapping[str, Sequence]
+    threads: int = 1
+    also: dict[str, str | None] = field(default_factory=dict)
+    start: float = field(default_factory=time.monotonic)
+
+
+def write(job: Job, program: str) -> Path | None:
+    """Write the record of a job that has ended well; None where it has made no file."""
+    path = path_beside(job.log)
+    made = [(flag, one) for flag, several in job.outputs.items() for one in several]
+    made += [(None, one) for one in job.also]
     made = [(flag, str(one)) for flag, one in made if os.path.exists(one)]
     if not made:
         return None
-    given = without_secrets(json.loads(options))
+    given = without_secrets(json.loads(job.options))
     given.pop("result_version", None)  # it has a place of its own
+    sums = _describe_outputs(made, job.also, job.threads)
     record = {
         "program": program,
-        "result_version": result_version,
+        "result_version": job.result_version,
         "git_commit": git_commit(),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(),
-        "seconds": round(seconds, 3),
-        "threads": threads,
+        "seconds": round(time.monotonic() - job.start, 3),
+        "threads": job.threads,
         "options": given,
         "options_sha256": files.sha256_json(given),
         "versions": versions(),
         "inputs": [
             {"flag": flag, "path": _path_from(path.parent, one), **_describe_input(one)}
-            for flag, several in inputs.items()
+            for flag, several in job.inputs.items()
             for one in several
             if os.path.exists(one)
         ],
         "outputs": [
             {"flag": flag, "path": _path_from(path.parent, one), **facts}
-            for (flag, one), facts in zip(made, _describe_outputs(made, also, threads), strict=True)
+            for (flag, one), facts in zip(made, sums, strict=True)
         ],
     }
     files.write_json(path, record)
