@@ -99,7 +99,7 @@ def check_options(options) -> dict:
                 "name one that is learned with the pair, such as mlp",
             )
     from pairscape.evaluate import batch_effect, expression
-    from pairscape.pretrain import training_loop
+    from pairscape.pretrain.options import resolve_training
 
     grid = resolve_part("calibration", options["calibration"])
     return {
@@ -110,7 +110,7 @@ def check_options(options) -> dict:
         "morphology_signal": grid["morphology_signal"],
         "donors": grid["donors"],
         "simulation": grid["simulation"],
-        "training": training_loop.resolve_training({**grid["training"], "select": "last"}),
+        "training": resolve_training({**grid["training"], "select": "last"}).as_dict(),
         "batch_effect_scoring": batch_effect.check_options(options.get("batch_effect_scoring", {})),
         "expression_scoring": expression.check_options(options.get("expression_scoring", {})),
     }

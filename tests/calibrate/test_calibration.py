@@ -19,7 +19,7 @@ from pairscape.core.options import resolve_part
 from pairscape.encoders import specs
 from pairscape.evaluate import expression
 from pairscape.evaluate.batch_effect import check_options
-from pairscape.pretrain import training_loop
+from pairscape.pretrain.options import resolve_training
 from pairscape.report import calibration_table
 from pairscape.simulation import histology, knobs, sections, tissue, transcripts
 
@@ -39,7 +39,7 @@ def options(**more):
         "batch_effect": 0.5,
         "donors": 3,
         "simulation": resolve_part("simulation", SMALL),
-        "training": training_loop.resolve_training(training),
+        "training": resolve_training(training).as_dict(),
         "batch_effect_scoring": check_options({}),
         "expression_scoring": expression.check_options({}),
         **more,

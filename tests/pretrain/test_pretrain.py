@@ -18,12 +18,16 @@ from pairscape.encoders import image_encoders, specs
 from pairscape.images import encoding
 from pairscape.pretrain import (
     batches,
+    checkpoints,
+    evaluation,
     failures,
     processes,
     run_embeddings,
     stored_pair,
     training_loop,
+    training_record,
 )
+from pairscape.pretrain.options import resolve_training
 
 ENCODERS = Path(__file__).parents[2] / "config" / "encoders"
 MLP = specs.read_encoder(ENCODERS, "gene", "mlp")
@@ -154,7 +158,7 @@ def test_the_stored_model_gives_the_stored_embeddings(dataset, trained):
     module, meta = stored_pair.load_pair(trained / "model.ckpt")
     _, _, features, counts = dataset
     data = batches.PairRows(features, counts, len(counts))
-    images, genes = training_loop.embed_pairs(module, data, np.arange(68, 92)).values()
+    images, genes = evaluation.embed_pairs(module, data, np.arange(68, 92)).values()
     read = run_embeddings.read_run_embeddings(trained, "test")
     assert np.abs(images - read["images"]).max() < 1e-6
     assert np.abs(genes - read["genes"]).max() < 1e-6
@@ -170,7 +174,7 @@ def test_the_library_size_is_the_median_of_the_train_split_alone(dataset, traine
 
 def test_metrics_hold_both_splits_and_the_selected_step_is_the_best(trained):
     rows = list(csv.DictReader((trained / "metrics.csv").open()))
-    assert list(rows[0]) == list(training_loop.METRIC_COLUMNS)
+    assert list(rows[0]) == list(training_record.METRIC_COLUMNS)
     assert [int(r["step"]) for r in rows if r["split"] == "val"] == [20, 40, 60]
     assert [int(r["step"]) for r in rows if r["split"] == "train"] == list(range(4, 61, 4))
     best = min((r for r in rows if r["split"] == "val"), key=lambda r: float(r["loss"]))
@@ -208,14 +212,14 @@ class Killed(BaseException):
 
 
 def kill_after(monkeypatch, step):
-    real = training_loop.Record.after_step
+    real = training_record.Record.after_step
 
     def hook(self, module, done, *args):
         if done == step:
             raise Killed
         return real(self, module, done, *args)
 
-    monkeypatch.setattr(training_loop.Record, "after_step", hook)
+    monkeypatch.setattr(training_record.Record, "after_step", hook)
 
 
 def test_a_killed_run_goes_on_to_the_same_files(dataset, trained, tmp_path, monkeypatch):
@@ -228,7 +232,7 @@ def test_a_killed_run_goes_on_to_the_same_files(dataset, trained, tmp_path, monk
     steps = []
     real = training_loop.train_step
     monkeypatch.setattr(
-        training_loop, "train_step", lambda *args: steps.append(args[6]) or real(*args)
+        training_loop, "train_step", lambda *args, **k: steps.append(args[6]) or real(*args, **k)
     )
     run(dataset, out)
     assert steps == list(range(40, 60))
@@ -246,7 +250,7 @@ def test_a_leftover_of_other_options_is_set_aside(dataset, tmp_path, monkeypatch
     assert (out / "model.ckpt").read_bytes() == (fresh / "model.ckpt").read_bytes()
     assert len(list(out.glob("last-set-aside-*.ckpt"))) == 1
     (out / "last.ckpt").write_bytes(b"damaged")
-    assert training_loop.resumable(out, "any") is None
+    assert checkpoints.resumable(out, "any") is None
     assert len(list(out.glob("last-set-aside-*.ckpt"))) == 2
 
 
@@ -492,7 +496,7 @@ def test_stored_views_are_trained_on_and_the_plain_one_is_embedded(dataset, tmp_
     out = run(dataset, tmp_path / "run", features=tmp_path, **settings)
     module, _ = stored_pair.load_pair(out / "model.ckpt")
     plain = batches.PairRows(features, counts, len(counts))
-    images = training_loop.embed_pairs(module, plain, np.arange(68, 92))["images"]
+    images = evaluation.embed_pairs(module, plain, np.arange(68, 92))["images"]
     assert np.abs(images - run_embeddings.read_run_embeddings(out, "test")["images"]).max() < 1e-6
     with pytest.raises(InputError, match=r"views by flips where training.augmentation is hescape"):
         run(dataset, tmp_path / "no", features=tmp_path, **settings | {"augmentation": "hescape"})
@@ -507,7 +511,9 @@ def test_training_stops_early_as_published(dataset, tmp_path):
     steps = [int(row["step"]) for row in rows if row["split"] == "val"]
     assert steps == [3, 6, 9, 12, 15, 18]  # 48 pairs are 3 batches; the first sets the mark
     patient = {"patience": 2, "min_delta": 0.0}
-    record = training_loop.Record({"select": "last", "early_stopping": patient}, 1)
+    record = training_record.Record(
+        resolve_training({"select": "last", "early_stopping": patient}), 1
+    )
     module = stored_pair.load_pair(out / "model.ckpt")[0]
     over = []
     for step, loss in enumerate([3.0, 2.0, 2.0, 1.9, 1.95, 1.9]):

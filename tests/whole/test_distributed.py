@@ -22,6 +22,7 @@ from pairscape.dataset import stored_features
 from pairscape.dataset.expression_counts import TrainFacts
 from pairscape.encoders import gene_encoders, image_encoders, specs
 from pairscape.pretrain import contrastive, pair, processes, run_embeddings, training_loop
+from pairscape.pretrain.options import resolve_training
 
 ROWS = 7  # shares of different sizes
 ONE = processes.World(0, 1, torch.device("cpu"))
@@ -34,12 +35,12 @@ def still(spec):
 
 def gradient(world, **training):
     """Loss and gradients of one fixed batch by a fixed pair, without dropout."""
-    training = training_loop.resolve_training(
+    training = resolve_training(
         {"embedding_dim": 16, "projection_dropout": 0.0, "lora_dropout": 0.0, **training}
     )
     facts = TrainFacts(100.0, np.ones(len(GENES)))
     description = pair.describe(LORA_SPEC, still(MLP), training, GENE_ROWS, {}, facts)
-    if training["image_tuning"] == "frozen" and training["image_projection"] != "transformer":
+    if training.image_tuning == "frozen" and training.image_projection != "transformer":
         description["stored_width"]["images"] = 24
     torch.manual_seed(3 + world.rank)  # `equalise` has to make them the same
     module = pair.Pair(
@@ -132,7 +133,7 @@ def test_a_chunk_that_runs_a_second_time_draws_the_same():
     """With dropout, the recomputed chunks must be those that the loss was taken of."""
 
     def run(rows, same):
-        training = training_loop.resolve_training(
+        training = resolve_training(
             {"embedding_dim": 16, "image_tuning": "frozen", "micro_batch": rows}
         )
         facts = TrainFacts(100.0, np.ones(len(GENES)))

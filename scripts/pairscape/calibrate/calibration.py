@@ -251,10 +251,11 @@ def score_retrieval(
 def _train_pair(data, features, rows, genes, options) -> dict:
     import torch
 
-    from pairscape.pretrain import batches, pair, training_loop
+    from pairscape.pretrain import batches, evaluation, pair, training_loop
+    from pairscape.pretrain.options import Training
     from pairscape.pretrain.processes import World
 
-    training, seed = options["training"], options["seed"]
+    training, seed = Training(**options["training"]), options["seed"]
     counts = HeldCounts(data.counts, "simulated counts")
     description = pair.describe(
         options["image_encoder"],
@@ -273,7 +274,7 @@ def _train_pair(data, features, rows, genes, options) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         selected, _ = training_loop.train(module, read, rows, folder, "calibration", seed, world)
     module.load_kept_state(selected["state"])
-    return training_loop.embed_pairs(module, read, rows["test"], world)
+    return evaluation.embed_pairs(module, read, rows["test"], world)
 
 
 # -------------------------------------------------------------------------------------------- reading

@@ -45,7 +45,7 @@ LOSSES = {"clip": _losses.ClipLoss(), "siglip": _losses.SigLipLoss()}
 
 def pair_loss(pair: Pair, images: torch.Tensor, genes: torch.Tensor) -> torch.Tensor:
     """The loss of a batch, (N, D) images and genes, by the pair's own kind, temperature and bias."""
-    kind = pair.training_options["loss"]
+    kind = pair.training_options.loss
     bias = {"logit_bias": pair.logit_bias} if kind == "siglip" else {}
     return LOSSES[kind](images, genes, pair.logit_scale.exp(), **bias)
 
@@ -114,7 +114,7 @@ def _embed(
     pair: Pair, side: Side, inputs: torch.Tensor, draw: Callable[[int], None]
 ) -> tuple[torch.Tensor, Callable[[torch.Tensor], None]]:
     """Embed a share; return the embeddings without graph, and what takes their gradient back."""
-    run, rows = side, pair.training_options["micro_batch"] or len(inputs)
+    run, rows = side, pair.training_options.micro_batch or len(inputs)
     if side.tower is not None and side.is_frozen:
         # No gradient goes through it: it runs once, whatever the chunks are.
         features = []

@@ -16,6 +16,7 @@ from pairscape.dataset.expression_counts import TrainFacts
 from pairscape.encoders import gene_encoders, specs
 from pairscape.encoders.weights import find_weights, state_sha256
 from pairscape.pretrain.heads import projection
+from pairscape.pretrain.options import Training
 from pairscape.pretrain.side import SIDES, Side, image_side, tuned
 
 FORMAT = 3
@@ -37,28 +38,28 @@ class Pair(nn.Module):
 
     def __init__(self, description: Mapping, towers: Mapping[str, nn.Module | None]):
         super().__init__()
-        training = description["training"]
+        training = Training(**description["training"])
         self.description, self.training_options = dict(description), training
         self.amp_dtype: torch.dtype | None = None
         gene = description["gene_encoder"]
-        width, dropout = training["embedding_dim"], training["projection_dropout"]
+        width, dropout = training.embedding_dim, training.projection_dropout
         self.images = image_side(description, towers["images"])
         learns = gene["learned_from"] == "pair"
-        tuning = "learned" if learns else training["gene_tuning"]
+        tuning = "learned" if learns else training.gene_tuning
         gene_width = description["stored_width"]["genes"]
         if towers["genes"] is not None:
             gene_width = towers["genes"].width
         self.genes = Side(
             tuned(towers["genes"], gene, tuning, training),
-            projection(training["gene_projection"], gene_width, width, dropout),
+            projection(training.gene_projection, gene_width, width, dropout),
             tuning,
             is_by_row=gene["input"].get("library_size") != "batch_median",
-            unit_length=training["unit_length"],
-            trunk_mode=training["frozen_trunks"],
+            unit_length=training.unit_length,
+            trunk_mode=training.frozen_trunks,
         )
-        self.logit_scale = nn.Parameter(torch.tensor(-math.log(training["temperature"])))
+        self.logit_scale = nn.Parameter(torch.tensor(-math.log(training.temperature)))
         self.logit_bias = None
-        if training["loss"] == "siglip":
+        if training.loss == "siglip":
             self.logit_bias = nn.Parameter(torch.tensor(SIGLIP_BIAS))
 
     def autocast(self, device: torch.device):
@@ -117,7 +118,7 @@ class Pair(nn.Module):
 def describe(
     image_encoder: Mapping,
     gene_encoder: Mapping,
-    training: Mapping,
+    training: Training,
     genes: list[dict],
     stored_width: Mapping[str, int | None],
     train: TrainFacts | None = None,
@@ -144,7 +145,7 @@ def describe(
     return {
         "image_encoder": dict(image_encoder),
         "gene_encoder": dict(gene_encoder),
-        "training": dict(training),
+        "training": training.as_dict(),
         "genes": [dict(gene) for gene in genes],
         "stored_width": {side: stored_width.get(side) for side in SIDES},
         "train_facts": None
@@ -177,11 +178,12 @@ def build_towers(
     -------
     By side the tower, or None where the features are stored.
     """
+    training = Training(**description["training"])
     towers: dict = dict.fromkeys(SIDES)
     if description["stored_width"]["images"] is None:
         from pairscape.encoders import image_encoders
 
-        spec, tuning = description["image_encoder"], description["training"]["image_tuning"]
+        spec, tuning = description["image_encoder"], training.image_tuning
         needless = spec["weights"] is None or (with_state and tuning == "full")
         path = None if needless else _weights(spec, image_weights)
         towers["images"] = image_encoders.build(spec, path)
@@ -190,7 +192,7 @@ def build_towers(
         if facts is not None:
             facts = TrainFacts(facts["library_size"], facts["mean_per_10k"].numpy())
         path = gene_weights
-        needless = with_state and description["training"]["gene_tuning"] == "full"
+        needless = with_state and training.gene_tuning == "full"
         if needless or spec["learned_from"] == "pair":
             pass
         elif spec["learned_from"] == "weights":
@@ -210,10 +212,10 @@ def trunk_checksums(description: Mapping, towers: Mapping) -> dict[str, str]:
     processors with AVX2; elsewhere torch's normal numbers differ in their last bits, and a pair over
     such a trunk is refused there.
     """
-    training = description["training"]
-    learned = {"images": training["image_tuning"] == "full"}
+    training = Training(**description["training"])
+    learned = {"images": training.image_tuning == "full"}
     learned["genes"] = (
-        training["gene_tuning"] == "full" or description["gene_encoder"]["learned_from"] == "pair"
+        training.gene_tuning == "full" or description["gene_encoder"]["learned_from"] == "pair"
     )
     return {
         side: state_sha256(tower)

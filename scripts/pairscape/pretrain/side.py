@@ -7,6 +7,7 @@ from torch import nn
 
 from pairscape.core.errors import InputError
 from pairscape.pretrain.heads import projection
+from pairscape.pretrain.options import Training
 
 SIDES = ("images", "genes")
 
@@ -124,31 +125,31 @@ class Side(nn.Module):
 
 
 def image_side(description: Mapping, tower: nn.Module | None) -> Side:
-    training, image = description["training"], description["image_encoder"]
-    takes_tokens = training["image_projection"] == "transformer"
-    across_batch = takes_tokens and training["transformer_attends"] == "batch"
+    training, image = Training(**description["training"]), description["image_encoder"]
+    takes_tokens = training.image_projection == "transformer"
+    across_batch = takes_tokens and training.transformer_attends == "batch"
     width = description["stored_width"]["images"]
     if tower is not None:
         width = tower.token_width if takes_tokens else tower.width
     return Side(
-        tuned(tower, image, training["image_tuning"], training),
+        tuned(tower, image, training.image_tuning, training),
         projection(
-            training["image_projection"],
+            training.image_projection,
             width,
-            training["embedding_dim"],
-            training["projection_dropout"],
+            training.embedding_dim,
+            training.projection_dropout,
             across_batch,
         ),
-        training["image_tuning"],
+        training.image_tuning,
         image["input"],
         takes_tokens,
         not across_batch,
-        training["unit_length"],
-        training["frozen_trunks"],
+        training.unit_length,
+        training.frozen_trunks,
     )
 
 
-def tuned(tower: nn.Module | None, spec: Mapping, tuning: str, training: Mapping):
+def tuned(tower: nn.Module | None, spec: Mapping, tuning: str, training: Training):
     """Make of a frozen tower what is trained; adapters go to the modules that the file names."""
     if tower is None and tuning in ("lora", "full"):
         raise InputError(
@@ -174,9 +175,9 @@ def tuned(tower: nn.Module | None, spec: Mapping, tuning: str, training: Mapping
             )
         inject_adapter_in_model(
             LoraConfig(
-                r=training["lora_rank"],
-                lora_alpha=training["lora_alpha"],
-                lora_dropout=training["lora_dropout"],
+                r=training.lora_rank,
+                lora_alpha=training.lora_alpha,
+                lora_dropout=training.lora_dropout,
                 target_modules=list(targets),
                 bias="none",
             ),

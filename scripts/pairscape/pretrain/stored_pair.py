@@ -8,6 +8,7 @@ import torch
 from pairscape.core import files
 from pairscape.core.errors import InputError
 from pairscape.encoders import specs
+from pairscape.pretrain.options import Training
 from pairscape.pretrain.pair import FORMAT, Pair, build_towers, load_exactly, trunk_checksums
 from pairscape.pretrain.side import Side, image_side
 
@@ -99,6 +100,7 @@ def read_stored(path) -> tuple[dict, dict, dict]:
         description, state, meta = stored["pair"], stored["state"], stored["meta"]
         if "trunk_sha256" not in description:
             raise KeyError("trunk_sha256")
+        Training(**description["training"])  # of these options and no others
     except FileNotFoundError:
         raise InputError(path, "file", "nothing", "pretrain first or correct the path") from None
     except Exception as error:  # a damaged archive fails in many ways

@@ -6,6 +6,7 @@ from pairscape.core.errors import InputError
 from pairscape.dataset import stored_features
 from pairscape.encoders import specs as encoders
 from pairscape.pretrain import experiment
+from pairscape.pretrain.options import Training
 
 MADE_BY = {"image": "embed_images", "gene": "embed_genes"}
 SIDE = {"image": "images", "gene": "genes"}
@@ -14,7 +15,7 @@ SIDE = {"image": "images", "gene": "genes"}
 def read(
     paths: Mapping[str, tuple],
     specs: Mapping[str, Mapping],
-    training: Mapping,
+    training: Training,
     shards: Sequence[Mapping],
     shard_paths: Sequence,
     splits: Sequence[Mapping],
@@ -40,7 +41,7 @@ def read(
     By side (images, genes) the index, with ``path``, that of the features.
     """
     found = {}
-    once = experiment.runs_once(training, specs["gene"])
+    once = experiment.runs_once(training.as_dict(), specs["gene"])
     for kind, (features, index_path) in paths.items():
         if not once[kind]:
             if features:
@@ -92,9 +93,9 @@ def _check_features(path, kind: str, index: dict, spec: dict, shards, shard_path
         )
 
 
-def _check_views(path, index: dict, training) -> None:
+def _check_views(path, index: dict, training: Training) -> None:
     """Refuse image features with fewer views, or others, than are trained on."""
-    wanted = experiment.stored_views(training)
+    wanted = experiment.stored_views(training.as_dict())
     if index["views"] < wanted:
         raise InputError(
             path,
@@ -103,11 +104,11 @@ def _check_views(path, index: dict, training) -> None:
             "embed the images again with so many views, or lower training.stored_views",
         )
     kind = index.get("augmentation")
-    if wanted > 1 and kind != training["augmentation"]:
+    if wanted > 1 and kind != training.augmentation:
         raise InputError(
             path,
             "augmentation",
-            f"views by {kind} where training.augmentation is {training['augmentation']}",
+            f"views by {kind} where training.augmentation is {training.augmentation}",
             "embed the images again",
         )
 
