@@ -319,7 +319,9 @@ def test_only_evaluation_is_cropped_where_that_alone_is_asked_for(tiny):
     reader = patch_reader.PatchReader(tiny[1], SPEC["input"])
     rows, counts = np.arange(48), expression_counts.Counts(tiny[1], GENES)
     plain = batches.PairRows(reader, counts, len(counts))
-    cropped = batches.PairRows(reader, counts, len(counts), crops_evaluation=True)
+    cropped = batches.PairRows(
+        reader, counts, len(counts), augmented=augmentation.Augmentation(crops_evaluation=True)
+    )
     read = [of[(None, rows, None)]["images"] for of in (plain, cropped)]
     differs = (read[0] != read[1]).flatten(1).any(1)
     assert 10 < int(differs.sum()) < 40

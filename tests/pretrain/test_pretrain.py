@@ -1,6 +1,7 @@
 """Pretraining: what is learned, kept, resumed and refused."""
 
 import csv
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -13,6 +14,7 @@ from tiny_pairs import GENES, SAMPLES, SPEC, write_dataset
 import pretrain
 from pairscape.core import files
 from pairscape.core.errors import InputError
+from pairscape.core.options import read_schema, resolve_part
 from pairscape.dataset import patch_reader, stored_features
 from pairscape.encoders import image_encoders, specs
 from pairscape.images import encoding
@@ -27,7 +29,7 @@ from pairscape.pretrain import (
     training_loop,
     training_record,
 )
-from pairscape.pretrain.options import resolve_training
+from pairscape.pretrain.options import Training, resolve_training
 
 ENCODERS = Path(__file__).parents[2] / "config" / "encoders"
 MLP = specs.read_encoder(ENCODERS, "gene", "mlp")
@@ -662,3 +664,9 @@ def test_a_run_whose_memory_ran_out_says_so_in_a_file(dataset, tmp_path, monkeyp
         with pytest.raises(ZeroDivisionError):
             run(dataset, tmp_path / "run")
     assert not (tmp_path / "run" / "failed.json").exists()
+
+
+def test_the_training_options_are_those_of_the_schema():
+    fields = [field.name for field in dataclasses.fields(Training)]
+    assert fields == list(read_schema("config")["$defs"]["training"]["properties"])
+    assert resolve_training({}).as_dict() == resolve_part("training", {})

@@ -12,11 +12,12 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from pairscape.core import files
-from pairscape.core.errors import InputError
+from pairscape.core.errors import InputError, one_of
 
 log = logging.getLogger("pairscape")
 
@@ -116,11 +117,11 @@ def fit(
     features
         (N, D), image features of the dataset; may be mapped from disk.
     counts
-        (N, G) raw counts: ``pair_data.Counts``, or an array.
+        (N, G) raw counts: ``expression_counts.Counts``, or an array.
     rows
         Row numbers of ``train`` and, where there are any, of ``val``.
     train_facts
-        ``pair_data.TrainFacts``.
+        ``expression_counts.TrainFacts``.
     options
         ``embedding_dim``; ``method`` (``cca`` or ``ridge``); ``penalties``, relative to the mean
         variance of the standardised inputs; ``donors``: one per row of the dataset, or ``None``;
@@ -131,74 +132,84 @@ def fit(
     The alignment; its width is ``embedding_dim`` or what the inputs' ranks allow.
     """
     method, penalties = options["method"], [float(value) for value in options["penalties"]]
-    if method not in METHODS:
-        raise InputError(
-            "linear_alignment", "method", repr(method), f"allowed: {', '.join(METHODS)}"
-        )
+    one_of(method, METHODS, "linear_alignment", "method")
     if not penalties or min(penalties) <= 0:
         raise InputError("linear_alignment", "penalties", str(penalties), "give numbers above zero")
     donors = options.get("donors")
     donors = np.zeros(len(features), int) if donors is None else np.asarray(donors)
-    seed, width = options.get("seed", 0), options["embedding_dim"]
-    library_size = float(train_facts.library_size)
+    pairs = _Pairs(features, counts, donors, options.get("seed", 0))
     train, val = np.sort(rows["train"]), np.sort(rows.get("val", np.arange(0)))
-
-    def held_out(fitted: Sequence[Alignment], chosen: np.ndarray) -> list[list[float]]:
-        """The reciprocal ranks of each donor (rows), per alignment (columns)."""
-        found = []
-        for donor in np.unique(donors[chosen]):
-            mine = chosen[donors[chosen] == donor]
-            if len(mine) > _GALLERY:
-                generator = np.random.default_rng([seed, len(found)])
-                mine = np.sort(generator.choice(mine, _GALLERY, replace=False))
-            if len(mine) > 1:
-                images, genes = np.asarray(features[mine]), counts[mine]
-                found.append(
-                    [
-                        reciprocal_rank(one.embed_images(images), one.embed_genes(genes))
-                        for one in fitted
-                    ]
-                )
-        return found
-
+    solve = partial(
+        _solve,
+        method=method,
+        width=options["embedding_dim"],
+        library_size=float(train_facts.library_size),
+    )
     folds = [train]
     train_donors = np.unique(donors[train])
     if not len(val) and len(train_donors) > 1 and len(penalties) > 1:
         groups = np.array_split(train_donors, min(_FOLDS, len(train_donors)))
         folds = [train[np.isin(donors[train], group)] for group in groups]
-    # The same shift for all folds, so that their sums add up; any point near the data will do.
-    first = train[: 1 << 10]
-    shifts = (
-        np.asarray(features[first], np.float64).mean(0),
-        prepare(counts[first], library_size).mean(0),
-    )
-    parts = [_Moments.of(features, counts, fold, library_size, shifts) for fold in folds]
+    parts = pairs.moments(train, folds, float(train_facts.library_size))
     whole = sum(parts[1:], parts[0])
-    if len(penalties) > 1 and (len(val) or len(folds) > 1):
-        if len(val):
-            chosen_on, found = (
-                "val",
-                held_out(_solve(whole, method, penalties, width, library_size), val),
-            )
-        else:
-            chosen_on, found = f"train donors, {len(folds)} folds", []
-            for part, fold in zip(parts, folds, strict=True):
-                found += held_out(
-                    _solve(whole - part, method, penalties, width, library_size), fold
-                )
-    else:
-        chosen_on, found = "nothing: the middle one was taken", []
-    if found:
-        scores = [round(float(score), 6) for score in np.mean(found, axis=0)]
+    ranks: list[list[float]] = []
+    chosen_on = "nothing: the middle one was taken"
+    if len(penalties) > 1 and len(val):
+        chosen_on = "val"
+        ranks = pairs.ranks(solve(whole, penalties=penalties), val)
+    elif len(folds) > 1:
+        chosen_on = f"train donors, {len(folds)} folds"
+        for part, fold in zip(parts, folds, strict=True):
+            ranks += pairs.ranks(solve(whole - part, penalties=penalties), fold)
+    scores, penalty = [], sorted(penalties)[len(penalties) // 2]
+    if ranks:
+        scores = [round(float(score), 6) for score in np.mean(ranks, axis=0)]
         penalty = penalties[int(np.argmax(scores))]
-    else:
-        scores, penalty = [], sorted(penalties)[len(penalties) // 2]
-    (alignment,) = _solve(whole, method, [penalty], width, library_size)
-    if len(penalties) > 1 and penalty in (min(penalties), max(penalties)) and found:
-        log.warning("the best penalty, %g, is at the end of the list %s", penalty, penalties)
+        if penalty in (min(penalties), max(penalties)):
+            log.warning("the best penalty, %g, is at the end of the list %s", penalty, penalties)
+    (alignment,) = solve(whole, penalties=[penalty])
     log.info("linear alignment by %s: penalty %g, chosen on %s", method, penalty, chosen_on)
     alignment.about.update(penalties=penalties, scores=scores, chosen_on=chosen_on, rows=len(train))
     return alignment
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """The dataset: features (N, D), counts (N, G), donors (N,), and the seed of the galleries."""
+
+    features: np.ndarray
+    counts: np.ndarray
+    donors: np.ndarray
+    seed: int
+
+    def moments(self, train, folds, library_size: float) -> "list[_Moments]":
+        """The moments of each fold of the train rows."""
+        # The same shift for all folds, so that their sums add up; any point near the data will do.
+        first = train[: 1 << 10]
+        shifts = (
+            np.asarray(self.features[first], np.float64).mean(0),
+            prepare(self.counts[first], library_size).mean(0),
+        )
+        inputs = self.features, self.counts
+        return [_Moments.of(*inputs, fold, library_size, shifts) for fold in folds]
+
+    def ranks(self, fitted: Sequence[Alignment], rows: np.ndarray) -> list[list[float]]:
+        """The reciprocal ranks of each donor (rows), per alignment (columns)."""
+        ranks = []
+        for donor in np.unique(self.donors[rows]):
+            mine = rows[self.donors[rows] == donor]
+            if len(mine) > _GALLERY:
+                generator = np.random.default_rng([self.seed, len(ranks)])
+                mine = np.sort(generator.choice(mine, _GALLERY, replace=False))
+            if len(mine) > 1:
+                images, genes = np.asarray(self.features[mine]), self.counts[mine]
+                ranks.append(
+                    [
+                        reciprocal_rank(one.embed_images(images), one.embed_genes(genes))
+                        for one in fitted
+                    ]
+                )
+        return ranks
 
 
 def reciprocal_rank(images: np.ndarray, genes: np.ndarray) -> float:
@@ -261,7 +272,7 @@ class _Moments:
 
 
 def _solve(
-    moments: _Moments, method: str, penalties: Sequence[float], width: int, library_size: float
+    moments: _Moments, method: str, *, penalties: Sequence[float], width: int, library_size: float
 ) -> list[Alignment]:
     """One alignment per penalty, from the same decompositions."""
     x_mean, y_mean, xx, xy, yy = moments.covariances()

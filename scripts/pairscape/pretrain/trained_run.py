@@ -7,6 +7,7 @@ import torch
 
 from pairscape.encoders import specs
 from pairscape.pretrain import batches, pair
+from pairscape.pretrain.augmentation import Augmentation
 from pairscape.pretrain.processes import World
 from pairscape.pretrain.run_inputs import Run
 from pairscape.pretrain.training_loop import resolve_precision
@@ -82,11 +83,13 @@ def read_rows(run: Run) -> batches.PairRows:
         batches.Stored(stored["genes"]["path"]) if "genes" in stored else run.counts,
         pairs,
         seed,
-        specs.augmentation_kind(training.as_dict()),
+        Augmentation(
+            specs.augmentation_kind(training.as_dict()),
+            training.augmentation_draws == "per_batch",
+            normalisation,
+            training.evaluation_crop == "random",
+        ),
         dealt,
-        training.augmentation_draws == "per_batch",
-        normalisation,
-        training.evaluation_crop == "random",
     )
 
 

@@ -55,27 +55,21 @@ def train(
 ) -> tuple[dict, list[dict]]:
     """Train a pair; go on from ``last.ckpt`` in ``folder`` where it belongs to the same run.
 
+    Every process calls this, and the pair goes to its device. ``logs.Stopped`` says that SIGTERM or
+    SIGUSR1 came; ``last.ckpt``, which nothing declares, is then of the step that was under way.
+
     Parameters
     ----------
-    pair, data, rows
-        What to train, which goes to the world's device; on what; the row numbers by split.
-    folder
-        The run's folder; ``last.ckpt`` is written there while training and is nowhere declared.
+    rows
+        Row numbers by split.
     identity
         Checksum of everything that decides the run.
-    world
-        The processes; each calls this.
     views
         Stored views of each patch, of which all but the first are trained on; 1 for none.
 
     Returns
     -------
     The selected weights (``Record.selected``) and the metrics, for the first process to write.
-
-    Raises
-    ------
-    program.Stopped
-        SIGTERM or SIGUSR1 came; ``last.ckpt`` is of the step that was under way.
     """
     options, folder = pair.training_options, Path(folder)
     set_up(pair, world)
