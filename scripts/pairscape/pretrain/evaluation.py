@@ -41,13 +41,12 @@ def validate(
 @torch.inference_mode()
 def embed_batch(pair: Pair, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """Embed both sides of pairs, ``micro_batch`` of them at a time, in evaluation mode."""
-    rows = _rows_at_a_time(pair)
-    found = []
+    rows, embedded = _rows_at_a_time(pair), []
     for name in SIDES:
         inputs, side = batch[name], getattr(pair, name)
         with pair.autocast(inputs.device):
-            found.append(torch.cat([side(chunk) for chunk in inputs.split(rows)]))
-    return found[0], found[1]
+            embedded.append(torch.cat([side(chunk) for chunk in inputs.split(rows)]))
+    return embedded[0], embedded[1]
 
 
 def embed_pairs(
@@ -58,17 +57,10 @@ def embed_pairs(
     sides: Sequence[str] = SIDES,
     trunk_path=None,
 ) -> dict[str, np.ndarray]:
-    """Embed pairs, in one pass over their inputs.
+    """Embed rows of the dataset, in one pass over their inputs.
 
-    Parameters
-    ----------
-    rows
-        Rows of the dataset.
-    sides
-        Which sides.
-    trunk_path
-        A scratch file for what the image encoder gives before the projection; None keeps none, and
-        neither does a head that takes tokens.
+    ``trunk_path`` is a scratch file for what the image encoder gives before the projection; None keeps
+    none, and neither does a head that takes tokens.
 
     Returns
     -------
@@ -76,10 +68,10 @@ def embed_pairs(
     float32, memory-mapped, if it is kept.
     """
     width = pair.training_options.embedding_dim
-    found = {name: np.empty((len(rows), width), np.float32) for name in sides}
+    arrays = {name: np.empty((len(rows), width), np.float32) for name in sides}
     tower = pair.images.tower
     if trunk_path is not None and tower is not None and not pair.images.takes_tokens:
-        found["trunk"] = np.lib.format.open_memmap(
+        arrays["trunk"] = np.lib.format.open_memmap(
             trunk_path, mode="w+", dtype=np.float32, shape=(len(rows), tower.width)
         )
     at_a_time = _rows_at_a_time(pair)
@@ -89,10 +81,10 @@ def embed_pairs(
             with torch.inference_mode(), pair.autocast(inputs.device):
                 parts = [side.encode(chunk) for chunk in inputs.split(at_a_time)]
                 embedded = torch.cat([side.project(part) for part in parts])
-            found[name][at : at + len(inputs)] = embedded.cpu().numpy()
-            if name == "images" and "trunk" in found:
-                found["trunk"][at : at + len(inputs)] = torch.cat(parts).float().cpu().numpy()
-    return found
+            arrays[name][at : at + len(inputs)] = embedded.cpu().numpy()
+            if name == "images" and "trunk" in arrays:
+                arrays["trunk"][at : at + len(inputs)] = torch.cat(parts).float().cpu().numpy()
+    return arrays
 
 
 def _evaluated(pair: Pair, data: PairRows, rows: np.ndarray, world: World | None):

@@ -100,13 +100,15 @@ def train(
             is_due = (step + 1) % every == 0 or is_last
             is_told = (step + 1) % record.often == 0 or is_last
             batch = batches.to_device(next(reader), world.device)
-            found = train_step(pair, optimizer, batch, size, world, seed, step, with_recall=is_told)
-            row = record.after_step(pair, step + 1, found, size, rate)
+            scores = train_step(
+                pair, optimizer, batch, size, world, seed, step, with_recall=is_told
+            )
+            row = record.after_step(pair, step + 1, scores, size, rate)
             if row is not None:
                 loggers.log(row)
             if is_due and len(rows["val"]):
-                scores = evaluation.validate(pair, data, rows["val"], seed, world)
-                loggers.log(record.after_validation(pair, step + 1, *scores, rate))
+                held_out = evaluation.validate(pair, data, rows["val"], seed, world)
+                loggers.log(record.after_validation(pair, step + 1, *held_out, rate))
             sent = question.ask(is_last or record.is_over)
             if world.is_first and (sent or is_due or time.monotonic() - saved > _SAVE_SECONDS):
                 checkpoints.save(folder, identity, pair, optimizer, record, step + 1)
@@ -186,9 +188,9 @@ def train_step(
             torch.cuda.manual_seed(number)
 
     optimizer.zero_grad(set_to_none=True)
-    found = contrastive.gradients(pair, batch, count, world, draw, with_recall)
+    scores = contrastive.gradients(pair, batch, count, world, draw, with_recall)
     trained = optimizer.param_groups[0]["params"]
     torch.nn.utils.clip_grad_norm_(trained, pair.training_options.gradient_clip)
     optimizer.step()
     pair.clamp_temperature()
-    return found
+    return scores

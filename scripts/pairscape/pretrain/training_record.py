@@ -20,21 +20,10 @@ METRIC_COLUMNS = ("step", "split", "batch", "loss", "recall@5", "logit_scale", "
 class Record:
     """What a training has come to: metrics, the best weights, how long the loss hasn't fallen.
 
-    It is the same in every process, since every process has the loss of the global batch.
-
-    Parameters
-    ----------
-    training
-        The resolved options.
-    every
-        Steps between validations; training is recorded five times as often.
-
-    Attributes
-    ----------
-    best
-        ``loss``, ``step`` and ``state`` of the validation with the least loss.
-    is_over
-        Whether training has stopped early.
+    It is the same in every process, since every process has the loss of the global batch. ``every``
+    is the number of steps between validations; training is recorded five times as often. ``best``
+    holds ``loss``, ``step`` and ``state`` of the validation with the least loss; ``is_over`` says that
+    training has stopped early.
     """
 
     def __init__(self, training: Training, every: int):
@@ -57,23 +46,21 @@ class Record:
         self.losses = [torch.tensor(loss) for loss in state["losses"]]
         self.reference, self.waited, self.is_over = state["stopping"]
 
-    def after_step(self, pair: Pair, step: int, found: Mapping, batch: int, rate: float):
+    def after_step(self, pair: Pair, step: int, scores: Mapping, batch: int, rate: float):
         """Note a step's loss; return a row of the metrics where one is due."""
-        self.losses.append(found["loss"])
+        self.losses.append(scores["loss"])
         if step % self.often and step != self.training.max_steps:
             return None
         losses = torch.stack([loss.cpu() for loss in self.losses])
         self.losses = []
         if not bool(torch.isfinite(losses).all()):
-            raise InputError(
-                "--options",
-                "training.learning_rate",
-                f"{self.training.learning_rate:g}, with which the loss isn't finite by step {step}",
-                "lower it, or gradient_clip",
+            why = (
+                f"{self.training.learning_rate:g}, with which the loss isn't finite by step {step}"
             )
-        return self._add(
-            pair, step, "train", batch, float(losses.mean()), float(found["recall@5"]), rate
-        )
+            remedy = "lower it, or gradient_clip"
+            raise InputError("--options", "training.learning_rate", why, remedy)
+        loss, recall = float(losses.mean()), float(scores["recall@5"])
+        return self._add(pair, step, "train", batch, loss, recall, rate)
 
     def after_validation(
         self, pair: Pair, step: int, loss: float, recall: float, batch: int, rate: float
@@ -81,8 +68,7 @@ class Record:
         """Note a validation, keep the weights if they are the best, and see whether to stop."""
         log.debug("step %d: validation loss %.4f, in-batch Recall@5 %.3f", step, loss, recall)
         if loss < self.best["loss"]:
-            keep = self.training.select == "best_val_loss"
-            state = pair.kept_state() if keep else None
+            state = pair.kept_state() if self.training.select == "best_val_loss" else None
             self.best = {"loss": loss, "step": step, "state": state}
         stopping = self.training.early_stopping
         if stopping is not None:
@@ -95,9 +81,8 @@ class Record:
 
     def _add(self, pair: Pair, step, split, batch, loss, recall, rate) -> dict:
         scale = float(pair.logit_scale.detach().exp())
-        row = dict(
-            zip(METRIC_COLUMNS, (step, split, batch, loss, recall, scale, rate), strict=True)
-        )
+        values = (step, split, batch, loss, recall, scale, rate)
+        row = dict(zip(METRIC_COLUMNS, values, strict=True))
         self.metrics.append(row)
         return row
 
