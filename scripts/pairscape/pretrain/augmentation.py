@@ -66,12 +66,9 @@ def augment(
     per_batch
         As published (H7): all patches take the draws of the first.
     normalisation
-        As published (H6): mean and std, three numbers each of values from 0 to 1, by which patches are
-        normalised before they are sharpened; torchvision then cuts off what isn't from 0 to 1.
-
-    Returns
-    -------
-    (B, H, W, 3) uint8, a new array; with ``normalisation`` (B, 3, H, W) float32, normalised.
+        As published (H6): mean and std of values from 0 to 1, by which patches are normalised before
+        they are sharpened; torchvision then cuts off what isn't from 0 to 1. The result is then
+        (B, 3, H, W) float32, normalised; without it (B, H, W, 3) uint8, a new array.
     """
     if kind not in KINDS:
         raise ValueError(f"{kind!r} is no kind of augmentation: {', '.join(KINDS)}")

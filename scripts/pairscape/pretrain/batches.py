@@ -44,10 +44,8 @@ class PairRows(torch.utils.data.Dataset):
 
     Parameters
     ----------
-    images
-        Stored features (view v of pair r in row v x pairs + r), or a ``PatchReader``.
-    genes
-        Stored features, or ``Counts``.
+    images, genes
+        Stored features (images: view v of pair r in row v x pairs + r), or ``PatchReader``, ``Counts``.
     pairs
         Number of pairs of the dataset.
     seed, augmented
@@ -152,14 +150,9 @@ def train_shares(
 def train_batches(
     rows: PairRows, keys: Iterator[tuple], workers: int | None, world: World
 ) -> Iterator[dict[str, torch.Tensor]]:
-    """Read the batches of keys in order, ahead of time in ``workers`` processes.
+    """Read the batches of keys (``train_shares``) in order, ahead of time in ``workers`` processes.
 
-    Parameters
-    ----------
-    keys
-        Such as of ``train_shares``; without end.
-    workers
-        None: up to 8 where a GPU waits for patches, as far as there are CPU cores; else none.
+    ``workers`` None: up to 8 where a GPU waits for patches, as far as there are CPU cores; else none.
     """
     number = _worker_count(rows, workers, world)
     if not number:

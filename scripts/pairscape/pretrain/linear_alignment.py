@@ -17,11 +17,12 @@ from functools import partial
 import numpy as np
 
 from pairscape.core import files
-from pairscape.core.errors import InputError, one_of
+from pairscape.core.errors import InputError, missing_file, one_of
 
 log = logging.getLogger("pairscape")
 
 METHODS = ("cca", "ridge")
+ARRAYS = ("image_mean", "image_map", "gene_mean", "gene_map")
 FORMAT = 1
 _BLOCK_ROWS = 1 << 13
 _GALLERY = 1000  # pairs that the penalty is chosen in, at most, per donor
@@ -62,15 +63,9 @@ class Alignment:
     def save(self, path) -> None:
         """Write it as one npz file, whatever the name."""
         with files.atomic_path(path) as temporary, open(temporary, "wb") as handle:
-            np.savez(
-                handle,
-                image_mean=self.image_mean,
-                image_map=self.image_map,
-                gene_mean=self.gene_mean,
-                gene_map=self.gene_map,
-                library_size=self.library_size,
-                about=json.dumps({**self.about, "format": FORMAT}, sort_keys=True),
-            )
+            arrays = {name: getattr(self, name) for name in (*ARRAYS, "library_size")}
+            about = json.dumps({**self.about, "format": FORMAT}, sort_keys=True)
+            np.savez(handle, **arrays, about=about)
 
 
 def load(path) -> Alignment:
@@ -80,11 +75,9 @@ def load(path) -> Alignment:
         with np.load(path, allow_pickle=False) as stored:
             about = json.loads(str(stored["about"]))
             library_size = float(stored["library_size"])
-            arrays = {
-                name: stored[name] for name in ("image_mean", "image_map", "gene_mean", "gene_map")
-            }
+            arrays = {name: stored[name] for name in ARRAYS}
     except FileNotFoundError:
-        raise InputError(path, "file", "nothing", "pretrain first or correct the path") from None
+        raise missing_file(path, "pretrain first or correct the path") from None
     except Exception as error:  # a damaged zip breaks its reader in any way
         raise InputError(path, "linear alignment", str(error), again) from None
     if about.pop("format", None) != FORMAT:
@@ -114,22 +107,14 @@ def fit(
 
     Parameters
     ----------
-    features
-        (N, D), image features of the dataset; may be mapped from disk.
-    counts
-        (N, G) raw counts: ``expression_counts.Counts``, or an array.
+    features, counts
+        (N, D) image features, may be mapped from disk; (N, G) raw counts, or ``Counts``.
     rows
         Row numbers of ``train`` and, where there are any, of ``val``.
-    train_facts
-        ``expression_counts.TrainFacts``.
     options
-        ``embedding_dim``; ``method`` (``cca`` or ``ridge``); ``penalties``, relative to the mean
-        variance of the standardised inputs; ``donors``: one per row of the dataset, or ``None``;
-        ``seed``, of the galleries.
-
-    Returns
-    -------
-    The alignment; its width is ``embedding_dim`` or what the inputs' ranks allow.
+        ``embedding_dim``, the width unless the ranks allow less; ``method`` (``cca`` or ``ridge``);
+        ``penalties``, relative to the mean variance of the standardised inputs; ``donors``: one per row
+        of the dataset, or ``None``; ``seed``, of the galleries.
     """
     method, penalties = options["method"], [float(value) for value in options["penalties"]]
     one_of(method, METHODS, "linear_alignment", "method")
@@ -218,13 +203,12 @@ def reciprocal_rank(images: np.ndarray, genes: np.ndarray) -> float:
     An equal similarity counts as half a place.
     """
     similarity = images.astype(np.float64) @ genes.T.astype(np.float64)
-    own = similarity.diagonal()
-    found = []
+    matched, means = similarity.diagonal()[:, None], []
     for matrix in (similarity, similarity.T):
-        higher = (matrix > own[:, None]).sum(1)
-        equal = (matrix == own[:, None]).sum(1) - 1
-        found.append(np.mean(1 / (1 + higher + equal / 2)))
-    return float(np.mean(found))
+        higher = (matrix > matched).sum(1)
+        equal = (matrix == matched).sum(1) - 1
+        means.append(np.mean(1 / (1 + higher + equal / 2)))
+    return float(np.mean(means))
 
 
 @dataclass(frozen=True)
@@ -243,18 +227,17 @@ class _Moments:
             block = rows[at : at + _BLOCK_ROWS]
             x = np.asarray(features[block], np.float64) - shifts[0]
             y = prepare(counts[block], library_size) - shifts[1]
-            for total, value in zip(
-                sums, (x.sum(0), y.sum(0), x.T @ x, x.T @ y, y.T @ y), strict=True
-            ):
+            parts = (x.sum(0), y.sum(0), x.T @ x, x.T @ y, y.T @ y)
+            for total, value in zip(sums, parts, strict=True):
                 total += value
         return cls(shifts, len(rows), sums)
 
     def __add__(self, other: "_Moments") -> "_Moments":
-        sums = tuple(a + b for a, b in zip(self.sums, other.sums, strict=True))
+        sums = tuple(map(np.add, self.sums, other.sums))
         return _Moments(self.shifts, self.count + other.count, sums)
 
     def __sub__(self, other: "_Moments") -> "_Moments":
-        sums = tuple(a - b for a, b in zip(self.sums, other.sums, strict=True))
+        sums = tuple(map(np.subtract, self.sums, other.sums))
         return _Moments(self.shifts, self.count - other.count, sums)
 
     def covariances(self) -> tuple[np.ndarray, ...]:
@@ -284,7 +267,7 @@ def _solve(
     y_values, y_axes = _axes(yy, moments.count, "expression")
     x_unit, y_unit = x_values.mean(), y_values.mean()
     crossed = x_axes.T @ xy @ y_axes
-    found = []
+    solved = []
     for penalty in penalties:
         x_root = np.sqrt(x_values + penalty * x_unit)
         y_root = np.sqrt(y_values + penalty * y_unit) if method == "cca" else np.ones(len(y_values))
@@ -303,17 +286,9 @@ def _solve(
             "penalty": penalty,
             "strengths": [round(float(s), 6) for s in strengths],
         }
-        found.append(
-            Alignment(
-                x_mean,
-                x_scale[:, None] * image_map,
-                y_mean,
-                y_scale[:, None] * gene_map,
-                library_size,
-                about,
-            )
-        )
-    return found
+        image_map, gene_map = x_scale[:, None] * image_map, y_scale[:, None] * gene_map
+        solved.append(Alignment(x_mean, image_map, y_mean, gene_map, library_size, about))
+    return solved
 
 
 def _scales(covariance: np.ndarray) -> np.ndarray:
@@ -335,18 +310,14 @@ def _axes(covariance: np.ndarray, count: int, what: str) -> tuple[np.ndarray, np
     values, axes = np.linalg.eigh(covariance)
     keep = values > max(values[-1], 0) * 1e-10
     if count < 2 or not keep.any():
-        raise InputError(
-            "split train",
-            what,
-            f"no variance over {count} pairs",
-            "put samples with more pairs into train, or look at the encoder",
-        )
+        remedy = "put samples with more pairs into train, or look at the encoder"
+        raise InputError("split train", what, f"no variance over {count} pairs", remedy)
     return values[keep], axes[:, keep]
 
 
 def _embed(values: np.ndarray, mean: np.ndarray, linear: np.ndarray) -> np.ndarray:
-    found = (values - mean) @ linear
-    norms = np.linalg.norm(found, axis=1, keepdims=True)
-    found = np.divide(found, norms, out=np.zeros_like(found), where=norms > 0)
-    found[norms[:, 0] == 0, 0] = 1  # exactly the mean: no direction, so any
-    return found.astype(np.float32)
+    embedded = (values - mean) @ linear
+    norms = np.linalg.norm(embedded, axis=1, keepdims=True)
+    embedded = np.divide(embedded, norms, out=np.zeros_like(embedded), where=norms > 0)
+    embedded[norms[:, 0] == 0, 0] = 1  # exactly the mean: no direction, so any
+    return embedded.astype(np.float32)
