@@ -101,13 +101,11 @@ def record_failure(args, error: Exception) -> None:
     if why is None:
         return
     failures.write(Path(args.model).parent, run_inputs.names(args.options), why, str(error))
-    raise InputError(
-        args.model,
-        "memory",
-        why,
+    remedy = (
         f"set training.micro_batch lower; its row of the tables says so: delete {failures.FILE}"
-        " beside it to try again",
-    ) from error
+        " beside it to try again"
+    )
+    raise InputError(args.model, "memory", why, remedy) from error
 
 
 def write_run(args, run, built, selected, metrics, world) -> None:
@@ -133,15 +131,10 @@ def write_run(args, run, built, selected, metrics, world) -> None:
     stored_pair.save_pair(args.model, module, selected["state"], meta)
     (folder / "last.ckpt").unlink(missing_ok=True)
     failures.clear(folder)
-    logs.log.info(
-        "%s-%s, seed %d: step %d of %d selected%s",
-        args.options["image_name"],
-        args.options["gene_name"],
-        args.options["seed"],
-        step,
-        run.training.max_steps,
-        "" if selected["loss"] is None else f", validation loss {selected['loss']:.3f}",
-    )
+    names = (args.options[key] for key in ("image_name", "gene_name", "seed"))
+    loss = "" if selected["loss"] is None else f", validation loss {selected['loss']:.3f}"
+    steps = run.training.max_steps
+    logs.log.info("%s-%s, seed %d: step %d of %d selected%s", *names, step, steps, loss)
 
 
 def fit_closed_form(args, run) -> None:
@@ -154,13 +147,9 @@ def fit_closed_form(args, run) -> None:
     training_curve.plot_penalties(args.curve, alignment.about, run.title)
     write_tables(args, run, 0, metrics, fitted.results())
     alignment.save(args.model)
-    logs.log.info(
-        "%s-%s: closed form, %d dimensions, penalty %g",
-        args.options["image_name"],
-        args.options["gene_name"],
-        alignment.image_map.shape[1],
-        alignment.about["penalty"],
-    )
+    names = args.options["image_name"], args.options["gene_name"]
+    size, penalty = alignment.image_map.shape[1], alignment.about["penalty"]
+    logs.log.info("%s-%s: closed form, %d dimensions, penalty %g", *names, size, penalty)
 
 
 def write_embeddings(args, run, meta, embed, *, keeps_trunk: bool = False) -> None:

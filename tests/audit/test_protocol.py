@@ -141,7 +141,8 @@ def test_untrained_ctranspath_has_no_weights_and_needs_no_file():
     spec = specs.read_encoder(ENCODERS, "image", "ctranspath_published")
     assert spec["weights"] is None
     description = {"image_encoder": spec, "stored_width": {"images": None, "genes": 1}}
-    tower = pair.build_towers(description | {"training": {"image_tuning": "frozen"}})["images"]
+    description["training"] = resolve_training({"image_tuning": "frozen"}).as_dict()
+    tower = pair.build_towers(description)["images"]
     assert sum(p.numel() for p in tower.parameters()) == spec["parameters"]
 
 

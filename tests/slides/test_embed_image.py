@@ -52,8 +52,8 @@ def save_run(results: Path, tuning: str, weights: Path) -> Path:
         genes,
         {"images": trunk.width if frozen else None},
         expression_counts.TrainFacts(100.0, np.ones(len(GENES))),
-        {"images": image_encoders.tower_sha256(trunk)},
     )
+    description["trunk_sha256"] = {"images": image_encoders.tower_sha256(trunk)}
     torch.manual_seed(7)
     towers = pair.build_towers(description, weights)
     description["trunk_sha256"] |= pair.trunk_checksums(description, towers)

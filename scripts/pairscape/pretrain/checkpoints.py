@@ -25,11 +25,11 @@ def resumable(folder, identity: str) -> Path | None:
         if (fault := files.zip_fault(path)) is not None:
             raise ValueError(fault)
         stored = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        found, step = stored["identity"], stored["step"]
+        known, step = stored["identity"], stored["step"]
         why = "it is of other options or data"
     except Exception:  # whatever is in a damaged file
-        found, why = None, "it can't be read"
-    if found == identity:
+        known, why = None, "it can't be read"
+    if known == identity:
         log.info("going on from step %d of %s", step, path)
         return path
     aside = path.with_name(f"last-set-aside-{files.sha256_file(path)[:8]}.ckpt")
@@ -56,13 +56,9 @@ def resume(folder: Path, identity: str, pair: Pair, optimizer, record: Record, w
 
 
 def save(folder: Path, identity: str, pair: Pair, optimizer, record: Record, step: int) -> None:
-    whole = {
-        "identity": identity,
-        "step": step,
-        "state": pair.kept_state(),
-        "optimizer": optimizer.state_dict(),
-        "record": record.state_dict(),
-    }
+    """Write ``last.ckpt``, whole."""
+    whole = {"identity": identity, "step": step, "state": pair.kept_state()}
+    whole |= {"optimizer": optimizer.state_dict(), "record": record.state_dict()}
     path = folder / "last.ckpt"
     with files.atomic_path(path) as temporary, open(temporary, "wb") as handle:
         try:

@@ -38,15 +38,10 @@ def validate(
     return float(loss), float(recall), round(len(rows) / len(parts))
 
 
-@torch.inference_mode()
-def embed_batch(pair: Pair, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+def embed_batch(pair: Pair, batch: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
     """Embed both sides of pairs, ``micro_batch`` of them at a time, in evaluation mode."""
-    rows, embedded = _rows_at_a_time(pair), []
-    for name in SIDES:
-        inputs, side = batch[name], getattr(pair, name)
-        with pair.autocast(inputs.device):
-            embedded.append(torch.cat([side(chunk) for chunk in inputs.split(rows)]))
-    return embedded[0], embedded[1]
+    rows = _rows_at_a_time(pair)
+    return [_embed_side(pair, name, batch[name], rows)[0] for name in SIDES]
 
 
 def embed_pairs(
@@ -74,17 +69,23 @@ def embed_pairs(
         arrays["trunk"] = np.lib.format.open_memmap(
             trunk_path, mode="w+", dtype=np.float32, shape=(len(rows), tower.width)
         )
-    at_a_time = _rows_at_a_time(pair)
+    chunk_rows = _rows_at_a_time(pair)  # by the mode that the pair comes in
     for at, batch in _evaluated(pair, data, rows, world):
         for name in sides:
-            side, inputs = getattr(pair, name), batch[name]
-            with torch.inference_mode(), pair.autocast(inputs.device):
-                parts = [side.encode(chunk) for chunk in inputs.split(at_a_time)]
-                embedded = torch.cat([side.project(part) for part in parts])
-            arrays[name][at : at + len(inputs)] = embedded.cpu().numpy()
+            embedded, parts = _embed_side(pair, name, batch[name], chunk_rows)
+            arrays[name][at : at + len(embedded)] = embedded.cpu().numpy()
             if name == "images" and "trunk" in arrays:
-                arrays["trunk"][at : at + len(inputs)] = torch.cat(parts).float().cpu().numpy()
+                arrays["trunk"][at : at + len(embedded)] = torch.cat(parts).float().cpu().numpy()
     return arrays
+
+
+@torch.inference_mode()
+def _embed_side(pair: Pair, name: str, inputs: torch.Tensor, rows: int):
+    """The embeddings of one side's inputs, and what its encoder gives of each chunk of rows."""
+    side = getattr(pair, name)
+    with pair.autocast(inputs.device):
+        parts = [side.encode(chunk) for chunk in inputs.split(rows)]
+        return torch.cat([side.project(part) for part in parts]), parts
 
 
 def _evaluated(pair: Pair, data: PairRows, rows: np.ndarray, world: World | None):

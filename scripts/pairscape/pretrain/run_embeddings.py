@@ -101,13 +101,8 @@ def read_run_embeddings(run_dir, split: str) -> dict:
     ``meta`` says ``unit_length`` false; ``index``: a pandas DataFrame of ``INDEX_COLUMNS``, row i for
     pair i; ``meta``: the JSON.
     """
-    paths = run_files(run_dir, split)
-    meta = read_meta(paths["meta"], ("rows", "width", "sha256"))
-    shape = (meta["rows"], meta["width"])
-    arrays = {
-        what: read_array(paths[what], shape, meta["sha256"].get(what))
-        for what in ("images", "genes")
-    }
+    paths, meta = _read_meta(run_dir, split)
+    arrays = {what: _read_side(paths, meta, what) for what in ("images", "genes")}
     for what, array in arrays.items() if meta.get("unit_length", True) else ():
         for at in range(0, len(array), BLOCK_ROWS):
             norms = np.linalg.norm(array[at : at + BLOCK_ROWS].astype(np.float64), axis=1)
@@ -125,11 +120,17 @@ def read_run_images(run_dir, split: str) -> dict:
     image encoder gives before the projection, or None; ``index`` and ``meta`` as of
     ``read_run_embeddings``.
     """
-    paths = run_files(run_dir, split)
-    meta = read_meta(paths["meta"], ("rows", "width", "sha256"))
-    sums = meta["sha256"]
-    images = read_array(paths["images"], (meta["rows"], meta["width"]), sums.get("images"))
-    trunk = None
-    if "trunk" in sums:
-        trunk = read_array(paths["trunk"], (meta["rows"], meta.get("trunk_width")), sums["trunk"])
+    paths, meta = _read_meta(run_dir, split)
+    images, has_trunk = _read_side(paths, meta, "images"), "trunk" in meta["sha256"]
+    trunk = _read_side(paths, meta, "trunk", meta.get("trunk_width")) if has_trunk else None
     return {"images": images, "trunk": trunk, "index": read_index(paths, meta), "meta": meta}
+
+
+def _read_meta(run_dir, split: str) -> tuple[dict[str, Path], dict]:
+    paths = run_files(run_dir, split)
+    return paths, read_meta(paths["meta"], ("rows", "width", "sha256"))
+
+
+def _read_side(paths: Mapping, meta: Mapping, what: str, width: int | None = None) -> np.ndarray:
+    shape = (meta["rows"], width or meta["width"])
+    return read_array(paths[what], shape, meta["sha256"].get(what))

@@ -13,7 +13,7 @@ from pairscape.core import files, tsv
 from pairscape.core.errors import InputError
 from pairscape.dataset import expression_counts, gene_lists, pair_shards
 from pairscape.encoders import specs
-from pairscape.pretrain import experiment, stored_sides
+from pairscape.pretrain import experiment, failures, stored_sides
 from pairscape.pretrain.options import MACHINE_OPTIONS, Training
 
 log = logging.getLogger("pairscape")
@@ -23,16 +23,7 @@ PACKAGES = ("torch", "lightning", "open_clip_torch", "peft", "timm", "numpy", "p
 
 @dataclass(frozen=True)
 class Inputs:
-    """Where a run's inputs lie.
-
-    Attributes
-    ----------
-    shards, splits, genes
-        Of the dataset.
-    features, weights
-        By kind of encoder (image, gene): its stored features and their index; its weights. None where
-        not given.
-    """
+    """Where a run's inputs lie; features (.npy, index) and weights by kind of encoder (image, gene)."""
 
     shards: Sequence[str]
     splits: str
@@ -43,22 +34,11 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Run:
-    """A run before it is made.
+    """A run before it is made: the program's ``options``, and what was read.
 
-    Attributes
-    ----------
-    options, training
-        The program's options; the resolved training options.
-    genes, splits
-        Rows of genes.tsv and splits.tsv.
-    shards
-        In order: ``sample``, ``rows``, ``sha256``.
-    rows
-        Row numbers of the dataset by split.
-    counts, train_facts
-        Raw counts of all pairs; what is known of the train split's.
-    stored
-        By side (images, genes) the index of its stored features (``stored_sides.read``).
+    ``genes`` and ``splits`` are rows of genes.tsv and splits.tsv; each of ``shards`` has ``sample``,
+    ``rows`` and ``sha256``; ``rows`` are row numbers of the dataset by split; ``stored`` has by side
+    (images, genes) the index of its stored features (``stored_sides.read``).
     """
 
     options: Mapping
@@ -101,19 +81,14 @@ class Run:
     @property
     def title(self) -> str:
         """The heading of the run's figure."""
-        options = self.options
-        return (
-            f"{options['image_name']} – {options['gene_name']}, {options['dataset']},"
-            f" seed {options['seed']}"
+        image, gene, dataset, seed = map(
+            self.options.get, ("image_name", "gene_name", "dataset", "seed")
         )
+        return f"{image} – {gene}, {dataset}, seed {seed}"
 
     def facts(self, step: int) -> dict:
         """What names the run in each of its files; ``step`` is the selected one."""
-        return {
-            **names(self.options),
-            "options_sha256": self.identity,
-            "selected_step": step,
-        }
+        return names(self.options) | {"options_sha256": self.identity, "selected_step": step}
 
     def description(self, step: int) -> dict:
         """What options.json says of the run beside its results and the versions."""
@@ -132,13 +107,8 @@ class Run:
 
 def names(options: Mapping) -> dict:
     """What names a run: the ``failures.RUN_KEYS``."""
-    return {
-        "experiment": options["experiment"],
-        "dataset": options["dataset"],
-        "image_encoder": options["image_name"],
-        "gene_encoder": options["gene_name"],
-        "seed": options["seed"],
-    }
+    encoders = {"image_encoder": options["image_name"], "gene_encoder": options["gene_name"]}
+    return {key: encoders.get(key) or options[key] for key in failures.RUN_KEYS}
 
 
 def is_closed_form(options: Mapping) -> bool:
