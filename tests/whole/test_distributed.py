@@ -14,13 +14,12 @@ import pytest
 import torch
 from conftest import ROOT
 from test_pair import GENE_ROWS, LORA_SPEC, MLP, make_batch
+from test_pretrain import write_features
 from tiny_pairs import GENES, SAMPLES, SPEC, write_dataset
 
-from pairscape.core import files
 from pairscape.core.errors import InputError
-from pairscape.dataset import stored_features
 from pairscape.dataset.expression_counts import TrainFacts
-from pairscape.encoders import gene_encoders, image_encoders, specs
+from pairscape.encoders import gene_encoders, image_encoders
 from pairscape.pretrain import contrastive, pair, processes, run_embeddings, training_loop
 from pairscape.pretrain.options import resolve_training
 
@@ -211,21 +210,7 @@ def dataset(tmp_path_factory):
     shards, _, _, causes = write_dataset(folder, patch_px=32)
     rng = np.random.default_rng(1)
     features = causes @ rng.standard_normal((4, 24)) + 0.05 * rng.standard_normal((len(causes), 24))
-    stored_features.write_features(
-        folder / "features.npy",
-        folder / "features.json",
-        [features.astype(np.float32)],
-        [
-            {"sample": sample, "rows": n, "sha256": files.sha256_file(path)}
-            for (sample, (_, _, n)), path in zip(SAMPLES.items(), shards, strict=True)
-        ],
-        24,
-        {
-            "encoder_sha256": specs.spec_sha256(SPEC),
-            "weights_sha256": "",
-            "fingerprint": [0.0],
-        },
-    )
+    write_features(folder, shards, features.astype(np.float32))
     return folder, shards
 
 

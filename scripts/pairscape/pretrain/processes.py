@@ -30,7 +30,7 @@ _RELAUNCH = (
     "launch one process per device (srun --ntasks-per-node, torchrun, or a plain call on one node),"
     " or ask for what you launch"
 )
-refuse = partial(InputError, "--options", "training.devices")
+_refuse = partial(InputError, "--options", "training.devices")
 
 
 @dataclass(frozen=True)
@@ -114,14 +114,14 @@ def start(devices: int = 1, nodes: int = 1) -> World:
     launcher, number = launched(os.environ)
     if number not in (None, wanted):
         at_work = f"{number} processes at work ({launcher}) where {wanted} were asked for"
-        raise refuse(at_work, _RELAUNCH)
+        raise _refuse(at_work, _RELAUNCH)
     if number is None and nodes > 1:
         asked = f"{devices} device(s) on {nodes} node(s)"
-        raise refuse(f"{asked} and a launch on one node", _RELAUNCH)
+        raise _refuse(f"{asked} and a launch on one node", _RELAUNCH)
     on_gpu = torch.cuda.is_available()
     if on_gpu and torch.cuda.device_count() < devices:
         seen = f"{devices} where {torch.cuda.device_count()} GPUs can be seen"
-        raise refuse(seen, "ask for no more, or reserve more")
+        raise _refuse(seen, "ask for no more, or reserve more")
     if wanted == 1:
         return World(0, 1, torch.device("cuda", 0) if on_gpu else torch.device("cpu"))
 
@@ -130,7 +130,7 @@ def start(devices: int = 1, nodes: int = 1) -> World:
     from lightning.fabric.strategies import DDPStrategy
 
     if launcher == "srun" and "SLURM_NTASKS_PER_NODE" not in os.environ:
-        raise refuse(f"{number} tasks without --ntasks-per-node", _RELAUNCH)
+        raise _refuse(f"{number} tasks without --ntasks-per-node", _RELAUNCH)
     environment = {
         "torchrun": environments.TorchElasticEnvironment,
         "srun": environments.SLURMEnvironment,
@@ -145,7 +145,7 @@ def start(devices: int = 1, nodes: int = 1) -> World:
     fabric.launch()
     if fabric.world_size != wanted or distributed.get_world_size() != wanted:
         at_work = f"{fabric.world_size} processes at work where {wanted} were asked for"
-        raise refuse(at_work, _RELAUNCH)
+        raise _refuse(at_work, _RELAUNCH)
     return World(fabric.global_rank, wanted, fabric.device)
 
 
