@@ -29,9 +29,9 @@ def reason(error: BaseException) -> str | None:
 def write(run_dir, run: Mapping, why: str, message: str = "") -> Path:
     """Record that a run failed: ``run`` holds its ``RUN_KEYS``."""
     path = Path(run_dir) / FILE
-    told = {"control": run.get("control", ""), "reason": why}
-    told["message"] = " ".join(message.split())[:500]
-    files.write_json(path, {key: run[key] for key in RUN_KEYS} | told)
+    record = {key: run[key] for key in RUN_KEYS} | {"control": run.get("control", "")}
+    record |= {"reason": why, "message": " ".join(message.split())[:500]}
+    files.write_json(path, record)
     return path
 
 

@@ -92,10 +92,8 @@ def train(
     with processes.noted_signals() as arrived:
         question = processes.StopQuestion(world, arrived)
         for step in steps:
-            rate = options.learning_rate * learning_rate_factor(
-                step, options.warmup_steps, options.max_steps
-            )
-            optimizer.param_groups[0]["lr"] = rate
+            factor = learning_rate_factor(step, options.warmup_steps, options.max_steps)
+            rate = optimizer.param_groups[0]["lr"] = options.learning_rate * factor
             is_last = step + 1 == options.max_steps
             is_due = (step + 1) % every == 0 or is_last
             is_told = (step + 1) % record.often == 0 or is_last
