@@ -38,6 +38,7 @@ rule all:
         f"{plan.results}/datasets/README.md",
         f"{plan.results}/report.html",
         scores.retrieval_files(plan, ".md", ".tex", ".svg"),
+        scores.hits_files(plan, ".md"),
         scores.batch_effect_files(plan, ".md", ".svg"),
         scores.expression_files(plan, ".md", ".svg"),
         slides.mutation_files(plan, ".md", ".svg"),

@@ -52,10 +52,13 @@ def run(side: str, spots: int) -> None:
     points[:, 0] += batch
     points = points.astype(np.float32)
     if side == "ours":
-        from pairscape.evaluate.batch_effect import silhouette_batch
+        from pairscape.evaluate.batch_effect import mean_over_labels, score_labels
+
+        value = mean_over_labels(score_labels(points, labels, batch))
     else:
         from scib_metrics import silhouette_batch
-    value = silhouette_batch(points, labels, batch)
+
+        value = silhouette_batch(points, labels, batch)
     print(json.dumps({"value": float(value), "cpu_s": cpu_s()}))
 
 

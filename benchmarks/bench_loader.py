@@ -81,12 +81,13 @@ def ours(shard: Path, columns):
     import torch
 
     from pairscape.dataset.expression_counts import Counts
-    from pairscape.dataset.pair_shards import shard_metadata
     from pairscape.dataset.patch_reader import PatchReader
+    from pairscape.dataset.shards import Shards
     from pairscape.images.encoding import normalise
 
     reader = PatchReader([shard], INPUT)
-    counts = Counts([shard], shard_metadata(shard)["genes"])
+    shards = Shards.open([shard])
+    counts = Counts(shards, shards.metadata[0]["genes"])
 
     def load(rows):
         images = normalise(reader.read(rows), INPUT["mean"], INPUT["std"])

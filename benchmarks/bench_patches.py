@@ -91,11 +91,10 @@ def tissue(side: int, seed: int = 0) -> np.ndarray:
 
 
 def ours(path, centres) -> np.ndarray | None:
-    from pairscape.images.patches import iter_patches
-    from pairscape.images.tiff import Slide
+    from pairscape.images.tiff import TiffImage
 
-    with Slide(path) as slide:
-        patches = iter_patches(slide, centres, SIDE_PX, PATCH_PX)
+    with TiffImage(path) as slide:
+        patches = slide.iter_patches(centres, SIDE_PX, PATCH_PX)
         return _few(centres, patches)
 
 

@@ -157,6 +157,8 @@ def estimate(jobs, config, spots_of, raw_of) -> dict[str, dict]:
             gb = rate["run_disk"] / 1e3 + spots * 128 * 4 * 1.2 / 1e9
         elif rule == "score_retrieval":
             cpu += runs * 2 * rate["retrieval"] * (test / 20_000) ** 2
+        elif rule == "score_hits":
+            cpu += runs * 2 * rate["hits"] * (test / 20_000) ** 2
         elif rule == "score_batch_effect":
             cpu += rate["batch_effect"] * spots / 1e5
         elif rule == "score_expression":

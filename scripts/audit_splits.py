@@ -11,23 +11,33 @@ is refused here: what a run would refuse is told as an error.
 """
 
 from pairscape.acquire.samples import read_samples
-from pairscape.core.errors import InputError
+from pairscape.core.errors import InputError, one_each
 from pairscape.core.logs import log
-from pairscape.core.tsv import read_tsv, write_tsv
+from pairscape.core.tsv import Table, counts, read_tsv, text
 from pairscape.dataset import leakage
 from pairscape.dataset.splits import SPLITS, make_splits
 from pairscape.jobs import program
 
 RESULT_VERSION = 1
-DONOR_COLUMNS = (
-    "panel",
-    "possible",
-    "samples",
-    "donors",
-    "donors_known",
-    *(f"{split}_{what}" for split in SPLITS for what in ("share", "donors", "samples")),
-    "shares_of",
-    "word",
+DONOR_SPLITS = Table(
+    "donor_splits.tsv",
+    "audit_splits",
+    (
+        *text(panel="the published panel", possible="whether it can be split by donors: yes or no"),
+        *counts(
+            samples="its samples",
+            donors="groups of samples whose donors may be one",
+            donors_known="donors that a source names",
+        ),
+        *text(
+            **{
+                f"{split}_{what}": f"{what} that {split} holds"
+                for split in SPLITS
+                for what in ("share", "donors", "samples")
+            }
+        ),
+        *text(shares_of="what the shares are of", word="why there is none, or what isn't known"),
+    ),
 )
 
 
@@ -47,20 +57,14 @@ def main(argv=None):
     fitted_on = []
     if args.fitted_on:
         fitted_on = read_tsv(args.fitted_on, ["encoder", "panel", "sample", "evidence"])
-    if len(args.leakage) != len(options["datasets"]):
-        raise InputError(
-            "--leakage",
-            "files",
-            f"{len(args.leakage)} for {len(options['datasets'])} datasets",
-            "give one for each, in the order of options.datasets",
-        )
+    one_each(args.leakage, options["datasets"], "--leakage", "datasets")
     summaries = []
     for path, dataset in zip(args.leakage, options["datasets"], strict=True):
         rows, facts = _rows(dataset, samples, args.samples)
         slides = {name: leakage.slide_of(row) for name, row in facts.items()}
         panel_fits = [row for row in fitted_on if row["panel"] == dataset["panel"]]
         leaks = leakage.find_leaks(rows, facts, slides, panel_fits)
-        leakage.write_leaks(path, leaks)
+        leakage.LEAKAGE.write(path, leaks)
         summary = leakage.summarise_leaks(dataset["name"], rows, leaks, "counted by HEST")
         summaries += summary
         for row in summary:
@@ -69,29 +73,27 @@ def main(argv=None):
         if not any(row["finding"] in leakage.HARD for row in summary):
             soft = "; ".join(map(leakage.summary_text, summary)) or "no finding"
             log.info("%s: no donor is known to stand in two splits (%s)", dataset["name"], soft)
-    write_tsv(args.summary, summaries, leakage.SUMMARY_COLUMNS)
+    leakage.SUMMARY.write(args.summary, summaries)
     donor_splits = [_donor_split(panel, samples, options) for panel in options["panels"]]
-    write_tsv(args.donor_splits, donor_splits, DONOR_COLUMNS)
+    DONOR_SPLITS.write(args.donor_splits, donor_splits)
     for row in donor_splits:
         log.info("%s: donor split %s: %s", row["panel"], row["possible"], row["word"])
 
 
 def _rows(dataset: dict, samples: dict, table) -> tuple[list[dict], dict]:
     """The rows of a dataset's splits (also such that a run would refuse), and its samples."""
-    for sample in dataset["samples"]:
-        if sample not in samples:
-            raise InputError(table, "column sample", f"no {sample}", f"add {sample} or drop it")
+    if missing := [sample for sample in dataset["samples"] if sample not in samples]:
+        remedy = f"add {missing[0]} or drop it"
+        raise InputError(table, "column sample", f"no {missing[0]}", remedy)
     facts = {sample: samples[sample] for sample in dataset["samples"]}
     split, spots = dataset["split"], _spots(facts)
     if split["method"] in ("donor", "leave_one_donor_out"):
-        pairs = {
-            (row["sample"], row["split"])
-            for row in make_splits(list(facts.values()), split, (), spots)
-        }
+        placed = make_splits(list(facts.values()), split, (), spots)
     elif split["method"] == "listed":
-        pairs = {(sample, name) for name in SPLITS for sample in split[name]}
+        placed = [{"sample": s, "split": name} for name in SPLITS for s in split[name]]
     else:
-        pairs = {(row["sample"], row["split"]) for row in dataset["rows"]}
+        placed = dataset["rows"]
+    pairs = {(row["sample"], row["split"]) for row in placed}
     words = split.get("shared_donors") or ""
     return [
         {
@@ -129,13 +131,15 @@ def _donor_split(panel: str, samples: dict, options: dict) -> dict:
     try:
         made = make_splits(list(facts.values()), split, (), spots)
     except InputError as error:
-        return {**row, "possible": "no", "shares_of": "", "word": f"can't be: {error.found}"}
+        empty = dict.fromkeys(DONOR_SPLITS.names, "")
+        word = f"can't be: {error.found}"
+        return {**empty, **row, "possible": "no", "shares_of": "", "word": word}
     sizes = {name: (spots or dict.fromkeys(facts, 1))[name] for name in facts}
     for name in SPLITS:
-        of = [r["sample"] for r in made if r["split"] == name]
-        row[f"{name}_share"] = f"{sum(sizes[s] for s in of) / sum(sizes.values()):.4f}"
-        row[f"{name}_donors"] = ", ".join(sorted({group[s] for s in of}))
-        row[f"{name}_samples"] = ", ".join(of)
+        placed = [r["sample"] for r in made if r["split"] == name]
+        row[f"{name}_share"] = f"{sum(sizes[s] for s in placed) / sum(sizes.values()):.4f}"
+        row[f"{name}_donors"] = ", ".join(sorted({group[s] for s in placed}))
+        row[f"{name}_samples"] = ", ".join(placed)
     word = "every donor is named by a source"
     if unknown:
         word = (

@@ -10,7 +10,7 @@ Nothing is kept of the simulated sections: they follow from the options.
 from pairscape.core import files, logs
 from pairscape.core.errors import InputError
 from pairscape.core.logs import log
-from pairscape.core.options import resolve_part
+from pairscape.core.options import require_options, resolve_part
 from pairscape.encoders import specs
 from pairscape.jobs import program
 
@@ -26,94 +26,83 @@ def main(argv=None):
         weights="optional: the image encoder's fetched weights; not for those in a Python package",
         scores=program.Output("scores to write (TSV)"),
     )
-    options = check_options(args.options)
+    grid = check_options(args.options)
 
     from pairscape.calibrate import calibration
-    from pairscape.simulation import transcripts
+    from pairscape.simulation.panel import read_panel_table
 
-    panel = transcripts.read_panel_table(args.panel)
+    panel = read_panel_table(args.panel)
     genes = [
-        dict(zip(("gene_symbol", "gene_id"), gene, strict=True))
-        for gene in zip(*panel[:2], strict=True)
+        {"gene_symbol": symbol, "gene_id": gene_id}
+        for symbol, gene_id in zip(*panel[:2], strict=True)
     ]
     head = {
-        "batch_effect": float(options["batch_effect"]),
-        "seed": options["seed"],
+        "batch_effect": float(grid.batch_effect),
+        "seed": grid.seed,
         "options_sha256": files.sha256_json(args.options),
     }
-    tower = build_tower(options["image_encoder"], args.weights)
-    data = calibration.simulate(options, panel)
-    space = calibration.embed_counts(data, options)
-    splits = {
-        name: calibration.rows_of(data, options["donors"], name) for name in calibration.DONORS
-    }
-    of_counts = {
-        name: calibration.score_counts(
-            data, "split", calibration.split_of(data, options["donors"], name), options, space
-        )
-        for name in splits
-    }
-    of_counts[calibration.EITHER] = calibration.score_counts(
-        data, "donor", data.index["donor"].to_numpy(str), options, space
-    )
+    tower = build_tower(grid.image_encoder, args.weights)
+    data = calibration.simulate(grid, panel)
+    space = calibration.embed_counts(data, grid)
+    splits = {name: calibration.rows_of(data, grid.donors, name) for name in calibration.DONORS}
+    of_counts = {}
+    for name in splits:
+        split = calibration.split_of(data, grid.donors, name)
+        of_counts[name] = calibration.score_counts(data, "split", split, grid, space)
+    donors = data.index["donor"].to_numpy(str)
+    of_counts[calibration.EITHER] = calibration.score_counts(data, "donor", donors, grid, space)
     log.info(
         "batch effect %g, seed %d: %d sections, %d spots",
-        options["batch_effect"],
-        options["seed"],
-        len(data.sections),
-        len(data.counts),
+        *(grid.batch_effect, grid.seed, len(data.sections), len(data.counts)),
     )
-    found = []
-    for signal in logs.progress(options["morphology_signal"], "signals", unit="signal"):
-        patches = calibration.draw_patches(data, options, signal)
-        features = embed(tower, options["image_encoder"], patches, args.threads)
+    table = []
+    for signal in logs.progress(grid.morphology_signal, "signals", unit="signal"):
+        patches = calibration.draw_patches(data, grid, signal)
+        features = embed(tower, grid.image_encoder, patches, args.threads)
         of_signal = {name: list(rows) for name, rows in of_counts.items()}
         for name, rows in splits.items():
-            recall = calibration.score_retrieval(data, features, rows, genes, options)
-            told = next(row for row in recall if row["gallery"] == "split")
+            recall = calibration.score_retrieval(data, features, rows, genes, grid)
+            whole = next(row for row in recall if row["gallery"] == "split")
             of_signal[name] += recall
-            of_signal[name] += calibration.score_expression(data, features, rows, genes, options)
+            of_signal[name] += calibration.score_expression(data, features, rows, genes, grid)
             log.info(
                 "morphology signal %g, donors %s: Recall@5 %.3f (chance %.3f)",
-                *(signal, name, told["value"], told["chance"]),
+                *(signal, name, whole["value"], whole["chance"]),
             )
         for name, scored in of_signal.items():
             names = {"morphology_signal": float(signal), "donors": name, **head}
-            found += [{"gallery": "", **row, **names} for row in scored]
-    calibration.write_scores(args.scores, found)
+            table += [{"gallery": "", **row, **names} for row in scored]
+    calibration.write_scores(args.scores, table)
 
 
-def check_options(options) -> dict:
-    """The options, the defaults of their parts filled in."""
-    for name in ("image_encoder", "gene_encoder", "seed", "batch_effect", "calibration"):
-        if name not in options:
-            raise InputError("--options", name, "nothing", "name it")
-    for kind, learns in (("image", None), ("gene", "pair")):
-        spec = options[f"{kind}_encoder"]
-        specs.require_built(spec, f"the {kind} encoder of the calibration")
-        if learns and spec["learned_from"] != learns:
-            raise InputError(
-                "--options",
-                "calibration.gene_encoder",
-                f"{spec['title']}, learned from {spec['learned_from']}",
-                "name one that is learned with the pair, such as mlp",
-            )
-    from pairscape.evaluate import batch_effect, expression
+def check_options(options):
+    """The options as a ``calibration.GridRow``, the defaults of their parts filled in."""
+    require_options(options, "image_encoder", "gene_encoder", "seed", "batch_effect", "calibration")
+    for kind in ("image", "gene"):
+        specs.require_built(options[f"{kind}_encoder"], f"the {kind} encoder of the calibration")
+    spec = options["gene_encoder"]
+    if spec["learned_from"] != "pair":
+        fault = f"{spec['title']}, learned from {spec['learned_from']}"
+        remedy = "name one that is learned with the pair, such as mlp"
+        raise InputError("--options", "calibration.gene_encoder", fault, remedy)
+    from pairscape.calibrate.calibration import CalibrationGrid, GridRow
+    from pairscape.evaluate.clustering import BatchEffectOptions
+    from pairscape.evaluate.targets import ExpressionOptions
     from pairscape.pretrain.options import resolve_training
 
-    grid = resolve_part("calibration", options["calibration"])
-    return {
-        "image_encoder": options["image_encoder"],
-        "gene_encoder": options["gene_encoder"],
-        "seed": options["seed"],
-        "batch_effect": options["batch_effect"],
-        "morphology_signal": grid["morphology_signal"],
-        "donors": grid["donors"],
-        "simulation": grid["simulation"],
-        "training": resolve_training({**grid["training"], "select": "last"}).as_dict(),
-        "batch_effect_scoring": batch_effect.check_options(options.get("batch_effect_scoring", {})),
-        "expression_scoring": expression.check_options(options.get("expression_scoring", {})),
-    }
+    grid = CalibrationGrid(**resolve_part("calibration", options["calibration"]))
+    return GridRow(
+        image_encoder=options["image_encoder"],
+        gene_encoder=spec,
+        seed=options["seed"],
+        batch_effect=options["batch_effect"],
+        morphology_signal=grid.morphology_signal,
+        donors=grid.donors,
+        simulation=grid.simulation,
+        training=resolve_training({**grid.training, "select": "last"}),
+        batch_effect_scoring=BatchEffectOptions.of(options.get("batch_effect_scoring", {})),
+        expression_scoring=ExpressionOptions.of(options.get("expression_scoring", {})),
+    )
 
 
 def build_tower(spec, path):

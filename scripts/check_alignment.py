@@ -17,13 +17,21 @@ from pairscape.acquire import alignment
 from pairscape.acquire import bundle as xenium
 from pairscape.core import files, logs
 from pairscape.core.errors import InputError
-from pairscape.images.patches import thumbnail
-from pairscape.images.tiff import Slide
+from pairscape.images.tiff import TiffImage
 from pairscape.jobs import program
 from pairscape.spots import alignment_figure, registration, registration_maps
 
 RESULT_VERSION = 1
 MAX_ANISOTROPY = 1.02
+METHOD = {
+    "pixel_um": registration_maps.PIXEL_UM,
+    "smoothing_um": registration_maps.SMOOTHING_UM,
+    "block_um": registration_maps.BLOCK_UM,
+    "resamples": registration.RESAMPLES,
+    "confidence": registration.CONFIDENCE,
+    "margin": registration.MARGIN,
+    "same_within_um": registration_maps.SPOT_UM,
+}
 MIN_INSIDE = 0.05  # share of the tissue that has to lie on the H&E; export_pairs counts the rest
 
 
@@ -40,28 +48,23 @@ def main(argv=None):
     )
     sample, trusted = args.options.get("sample", {}), args.options.get("trusted", False)
     pixel_size_um = xenium.pixel_size_um(xenium.read_experiment(args.bundle))
-    with Slide(args.he_image) as slide:
-        size_px, stated_um = (slide.width, slide.height), slide.um_per_px
+    with TiffImage(args.he_image, cache_bytes=0) as image:
+        size_px, stated_um = (image.width, image.height), image.um_per_px
     aligned = alignment.resolve_alignment(args.he_alignment, sample, pixel_size_um, stated_um)
+    name = sample.get("sample", "")
     source = args.he_alignment or "sample table"
-    field = "matrix" if args.he_alignment else f"sample {sample.get('sample', '')}, he_alignment"
+    field = "matrix" if args.he_alignment else f"sample {name}, he_alignment"
     for path in (args.report, args.overlay):
         files.remove(path)
         files.remove(_failed(path))
 
     region = registration_maps.read_region(args.bundle)
-    picture = registration_maps.read_picture(
-        *thumbnail(args.he_image, registration_maps.THUMBNAIL_PX), size_px
-    )
+    with TiffImage(args.he_image, cache_bytes=0) as image:
+        thumbnail = image.thumbnail(registration_maps.THUMBNAIL_PX)
+    picture = registration_maps.read_picture(*thumbnail, size_px)
     listed_um = float(sample.get("he_um_per_px") or 0) or None
-    verdict = registration.judge(
-        aligned.matrix,
-        picture,
-        region,
-        pixel_size_um,
-        stated_um or listed_um,
-        args.options.get("seed", 0),
-    )
+    he_um_per_px, seed = stated_um or listed_um, args.options.get("seed", 0)
+    verdict = registration.judge(aligned.matrix, picture, region, pixel_size_um, he_um_per_px, seed)
     inside = _share_inside(aligned.matrix, region, pixel_size_um, size_px)
     placed = alignment.decompose(aligned.matrix, pixel_size_um)
     warnings = _warnings(aligned, placed, verdict)
@@ -71,7 +74,7 @@ def main(argv=None):
     refused = bool(refusal) and not trusted
 
     report = {
-        "sample": sample.get("sample", ""),
+        "sample": name,
         "verdict": "error" if refused else "warning" if warnings else "ok",
         "warnings": warnings,
         "how": aligned.how,
@@ -83,19 +86,11 @@ def main(argv=None):
         "tissue_on_the_he": inside,
         "points": region.counts,
         "evidence": _as_json(verdict),
-        "method": {
-            "pixel_um": registration_maps.PIXEL_UM,
-            "smoothing_um": registration_maps.SMOOTHING_UM,
-            "block_um": registration_maps.BLOCK_UM,
-            "resamples": registration.RESAMPLES,
-            "confidence": registration.CONFIDENCE,
-            "margin": registration.MARGIN,
-            "same_within_um": registration_maps.SPOT_UM,
-        },
+        "method": METHOD,
         "result_version": RESULT_VERSION,
     }
     overlay = _failed(args.overlay) if refused else args.overlay
-    _draw(overlay, args.he_image, report["sample"], aligned.matrix, region, pixel_size_um, verdict)
+    _draw(overlay, args.he_image, name, aligned.matrix, region, pixel_size_um, verdict)
     files.write_json(_failed(args.report) if refused else args.report, report)
     if refused:
         raise InputError(
@@ -106,10 +101,10 @@ def main(argv=None):
             "in alignment.trusted of the configuration",
         )
     for warning in warnings:
-        logs.log.warning("%s: %s", report["sample"] or source, warning)
+        logs.log.warning("%s: %s", name or source, warning)
     logs.log.info(
         "%s: %s, %.4f µm a pixel, turned by %.1f degrees%s; %s",
-        report["sample"] or source,
+        name or source,
         aligned.how,
         placed["um_per_px"],
         placed["rotation_degrees"],
@@ -175,7 +170,8 @@ def _draw(path, he_image, name: str, matrix: np.ndarray, region, pixel_size_um, 
     if rival := verdict.get("rival"):
         words = rival["name"][:1].upper() + rival["name"][1:]
         panels.append((f"Best rival: score {rival['score']:.2f}\n{words}", rival["matrix"]))
-    picture, scale = thumbnail(he_image, alignment_figure.THUMBNAIL_PX)
+    with TiffImage(he_image, cache_bytes=0) as image:
+        picture, scale = image.thumbnail(alignment_figure.THUMBNAIL_PX)
     with files.atomic_path(path) as temporary:
         alignment_figure.draw_alignment(
             temporary,

@@ -15,7 +15,13 @@ from pairscape.core.logs import log
 from pairscape.evaluate import retrieval
 from pairscape.jobs import program, records
 from pairscape.pretrain import runs
-from pairscape.report import layout, published_gap, published_scores, published_sections
+from pairscape.report import (
+    layout,
+    published_gap,
+    published_ranks,
+    published_scores,
+    published_sections,
+)
 
 RESULT_VERSION = 3
 
@@ -42,13 +48,10 @@ def main(argv=None):
         runs.check_experiment(path, rows, *experiments)
         scores += rows
     rows = published_gap.compare(published, scores, experiments, args.options["datasets"])
-    published_gap.write_table(args.table, rows)
-    layout.write_for_reading(
-        (args.markdown, args.latex),
-        f"Gap to the published numbers, {name}",
-        published_sections.sections(rows),
-    )
-    published_gap.write_ranks(args.ranks, published_gap.agreement(rows))
+    forms, laid_out = (args.table, args.markdown, args.latex), published_sections.sections(rows)
+    title = f"Gap to the published numbers, {name}"
+    layout.write(published_gap.TABLE, forms, title, rows, laid_out)
+    published_ranks.TABLE.write(args.ranks, published_ranks.agreement(rows))
     records.add_origin([args.table, args.ranks], args.options, args.scores or [])
     log.info("%s: %s", name, published_sections.in_short(rows))
 

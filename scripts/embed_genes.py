@@ -9,7 +9,7 @@ OUT  features.npy, float32 (spots, width), spots in the order of the shards;
 from pathlib import Path
 
 from pairscape.core import logs
-from pairscape.core.errors import InputError
+from pairscape.core.errors import InputError, one_each
 from pairscape.encoders import specs
 from pairscape.jobs import program
 
@@ -31,40 +31,28 @@ def main(argv=None):
     options = args.options
     spec, name, samples = options["encoder"], options["encoder_name"], options["samples"]
     specs.require_built(spec, f"config/encoders/gene/{name}.yaml")
-    if len(args.shards) != len(samples):
-        raise InputError(
-            "--shards",
-            "number",
-            f"{len(args.shards)}",
-            f"give one for each of {len(samples)} samples",
-        )
+    one_each(args.shards, samples, "--shards")
     weights = find_weights(spec, name, args.weights)
 
     from pairscape.core import files
-    from pairscape.dataset import expression_counts, gene_lists, pair_shards, stored_features
+    from pairscape.dataset import expression_counts, gene_lists, stored_features
+    from pairscape.dataset.shards import Shards
     from pairscape.encoders import gene_encoders
     from pairscape.encoders import weights as weight_files
 
-    shards = []
-    for sample, path in zip(samples, args.shards, strict=True):
-        found = pair_shards.shard_metadata(path)["sample"]
-        if found != sample:
-            raise InputError(path, "sample", found, f"give the shard of {sample} in this place")
-        rows = pair_shards.read_shard_table(path).num_rows
-        shards.append({"sample": sample, "rows": rows, "sha256": pair_shards.shard_sha256(path)})
+    shards = Shards.open(args.shards, samples)
     genes = gene_lists.read_genes(args.genes)
-    counts = expression_counts.Counts(args.shards, [gene["gene_symbol"] for gene in genes])
+    counts = expression_counts.Counts(shards, [gene["gene_symbol"] for gene in genes])
     train, known = None, {}
     if specs.uses_train_facts(spec) or spec["learned_from"] == "dataset":
         splits = read_splits(args.splits, name)
         if spec["learned_from"] == "dataset":
             from pairscape.encoders.architectures import drvi
 
-            fit = drvi.check_fitted_on(weights, splits, args.splits, shards)
+            fit = drvi.check_fitted_on(weights, splits, args.splits, shards.described())
             known["fitted_on"] = {key: fit[key] for key in ("samples", "leaked", "sha256")}
         if specs.uses_train_facts(spec):
-            row_counts = [shard["rows"] for shard in shards]
-            rows = expression_counts.split_rows(samples, row_counts, splits, args.splits)["train"]
+            rows = expression_counts.split_rows(shards, splits, args.splits)["train"]
             train = expression_counts.train_facts(counts, rows, args.splits)
             known["train_samples"] = sorted(r["sample"] for r in splits if r["split"] == "train")
     tower = gene_encoders.build(spec, weights, genes, train)
@@ -78,7 +66,7 @@ def main(argv=None):
             options.get("batch", gene_encoders.BATCH),
             args.threads,
         ),
-        shards,
+        shards.described(),
         spec["width"],
         {
             "dataset": options["dataset"],
@@ -93,7 +81,7 @@ def main(argv=None):
     logs.log.info(
         "%d spots of %d samples embedded by %s into %d numbers each",
         index["rows"],
-        len(shards),
+        len(samples),
         name,
         index["width"],
     )

@@ -44,78 +44,70 @@ def main(argv=None):
         missing = "--gallery" if args.gallery is None else "--nearest"
         raise InputError(missing, "flag", "nothing", "give --gallery and --nearest, or neither")
     if args.centres is not None and args.step_um is not None:
-        raise InputError(
-            "--step-um", "flag", args.step_um, "leave it out: --centres has the places"
-        )
+        remedy = "leave it out: --centres has the places"
+        raise InputError("--step-um", "flag", args.step_um, remedy)
 
     import numpy as np
 
-    from pairscape.images import any_image
+    from pairscape.images import any_image, grids
     from pairscape.slides import new_image
 
     meta = new_image.read_facts(args.model)
-    gallery = None
-    if args.gallery is not None:
-        gallery = new_image.read_gallery(args.gallery, meta)
+    gallery = new_image.read_gallery(args.gallery, meta) if args.gallery is not None else None
     field = find_field(args, numbers, meta)
     with any_image.open_image(args.image, numbers["um_per_px"]) as image:
-        check_scale(image, field)
+        image.check_scale(field.um_per_px)
         side_px = field.side_um / image.um_per_px
         if args.centres is None:
             step_px = (numbers["step_um"] or field.side_um) / image.um_per_px
-            centres = any_image.lay_grid(image, side_px, step_px)
+            centres = grids.lay_grid(image, side_px, step_px) + side_px / 2
             least = MIN_TISSUE if numbers["min_tissue"] is None else numbers["min_tissue"]
         else:
-            centres = any_image.read_centres(args.centres, image, side_px)
+            centres = grids.read_centres(args.centres, image, side_px)
             least = numbers["min_tissue"] or 0.0
         model = new_image.load_model(args.model, args.image_weights)
-        places, found, tissue = new_image.embed_patches(
+        places, embeddings, tissue = new_image.embed_patches(
             model, image, centres, field, least, args.threads
         )
     with files.atomic_path(args.embeddings) as temporary, open(temporary, "wb") as handle:
-        np.save(handle, found.astype(np.float32))
+        np.save(handle, embeddings.astype(np.float32))
+    kept = zip(centres[places].tolist(), tissue.tolist(), strict=True)
     rows = (
         {"patch": row, "x_px": x, "y_px": y, "side_px": side_px, "tissue_fraction": share}
-        for row, ((x, y), share) in enumerate(
-            zip(centres[places].tolist(), tissue.tolist(), strict=True)
-        )
+        for row, ((x, y), share) in enumerate(kept)
     )
     tsv.write_numbers(args.index, rows, new_image.INDEX_COLUMNS, digits=9)
     if gallery is not None:
-        tsv.write_numbers(
-            args.nearest,
-            new_image.nearest_profiles(found, gallery),
-            new_image.NEAREST_COLUMNS,
-        )
+        nearest = new_image.nearest_profiles(embeddings, gallery)
+        tsv.write_numbers(args.nearest, nearest, new_image.NEAREST_COLUMNS)
+    left_out = len(centres) - len(embeddings)
     logs.log.info(
         "%s: %d of %d patches of %g um embedded into %d numbers each%s",
         args.image,
-        len(found),
+        len(embeddings),
         len(centres),
         field.side_um,
-        found.shape[1],
-        f"; {len(centres) - len(found)} have too little tissue"
-        if len(found) < len(centres)
-        else "",
+        embeddings.shape[1],
+        f"; {left_out} have too little tissue" if left_out else "",
     )
 
 
 def read_numbers(args) -> dict[str, float | None]:
-    """The flags that are numbers."""
-    found = {}
+    """The flags that are numbers, all positive; only ``min_tissue`` may be 0, ``patch_px`` is whole."""
+    numbers = {}
     for name in ("um_per_px", "patch_px", "patch_um_per_px", "step_um", "min_tissue"):
         text = getattr(args, name)
         try:
-            found[name] = None if text is None else float(text)
-            at_zero = name == "min_tissue"
-            if text is not None and not (0 if at_zero else 1e-9) <= found[name] < math.inf:
-                raise ValueError
-            if name == "patch_px" and text is not None and found[name] % 1:
+            number = numbers[name] = None if text is None else float(text)
+            least = 0 if name == "min_tissue" else 1e-9
+            if number is not None and (
+                not least <= number < math.inf or (name == "patch_px" and number % 1)
+            ):
                 raise ValueError
         except ValueError:
             flag = "--" + name.replace("_", "-")
             raise InputError(flag, "flag", repr(text), "give a positive number") from None
-    return found
+    return numbers
 
 
 def find_field(args, numbers, meta):
@@ -126,23 +118,9 @@ def find_field(args, numbers, meta):
     if None not in given:
         return Field(int(given[0]), given[1])
     if any(given):
-        raise InputError(
-            "--patch-px", "flags", "one of two", "give --patch-px and --patch-um-per-px, or neither"
-        )
+        remedy = "give --patch-px and --patch-um-per-px, or neither"
+        raise InputError("--patch-px", "flags", "one of two", remedy)
     return find_field(args.model, meta["dataset"])
-
-
-def check_scale(image, field) -> None:
-    """Refuse an image that is coarser than what the pair was trained on."""
-    from pairscape.images.whole_slide import MAX_UPSAMPLING
-
-    if image.um_per_px > MAX_UPSAMPLING * field.um_per_px:
-        raise InputError(
-            image.path,
-            "um_per_px",
-            f"{image.um_per_px:g}, coarser than the {field.um_per_px:g} of the pair's patches",
-            "scan or export it at a higher resolution, or correct --um-per-px",
-        )
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from pairscape.core import logs
-from pairscape.core.errors import InputError
+from pairscape.core.errors import InputError, one_each
 from pairscape.encoders import specs
 from pairscape.jobs import program
 
@@ -31,29 +31,18 @@ def main(argv=None):
     options = args.options
     spec, samples = options["encoder"], options["samples"]
     specs.require_built(spec, f"config/encoders/image/{options['encoder_name']}.yaml")
-    if len(args.shards) != len(samples):
-        raise InputError(
-            "--shards",
-            "number",
-            f"{len(args.shards)}",
-            f"give one for each of {len(samples)} samples",
-        )
+    one_each(args.shards, samples, "--shards")
     views = options.get("views", 1)
     augmented = check_augmentation(options) if views > 1 else {}
     weights = find_weights(spec, options["encoder_name"], args.weights)
 
-    from pairscape.dataset import pair_shards, stored_features
+    from pairscape.dataset import stored_features
+    from pairscape.dataset.shards import Shards
     from pairscape.encoders import image_encoders
 
-    shards = []
-    for sample, path in zip(samples, args.shards, strict=True):
-        found = pair_shards.shard_metadata(path)["sample"]
-        if found != sample:
-            raise InputError(path, "sample", found, f"give the shard of {sample} in this place")
-        rows = pair_shards.read_shard_table(path).num_rows
-        shards.append({"sample": sample, "rows": rows, "sha256": pair_shards.shard_sha256(path)})
+    shards = Shards.open(args.shards, samples)
     if spec["builder"] == "expression":
-        width, blocks = read_expression(args.shards)
+        width, blocks = read_expression(shards)
         model = {"weights_sha256": None, "fingerprint": None}
     else:
         tower = image_encoders.build(spec, weights)
@@ -66,7 +55,7 @@ def main(argv=None):
         Path(args.features),
         Path(args.index),
         blocks,
-        shards,
+        shards.described(),
         width,
         {
             "dataset": options["dataset"],
@@ -80,7 +69,7 @@ def main(argv=None):
     logs.log.info(
         "%d patches of %d samples embedded by %s into %d numbers each%s",
         index["rows"] // views,
-        len(shards),
+        len(samples),
         options["encoder_name"],
         index["width"],
         f", in {views} views" if views > 1 else "",
@@ -161,9 +150,9 @@ def embed_patches(tower, args, views: int, augmented):
 
 def read_expression(shards):
     """The number of genes, and log(1 + counts) block by block: a spot's own expression."""
-    from pairscape.dataset import expression_counts, pair_shards
+    from pairscape.dataset import expression_counts
 
-    genes = pair_shards.shard_metadata(shards[0])["genes"]
+    genes = shards.metadata[0]["genes"]
     counts = expression_counts.Counts(shards, genes)
     blocks = counts.blocks(np.arange(len(counts)))
     return len(genes), (np.log1p(block.astype(np.float32)) for block in blocks)

@@ -35,72 +35,63 @@ def main(argv=None):
         figures=program.Output("optional: folder of the figures to draw"),
     )
     options = args.options
-    options["slide_embedding"] = resolve_part("slide_embedding", options["slide_embedding"])
+    policy = resolve_part("slide_embedding", options["slide_embedding"])
     cohort = cohorts.read_cohort(args.cohort)
     model = build_model(args)
 
+    from pairscape.slides.slide_embedding import SlideEmbedding
+
+    policy = SlideEmbedding(**policy)
     base = None
     if model.tower is None:
         base = read_base(args, cohort)
     elif args.base is not None:
-        raise InputError(
-            "--base", "flag", args.base, f"{model.name} embeds the patches itself: leave it out"
-        )
-    policy = options["slide_embedding"]["bad_slides"]
+        remedy = f"{model.name} embeds the patches itself: leave it out"
+        raise InputError("--base", "flag", args.base, remedy)
     rows, drawn, unverified = [], 0, 0
     for row in logs.progress(cohort, f"embed {options['cohort']}", unit="slide"):
         target = Path(args.slides).parent / f"{row['slide']}.h5"
         try:
             if base is not None:
-                found = project_slide(model, base[row["slide"]], target)
+                entry = project_slide(model, base[row["slide"]], target)
             elif cohorts.is_features(row):
-                found = take_features(model, row, options)
+                entry = take_features(model, row, options)
             else:
-                found = embed_slide(model, row, target, args)
-            if args.figures and drawn < options["slide_embedding"]["figures"]:
-                drawn += draw_slide(row, found["file"], args)
-            if found["file"] == target:  # not the user's own
-                program.also_made(target, sha256=found["sha256"])
-            unverified += not found.pop("verified")
-            logs.log.debug("%s: %d patches", row["slide"], found["patches"])
+                entry = embed_slide(model, row, target, policy, args)
+            if args.figures and drawn < policy.figures:
+                drawn += draw_slide(row, entry["file"], args)
+            if entry["file"] == target:  # not the user's own
+                program.also_made(target, sha256=entry["sha256"])
+            unverified += not entry.pop("verified")
+            logs.log.debug("%s: %d patches", row["slide"], entry["patches"])
         except InputError as error:
-            if policy == "stop":
+            if policy.bad_slides == "stop":
                 raise
             # What an earlier run made of it must not be taken for this one's.
             files.remove(target)
             logs.log.warning("slide %s is skipped: %s", row["slide"], error)
             reason = f"{error.field}: found {error.found}; {error.remedy}"
-            found = {"status": SKIPPED, "reason": reason, "patches": 0, "um_per_px": None}
-            found |= {"file": "", "sha256": ""}
-        rows.append({"slide": row["slide"], **found})
+            entry = {"status": SKIPPED, "reason": reason, "patches": 0, "um_per_px": None}
+            entry |= {"file": "", "sha256": ""}
+        rows.append({"slide": row["slide"], **entry})
     embedded = [row for row in rows if row["status"] == EMBEDDED]
     if not embedded:
-        raise InputError(
-            args.cohort,
-            f"slides for {model.name}",
-            f"none of {len(rows)} that can be embedded (the first: {rows[0]['reason']})",
-            "mend the slides or correct the table",
-        )
+        fault = f"none of {len(rows)} that can be embedded (the first: {rows[0]['reason']})"
+        remedy = "mend the slides or correct the table"
+        raise InputError(args.cohort, f"slides for {model.name}", fault, remedy)
     slide_features.write_slides(args.slides, rows)
     if unverified:
         logs.log.warning(
             "%d feature files don't tell the weights they were made with: that these are of %s"
-            " rests on their width%s",
-            unverified,
-            options["encoder_name"],
-            " and their encoder's name where they give it",
+            " rests on their width and their encoder's name where they give it",
+            *(unverified, options["encoder_name"]),
         )
+    skipped = len(rows) - len(embedded)
     logs.log.info(
         "%d of %d slides of %s embedded by %s: %d patches, %d numbers each%s",
-        len(embedded),
-        len(rows),
-        options["cohort"],
-        model.name,
-        sum(row["patches"] for row in embedded),
-        model.width,
-        f"; {len(rows) - len(embedded)} skipped, listed in {args.slides}"
-        if len(embedded) < len(rows)
-        else "",
+        *(len(embedded), len(rows), options["cohort"], model.name),
+        *(sum(row["patches"] for row in embedded), model.width),
+        f"; {skipped} skipped, listed in {args.slides}" if skipped else "",
     )
 
 
@@ -119,39 +110,28 @@ def build_model(args):
     if args.pair is not None:
         model = slide_embedding.pair_model(options["model"], args.pair, args.weights)
         if specs.spec_sha256(model.spec) != specs.spec_sha256(spec):
-            raise InputError(
-                args.pair,
-                "image encoder",
-                f"another than {name} is now ({model.spec.get('title')})",
-                "pretrain again, or take back the change of the encoder's file",
-            )
+            fault = f"another than {name} is now ({model.spec.get('title')})"
+            remedy = "pretrain again, or take back the change of the encoder's file"
+            raise InputError(args.pair, "image encoder", fault, remedy)
         return model
     if spec["weights"] is None and not spec.get("control"):
-        raise InputError(
-            file, "weights", "null", "declare its weights; only a control may run without any"
-        )
+        remedy = "declare its weights; only a control may run without any"
+        raise InputError(file, "weights", "null", remedy)
     weights = None if spec["weights"] is None else find_weights(spec, args.weights)
     return slide_embedding.encoder_model(options["model"], spec, weights)
 
 
 def read_base(args, cohort) -> dict[str, dict]:
     """The rows of the frozen encoder's slides.tsv, by slide."""
+    encoder = args.options["encoder_name"]
     if args.base is None:
-        raise InputError(
-            "--base",
-            "flag",
-            "nothing",
-            f"give the slides.tsv of {args.options['encoder_name']}, which was frozen in this pair",
-        )
+        remedy = f"give the slides.tsv of {encoder}, which was frozen in this pair"
+        raise InputError("--base", "flag", "nothing", remedy)
     base = {row["slide"]: row for row in slide_features.read_slides(args.base)}
     for row in cohort:
         if row["slide"] not in base:
-            raise InputError(
-                args.base,
-                f"slide {row['slide']}",
-                "no row",
-                f"embed the cohort by {args.options['encoder_name']} again",
-            )
+            remedy = f"embed the cohort by {encoder} again"
+            raise InputError(args.base, f"slide {row['slide']}", "no row", remedy)
     return base
 
 
@@ -159,26 +139,22 @@ def project_slide(model, row, target) -> dict:
     """Project the encoder's features of one slide; a row of slides.tsv."""
     from pairscape.slides import slide_embedding
 
+    file = row["file"]
     if row["status"] != EMBEDDED:
         raise InputError(target, "features of the encoder", "none", row["reason"])
-    if files.sha256_file(row["file"]) != row["sha256"]:
-        raise InputError(
-            row["file"], "sha256", "another than its slides.tsv holds", "embed the slide again"
-        )
-    (_, width), coords, attributes = slide_features.read_slide_facts(row["file"])
+    if files.sha256_file(file) != row["sha256"]:
+        fault = "another than its slides.tsv holds"
+        raise InputError(file, "sha256", fault, "embed the slide again")
+    (_, width), coords, attributes = slide_features.read_slide_facts(file)
     expected = {"width": model.spec["width"], "weights_sha256": model.facts["weights_sha256"]}
     name = attributes.get("encoder", model.name)  # the encoder's slides.tsv vouches for its name
-    slide_embedding.check_features(row["file"], name, width, expected, attributes)
+    slide_embedding.check_features(file, name, width, expected, attributes)
     made_from = files.sha256_json([RESULT_VERSION, model.facts, row["sha256"]])
     if not slide_embedding.is_made(target, made_from):
-        blocks = map(model.project, slide_features.iter_slide_features(row["file"]))
+        blocks = map(model.project, slide_features.iter_slide_features(file))
         more = {**model.facts, "made_from": made_from}
-        kept = {
-            key: value
-            for key, value in attributes.items()
-            if key not in ("name", "savetodir", "encoder", "encoder_sha256", "made_from")
-            and key not in model.facts
-        }
+        dropped = {"name", "savetodir", "encoder", "encoder_sha256", *more}
+        kept = {key: value for key, value in attributes.items() if key not in dropped}
         slide_features.write_slide_features(
             target, blocks, coords, model.width, model.name, kept, more
         )
@@ -191,43 +167,36 @@ def take_features(model, row, options) -> dict:
 
     path = cohorts.slide_file(options["root"], row)
     if "pair_sha256" in model.facts:
-        raise InputError(
-            path,
-            "file",
-            "features",
-            f"the encoder of {model.name} was trained with the pair, and needs the slide itself",
-        )
+        why = f"the encoder of {model.name} was trained with the pair, and needs the slide itself"
+        raise InputError(path, "file", "features", why)
     (count, width), _, attributes = slide_features.read_slide_facts(path)
     expected = {"width": model.width, "weights_sha256": model.facts["weights_sha256"]}
     slide_embedding.check_features(path, model.name, width, expected, attributes)
     if not count:
         raise InputError(path, "features", "no patch", "look at the slide: there may be no tissue")
-    for _ in slide_features.iter_slide_features(path):
-        pass  # it looks at every number
+    slide_features.verify(path)
     um_per_px = row["um_per_px"] or attributes.get("um_per_px")
     return {**listed(path, um_per_px), "verified": "weights_sha256" in attributes}
 
 
-def embed_slide(model, row, target, args) -> dict:
+def embed_slide(model, row, target, policy, args) -> dict:
     """Find the patches of one slide and embed them; a row of slides.tsv."""
     from pairscape.encoders import image_encoders
-    from pairscape.images import whole_slide
+    from pairscape.images import grids, whole_slide
     from pairscape.slides import slide_embedding
 
-    options = args.options
-    plan = options["slide_embedding"]
-    patches = {key: plan[key] for key in ("patch_px", "um_per_px", "min_tissue")}
-    path = cohorts.slide_file(options["root"], row)
+    patches = {key: getattr(policy, key) for key in ("patch_px", "um_per_px", "min_tissue")}
+    path = cohorts.slide_file(args.options["root"], row)
     made_from = files.sha256_json(
         [RESULT_VERSION, model.facts, patches, whole_slide.digest(path), row["um_per_px"]]
     )
     if slide_embedding.is_made(target, made_from):
         _, _, attributes = slide_features.read_slide_facts(target)
         return {**listed(target, attributes["um_per_px"]), "verified": True}
-    with whole_slide.open_slide(path, row["um_per_px"]) as slide:
-        _, mask = whole_slide.find_tissue(slide)
-        grid = whole_slide.lay_grid(slide, mask, **patches)
-        size = options.get("batch") or image_encoders.batch_size()
+    with whole_slide.WholeSlide(path, row["um_per_px"]) as slide:
+        _, mask = grids.find_tissue(slide)
+        grid = grids.lay_on_tissue(slide, mask, **patches)
+        size = args.options.get("batch") or image_encoders.batch_size()
         blocks = slide_embedding.embed_patches(model, slide, grid, size, args.threads)
         slide_features.write_slide_features(
             target,
@@ -235,7 +204,7 @@ def embed_slide(model, row, target, args) -> dict:
             grid.coords,
             model.width,
             model.name,
-            whole_slide.trident_attributes(slide, grid, patches["um_per_px"]),
+            grids.trident_attributes(slide, grid, patches["um_per_px"]),
             {**model.facts, "made_from": made_from},
         )
         um_per_px = slide.um_per_px
@@ -244,15 +213,15 @@ def embed_slide(model, row, target, args) -> dict:
 
 def draw_slide(row, features, args) -> bool:
     """Draw the patches of one slide over its thumbnail; False where there is no picture."""
-    from pairscape.images import whole_slide
+    from pairscape.images import grids, whole_slide
     from pairscape.slides import patch_figure
 
     path = cohorts.slide_file(args.options["root"], row)
     _, coords, attributes = slide_features.read_slide_facts(features)
     if cohorts.is_features(row) or coords is None:
         return False
-    with whole_slide.open_slide(path, row["um_per_px"]) as slide:
-        picture, mask = whole_slide.find_tissue(slide)
+    with whole_slide.WholeSlide(path, row["um_per_px"]) as slide:
+        picture, mask = grids.find_tissue(slide)
         with files.atomic_path(Path(args.figures) / f"{row['slide']}.png") as temporary:
             patch_figure.draw_patches(
                 temporary,
@@ -260,7 +229,7 @@ def draw_slide(row, features, args) -> bool:
                 picture=picture,
                 mask=mask,
                 coords=coords,
-                side_px=whole_slide.side_px(attributes),
+                side_px=grids.side_px(attributes),
                 um_per_px=slide.um_per_px,
             )
     return True

@@ -14,8 +14,6 @@ whose patch doesn't lie wholly within the H&E are left out, counted and said.
 
 from pathlib import Path
 
-import numpy as np
-
 from pairscape.acquire.alignment import decompose, resolve_alignment, um_to_he_px
 from pairscape.core.errors import InputError
 from pairscape.core.files import sha256_json
@@ -38,7 +36,7 @@ def main(argv=None):
         genes="genes.tsv of the dataset",
         shard=program.Output("Arrow shard to write"),
     )
-    sample, patches = args.options["sample"], args.options["patches"]
+    sample, preset = args.options["sample"], cutting.read_preset(args.options["patches"])
     name = sample["sample"]
     if sample.get("he_image") == "none" or not args.he_image:
         raise InputError(
@@ -49,58 +47,40 @@ def main(argv=None):
         )
     genes = [gene["gene_symbol"] for gene in gene_lists.read_genes(args.genes)]
 
-    from pairscape.images.patches import patches_inside
-    from pairscape.images.tiff import Slide
-    from pairscape.spots.spots_zarr import read_spots
+    from pairscape.images.tiff import TiffImage
 
-    spots = read_spots(args.spots)
+    spots, positions = _read_spots(args, name, genes)
     made_by = spots.uns["pairscape"]
-    if made_by.get("sample", name) != name:
-        raise InputError(args.spots, "sample", made_by["sample"], f"give the spots of {name}")
     pixel_size_um = made_by["pixel_size_um"]
-    positions = spots.var_names.get_indexer(genes)
-    if (positions < 0).any():
-        missing = [gene for gene, position in zip(genes, positions, strict=True) if position < 0]
-        raise InputError(
-            args.spots,
-            "genes",
-            f"no {', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}",
-            f"make {args.genes} again from the spots of all samples",
-        )
-
-    with Slide(args.he_image) as slide:
+    with TiffImage(args.he_image) as slide:
         aligned = resolve_alignment(args.he_alignment, sample, pixel_size_um, slide.um_per_px)
-        matrix = aligned.matrix
-        placed = decompose(matrix, pixel_size_um)
+        placed = decompose(aligned.matrix, pixel_size_um)
         _warn_of_scale(args.he_image, placed["um_per_px"], slide.um_per_px)
-        centres_px = um_to_he_px(matrix, pixel_size_um, spots.obs[["x_um", "y_um"]].to_numpy())
-        if native_px := patches.get("native_px"):
-            patches = {**patches, "patch_px": native_px, "um_per_px": placed["um_per_px"]}
-            side_px = native_px
-            middles_px = np.floor(centres_px - side_px / 2 + 0.5) + side_px / 2
-        else:
-            side_px = patches["patch_px"] * patches["um_per_px"] / placed["um_per_px"]
-            middles_px = centres_px
-        inside = patches_inside(slide, middles_px, side_px)
+        xy_um = spots.obs[["x_um", "y_um"]].to_numpy()
+        centres_px = um_to_he_px(aligned.matrix, pixel_size_um, xy_um)
+        cut = cutting.plan_cut(preset, centres_px, placed["um_per_px"])
+        inside = slide.holds(cut.middles_px, cut.side_px)
         if not inside.any():
             raise InputError(
                 args.he_alignment or args.he_image,
                 "alignment",
-                f"none of {len(inside)} patches of {side_px:.0f} pixels within the H&E of "
+                f"none of {len(inside)} patches of {cut.side_px:.0f} pixels within the H&E of "
                 f"{slide.width} x {slide.height} pixels",
                 "give the alignment of this image and this bundle",
             )
         features = cutting.pair_features(len(genes), args.options["labels"])
+        keys = ("patch_px", "um_per_px", "encoding")
+        patches = {key: getattr(cut.patches, key) for key in keys}
         metadata = {
             "sample": name,
             "dataset": args.options["dataset"],
             "genes": genes,
-            "patches": {**patches, "side_px": side_px},
+            "patches": {**args.options["patches"], **patches, "side_px": cut.side_px},
             "spots": made_by,
             "spots_left_out": int((~inside).sum()),
             "alignment": {
                 "how": aligned.how,
-                "matrix": matrix.tolist(),
+                "matrix": aligned.matrix.tolist(),
                 "keypoint_residual_um": aligned.residual_um,
                 **placed,
             },
@@ -109,43 +89,44 @@ def main(argv=None):
         }
         shard = Path(args.shard)
         shard.parent.mkdir(parents=True, exist_ok=True)
-        rows = cutting.iter_pairs(
-            slide,
-            spots[inside],
-            positions,
-            centres_px[inside],
-            middles_px[inside],
-            patches,
-            side_px,
-            cutting.sample_columns(sample),
-            shard.parent,
-        )
+        constant, cut = cutting.sample_columns(sample), cut.select(inside)
+        rows = cutting.iter_pairs(slide, spots[inside], positions, cut, constant, shard.parent)
         written = pair_shards.write_shard(shard, rows, features, metadata)
     log.info(
         "%s: %d pairs of %d genes and %d px patches (%.1f H&E px a side)",
         name,
         written,
         len(genes),
-        patches["patch_px"],
-        side_px,
+        cut.patches.patch_px,
+        cut.side_px,
     )
     if not inside.all():
-        log.info(
-            "%s: %d of %d spots are left out: their patch reaches beyond the H&E",
-            name,
-            (~inside).sum(),
-            len(inside),
+        words = "%s: %d of %d spots are left out: their patch reaches beyond the H&E"
+        log.info(words, name, (~inside).sum(), len(inside))
+
+
+def _read_spots(args, name: str, genes: list[str]):
+    """The spots of the sample, and the columns of the genes in them."""
+    from pairscape.spots.spots_zarr import read_spots
+
+    spots = read_spots(args.spots)
+    stated = spots.uns["pairscape"].get("sample", name)
+    if stated != name:
+        raise InputError(args.spots, "sample", stated, f"give the spots of {name}")
+    positions = spots.var_names.get_indexer(genes)
+    missing = [gene for gene, position in zip(genes, positions, strict=True) if position < 0]
+    if missing:
+        some = f"no {', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}"
+        raise InputError(
+            args.spots, "genes", some, f"make {args.genes} again from the spots of all samples"
         )
+    return spots, positions
 
 
 def _warn_of_scale(path, aligned: float, stated: float | None) -> None:
     if stated and abs(aligned / stated - 1) > SCALE_TOLERANCE:
-        log.warning(
-            "%s: it says %.4f µm per pixel, its alignment %.4f; the alignment's is used",
-            path,
-            stated,
-            aligned,
-        )
+        words = "%s: it says %.4f µm per pixel, its alignment %.4f; the alignment's is used"
+        log.warning(words, path, stated, aligned)
 
 
 if __name__ == "__main__":

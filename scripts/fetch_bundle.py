@@ -246,10 +246,10 @@ def _link_folder(source: Path, folder: Path) -> list[str]:
 def _retile(path: Path) -> bool:
     """Retile an image that can't be read as it is; what else is wrong is left to check_bundle."""
     from pairscape.images.retiling import retile
-    from pairscape.images.tiff import Slide
+    from pairscape.images.tiff import TiffImage
 
     try:
-        with Slide(path, any_layout=True) as slide:
+        with TiffImage(path, any_layout=True) as slide:
             needed = slide.needs_retiling
     except InputError:
         return False

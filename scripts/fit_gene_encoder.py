@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from pairscape.core import files, logs, tsv
-from pairscape.core.errors import InputError
+from pairscape.core.errors import InputError, one_each
 from pairscape.encoders import specs
 from pairscape.jobs import program
 
@@ -45,15 +45,10 @@ def main(argv=None):
         raise InputError(
             encoder_file, "builder", spec["builder"], "fit drvi; others learn elsewhere"
         )
-    if len(args.shards) != len(samples):
-        raise InputError(
-            "--shards",
-            "number",
-            f"{len(args.shards)}",
-            f"give one for each of {len(samples)} samples",
-        )
+    one_each(args.shards, samples, "--shards")
 
-    from pairscape.dataset import expression_counts, gene_lists, pair_shards
+    from pairscape.dataset import expression_counts, gene_lists
+    from pairscape.dataset.shards import Shards
     from pairscape.encoders import drvi_fitting
     from pairscape.encoders.architectures import drvi
 
@@ -66,13 +61,9 @@ def main(argv=None):
     genes = gene_lists.read_genes(args.genes)
     symbols = [gene["gene_symbol"] for gene in genes]
     splits = tsv.read_tsv(args.splits, ["sample", "donor", "split"])
-    for sample, path in zip(samples, args.shards, strict=True):
-        found = pair_shards.shard_metadata(path)["sample"]
-        if found != sample:
-            raise InputError(path, "sample", found, f"give the shard of {sample} in this place")
-    counts = expression_counts.Counts(args.shards, symbols)
-    rows = expression_counts.split_rows(samples, counts.row_counts, splits, args.splits)["train"]
-    owner = np.repeat(np.arange(len(samples)), counts.row_counts)
+    shards = Shards.open(args.shards, samples)
+    counts, owner = expression_counts.Counts(shards, symbols), shards.owner
+    rows = expression_counts.split_rows(shards, splits, args.splits)["train"]
     leaked = leaked_samples(options, arguments, splits)
     if leaked:
         held_out = np.isin(owner, [samples.index(sample) for sample in leaked])
@@ -110,7 +101,7 @@ def main(argv=None):
                 "donor": donors[sample],
                 "rows": int((owner[rows] == i).sum()),
                 "fitted": int((owner[kept_rows] == i).sum()),
-                "sha256": pair_shards.shard_sha256(args.shards[i]),
+                "sha256": shards.sha256[i],
             }
             for i, sample in enumerate(samples)
             if (owner[rows] == i).any()

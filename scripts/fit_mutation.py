@@ -6,15 +6,44 @@ OUT  predictions.tsv: patients of the test folds and of external cohorts; traini
      attention/: heat maps of a few slides, and which they are (slides.tsv)
 """
 
-from pairscape.core import files, logs, tsv
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+
+from pairscape.core import files, logs
 from pairscape.core.errors import InputError
 from pairscape.core.options import resolve_part
+from pairscape.core.tsv import Table, counts, numbers, text
 from pairscape.jobs import program
-from pairscape.slides import cohorts, mutation_scores, site_folds, slide_features
+from pairscape.slides import cohorts, site_folds, slide_features
+from pairscape.slides.predictions import EXTERNAL, PREDICTIONS, TEST
 
 RESULT_VERSION = 1
-DRAWN = ("slide", "patient", "label", "fold", "probability", "patches", "share", "highest")
+DRAWN = Table(
+    "attention/slides.tsv",
+    "fit_mutation",
+    (
+        *text(slide="the slide", patient="whose"),
+        *counts(label="of the patient", fold="that it is tested in"),
+        *numbers(probability="that is predicted"),
+        *counts(patches="of the slide"),
+        *numbers(share="of the patient's attention", highest="of a patch, times an average one's"),
+    ),
+)
 THUMBNAIL_PX = 1200
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """The patients of a cohort that have a label and an embedded slide."""
+
+    patients: list[dict]  # rows of patient, site, label
+    labels: Mapping  # by patient
+    files: Mapping  # feature files of all embedded slides, by patient
+    pictures: Mapping  # rows of the slides that aren't feature files, by slide
+    um_per_px: Mapping  # by slide
+    slides: Mapping  # feature files by slide
+    without: list[str]  # patients with a label, but no such file
 
 
 def main(argv=None):
@@ -31,17 +60,13 @@ def main(argv=None):
         training=program.Output("the losses to write (.tsv)"),
         attention=program.Output("the folder of heat maps to write"),
     )
-    options = args.options
+    options, target = args.options, args.options["target"]
     training = resolve_part("mutation_training", options["training"])
     tables = args.external_cohorts or [], args.external_slides or []
     for flag, given in zip(("--external-cohorts", "--external-slides"), tables, strict=True):
         if len(given) != len(options["external"]):
-            raise InputError(
-                flag,
-                "number",
-                str(len(given)),
-                f"give one for each of {len(options['external'])} external cohorts",
-            )
+            remedy = f"give one for each of {len(options['external'])} external cohorts"
+            raise InputError(flag, "number", str(len(given)), remedy)
 
     import torch
 
@@ -49,132 +74,105 @@ def main(argv=None):
 
     torch.set_num_threads(args.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    target = options["target"]
-    own = read_cohort(args.cohort, args.slides, target)
-    patients, number = read_folds(args.folds, own)
+    training = fitting.MutationTraining(**training)
+    home = read_cohort(args.cohort, args.slides, target)
+    patients, number = read_folds(args.folds, home)
     folds = {name: row["fold"] for name, row in patients.items()}
-    fitting.check_folds(args.folds, folds, own["labels"], number)
+    fitting.check_folds(args.folds, folds, home.labels, number)
     external = {
         name: read_cohort(table, slides, target)
         for name, table, slides in zip(options["external"], *tables, strict=True)
     }
     every = {
         (name, patient): paths
-        for name, of in [(None, own), *external.items()]
-        for patient, paths in of["files"].items()
+        for name, cohort in [(None, home), *external.items()]
+        for patient, paths in cohort.files.items()
     }
     width = fitting.common_width(every)
-    bags = fitting.Bags({patient: own["files"][patient] for patient in folds})
+    bags = fitting.Bags({patient: home.files[patient] for patient in folds})
 
     rows, curve, fitted = [], [], []
     for fold in range(number):
         parts = fitting.fold_parts(folds, fold, number)
-        found = fitting.fit_fold(
-            bags, own["labels"], parts, width, training, (options["seed"], fold), device
-        )
-        fitted.append(found)
-        curve += [{"fold": fold, **row} for row in found.curve]
+        seed = options["seed"], fold
+        fit = fitting.fit_fold(bags, home.labels, parts, width, training, seed, device)
+        fitted.append(fit)
+        curve += [{"fold": fold, **row} for row in fit.curve]
         tested = [patients[name] for name in parts["test"]]
-        rows += predict(found, bags, tested, fold, "test")
-        selected = next(row for row in found.curve if row["selected"])
+        rows += predict(fit, bags, tested, fold, TEST)
+        selected = next(row for row in fit.curve if row["selected"])
         logs.log.info(
             "fold %d: selected step %d of %d, validation loss %.4f",
-            fold,
-            selected["step"],
-            found.curve[-1]["step"],
-            selected["loss"],
+            *(fold, selected["step"], fit.curve[-1]["step"], selected["loss"]),
         )
-    for name, of in external.items():
-        others = fitting.Bags(of["files"])
-        for fold, found in enumerate(fitted):
-            rows += predict(found, others, of["patients"], fold, f"external:{name}")
+    for name, cohort in external.items():
+        others = fitting.Bags(cohort.files)
+        for fold, fit in enumerate(fitted):
+            rows += predict(fit, others, cohort.patients, fold, f"{EXTERNAL}{name}")
     with files.atomic_path(args.attention) as folder:
         folder.mkdir()
-        drawn = draw_attention(
-            folder, choose(rows, training["attention_slides"]), fitted, bags, own, options
-        )
-        tsv.write_tsv(folder / "slides.tsv", drawn, DRAWN)
-    tsv.write_tsv(args.training, curve, fitting.CURVE_COLUMNS)
-    tsv.write_tsv(args.predictions, rows, mutation_scores.PREDICTIONS)
+        chosen = choose(rows, training.attention_slides)
+        drawn = draw_attention(folder, chosen, fitted, bags, home, options)
+        DRAWN.write(folder / "slides.tsv", drawn)
+    fitting.TRAINING.write(args.training, curve, digits=None)
+    PREDICTIONS.write(args.predictions, rows)
     logs.log.info(
         "%s by %s: %d patients (%d with label 1) of %s predicted in %d folds%s",
-        target,
-        options["model"],
-        len(folds),
-        sum(own["labels"][name] for name in folds),
-        options["cohort"],
-        len(fitted),
-        "".join(f", {len(of['patients'])} of {name}" for name, of in external.items()),
+        *(target, options["model"], len(folds), sum(home.labels[name] for name in folds)),
+        *(options["cohort"], len(fitted)),
+        "".join(f", {len(cohort.patients)} of {name}" for name, cohort in external.items()),
     )
 
 
-def read_cohort(table, slides, target: str) -> dict:
-    """The patients of a cohort that have a label and an embedded slide.
-
-    Returns
-    -------
-    ``patients`` (rows of patient, site, label), ``labels`` and ``files`` (of all embedded slides)
-    by patient; ``pictures`` (rows of the slides that aren't feature files), ``um_per_px`` and
-    ``slides`` (feature files) by slide; ``without`` (patients with a label, but no such file).
-    """
+def read_cohort(table, slides, target: str) -> Labelled:
+    """Read a cohort's table and its slides.tsv."""
     cohort = cohorts.read_cohort(table)
     known = cohorts.labelled_patients(cohort, target, table, sites=False)
     listed = {row["slide"]: row for row in slide_features.read_slides(slides, verify=True)}
-    for slide in [row["slide"] for row in cohort if row["slide"] not in listed]:
-        raise InputError(
-            slides, f"slide {slide}", "no row", f"embed the slides of {table} again: it has it"
-        )
+    for row in cohort:
+        if row["slide"] not in listed:
+            remedy = f"embed the slides of {table} again: it has it"
+            raise InputError(slides, f"slide {row['slide']}", "no row", remedy)
     embedded = {name: row["file"] for name, row in listed.items() if row["file"] and row["patches"]}
     by_patient = {
         row["patient"]: [embedded[name] for name in row["slides"] if name in embedded]
         for row in known
     }
     patients = [row for row in known if by_patient[row["patient"]]]
-    without = [row["patient"] for row in known if not by_patient[row["patient"]]]
+    without = [name for name, paths in by_patient.items() if not paths]
     if not patients:
-        raise InputError(
-            slides,
-            "column status",
-            "no embedded slide of a patient with a label",
-            "mend the slides",
-        )
+        fault = "no embedded slide of a patient with a label"
+        raise InputError(slides, "column status", fault, "mend the slides")
     if without:
-        logs.log.warning(
-            "%s: %d patients without an embedded slide are left out: %s",
-            slides,
-            len(without),
-            ", ".join(without[:10]) + (" ..." if len(without) > 10 else ""),
-        )
-    return {
-        "patients": patients,
-        "labels": {row["patient"]: row["label"] for row in patients},
-        "files": {row["patient"]: by_patient[row["patient"]] for row in patients},
-        "pictures": {row["slide"]: row for row in cohort if not cohorts.is_features(row)},
-        "um_per_px": {name: row["um_per_px"] for name, row in listed.items()},
-        "slides": embedded,
-        "without": without,
-    }
+        names = ", ".join(without[:10]) + (" ..." if len(without) > 10 else "")
+        words = "%s: %d patients without an embedded slide are left out: %s"
+        logs.log.warning(words, slides, len(without), names)
+    return Labelled(
+        patients=patients,
+        labels={row["patient"]: row["label"] for row in patients},
+        files={row["patient"]: by_patient[row["patient"]] for row in patients},
+        pictures={row["slide"]: row for row in cohort if not cohorts.is_features(row)},
+        um_per_px={name: row["um_per_px"] for name, row in listed.items()},
+        slides=embedded,
+        without=without,
+    )
 
 
-def read_folds(path, own) -> tuple[dict[str, dict], int]:
+def read_folds(path, cohort: Labelled) -> tuple[dict[str, dict], int]:
     """The rows of a table of folds by patient, of those with an embedded slide; how many folds."""
-    again = "run split_sites again"
+    refuse = partial(InputError, path, remedy="run split_sites again")
     rows = {row["patient"]: row for row in site_folds.read_folds(path)}
     for name in rows:
-        if name not in own["labels"] and name not in own["without"]:
-            raise InputError(path, f"patient {name}", "nobody of the cohort with a label", again)
-    for name, label in own["labels"].items():
+        if name not in cohort.labels and name not in cohort.without:
+            raise refuse(field=f"patient {name}", found="nobody of the cohort with a label")
+    for name, label in cohort.labels.items():
         if name not in rows:
-            raise InputError(path, f"patient {name}", "no row", again)
+            raise refuse(field=f"patient {name}", found="no row")
         if rows[name]["label"] != label:
-            raise InputError(
-                path,
-                f"patient {name}, column label",
-                f"{rows[name]['label']}, where the cohort has {label}",
-                again,
-            )
+            fault = f"{rows[name]['label']}, where the cohort has {label}"
+            raise refuse(field=f"patient {name}, column label", found=fault)
     number = 1 + max(row["fold"] for row in rows.values())
-    return {name: row for name, row in rows.items() if name in own["labels"]}, number
+    return {name: row for name, row in rows.items() if name in cohort.labels}, number
 
 
 def predict(fitted, bags, patients, fold: int, role: str) -> list[dict]:
@@ -197,48 +195,44 @@ def predict(fitted, bags, patients, fold: int, role: str) -> list[dict]:
 
 def choose(rows, number: int) -> list[dict]:
     """Test predictions to look into: the surest of label 1, and the surest of label 0."""
-    tested = [row for row in rows if row["role"] == "test"]
-    by_label = [
-        sorted(
-            (row for row in tested if row["label"] == label),
-            key=lambda row: float(row["probability"]),
-            reverse=label == 1,
-        )
-        for label in (1, 0)
-    ]
+
+    def surest(label, sign):
+        tested = (row for row in rows if row["role"] == TEST and row["label"] == label)
+        return sorted(tested, key=lambda row: sign * float(row["probability"]))
+
     first = (number + 1) // 2
-    return by_label[0][:first] + by_label[1][: number - first]
+    return surest(1, -1)[:first] + surest(0, 1)[: number - first]
 
 
-def draw_attention(folder, chosen, fitted, bags, own, options) -> list[dict]:
+def draw_attention(folder, chosen, fitted, bags, cohort: Labelled, options) -> list[dict]:
     """Draw the most attended slide of each chosen patient; return the rows of DRAWN."""
     import numpy as np
 
-    from pairscape.images import whole_slide
+    from pairscape.images import grids
     from pairscape.slides import aggregator, attention_map
 
-    names = {file: slide for slide, file in own["slides"].items()}
+    names = {file: slide for slide, file in cohort.slides.items()}
     drawn = []
     for row in chosen:
         model = fitted[row["fold"]].aggregator
         bag = bags.read(row["patient"]).to(model.cls_token.device)
         relative = aggregator.patch_attention(model, bag).cpu().numpy() * len(bag)
-        files_of = own["files"][row["patient"]]
-        facts = [slide_features.read_slide_facts(file) for file in files_of]
+        paths = cohort.files[row["patient"]]
+        facts = [slide_features.read_slide_facts(path) for path in paths]
         parts = np.split(relative, np.cumsum([shape[0] for shape, *_ in facts])[:-1])
         most = int(np.argmax([part.sum() for part in parts]))
-        slide, (shape, coords, attributes) = names[files_of[most]], facts[most]
+        slide, (shape, coords, attributes) = names[paths[most]], facts[most]
         if coords is None:
-            logs.log.warning("%s: no coordinates, so no heat map", files_of[most])
+            logs.log.warning("%s: no coordinates, so no heat map", paths[most])
             continue
-        um_per_px = attributes.get("um_per_px") or own["um_per_px"][slide]
+        um_per_px = attributes.get("um_per_px") or cohort.um_per_px[slide]
         attention_map.plot_attention(
             folder / f"{slide}.png",
             parts[most],
             coords,
-            whole_slide.side_px(attributes),
+            grids.side_px(attributes),
             um_per_px,
-            thumbnail(options["slides_root"], own["pictures"].get(slide), um_per_px),
+            thumbnail(options["slides_root"], cohort.pictures.get(slide), um_per_px),
             f"{slide}: {options['target']} {row['label']}, predicted"
             f" {float(row['probability']):.2f} (fold {row['fold']}, {options['model']})",
         )
@@ -255,14 +249,14 @@ def draw_attention(folder, chosen, fitted, bags, own, options) -> list[dict]:
 
 
 def thumbnail(root, row, um_per_px):
-    """The whole slide of a cohort's row (``whole_slide.thumbnail``), or None where none opens."""
-    from pairscape.images import whole_slide
+    """The whole slide of a cohort's row (``HEImage.thumbnail``), or None where none opens."""
+    from pairscape.images.whole_slide import WholeSlide
 
     if row is None:
         return None
     try:
-        with whole_slide.open_slide(cohorts.slide_file(root, row), um_per_px) as slide:
-            return whole_slide.thumbnail(slide, THUMBNAIL_PX)
+        with WholeSlide(cohorts.slide_file(root, row), um_per_px) as slide:
+            return slide.thumbnail(THUMBNAIL_PX)
     except InputError as error:
         logs.log.warning("no thumbnail under a heat map: %s", error)
         return None

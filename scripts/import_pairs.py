@@ -23,6 +23,7 @@ from pairscape.images import encoding
 from pairscape.jobs import program
 
 RESULT_VERSION = 1
+PRESET = {"shape": "square", "size_um": published_pairs.PITCH_UM, "source": "published"}
 
 
 def main(argv=None):
@@ -38,29 +39,21 @@ def main(argv=None):
     name = sample["sample"]
     um_per_px = float(sample.get("he_um_per_px") or 0)
     if not um_per_px > 0:
-        raise InputError(
-            "sample table",
-            f"sample {name}, he_um_per_px",
-            repr(sample.get("he_um_per_px", "")),
-            "give the µm per pixel of its H&E: the published pairs don't tell their scale",
-        )
+        stated = repr(sample.get("he_um_per_px", ""))
+        remedy = "give the µm per pixel of its H&E: the published pairs don't tell their scale"
+        raise InputError("sample table", f"sample {name}, he_um_per_px", stated, remedy)
     genes = [gene["gene_symbol"] for gene in gene_lists.read_genes(args.genes)]
     files = published_pairs.list_files(args.published_data)
     centres_px = published_pairs.read_places(files, name)
     if not len(centres_px):
-        raise InputError(
-            args.published_data,
-            "column name",
-            f"no row of {name}",
-            f"take {name} out of the dataset, or give the panel that holds it",
-        )
+        remedy = f"take {name} out of the dataset, or give the panel that holds it"
+        raise InputError(args.published_data, "column name", f"no row of {name}", remedy)
     row, column, regular = published_pairs.lattice(centres_px, um_per_px)
     if not regular:
-        log.warning(
-            "%s: its spots aren't on a lattice of 55 µm at %g µm per pixel; array_col numbers them",
-            name,
-            um_per_px,
+        words = (
+            "%s: its spots aren't on a lattice of 55 µm at %g µm per pixel; array_col numbers them"
         )
+        log.warning(words, name, um_per_px)
     first = next(published_pairs.iter_rows(files, name, len(genes), ()))["image"]
     side_px = _decode(first, args.published_data, f"{name}, row 0, image").shape[1]
     metadata = {
@@ -74,50 +67,39 @@ def main(argv=None):
             "um_per_px": um_per_px,
             "side_px": side_px,
         },
-        "spots": {
-            "sample": name,
-            "preset": {
-                "shape": "square",
-                "size_um": published_pairs.PITCH_UM,
-                "source": "published",
-            },
-        },
+        "spots": {"sample": name, "preset": PRESET},
         "spots_left_out": 0,
         "alignment": {"frame": "H&E", "um_per_px": um_per_px},
         "labels_sha256": sha256_json(labels),
         "result_version": RESULT_VERSION,
     }
     features = cutting.pair_features(len(genes), labels)
-    rows = _rows(files, sample, len(genes), centres_px, row, column, um_per_px)
-    total = len(centres_px)
-    written = pair_shards.write_shard(
-        args.shard, logs.progress(rows, name, total, "pair"), features, metadata
+    places = zip(row.tolist(), column.tolist(), (centres_px * um_per_px).tolist(), strict=True)
+    rows = logs.progress(
+        _rows(files, sample, len(genes), places, um_per_px), name, len(row), "pair"
     )
-    log.info(
-        "%s: %d pairs of %d genes, imported from %d file(s)", name, written, len(genes), len(files)
-    )
+    written = pair_shards.write_shard(args.shard, rows, features, metadata)
+    words = "%s: %d pairs of %d genes, imported from %d file(s)"
+    log.info(words, name, written, len(genes), len(files))
 
 
-def _rows(files, sample, gene_count, centres_px, row, column, um_per_px):
+def _rows(files, sample, gene_count: int, places, um_per_px: float):
     """Rows of the shard: what the sample table knows, then what the published row says."""
-    constant = cutting.sample_columns(sample)
+    constant, name = cutting.sample_columns(sample), sample["sample"]
     texts = (*pair_shards.PUBLISHED_TEXT, "cancer")
-    for i, found in enumerate(
-        published_pairs.iter_rows(files, sample["sample"], gene_count, texts)
-    ):
-        patch = _decode(found["image"], files[0].parent, f"{sample['sample']}, row {i}, image")
-        told = {key: found[key] for key in texts if found.get(key, "") != ""}
+    published = published_pairs.iter_rows(files, name, gene_count, texts)
+    for i, (pair, (row, column, (x_um, y_um))) in enumerate(zip(published, places, strict=True)):
+        patch = _decode(pair["image"], files[0].parent, f"{name}, row {i}, image")
+        stated = {key: pair[key] for key in texts if pair.get(key, "") != ""}
         yield {
             **constant,
-            **{key: value if key == "cancer" else str(value) for key, value in told.items()},
-            "image": found["image"],
-            "gexp": found["gexp"],
-            "cell_coords": found["cell_coords"],
-            "spot": f"{row[i]:03d}x{column[i]:03d}",
-            "array_row": int(row[i]),
-            "array_col": int(column[i]),
-            "x_um": float(centres_px[i, 0] * um_per_px),
-            "y_um": float(centres_px[i, 1] * um_per_px),
+            **{key: value if key == "cancer" else str(value) for key, value in stated.items()},
+            **{key: pair[key] for key in ("image", "gexp", "cell_coords")},
+            "spot": f"{row:03d}x{column:03d}",
+            "array_row": row,
+            "array_col": column,
+            "x_um": x_um,
+            "y_um": y_um,
             "um_per_px": um_per_px,
             "tissue_fraction": encoding.tissue_fraction(patch),
         }

@@ -6,13 +6,12 @@ OUT  README.md in the folder above them: load_dataset("<results>/datasets", "<da
 Options: title.
 """
 
-import os
 from pathlib import Path
 
 from pairscape.core.errors import InputError
 from pairscape.core.files import atomic_path
 from pairscape.core.logs import log
-from pairscape.dataset import card
+from pairscape.dataset import card, card_text
 from pairscape.jobs import program
 
 RESULT_VERSION = 2
@@ -27,34 +26,30 @@ def main(argv=None):
         card=program.Output("README.md to write"),
     )
     title = args.options.get("title", "Image-gene pairs")
-    folder = Path(args.card).resolve().parent
-    entries, licences, told, places = [], [], [], {}
+    entries, licences, datasets, places = [], [], [], {}
     for path in args.cards:
         head = card.read_front_matter(path)
         licences += str(head.get("license_name", "")).split("; ")
         for entry in card.move_configs(head, path, args.card):
             config = entry["config"]
-            name = config["config_name"]
+            name, files = config["config_name"], config["data_files"]
             if name in places:
-                raise InputError(
-                    path, "config_name", f"{name}, as in {places[name]}", "give each its own name"
-                )
+                twice = f"{name}, as in {places[name]}"
+                raise InputError(path, "config_name", twice, "give each its own name")
             places[name] = path
             entries.append(entry)
-            told.append(
+            datasets.append(
                 {
                     "name": name,
                     "version": config["version"],
-                    "splits": {
-                        files["split"]: len(files["path"]) for files in config["data_files"]
-                    },
-                    "card": Path(os.path.relpath(Path(path).resolve(), folder)).as_posix(),
+                    "splits": {part["split"]: len(part["path"]) for part in files},
+                    "card": card.relative(Path(path).resolve(), args.card),
                 }
             )
     head = card.front_matter(title, licences, entries)
     with atomic_path(args.card) as temporary:
-        temporary.write_text(head + "\n" + card.index_text(title, told))
-    log.info("%d configs: %s", len(told), ", ".join(dataset["name"] for dataset in told))
+        temporary.write_text(head + "\n" + card_text.index_text(title, datasets))
+    log.info("%d configs: %s", len(datasets), ", ".join(places))
 
 
 if __name__ == "__main__":

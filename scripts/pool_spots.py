@@ -7,6 +7,7 @@ OUT  the spots (SpatialData Zarr, see pairscape.spots.spots_zarr), the audit (JS
 The rules of pooling stand in pairscape.spots.pooling.
 """
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -17,29 +18,22 @@ from pairscape.acquire import bundle as xenium
 from pairscape.core import files, logs, tsv
 from pairscape.core.errors import InputError
 from pairscape.jobs import program
-from pairscape.spots import lattice, pooling, spot_quality, spots_zarr
+from pairscape.spots import lattice, pooling, spot_figure, spot_quality, spots_zarr
+from pairscape.spots.preset import SpotPreset, read_preset
 
 RESULT_VERSION = 2
-PRESET = {
-    "shape": "square",
-    "size_um": 55.0,
-    "pitch_um": None,  # the size
-    "lattice": None,  # that of the shape
-    "frame": "xenium_um",
-    "origin": "zero",
-    "centres": None,
-    "assigned": "all",
-    "min_qv": 20,
-    "min_transcripts": 1,
-    "min_tissue": None,  # no mask
-}
-WORDS = {
-    "shape": tuple(lattice.LATTICES),
-    "lattice": (None, "square", "hexagonal"),
-    "frame": ("xenium_um", "he_pixels"),
-    "origin": ("zero", "min_transcript"),
-    "assigned": pooling.ASSIGNED,
-}
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A sample as it is pooled: its bundle, and its H&E with the alignment where it has them."""
+
+    bundle: str
+    name: str
+    preset: SpotPreset
+    pixel_size_um: float
+    he_image: str | None
+    he_matrix: np.ndarray | None
 
 
 def main(argv=None):
@@ -55,13 +49,10 @@ def main(argv=None):
         table=program.Output("qc.tsv to write"),
         figure=program.Output("qc.png to write"),
     )
-    sample = args.options.get("sample", {})
-    preset = _read_preset(args.options.get("spots", {}))
     experiment = xenium.read_experiment(args.bundle)
-    pixel_size_um = xenium.pixel_size_um(experiment)
+    source = _read_source(args, xenium.pixel_size_um(experiment))
     panel = sorted(xenium.read_panel(args.bundle), key=lambda gene: gene["gene_symbol"])
     genes = [gene["gene_symbol"] for gene in panel]
-    he_matrix = _he_matrix(args, sample, preset, pixel_size_um)
     gene = args.options.get("overlay_gene")
     if gene and gene not in genes:
         remedy = f"name a gene of the panel, such as {genes[0]}, or none"
@@ -69,19 +60,17 @@ def main(argv=None):
     inputs = [Path(args.bundle) / "experiment.xenium", xenium.find_panel(args.bundle)]
     inputs += [xenium.find_transcripts(args.bundle)]
     inputs += [Path(args.he_alignment)] if args.he_alignment else []
-    cells = None
-    if preset["assigned"] == "cells_within":
-        cells = _read_centroids(args.bundle, inputs)
-    layout = _lay_out(args.bundle, preset, sample, he_matrix, pixel_size_um, cells, inputs)
-    picture, mask = _look_at_he(args, preset, he_matrix, pixel_size_um)
-    tissue_of = _tissue_of(mask, layout, he_matrix, pixel_size_um) if mask else None
+    within = source.preset.assigned == "cells_within"
+    cells = _read_centroids(args.bundle, inputs) if within else None
+    layout = _lay_out(source, cells, inputs)
+    he, mask = _look_at_he(source)
 
-    pooled = _pool(args.bundle, layout, genes, preset, cells, tissue_of)
+    pooled = _pool(source, layout, genes, cells, mask)
     per_spot = np.asarray(pooled.counts.sum(axis=1, dtype=np.int64)).ravel()
     audit = {
-        "sample": sample.get("sample", ""),
+        "sample": source.name,
         "spots_name": args.options.get("spots_name", ""),
-        "preset": preset,
+        "preset": dataclasses.asdict(source.preset),
         "result_version": RESULT_VERSION,
         "software_version": xenium.software_version(experiment),
         "rows_read": pooled.rows_read,
@@ -97,106 +86,58 @@ def main(argv=None):
         "genes_per_spot": _distribution(np.diff(pooled.counts.indptr)),
         "lattice": _describe_lattice(layout),
         "tissue": {"threshold": mask.threshold, "he_px_per_px": mask.scale} if mask else None,
-        "overlay_gene": gene or _figure().choose_gene(pooled.counts, genes),
+        "overlay_gene": gene or spot_figure.choose_gene(pooled.counts, genes),
         "inputs": {path.name: files.sha256_file(path) for path in inputs},
     }
-    attrs = {
-        key: audit[key] for key in ("sample", "spots_name", "preset", "result_version", "lattice")
-    }
-    attrs |= {
-        "pixel_size_um": pixel_size_um,
-        "he_matrix": he_matrix.tolist() if he_matrix is not None else None,
-        "audit_sha256": files.sha256_json(audit),
-    }
     cell_sums = _cell_sums(args.bundle, genes)
-    spots_zarr.write_spots(
-        args.spots,
-        pooled.counts,
-        panel,
-        pooled.layout,
-        shape=layout.shape,
-        size_um=layout.size_um,
-        pixel_size_um=pixel_size_um,
-        he_matrix=he_matrix,
-        attrs=attrs,
-        corners_um=lattice.outline_um(layout),
-    )
+    _write_spots(args.spots, source, panel, audit, pooled, layout)
     rows = spot_quality.summarise(audit, pooled.counts, cell_sums)
-    tsv.write_tsv(args.table, rows, spot_quality.COLUMNS)
-    _draw(args, audit, pooled, layout, genes, rows, cell_sums, picture, he_matrix, pixel_size_um)
+    spot_quality.QUALITY.write(args.table, rows)
+    apart = {row["measure"]: row["value"] for row in rows if row["of"] == "spots_vs_cells"}
+    shown = _cells(args.bundle, audit["overlay_gene"], cell_sums, apart)
+    gene_counts = pooled.counts[:, [genes.index(audit["overlay_gene"])]].toarray().ravel()
+    median = audit["transcripts_per_spot"]["median"]
+    title = (
+        f"{source.name}: {len(per_spot):,} spots, {pooled.pooled:,} of {pooled.rows_read:,} rows "
+    )
+    title += f"pooled, median {median:,.0f} a spot"
+    gene = audit["overlay_gene"]
+    with files.atomic_path(args.figure) as path:
+        spot_figure.draw_spots(path, title, gene, gene_counts, pooled, layout, shown, he)
     files.write_json(args.audit, audit)
     logs.log.info(
         "%s: %d of %d rows pooled in %d spots (%s; median %g transcripts and %g genes a spot)",
-        audit["sample"] or args.bundle,
+        source.name or args.bundle,
         pooled.pooled,
         pooled.rows_read,
         audit["spots"],
         ", ".join(f"{rows} {reason}" for reason, rows in pooled.dropped.items()),
-        audit["transcripts_per_spot"]["median"],
+        median,
         audit["genes_per_spot"]["median"],
     )
 
 
-def _read_preset(given: dict) -> dict:
-    unknown = sorted(set(given) - set(PRESET))
-    if unknown:
-        allowed = ", ".join(PRESET)
-        raise InputError("--options", f"spots.{unknown[0]}", "an unknown key", f"use {allowed}")
-    preset = PRESET | given
-    if preset["pitch_um"] is None:
-        preset["pitch_um"] = preset["size_um"]
-    for key, allowed in WORDS.items():
-        if preset[key] not in allowed:
-            words = ", ".join(word for word in allowed if word)
-            raise InputError("--options", f"spots.{key}", preset[key], f"use one of {words}")
-    numbers = ["size_um", "pitch_um", "min_qv", "min_transcripts"]
-    for key in numbers + (["min_tissue"] if preset["min_tissue"] is not None else []):
-        value = preset[key]
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not math.isfinite(value)
-        ):
-            raise InputError("--options", f"spots.{key}", repr(value), "give a number")
-    if preset["centres"]:
-        for key in ("lattice", "frame", "origin", "min_tissue"):
-            if preset[key] != PRESET[key]:
-                raise InputError(
-                    "--options",
-                    f"spots.{key}",
-                    f"{preset[key]} beside given centres",
-                    "drop it: given centres are all kept, where they are",
-                )
-    elif preset["lattice"] is None:
-        preset["lattice"] = lattice.LATTICES[preset["shape"]][0]
-    return preset
+def _read_source(args, pixel_size_um: float) -> Source:
+    """The sample and its preset, and the alignment where there is an H&E or a preset asks for it."""
+    sample, preset = args.options.get("sample", {}), read_preset(args.options.get("spots", {}))
+    name, he_matrix = sample.get("sample", ""), None
+    if preset.min_tissue is not None and not args.he_image:
+        lacks = f"{preset.min_tissue:g}, but sample {name} has no H&E"
+        remedy = "make it null, or give the H&E of that sample"
+        raise InputError("--options", "spots.min_tissue", lacks, remedy)
+    if args.he_image or args.he_alignment:
+        stated = None
+        if sample.get("he_alignment") == "microns" and args.he_image:
+            from pairscape.images.tiff import um_per_px
 
-
-def _he_matrix(args, sample: dict, preset: dict, pixel_size_um: float) -> np.ndarray | None:
-    """The alignment of the H&E; None where there is no H&E and nothing asks for it."""
-    name = sample.get("sample", "")
-    if preset["min_tissue"] is not None and not args.he_image:
-        raise InputError(
-            "--options",
-            "spots.min_tissue",
-            f"{preset['min_tissue']:g}, but sample {name} has no H&E",
-            "make it null, or give the H&E of that sample",
-        )
-    if not (args.he_image or args.he_alignment):
-        if preset["frame"] == "he_pixels":
-            raise InputError(
-                "--options",
-                "spots.frame",
-                f"he_pixels, but sample {name} has no H&E",
-                "make it xenium_um, or give the H&E and its alignment",
-            )
-        return None
-    stated = None
-    if sample.get("he_alignment") == "microns" and args.he_image:
-        from pairscape.images.tiff import um_per_px
-
-        stated = um_per_px(args.he_image)
-    return alignment.resolve_alignment(args.he_alignment, sample, pixel_size_um, stated).matrix
+            stated = um_per_px(args.he_image)
+        aligned = alignment.resolve_alignment(args.he_alignment, sample, pixel_size_um, stated)
+        he_matrix = aligned.matrix
+    elif preset.frame == "he_pixels":
+        lacks = f"he_pixels, but sample {name} has no H&E"
+        remedy = "make it xenium_um, or give the H&E and its alignment"
+        raise InputError("--options", "spots.frame", lacks, remedy)
+    return Source(args.bundle, name, preset, pixel_size_um, args.he_image, he_matrix)
 
 
 def _read_centroids(bundle, inputs: list[Path]):
@@ -212,34 +153,31 @@ def _read_centroids(bundle, inputs: list[Path]):
     return cells["cell_id"].tolist(), centroids_um
 
 
-def _lay_out(
-    bundle, preset: dict, sample: dict, he_matrix, pixel_size_um: float, cells, inputs: list[Path]
-) -> lattice.Layout:
+def _lay_out(source: Source, cells, inputs: list[Path]) -> lattice.Layout:
     """The layout of the preset; a file of centres joins ``inputs``."""
-    centres = preset["centres"]
-    if centres is None:
-        frame = lattice.xenium_frame()
-        if preset["frame"] == "he_pixels":
-            frame = lattice.he_frame(he_matrix, pixel_size_um)
-        bounds = pooling.transcript_bounds(bundle, frame)
-        if preset["origin"] == "min_transcript":
-            # Of all rows: the published data were pooled before controls were taken out.
-            frame = frame._replace(origin=np.array(bounds[:2]))
-            bounds = (0.0, 0.0, bounds[2] - bounds[0], bounds[3] - bounds[1])
-        if cells is not None:
-            bounds = lattice.widen_bounds(bounds, cells[1], frame)
-        return lattice.lattice(
-            preset["shape"],
-            preset["size_um"],
-            preset["pitch_um"],
-            bounds,
-            preset["lattice"],
-            frame,
-        )
-    if preset["shape"] != "circle":
+    preset = source.preset
+    if preset.centres is not None:
+        return _read_centres(source, inputs)
+    frame = lattice.xenium_frame()
+    if preset.frame == "he_pixels":
+        frame = lattice.he_frame(source.he_matrix, source.pixel_size_um)
+    bounds = pooling.transcript_bounds(source.bundle, frame)
+    if preset.origin == "min_transcript":
+        # Of all rows: the published data were pooled before controls were taken out.
+        frame = frame._replace(origin=np.array(bounds[:2]))
+        bounds = (0.0, 0.0, bounds[2] - bounds[0], bounds[3] - bounds[1])
+    if cells is not None:
+        bounds = lattice.widen_bounds(bounds, cells[1], frame)
+    size_um, pitch_um = preset.size_um, preset.pitch_um
+    return lattice.lattice(preset.shape, size_um, pitch_um, bounds, preset.lattice, frame)
+
+
+def _read_centres(source: Source, inputs: list[Path]) -> lattice.Layout:
+    centres = source.preset.centres
+    if source.preset.shape != "circle":
         remedy = "make it circle: only circles are pooled around given centres"
-        raise InputError("--options", "spots.shape", preset["shape"], remedy)
-    path = Path(centres["file"].replace("{sample}", sample.get("sample", "")))
+        raise InputError("--options", "spots.shape", source.preset.shape, remedy)
+    path = Path(centres["file"].replace("{sample}", source.name))
     x, y, name = (centres[key] for key in ("x", "y", "name"))
     rows = tsv.read_tsv(path, [x, y, name])
     try:
@@ -253,58 +191,56 @@ def _lay_out(
         twice = next(spot for spot in names if names.count(spot) > 1)
         raise InputError(path, name, f"{twice} twice", "give each spot a name of its own")
     inputs.append(path)
-    return lattice.circles(xy_um, names, preset["size_um"])
+    return lattice.circles(xy_um, names, source.preset.size_um)
 
 
-def _look_at_he(args, preset: dict, he_matrix, pixel_size_um: float):
-    """A picture of the H&E for the figure, with its scale, and the tissue mask; None for none."""
-    if not args.he_image or he_matrix is None:
+def _look_at_he(source: Source):
+    """The H&E for the figure, and the tissue mask; None for none."""
+    if not source.he_image or source.he_matrix is None:
         return None, None
-    from pairscape.images.patches import thumbnail
-    from pairscape.images.tiff import Slide
-
-    if preset["min_tissue"] is None:
-        return thumbnail(args.he_image, _figure().THUMBNAIL_PX), None
     from PIL import Image
 
     from pairscape.images import tissue
+    from pairscape.images.tiff import TiffImage
 
-    um_per_px = alignment.decompose(he_matrix, pixel_size_um)["um_per_px"]
-    with Slide(args.he_image) as slide:
-        side_px = tissue.mask_side_px(slide.width, slide.height, um_per_px)
-    picture, scale = thumbnail(args.he_image, side_px)
+    matrix, pixel_size_um = source.he_matrix, source.pixel_size_um
+    with TiffImage(source.he_image, cache_bytes=0) as image:
+        if source.preset.min_tissue is None:
+            picture, scale = image.thumbnail(spot_figure.THUMBNAIL_PX)
+            return spot_figure.He(picture, scale, matrix, pixel_size_um), None
+        um_per_px = alignment.decompose(matrix, pixel_size_um)["um_per_px"]
+        picture, scale = image.thumbnail(tissue.mask_side_px(image.width, image.height, um_per_px))
     mask = tissue.tissue_mask(picture, scale)
-    reduction = math.ceil(max(picture.shape[:2]) / _figure().THUMBNAIL_PX)
-    return (np.asarray(Image.fromarray(picture).reduce(reduction)), scale * reduction), mask
+    step = math.ceil(max(picture.shape[:2]) / spot_figure.THUMBNAIL_PX)
+    smaller = np.asarray(Image.fromarray(picture).reduce(step))
+    return spot_figure.He(smaller, scale * step, matrix, pixel_size_um), mask
 
 
-def _tissue_of(mask, layout: lattice.Layout, he_matrix: np.ndarray, pixel_size_um: float):
-    """The function that gives the share of tissue of spots by their centres, (N, 2) µm."""
-    from pairscape.images import tissue
-
-    linear = alignment.um_to_he_matrix(he_matrix, pixel_size_um)[:2, :2]
-    offsets_px = lattice.inner_points_um(layout) @ linear.T
-    return lambda xy_um: tissue.tissue_fraction(
-        mask, alignment.um_to_he_px(he_matrix, pixel_size_um, xy_um), offsets_px
-    )
-
-
-def _pool(bundle, layout: lattice.Layout, genes: list[str], preset: dict, cells, tissue_of):
-    columns = lattice.columns_needed(xenium.transcript_columns(bundle), preset["assigned"])
-    batches = xenium.iter_transcripts(bundle, columns)
+def _pool(source: Source, layout: lattice.Layout, genes: list[str], cells, mask) -> pooling.Pooled:
+    bundle, assigned = source.bundle, source.preset.assigned
+    columns = lattice.columns_needed(xenium.transcript_columns(bundle), assigned)
     rows = xenium.transcript_rows(bundle)
     total = -(-rows // xenium.BATCH_ROWS) if rows else None
     return pooling.pool(
-        logs.progress(batches, "pooling", total, "batch"),
+        logs.progress(xenium.iter_transcripts(bundle, columns), "pooling", total, "batch"),
         layout,
         genes,
-        min_qv=preset["min_qv"],
-        min_transcripts=preset["min_transcripts"],
-        assigned=preset["assigned"],
+        source.preset,
         cells=cells,
-        tissue_of=tissue_of,
-        min_tissue=preset["min_tissue"] or 0,
+        tissue_of=_tissue_of(mask, layout, source) if mask else None,
         file=xenium.find_transcripts(bundle),
+    )
+
+
+def _tissue_of(mask, layout: lattice.Layout, source: Source):
+    """The function that gives the share of tissue of spots by their centres, (N, 2) µm."""
+    from pairscape.images import tissue
+
+    placing = source.he_matrix, source.pixel_size_um
+    linear = alignment.um_to_he_matrix(*placing)[:2, :2]
+    offsets_px = lattice.inner_points_um(layout) @ linear.T
+    return lambda xy_um: tissue.tissue_fraction(
+        mask, alignment.um_to_he_px(*placing, xy_um), offsets_px
     )
 
 
@@ -334,66 +270,38 @@ def _distribution(values: np.ndarray) -> dict:
     }
 
 
-def _figure():
-    from pairscape.spots import spot_figure
-
-    return spot_figure
-
-
-def _draw(
-    args,
-    audit: dict,
-    pooled,
-    layout: lattice.Layout,
-    genes: list[str],
-    rows: list[dict],
-    cell_sums,
-    picture,
-    he_matrix,
-    pixel_size_um: float,
-) -> None:
-    gene = audit["overlay_gene"]
-    cell_xy_um, cell_counts = _cells(args.bundle, gene)
-    per_spot = audit["transcripts_per_spot"]
-    with files.atomic_path(args.figure) as temporary:
-        _figure().draw_spots(
-            temporary,
-            title=f"{audit['sample']}: {audit['spots']:,} spots, {audit['pooled']:,} of "
-            f"{audit['rows_read']:,} rows pooled, median {per_spot['median']:,.0f} a spot",
-            gene=gene,
-            spot_xy_um=np.column_stack([pooled.layout["x_um"], pooled.layout["y_um"]]),
-            spot_counts=pooled.counts[:, [genes.index(gene)]].toarray().ravel(),
-            shape=layout.shape,
-            size_um=layout.size_um,
-            corners_um=lattice.outline_um(layout),
-            transcripts=np.asarray(pooled.counts.sum(axis=1)).ravel(),
-            genes=np.diff(pooled.counts.indptr),
-            cell_sums=cell_sums,
-            distances={
-                row["measure"]: float(row["value"])
-                for row in rows
-                if row["of"] == "spots_vs_cells" and row["value"] is not None
-            },
-            cell_xy_um=cell_xy_um,
-            cell_counts=cell_counts,
-            he=picture,
-            he_matrix=he_matrix,
-            pixel_size_um=pixel_size_um,
-        )
+def _write_spots(path, source: Source, panel: list[dict], audit: dict, pooled, layout) -> None:
+    keys = ("sample", "spots_name", "preset", "result_version", "lattice")
+    he_matrix, pixel_size_um = source.he_matrix, source.pixel_size_um
+    spots_zarr.write_spots(
+        path,
+        pooled,
+        panel,
+        size_um=layout.size_um,
+        corners_um=lattice.outline_um(layout),
+        pixel_size_um=pixel_size_um,
+        he_matrix=he_matrix,
+        attrs={
+            **{key: audit[key] for key in keys},
+            "pixel_size_um": pixel_size_um,
+            "he_matrix": he_matrix.tolist() if he_matrix is not None else None,
+            "audit_sha256": files.sha256_json(audit),
+        },
+    )
 
 
-def _cells(bundle, gene: str):
-    """Centres and counts of the cells; None where the bundle has no usable cells."""
+def _cells(bundle, gene: str, sums, distances: dict) -> spot_figure.Cells:
+    """What the figure shows of the cells; their places are None where the bundle has none of use."""
+    distances = {name: value for name, value in distances.items() if value is not None}
     try:
         cells = xenium.read_cells(bundle)
         counts = xenium.read_cell_counts(bundle, gene)
     except InputError as error:
         logs.log.info("the figure has no cells (%s)", error)
-        return None, None
-    return (
-        cells[["x_centroid", "y_centroid"]].to_numpy(float),
-        counts.reindex(cells["cell_id"]).fillna(0).to_numpy(),
-    )
+        return spot_figure.Cells(sums=sums, distances=distances)
+    counts = counts.reindex(cells["cell_id"]).fillna(0).to_numpy()
+    xy_um = cells[["x_centroid", "y_centroid"]].to_numpy(float)
+    return spot_figure.Cells(xy_um, counts, sums, distances)
 
 
 def _cell_sums(bundle, genes: list[str]):

@@ -11,7 +11,7 @@ OUT  model.ckpt, options.json, metrics.csv, curve.png; embeddings/<split>* besid
 from pathlib import Path
 
 from pairscape.core import files, logs
-from pairscape.core.errors import InputError
+from pairscape.core.errors import InputError, one_each
 from pairscape.encoders import specs
 from pairscape.jobs import program
 from pairscape.jobs.records import git_commit
@@ -88,9 +88,7 @@ def check_options(options, shards) -> None:
     for kind in specs.KINDS:
         file = f"config/encoders/{kind}/{options[f'{kind}_name']}.yaml"
         specs.require_built(options[f"{kind}_encoder"], file)
-    if len(shards) != len(options["samples"]):
-        remedy = f"give one for each of {len(options['samples'])} samples"
-        raise InputError("--shards", "number", str(len(shards)), remedy)
+    one_each(shards, options["samples"], "--shards")
 
 
 def record_failure(args, error: Exception) -> None:

@@ -22,6 +22,11 @@ from pairscape.jobs import program
 
 RESULT_VERSION = 1
 TABLES = ("*.md", "*/genes.tsv", "*/splits.tsv", "*/leakage.tsv", "*/patch_leakage.tsv")
+REMEDIES = {
+    401: "log in (`hf auth login`) or set HF_TOKEN",
+    403: "use a token that may write to this repository",
+    404: "check the repository's name and that your token may see it",
+}
 LAYOUT = tuple(f"*/data/*{card.LAYOUT_SUFFIX}/{split}.csv" for split in SPLITS)
 
 
@@ -35,43 +40,29 @@ def main(argv=None):
     )
     repo, private = args.options.get("repo"), args.options.get("private", True)
     if not repo:
-        raise InputError(
-            "configuration",
-            "hub.repo",
-            "nothing",
-            "name the repository, `hub: {repo: <owner>/<name>}`",
-        )
-    if not private:
-        for sample in args.options.get("samples", ()):
-            if not sample["license"]:
-                raise InputError(
-                    "sample table",
-                    f"sample {sample['sample']}, license",
-                    "nothing, and the repository is to be public",
-                    "state the licence under which it may be passed on, or set hub.private: true",
-                )
+        remedy = "name the repository, `hub: {repo: <owner>/<name>}`"
+        raise InputError("configuration", "hub.repo", "nothing", remedy)
+    for sample in args.options.get("samples", ()):
+        if not private and not sample["license"]:
+            raise InputError(
+                "sample table",
+                f"sample {sample['sample']}, license",
+                "nothing, and the repository is to be public",
+                "state the licence under which it may be passed on, or set hub.private: true",
+            )
     folder = Path(args.card).resolve().parent
-    configs = [
-        entry["config"]
-        for entry in card.move_configs(card.read_front_matter(args.card), args.card, args.card)
-    ]
-    shards = sorted(
-        {path for config in configs for files in config["data_files"] for path in files["path"]}
-    )
+    head = card.read_front_matter(args.card)
+    configs = [entry["config"] for entry in card.move_configs(head, args.card, args.card)]
+    parts = [part for config in configs for part in config["data_files"]]
+    shards = sorted({path for part in parts for path in part["path"]})
     for path in shards:
         if path.startswith("..") or not (folder / path).is_file():
             raise InputError(args.card, f"data file {path}", "nothing there", "run index_datasets")
     total = sum((folder / path).stat().st_size for path in shards)
     log.info("%s: %d shards, %.1f MB", repo, len(shards), total / 1e6)
     commit = _upload(folder, repo, private, [*TABLES, *LAYOUT, *shards])
-    write_json(
-        args.pushed,
-        {
-            "repo": repo,
-            "commit": commit,
-            "configs": {config["config_name"]: config["version"] for config in configs},
-        },
-    )
+    versions = {config["config_name"]: config["version"] for config in configs}
+    write_json(args.pushed, {"repo": repo, "commit": commit, "configs": versions})
     log.info("%s: uploaded as commit %s", repo, commit)
 
 
@@ -96,18 +87,10 @@ def _upload(folder: Path, repo: str, private: bool, patterns: list[str]) -> str:
     except (HfHubHTTPError, LocalTokenNotFoundError, *transport) as error:
         # The message of the Hub may hold the request; its first line says what is wrong.
         status = getattr(getattr(error, "response", None), "status_code", None)
+        fault = f"status {status}" if status else type(error).__name__
+        remedy = "check the connection and run it again: what is up there already isn't sent twice"
         raise InputError(
-            f"{api.endpoint}/datasets/{repo}",
-            "upload",
-            f"status {status}" if status else type(error).__name__,
-            {
-                401: "log in (`hf auth login`) or set HF_TOKEN",
-                403: "use a token that may write to this repository",
-                404: "check the repository's name and that your token may see it",
-            }.get(
-                status,
-                "check the connection and run it again: what is up there already isn't sent twice",
-            ),
+            f"{api.endpoint}/datasets/{repo}", "upload", fault, REMEDIES.get(status, remedy)
         ) from None
     return commit.oid
 

@@ -26,10 +26,10 @@ def main(argv=None):
         tiled=program.Output("image to write"),
     )
     from pairscape.images.retiling import retile
-    from pairscape.images.tiff import Slide
+    from pairscape.images.tiff import TiffImage
 
     source, target = Path(args.he_image), Path(args.tiled)
-    with Slide(source, any_layout=True) as slide:
+    with TiffImage(source, any_layout=True) as slide:
         tiled, size = slide.is_tiled, f"{slide.width} x {slide.height} pixels"
     if tiled:
         with files.atomic_path(target) as temporary:

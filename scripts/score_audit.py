@@ -11,6 +11,7 @@ pairscape.audit.flag_effects.
 """
 
 from pairscape.audit import flag_effects
+from pairscape.audit.options import Run, check_options, words
 from pairscape.core import logs
 from pairscape.core.errors import InputError
 from pairscape.core.logs import log
@@ -29,15 +30,15 @@ def main(argv=None):
         runs=program.Many("options.json, or failed.json, of each run"),
         scores=program.Output("scores to write (TSV)"),
     )
-    options = flag_effects.check_options(args.options)
-    found = _read_runs(args.runs, options)
+    options = check_options(args.options)
+    read = _read_runs(args.runs, options)
     rows = flag_effects.score(
         options,
-        {run: told.get("reason", "") for run, (_, told) in found.items()},
-        lambda run: _load(*found[run]),
+        {run: record.get("reason", "") for run, (_, record) in read.items()},
+        lambda run: _load(*read[run]),
         lambda several: logs.progress(several, "scoring the audit", unit="row"),
     )
-    flag_effects.write_scores(args.scores, rows)
+    flag_effects.TABLE.write(args.scores, rows)
     tried = {(row["start"], row["flag"]) for row in rows if row.get("difference") is not None}
     flags = {(row["start"], row["flag"]) for row in rows if row["flag"]}
     log.info(
@@ -45,28 +46,28 @@ def main(argv=None):
         options["audit"],
         len(tried),
         len(flags),
-        sum("reason" not in told for _, told in found.values()),
+        sum("reason" not in record for _, record in read.values()),
         len(options["expected"]),
     )
 
 
-def _read_runs(paths, options) -> dict[flag_effects.Run, tuple]:
-    """The runs: where they are told of, and what is told."""
-    found = {}
+def _read_runs(paths, options) -> dict[Run, tuple]:
+    """The runs: the file that tells of each, and what it holds."""
+    read = {}
     for given in paths:
-        path, told, _ = runs.read_run(given, RUN_KEYS)
-        run = flag_effects.Run(*(told[key] for key in flag_effects.Run._fields))
+        path, record, _ = runs.read_run(given, RUN_KEYS)
+        run = Run(*(record[key] for key in Run._fields))
         if run not in options["expected"]:
-            raise InputError(path, "run", flag_effects.words(run), "give only runs of this audit")
-        if run in found:
-            raise InputError(path, "run", f"{flag_effects.words(run)} twice", "give each run once")
-        found[run] = (path, told)
-    return found
+            raise InputError(path, "run", words(run), "give only runs of this audit")
+        if run in read:
+            raise InputError(path, "run", f"{words(run)} twice", "give each run once")
+        read[run] = (path, record)
+    return read
 
 
-def _load(path, told) -> flag_effects.Loaded:
-    embedded, placeholders = runs.read_scorable(path, told, "test")
-    return flag_effects.Loaded(embedded, placeholders, told["options_sha256"], str(path))
+def _load(path, record) -> flag_effects.Loaded:
+    embedded, placeholders = runs.read_scorable(path, record, "test")
+    return flag_effects.Loaded(embedded, placeholders, record["options_sha256"], str(path))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,9 @@ from pairscape.core import files, logs, tsv
 from pairscape.core.errors import InputError
 from pairscape.core.logs import log
 from pairscape.dataset import expression_counts, gene_lists, pair_shards, splits
-from pairscape.evaluate import batch_effect
+from pairscape.dataset.shards import Shards
+from pairscape.evaluate import batch_effect, clustering
+from pairscape.evaluate.clustering import BatchEffectOptions
 from pairscape.jobs import program
 
 RESULT_VERSION = 1
@@ -36,24 +38,22 @@ def main(argv=None):
     dataset = args.options.pop("dataset", None)
     if not isinstance(dataset, str) or not dataset:
         raise InputError("--options", "dataset", repr(dataset), "name the dataset")
-    options = batch_effect.check_options(args.options)
+    options = BatchEffectOptions.of(args.options)
     rows = splits.read_splits(args.splits)
     genes = [gene["gene_symbol"] for gene in gene_lists.read_genes(args.genes)]
-    counts = expression_counts.Counts(args.shards, genes)
-    for path in args.shards:
-        pair_shards.shard_sha256(path)  # refuses one that was damaged
-    samples = [pair_shards.shard_metadata(path)["sample"] for path in args.shards]
-    of_split = expression_counts.split_rows(samples, counts.row_counts, rows, args.splits)
+    shards = Shards.open(args.shards)
+    counts = expression_counts.Counts(shards, genes)
+    _ = shards.sha256  # refuses one that was damaged
+    in_split = expression_counts.split_rows(shards, rows, args.splits)
 
-    used = np.unique(np.concatenate(list(of_split.values())))
+    used = np.unique(np.concatenate(list(in_split.values())))
     size = max(256, _BLOCK_NUMBERS // len(genes))
     filled = np.concatenate([block.any(axis=1) for block in counts.blocks(used, size)])
     empty, used = int((~filled).sum()), used[filled]
     if len(used) < 3:
-        raise InputError(
-            args.splits, "spots", f"{len(used)} spots with counts", "give the dataset more spots"
-        )
-    given = _read_labels(args.labels, args.shards, counts.row_counts)[used] if args.labels else None
+        fault = f"{len(used)} spots with counts"
+        raise InputError(args.splits, "spots", fault, "give the dataset more spots")
+    given = _read_labels(args.labels, args.shards)[used] if args.labels else None
     if empty:
         log.warning("%s: %d spots without counts are left out", dataset, empty)
 
@@ -61,65 +61,57 @@ def main(argv=None):
     blocks = logs.progress(
         counts.blocks(used, size), "reading counts", -(-len(used) // size), "block"
     )
-    space = batch_effect.embed_counts(blocks, len(genes), options)
-    sample_of = np.repeat(np.arange(len(samples)), counts.row_counts)[used]
-    batches, notes = _batches(used, of_split, sample_of, samples, rows, empty)
+    space = clustering.embed_counts(blocks, len(genes), options)
+    samples, sample_of = shards.samples, shards.owner[used]
+    donors = {row["sample"]: row["donor"] for row in rows}
+    donor_of = np.array([donors.get(sample, "") for sample in samples])[sample_of]
+    batches, notes = _batches(used, in_split, donor_of, rows, empty)
     spots = dict(zip(samples, np.bincount(sample_of, minlength=len(samples)).tolist(), strict=True))
     scored = batch_effect.score_dataset(space, batches, options, given, notes)
     scored += batch_effect.score_confounding(rows, spots)
     head = {
         "dataset": dataset,
         "versions": batch_effect.versions(),
-        "options_sha256": files.sha256_json(options),
+        "options_sha256": files.sha256_json(vars(options)),
     }
     batch_effect.write_scores(args.scores, [{**row, **head} for row in scored])
-    log.info("%s: %s", dataset, _in_short(scored, options["resolution"]))
+    log.info("%s: %s", dataset, _in_short(scored, options.resolution))
 
 
-def _batches(used, of_split, sample_of, samples, rows, empty: int):
+def _batches(used, in_split, donor_of, rows, empty: int) -> tuple[dict, dict]:
     """The scored spots and the batch of each, by split and by donor; and what to say with them."""
     parts = {
         name: np.flatnonzero(np.isin(used, members))
-        for name, members in of_split.items()
+        for name, members in in_split.items()
         if len(members)
     }
     in_splits = np.concatenate(list(parts.values()))
     names = np.repeat(list(parts), [len(spots) for spots in parts.values()])
-    donors = {row["sample"]: row["donor"] for row in rows}
-    of_donor = np.array([donors.get(sample, "") for sample in samples])[sample_of]
     unknown = {row["donor"] for row in rows if row["donor_known"].lower() != "true"}
     repeated = len(in_splits) - len(used)
-    left_out = f"{empty} spots without counts are left out" if empty else ""
-    notes = {
-        "split": [left_out, f"{repeated} spots stand in two splits and count in both"]
-        if repeated
-        else [left_out],
-        "donor": [
-            left_out,
-            f"{len(unknown)} of {len(set(donors.values()))} donors are placeholders",
-        ]
-        if unknown
-        else [left_out],
-    }
-    batches = {"split": (in_splits, names), "donor": (np.arange(len(used)), of_donor)}
-    return batches, {name: "; ".join(filter(None, said)) for name, said in notes.items()}
+    left_out = [f"{empty} spots without counts are left out"] if empty else []
+    notes = {"split": [*left_out], "donor": [*left_out]}
+    if repeated:
+        notes["split"].append(f"{repeated} spots stand in two splits and count in both")
+    if unknown:
+        every = len({row["donor"] for row in rows})
+        notes["donor"].append(f"{len(unknown)} of {every} donors are placeholders")
+    batches = {"split": (in_splits, names), "donor": (np.arange(len(used)), donor_of)}
+    return batches, {name: "; ".join(words) for name, words in notes.items()}
 
 
-def _read_labels(path, shards, row_counts) -> np.ndarray:
+def _read_labels(path, shards) -> np.ndarray:
     """The label of each row of the shards."""
-    found = {
-        (row["sample"], row["spot"]): row["label"]
-        for row in tsv.read_tsv(path, ("sample", "spot", "label"))
-    }
+    table = tsv.read_tsv(path, ("sample", "spot", "label"))
+    label_of = {(row["sample"], row["spot"]): row["label"] for row in table}
     labels = []
     for shard in shards:
         for row in pair_shards.read_index(shard).select(["sample", "spot"]).to_pylist():
-            place = (row["sample"], row["spot"])
-            if not found.get(place):
-                raise InputError(
-                    path, f"sample {place[0]}, spot {place[1]}", "no label", "label every spot"
-                )
-            labels.append(found[place])
+            sample, spot = row["sample"], row["spot"]
+            if not label_of.get((sample, spot)):
+                place = f"sample {sample}, spot {spot}"
+                raise InputError(path, place, "no label", "label every spot")
+            labels.append(label_of[sample, spot])
     return np.array(labels, str)
 
 
@@ -134,17 +126,14 @@ def _limit_threads(threads: int) -> None:
 
 
 def _in_short(scored, resolution: float) -> str:
-    told = []
-    for row in scored:
-        if (row["metric"], row["group"]) == ("silhouette_batch", "all") and (
-            row["resolution"] == resolution
-        ):
-            value = "none" if row["value"] is None else f"{row['value']:.3f}"
-            told.append(
-                f"by {row['batch']} {value} ({row['labels']} clusters, "
-                f"{row['spots_skipped']:.0%} of spots in skipped ones)"
-            )
-    return "silhouette-batch " + ", ".join(told)
+    words = [
+        f"by {row['batch']} {'none' if row['value'] is None else format(row['value'], '.3f')} "
+        f"({row['labels']} clusters, {row['spots_skipped']:.0%} of spots in skipped ones)"
+        for row in scored
+        if (row["metric"], row["group"]) == ("silhouette_batch", "all")
+        and row["resolution"] == resolution
+    ]
+    return "silhouette-batch " + ", ".join(words)
 
 
 if __name__ == "__main__":

@@ -17,10 +17,11 @@ import numpy as np
 from pairscape.core import files, logs, tsv
 from pairscape.core.errors import InputError
 from pairscape.core.logs import log
-from pairscape.dataset import expression_counts, gene_lists, pair_shards, stored_features
+from pairscape.dataset import expression_counts, gene_lists, stored_features
+from pairscape.dataset.shards import Shards
 from pairscape.evaluate import expression
 from pairscape.evaluate.expression import AFTER, AS_IT_CAME, ENCODER, SHARED, TRUNK
-from pairscape.evaluate.targets import Source, make_targets
+from pairscape.evaluate.targets import ExpressionOptions, Source, make_targets
 from pairscape.jobs import program
 from pairscape.pretrain import run_embeddings, runs
 
@@ -44,7 +45,7 @@ def main(argv=None):
     for name, value in names.items():
         if not value:
             raise InputError("--options", name, "nothing", "name it")
-    options = expression.check_options(args.options)
+    options = ExpressionOptions.of(args.options)
     if not args.features and not args.runs:
         raise InputError("--features", "flag", "nothing", "give features or runs to score")
 
@@ -53,40 +54,30 @@ def main(argv=None):
     threadpoolctl.threadpool_limits(args.threads)
     rows_of_splits = tsv.read_tsv(args.splits, ["sample", "donor", "split"])
     genes = [gene["gene_symbol"] for gene in gene_lists.read_genes(args.genes)]
-    counts = expression_counts.Counts(args.shards, genes)
-    shards = [
-        {
-            "sample": pair_shards.shard_metadata(path)["sample"],
-            "rows": rows,
-            "sha256": pair_shards.shard_sha256(path),
-        }
-        for path, rows in zip(args.shards, counts.row_counts, strict=True)
-    ]
-    samples = [shard["sample"] for shard in shards]
-    of_split = expression_counts.split_rows(samples, counts.row_counts, rows_of_splits, args.splits)
-    if len(of_split["test"]) < 2:
-        raise InputError(
-            args.splits,
-            "split test",
-            f"{len(of_split['test'])} pairs",
-            "put a sample with pairs into test",
-        )
+    shards = Shards.open(args.shards)
+    counts = expression_counts.Counts(shards, genes)
+    in_split = expression_counts.split_rows(shards, rows_of_splits, args.splits)
+    if (tested := len(in_split["test"])) < 2:
+        remedy = "put a sample with pairs into test"
+        raise InputError(args.splits, "split test", f"{tested} pairs", remedy)
     donors = {row["sample"]: row["donor"] for row in rows_of_splits}
-    sample_of = np.repeat(np.array(samples, str), counts.row_counts)
-    donor_of = np.array([donors.get(sample, "") for sample in samples], str)
-    splits = expression.split_spots(of_split, np.repeat(donor_of, counts.row_counts))
+    sample_of = np.array(shards.samples, str)[shards.owner]
+    donor_of = np.array([donors.get(sample, "") for sample in shards.samples], str)
+    splits = expression.split_spots(in_split, donor_of[shards.owner])
 
-    sources = check_sources(args, names, shards, rows_of_splits)
+    sources = check_sources(args, names, shards.described(), rows_of_splits)
     targets = make_targets(counts, genes, splits, sample_of, options)
     head = {
         "experiment": names["experiment"],
         "dataset": names["dataset"],
         "donors_shared": runs.shared_donors(rows_of_splits, "test"),
-        "options_sha256": files.sha256_json(options),
+        "options_sha256": files.sha256_json(
+            {name: value for name, value in vars(options).items() if name not in ("score", "also")}
+        ),
     }
     rows = []
     for facts, open_source in logs.progress(sources, "scoring encoders", unit="encoder"):
-        for representation, source, why in open_source(of_split):
+        for representation, source, why in open_source(in_split):
             scored = (
                 expression.score_source(source, targets, splits, options)
                 if source
@@ -100,61 +91,56 @@ def main(argv=None):
 def check_sources(args, names, shards, splits) -> list[tuple[dict, object]]:
     """All that is to be scored, looked at before anything is computed.
 
-    Returns
-    -------
-    Pairs of what names a source, and a function of the splits' rows that gives its
-    representations: (name, Source or None, why there is none).
+    Pairs of what names a source, and a function of the splits' rows that gives its representations:
+    (name, Source or None, why there is none).
     """
-    found, seen = [], {}
+    sources, seen = [], {}
+
+    def describe(path, field, identity, **more):
+        image_encoder, gene_encoder, seed = identity
+        about = _about(names["encoders"], image_encoder, path, field)
+        facts = {"image_encoder": image_encoder, "gene_encoder": gene_encoder, "seed": seed}
+        if seen.setdefault(identity, path) != path:
+            raise InputError(path, "encoder", f"the same as in {seen[identity]}", "give each once")
+        return facts | about | {key: value for key, value in more.items() if value}
+
     for path in args.features or []:
         index_path = Path(path).with_suffix(".json")
         index = files.read_json(index_path)
         name = index.get("encoder") if isinstance(index, dict) else None
-        about = _about(names["encoders"], name, index_path, "encoder")
+        facts = describe(index_path, "encoder", (name, "", ""), stage=AS_IT_CAME)
         _check_shards(index_path, index, shards, "embed the images again")
-        _once(seen, (name,), path)
-        facts = {"image_encoder": name, **about}
-        facts |= {"stage": AS_IT_CAME, "gene_encoder": "", "seed": ""}
-        found.append((facts, _open_features(path, index_path)))
+        sources.append((facts, _open_features(path, index_path)))
     for given in args.runs or []:
         path, run, failed = runs.read_run(given, RUN_KEYS, names["experiment"], names["dataset"])
-        about = _about(names["encoders"], run["image_encoder"], path, "image_encoder")
         identity = (run["image_encoder"], run["gene_encoder"], run["seed"])
-        _once(seen, identity, path)
+        control = runs.control_words(run)
+        facts = describe(path, "image_encoder", identity, stage=AFTER, control=control)
         if not failed:
             _check_shards(path, run, shards, "pretrain again")
             if _places(run["splits"]) != _places(splits):
                 raise InputError(path, "splits", "other than splits.tsv", "pretrain again")
-        facts = dict(zip(("image_encoder", "gene_encoder", "seed"), identity, strict=True))
-        facts |= {**about, "control": runs.control_words(run) or about["control"], "stage": AFTER}
-        found.append((facts, _open_failed(run) if failed else _open_run(Path(path).parent)))
-    return found
+        sources.append((facts, _open_failed(run) if failed else _open_run(Path(path).parent)))
+    return sources
 
 
 def _about(encoders, name, path, field: str) -> dict:
     if name not in encoders:
         raise InputError(path, field, str(name), f"give only those of {', '.join(encoders)}")
-    of = encoders[name]
-    return {"features_of": of.get("features_of", name), "control": of.get("control") or ""}
+    about = encoders[name]
+    return {"features_of": about.get("features_of", name), "control": about.get("control") or ""}
 
 
 def _check_shards(path, made_of, shards, remedy: str) -> None:
     there = made_of.get("shards") or []
     for shard, expected in zip(shards, there, strict=False):
         if shard != expected:
+            field = f"shards, sample {expected.get('sample')}"
             raise InputError(
-                path,
-                f"shards, sample {expected.get('sample')}",
-                f"other pairs than those of {shard['sample']} here",
-                remedy,
+                path, field, f"other pairs than those of {shard['sample']} here", remedy
             )
     if len(there) != len(shards):
         raise InputError(path, "shards", f"{len(there)} of them for {len(shards)}", remedy)
-
-
-def _once(seen: dict, identity, path) -> None:
-    if seen.setdefault(identity, path) != path:
-        raise InputError(path, "encoder", f"the same as in {seen[identity]}", "give each once")
 
 
 def _places(splits) -> set:
@@ -162,52 +148,48 @@ def _places(splits) -> set:
 
 
 def _open_features(path, index_path):
-    def open_source(of_split):
+    def open_source(in_split):
         array, index = stored_features.read_features(path, index_path)
         # View v of row r is row v * N + r; view 0 is the patch as it is.
         array = array[: len(array) // index.get("views", 1)]
-        yield ENCODER, Source(dict.fromkeys(of_split, array), of_split), ""
+        yield ENCODER, Source(dict.fromkeys(in_split, array), in_split), ""
 
     return open_source
 
 
 def _open_failed(run):
-    def open_source(of_split):
-        yield SHARED, None, run["reason"]
-
-    return open_source
+    return lambda in_split: [(SHARED, None, run["reason"])]
 
 
 def _open_run(folder: Path):
-    def open_source(of_split):
-        wanted = [split for split, rows in of_split.items() if len(rows)]
+    def open_source(in_split):
         if not run_embeddings.run_files(folder, "train")["meta"].exists():
             yield SHARED, None, "the run stored no images of its train split"
             return
-        stored = {split: run_embeddings.read_run_images(folder, split) for split in wanted}
+        stored = {
+            split: run_embeddings.read_run_images(folder, split)
+            for split, rows in in_split.items()
+            if len(rows)
+        }
         for split, one in stored.items():
-            if not np.array_equal(one["index"]["row"], of_split[split]):
-                raise InputError(
-                    run_embeddings.run_files(folder, split)["index"],
-                    "row",
-                    f"{len(one['index'])} rows that aren't the {len(of_split[split])} of {split}",
-                    "pretrain again",
+            if not np.array_equal(one["index"]["row"], in_split[split]):
+                path = run_embeddings.run_files(folder, split)["index"]
+                fault = (
+                    f"{len(one['index'])} rows that aren't the {len(in_split[split])} of {split}"
                 )
-        places = {split: np.arange(len(rows)) for split, rows in of_split.items()}
-        with_trunk = [split for split, one in stored.items() if one["trunk"] is not None]
-        for name, key in ((SHARED, "images"), (TRUNK, "trunk")):
-            if key == "trunk" and not with_trunk:
-                continue
-            lacking = [split for split, one in stored.items() if one[key] is None]
-            if lacking:
-                raise InputError(
-                    run_embeddings.run_files(folder, lacking[0])["meta"],
-                    "sha256, trunk",
-                    f"nothing, though {with_trunk[0]} has it",
-                    "pretrain again",
-                )
-            arrays = {split: one[key] for split, one in stored.items()}
-            yield name, Source(arrays, places), ""
+                raise InputError(path, "row", fault, "pretrain again")
+        places = {split: np.arange(len(rows)) for split, rows in in_split.items()}
+        yield SHARED, Source({split: one["images"] for split, one in stored.items()}, places), ""
+        trunks = {split: one["trunk"] for split, one in stored.items()}
+        there = [split for split, trunk in trunks.items() if trunk is not None]
+        if not there:
+            return
+        for split in trunks:
+            if split not in there:
+                path = run_embeddings.run_files(folder, split)["meta"]
+                fault = f"nothing, though {there[0]} has it"
+                raise InputError(path, "sha256, trunk", fault, "pretrain again")
+        yield TRUNK, Source(trunks, places), ""
 
     return open_source
 
@@ -219,12 +201,13 @@ def _name(facts, representation: str) -> str:
 
 
 def _in_short(scored) -> str:
-    told = []
-    for row in scored:
-        if (row["group"], row["metric"], row["gene"]) == ("all", "pearson", "mean"):
-            value = "none" if row["value"] is None else f"{row['value']:.3f}"
-            told.append(f"{row['recipe']} {value} ({row['undefined']} genes undefined)")
-    return "mean Pearson " + ", ".join(told)
+    words = [
+        f"{row['recipe']} {'none' if row['value'] is None else format(row['value'], '.3f')} "
+        f"({row['undefined']} genes undefined)"
+        for row in scored
+        if (row["group"], row["metric"], row["gene"]) == ("all", "pearson", "mean")
+    ]
+    return "mean Pearson " + ", ".join(words)
 
 
 if __name__ == "__main__":

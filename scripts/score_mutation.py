@@ -12,9 +12,10 @@ with stands in pairscape.slides.mutation_scores.
 from pairscape.core import files, logs
 from pairscape.core.errors import InputError
 from pairscape.core.logs import log
+from pairscape.core.options import require_options
 from pairscape.jobs import program
 from pairscape.slides import mutation_scores
-from pairscape.slides.mutation_scores import EXTERNAL, TEST
+from pairscape.slides.predictions import EXTERNAL, TEST, read_predictions
 
 RESULT_VERSION = 1
 OPTIONS = ("mutation", "cohort", "leaking", "runs", "bootstrap", "permutations", "seed")
@@ -29,9 +30,7 @@ def main(argv=None):
         scores=program.Output("table of scores to write"),
     )
     options = args.options
-    for name in OPTIONS:
-        if name not in options:
-            raise InputError("--options", name, "nothing", "give it")
+    require_options(options, *OPTIONS)
     if len(options["runs"]) != len(args.predictions):
         raise InputError(
             "--options",
@@ -39,68 +38,64 @@ def main(argv=None):
             f"{len(options['runs'])} for {len(args.predictions)} files of predictions",
             "name mutation, target and model of each, in the order of the files",
         )
-    runs = {}
-    for run, path in zip(options["runs"], args.predictions, strict=True):
-        key = (run["mutation"], run["target"], run["model"])
-        runs[key] = (path, mutation_scores.read_predictions(path))
-    numbers = (options["bootstrap"], options["permutations"], options["seed"])
+    runs = {
+        (run["mutation"], run["target"], run["model"]): (path, read_predictions(path))
+        for run, path in zip(options["runs"], args.predictions, strict=True)
+    }
+    draws = (options["bootstrap"], options["permutations"], options["seed"])
     rows = []
-    own = [key for key in runs if key[0] == options["mutation"]]
-    for key in logs.progress(own, "scoring", unit="model"):
+    mine = [key for key in runs if key[0] == options["mutation"]]
+    for key in logs.progress(mine, "scoring", unit="model"):
         path, roles = runs[key]
-        head = _head(options, key, path)
         for role, table in roles.items():
-            scorer = mutation_scores.score_test
-            if role != TEST:
-                scorer = mutation_scores.score_external
-            scored = scorer(table, *numbers)
-            rows += [head | _place(options, role) | row for row in scored]
+            score = mutation_scores.score_test if role == TEST else mutation_scores.score_external
+            scored = score(table, *draws)
+            head = _head(options, key, path, role)
+            rows += [head | row for row in scored]
             log.info("%s, %s, %s: %s", *key[1:], role, _in_short(scored))
-    for of in options.get("comparisons", ()):
-        rows += _compare(of, runs, options)
+    for comparison in options.get("comparisons", ()):
+        rows += _compare(comparison, runs, options)
     mutation_scores.write_scores(args.scores, rows)
 
 
-def _compare(of, runs, options) -> list[dict]:
-    one = (options["mutation"], of["target"], of["model"])
-    other = (of["compared_mutation"], of["target"], of["compared_model"])
+def _compare(comparison, runs, options) -> list[dict]:
+    target = comparison["target"]
+    one = (options["mutation"], target, comparison["model"])
+    other = (comparison["compared_mutation"], target, comparison["compared_model"])
     for key in (one, other):
         if key not in runs:
             raise InputError("--options", "comparisons", " ".join(key), "give its predictions too")
     (path, roles), (_, others) = runs[one], runs[other]
-    head = _head(options, one, path)
-    head |= {"compared_mutation": other[0], "compared_model": other[2]}
     rows = []
     for role in (role for role in roles if role in others):
-        if role != TEST and one[0] != other[0]:
-            continue  # the same patients outside, but other patients trained: not one comparison
         compare = mutation_scores.compare_test
         if role != TEST:
+            if one[0] != other[0]:
+                continue  # the same patients outside, but other patients trained: no one comparison
             compare = mutation_scores.compare_external
-        found = compare(roles[role], others[role], options["bootstrap"], options["seed"])
-        if not found:
+        compared = compare(roles[role], others[role], options["bootstrap"], options["seed"])
+        if not compared:
             log.warning(
                 "%s, %s, %s: not compared with %s %s: no patients in common, or other labels",
                 *(*one[1:], role, other[0], other[2]),
             )
-        rows += [head | _place(options, role) | row for row in found]
+        head = _head(options, one, path, role)
+        head |= {"compared_mutation": other[0], "compared_model": other[2]}
+        rows += [head | row for row in compared]
     return rows
 
 
-def _head(options, key, path) -> dict:
+def _head(options, key, path, role: str) -> dict:
     mutation, target, model = key
     return {
         "mutation": mutation,
         "leaking": str(bool(options["leaking"])).lower(),
         "target": target,
         "model": model,
+        "role": role,
+        "cohort": options["cohort"] if role == TEST else role.removeprefix(EXTERNAL),
         "predictions_sha256": files.sha256_file(path),
     }
-
-
-def _place(options, role: str) -> dict:
-    cohort = options["cohort"] if role == TEST else role.removeprefix(EXTERNAL)
-    return {"role": role, "cohort": cohort}
 
 
 def _in_short(scored) -> str:

@@ -11,6 +11,7 @@ ranks, chance, intervals and p-values are made stands in pairscape.evaluate.retr
 from pairscape.core import logs
 from pairscape.core.errors import InputError
 from pairscape.core.logs import log
+from pairscape.core.options import require_options
 from pairscape.evaluate import ranks, retrieval
 from pairscape.jobs import program
 from pairscape.pretrain import failures, runs
@@ -27,58 +28,53 @@ def main(argv=None):
         runs=program.Many("options.json, or failed.json, of each run"),
         scores=program.Output("retrieval.tsv to write"),
     )
-    options = retrieval.check_options(args.options)
-    found = _read_runs(args.runs, options)
+    require_options(args.options, "experiment", "dataset")
+    names = {name: args.options.pop(name) for name in ("experiment", "dataset")}
+    options = retrieval.RetrievalOptions.of(args.options)
+    by_encoders = _read_runs(args.runs, **names)
     rows = []
-    for names, (path, run) in logs.progress(sorted(found.items()), "scoring runs", unit="run"):
+    for encoders, (path, run) in logs.progress(
+        sorted(by_encoders.items()), "scoring runs", unit="run"
+    ):
         head = {key: run[key] for key in failures.RUN_KEYS} | {"control": runs.control_words(run)}
         if "reason" in run:
-            rows.append({**head, "status": run["reason"], "split": options["split"]})
-            log.info("%s-%s seed %s: not scored, %s", *names, run["reason"])
+            rows.append({**head, "status": run["reason"], "split": options.split})
+            log.info("%s-%s seed %s: not scored, %s", *encoders, run["reason"])
             continue
-        scored = _score(path, run, options)
+        embedded, placeholders = runs.read_scorable(path, run, options.split)
+        device = ranks.choose_device(options.device, len(embedded["index"]))
+        scored = retrieval.score_run(embedded, options, placeholders, device)
         head |= {
             "status": retrieval.SCORED,
-            "donors_shared": runs.shared_donors(run["splits"], options["split"]),
+            "donors_shared": runs.shared_donors(run["splits"], options.split),
             "options_sha256": run["options_sha256"],
         }
         rows += [{**row, **head} for row in scored]
-        log.info("%s-%s seed %s: %s", *names, _in_short(scored))
+        log.info("%s-%s seed %s: %s", *encoders, _in_short(scored))
     retrieval.write_scores(args.scores, rows)
 
 
-def _score(path, run, options) -> list[dict]:
-    embedded, placeholders = runs.read_scorable(path, run, options["split"])
-    device = ranks.choose_device(options["device"], len(embedded["index"]))
-    return retrieval.score_run(embedded, options, placeholders, device)
-
-
-def _read_runs(paths, options) -> dict[tuple[str, str, int], tuple]:
-    """The runs by image encoder, gene encoder and seed: where they are told of, and what is told."""
-    found = {}
+def _read_runs(paths, experiment: str, dataset: str) -> dict[tuple[str, str, int], tuple]:
+    """The runs by image encoder, gene encoder and seed: the file that tells of one, and what."""
+    by_encoders = {}
     for given in paths:
-        path, run, _ = runs.read_run(given, RUN_KEYS, options["experiment"], options["dataset"])
-        names = (run["image_encoder"], run["gene_encoder"], run["seed"])
-        if names in found:
-            raise InputError(
-                path, "run", f"the encoders and seed of {found[names][0]}", "give each run once"
-            )
-        found[names] = (path, run)
-    return found
+        path, run, _ = runs.read_run(given, RUN_KEYS, experiment, dataset)
+        encoders = (run["image_encoder"], run["gene_encoder"], run["seed"])
+        if encoders in by_encoders:
+            twice = f"the encoders and seed of {by_encoders[encoders][0]}"
+            raise InputError(path, "run", twice, "give each run once")
+        by_encoders[encoders] = (path, run)
+    return by_encoders
 
 
 def _in_short(scored) -> str:
     whole = [r for r in scored if (r["gallery"], r["group_by"]) == ("split", retrieval.ALL)]
-    metric = [row["metric"] for row in whole if "@" in row["metric"] and "_" not in row["metric"]][
-        -1
-    ]
-    told = ", ".join(
-        f"{row['direction'].upper()} {row['value']:.3f}" for row in whole if row["metric"] == metric
-    )
-    first = next(row for row in whole if row["metric"] == metric)
+    recalls = [r["metric"] for r in whole if "@" in r["metric"] and "_" not in r["metric"]]
+    whole = [row for row in whole if row["metric"] == recalls[-1]]
+    values = ", ".join(f"{row['direction'].upper()} {row['value']:.3f}" for row in whole)
     return (
-        f"{metric.capitalize()} among {first['queries']} {first['split']} pairs {told}"
-        f" (chance {first['chance']:.3f})"
+        f"{recalls[-1].capitalize()} among {whole[0]['queries']} {whole[0]['split']} pairs {values}"
+        f" (chance {whole[0]['chance']:.3f})"
     )
 
 

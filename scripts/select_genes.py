@@ -10,7 +10,7 @@ imported from the published data set) the genes are the panel's list. A sample o
 the run; nothing is dropped by itself.
 """
 
-from pairscape.core.errors import InputError
+from pairscape.core.errors import InputError, one_each
 from pairscape.core.logs import log
 from pairscape.dataset.gene_lists import read_panel_list, select_genes, write_genes
 from pairscape.jobs import program
@@ -37,13 +37,7 @@ def main(argv=None):
         return
     from pairscape.spots.spots_zarr import read_spots
 
-    if len(args.spots) != len(samples):
-        raise InputError(
-            "--spots",
-            "files",
-            f"{len(args.spots)} for {len(samples)} samples",
-            "give one spots.zarr per sample, in the order of options.samples",
-        )
+    one_each(args.spots, samples, "--spots")
     genes_of = {}
     for sample, path in zip(samples, args.spots, strict=True):
         var = read_spots(path).var
@@ -59,15 +53,9 @@ def main(argv=None):
         if added := len(measured.keys() - (panel or chosen)):
             log.info("%s: %d genes of %s are not of the panel and left out", dataset, added, sample)
         if lacks := sorted((panel or {}).keys() - measured.keys()):
-            log.warning(
-                "%s: %s lacks %d of the panel's %d genes, so the dataset does: %s%s",
-                dataset,
-                sample,
-                len(lacks),
-                len(panel),
-                ", ".join(lacks[:5]),
-                " ..." if len(lacks) > 5 else "",
-            )
+            some = ", ".join(lacks[:5]) + (" ..." if len(lacks) > 5 else "")
+            words = "%s: %s lacks %d of the panel's %d genes, so the dataset does: %s"
+            log.warning(words, dataset, sample, len(lacks), len(panel), some)
     log.info("%s: %d genes that all %d samples measured", dataset, len(genes), len(samples))
 
 

@@ -7,6 +7,7 @@ OUT  a bundle folder: the files of analysis software 3.0, <sample>_he_image.ome.
      <sample>_he_imagealignment.csv, and truth/ with the exact counts of each 55 µm tile
 """
 
+import functools
 import re
 
 from pairscape.core.errors import InputError
@@ -25,24 +26,20 @@ def main(argv=None):
         panel="table of the panel's genes and their mean counts per spot",
         bundle=program.Output("folder of the bundle to make"),
     )
-    from pairscape.simulation import bundle_writer, knobs, layouts, tissue, transcripts
+    from pairscape.simulation import bundle_writer, knobs, layouts, tissue
+    from pairscape.simulation.panel import read_panel_table
+    from pairscape.simulation.sample import draw_sample
 
     sample, seed = _check_options(args.options)
     chosen = knobs.resolve_knobs(args.options.get("simulation", {}))
-    symbols, ids, means = transcripts.read_panel_table(args.panel)
+    panel = read_panel_table(args.panel)
 
     seeds = knobs.sample_seeds(seed, sample["sample"], sample["donor"])
-    latent = tissue.grow_tissue(chosen, seeds["expression"])
-    shown = tissue.mix_tissues(chosen, latent, seeds["image"])
-    programmes = transcripts.gene_programmes(symbols, means, seeds)
-    shift = transcripts.donor_shift(symbols, chosen, seeds)
-    features = transcripts.feature_table(symbols, ids, seeds)
-    molecules = transcripts.draw_transcripts(latent, chosen, seeds, programmes, shift)
+    drawn = draw_sample(chosen, seeds, panel)
+    shown = tissue.mix_tissues(chosen, drawn.tissue, seeds["image"])
     with atomic_path(args.bundle) as folder:
         folder.mkdir()
-        made = bundle_writer.write_bundle(
-            folder, sample, chosen, seeds, seed, latent, shown, features, molecules, shift
-        )
+        made = bundle_writer.write_bundle(folder, sample, seed, drawn, shown)
         if chosen["layout"]:
             layouts.change_layout(folder, chosen["layout"])
     log.info(
@@ -50,34 +47,29 @@ def main(argv=None):
         sample["sample"],
         made["cells"],
         made["transcripts"],
-        len(symbols),
+        drawn.genes,
         chosen["width_um"],
         chosen["height_um"],
     )
 
 
 def _check_options(options: dict) -> tuple[dict, int]:
+    refuse = functools.partial(InputError, "--options")
     unknown = sorted(set(options) - {"sample", "seed", "simulation"})
     if unknown:
-        raise InputError("--options", unknown[0], "an unknown key", "leave it out")
+        raise refuse(unknown[0], "an unknown key", "leave it out")
     sample = options.get("sample")
     if not isinstance(sample, dict):
-        raise InputError("--options", "sample", repr(sample), "give the sample's row as an object")
+        raise refuse("sample", repr(sample), "give the sample's row as an object")
     for key in ("sample", "donor"):
         if not isinstance(sample.get(key), str) or not sample[key]:
-            raise InputError(
-                "--options", f"sample.{key}", repr(sample.get(key)), "give it a name in the table"
-            )
+            raise refuse(f"sample.{key}", repr(sample.get(key)), "give it a name in the table")
     if not re.fullmatch(r"[A-Za-z0-9_-]+", sample["sample"]):
-        raise InputError(
-            "--options",
-            "sample.sample",
-            repr(sample["sample"]),
-            "use letters, digits, underscores and hyphens",
-        )
+        remedy = "use letters, digits, underscores and hyphens"
+        raise refuse("sample.sample", repr(sample["sample"]), remedy)
     seed = options.get("seed", 0)
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-        raise InputError("--options", "seed", repr(seed), "give a whole number of 0 or more")
+        raise refuse("seed", repr(seed), "give a whole number of 0 or more")
     return sample, seed
 
 

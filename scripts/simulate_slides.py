@@ -5,6 +5,7 @@ OUT  a folder of slides, <slide>.tif, tiled pyramids as OpenSlide reads them; th
      its files named from the folder above the cohort's; and the truth: what each tissue holds
 """
 
+import functools
 import re
 
 from pairscape.core import logs
@@ -29,11 +30,10 @@ def main(argv=None):
     from pairscape.core.options import resolve_part
     from pairscape.simulation import whole_slides
     from pairscape.slides import cohorts
-    from pairscape.slides.cohorts import check_slide_simulation
 
     cohort, seed = _check_options(args.options)
     knobs = resolve_part("slide_simulation", args.options["simulation"])
-    check_slide_simulation("simulation", knobs, "--options")
+    cohorts.check_slide_simulation("simulation", knobs, "--options")
     targets = list(knobs["targets"])
 
     rows = whole_slides.plan_cohort(knobs, cohort, seed)
@@ -64,17 +64,16 @@ def _patients_with(rows: list[dict], target: str) -> int:
 
 
 def _check_options(options: dict) -> tuple[str, int]:
+    refuse = functools.partial(InputError, "--options")
     allowed = {"cohort", "seed", "simulation"}
     for key in sorted(set(options) ^ allowed):
         found = "an unknown key" if key in options else "nothing"
-        raise InputError("--options", key, found, f"give {', '.join(sorted(allowed))}")
+        raise refuse(key, found, f"give {', '.join(sorted(allowed))}")
     cohort, seed = options["cohort"], options["seed"]
     if not isinstance(cohort, str) or not re.fullmatch(r"[A-Za-z0-9_-]+", cohort):
-        raise InputError(
-            "--options", "cohort", repr(cohort), "use letters, digits, underscores and hyphens"
-        )
+        raise refuse("cohort", repr(cohort), "use letters, digits, underscores and hyphens")
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-        raise InputError("--options", "seed", repr(seed), "give a whole number of 0 or more")
+        raise refuse("seed", repr(seed), "give a whole number of 0 or more")
     return cohort, seed
 
 

@@ -12,11 +12,11 @@ A gate as well: a donor or sample in two splits stops here, unless shared_donors
 
 from pathlib import Path
 
-from pairscape.core.errors import InputError
+from pairscape.core.errors import InputError, one_each
 from pairscape.core.files import read_json
 from pairscape.core.logs import log
 from pairscape.dataset import leakage
-from pairscape.dataset.splits import SPLITS, make_splits, write_splits
+from pairscape.dataset.splits import SPLITS, SPLITS_TABLE, make_splits
 from pairscape.jobs import program
 
 RESULT_VERSION = 2
@@ -34,20 +34,9 @@ def main(argv=None):
     )
     options = args.options
     dataset, samples = options["dataset"], options["samples"]
-    if len(args.spots) != len(samples):
-        raise InputError(
-            "--spots",
-            "files",
-            f"{len(args.spots)} for {len(samples)} samples",
-            "give one audit.json per sample, in the order of options.samples",
-        )
-    if args.experiments and len(args.experiments) != len(samples):
-        raise InputError(
-            "--experiments",
-            "files",
-            f"{len(args.experiments)} for {len(samples)} samples",
-            "give one experiment.xenium per sample, in the order of options.samples, or none",
-        )
+    one_each(args.spots, samples, "--spots")
+    if args.experiments:
+        one_each(args.experiments, samples, "--experiments")
     spots = {
         row["sample"]: _spot_count(path, row["sample"])
         for path, row in zip(args.spots, samples, strict=True)
@@ -59,38 +48,30 @@ def main(argv=None):
     slides = {row["sample"]: leakage.slide_of(row, next(experiments, None)) for row in samples}
     leaks = leakage.find_leaks(rows, facts, slides)
     leakage.refuse_leaks(leaks, place, "--options")
-    write_splits(args.splits, rows)
-    leakage.write_leaks(args.leakage, leaks)
-    for told in leakage.describe_leaks(leaks):
-        log.warning("%s: %s; acknowledged: %s", dataset, told, options["split"]["shared_donors"])
+    SPLITS_TABLE.write(args.splits, rows)
+    leakage.LEAKAGE.write(args.leakage, leaks)
+    for leak in leakage.describe_leaks(leaks):
+        log.warning("%s: %s; acknowledged: %s", dataset, leak, options["split"]["shared_donors"])
     for summary in leakage.summarise_leaks(dataset, rows, leaks, "pooled"):
         log.warning("%s: %s", dataset, leakage.summary_text(summary))
-    counts = {name: [row for row in rows if row["split"] == name] for name in SPLITS}
-    log.info(
-        "%s: %s",
-        dataset,
-        ", ".join(
-            f"{name} {len(of)} sample(s) of {len({row['donor'] for row in of})} donor(s) with "
-            f"{sum(row['spots'] for row in of)} spots"
-            for name, of in counts.items()
-            if of
-        ),
-    )
+    for name in SPLITS:
+        if placed := [row for row in rows if row["split"] == name]:
+            donors, spots = {row["donor"] for row in placed}, sum(row["spots"] for row in placed)
+            words = "%s: %s %d sample(s) of %d donor(s) with %d spots"
+            log.info(words, dataset, name, len(placed), len(donors), spots)
 
 
 def _spot_count(path, sample: str) -> int:
     if Path(path).suffix == ".arrow":
-        from pairscape.dataset import pair_shards
+        from pairscape.dataset.shards import Shards
 
-        found, count = (
-            pair_shards.shard_metadata(path)["sample"],
-            pair_shards.read_shard_table(path).num_rows,
-        )
+        shard = Shards.open([path])
+        stated, count = shard.samples[0], shard.row_counts[0]
     else:
         audit = read_json(path)
-        found, count = audit.get("sample", sample), audit.get("spots")
-    if found != sample:
-        raise InputError(path, "sample", found, f"give the audit of {sample} in this place")
+        stated, count = audit.get("sample", sample), audit.get("spots")
+    if stated != sample:
+        raise InputError(path, "sample", stated, f"give the audit of {sample} in this place")
     if not isinstance(count, int) or count < 0:
         raise InputError(path, "spots", repr(count), "pool the sample again: this isn't its audit")
     return count

@@ -10,6 +10,7 @@ whatever their site, to see what that does). Patients without a label are left o
 from pairscape.core import files
 from pairscape.core.errors import InputError
 from pairscape.core.logs import log
+from pairscape.core.options import require_options
 from pairscape.jobs import program
 from pairscape.slides import cohorts, site_folds
 
@@ -25,15 +26,12 @@ def main(argv=None):
         folds=program.Output("table of folds to write"),
         balance=program.Output("JSON to write"),
     )
-    for name in ("cohort", "target", "folds", "seed"):
-        if name not in args.options:
-            raise InputError("--options", name, "nothing", "give it")
+    require_options(args.options, "cohort", "target", "folds", "seed")
     target, folds, seed = (args.options[name] for name in ("target", "folds", "seed"))
     leaking = bool(args.options.get("leaking", False))
     if not isinstance(folds, int) or folds < 3:
-        raise InputError(
-            "--options", "folds", repr(folds), "give 3 or more: one tests, one chooses"
-        )
+        remedy = "give 3 or more: one tests, one chooses"
+        raise InputError("--options", "folds", repr(folds), remedy)
     cohort = cohorts.read_cohort(args.cohort)
     patients = cohorts.labelled_patients(cohort, target, args.cohort, sites=not leaking)
     rows, balance = site_folds.deal_folds(
@@ -41,10 +39,10 @@ def main(argv=None):
     )
     balance |= {"cohort": args.options["cohort"], "target": target}
     balance |= {"unlabelled": len({r["patient"] for r in cohort}) - len(rows)}
-    site_folds.write_folds(args.folds, rows)
+    site_folds.FOLDS.write(args.folds, rows)
     files.write_json(args.balance, balance)
     words = f"{target}: {site_folds.balance_words(balance)}"
-    if any(of["lacks"] for of in balance["by_fold"]):
+    if any(held["lacks"] for held in balance["by_fold"]):
         log.warning("%s; fit_mutation will refuse these folds: ask for fewer of them", words)
     else:
         log.info("%s", words)

@@ -13,8 +13,8 @@ from pathlib import Path
 from pairscape.core import files
 from pairscape.core.logs import log
 from pairscape.jobs import program
+from pairscape.report import chapters
 from pairscape.report import page as report
-from pairscape.report.chapters import chapter, name_in_words, read_tables
 
 RESULT_VERSION = 4
 
@@ -39,17 +39,20 @@ def main(argv=None):
     )
     audits = report.read_audits(args.audits or [])
     datasets = report.read_datasets(args.splits or [], args.leakage or [])
-    groups = {
+    figures = {
+        name: (
+            [p for p in args.figures or [] if chapters.chapter_of(p)[0] is chapter],
+            _score_caption,
+        )
+        for name, chapter in chapters.CHAPTERS.items()
+    }
+    others = {
         "overlays": (args.overlays or [], _overlay_caption),
         "spot_figures": (args.spot_figures or [], _spot_caption(audits)),
         "curves": (args.curves or [], _curve_caption),
     }
-    chapters = {
-        name: ([p for p in args.figures or [] if chapter(p) == name], caption)
-        for name, caption in CAPTIONS.items()
-    }
     uris = report.embed_images(
-        *([path for paths, _ in of.values() for path in paths] for of in (chapters, groups))
+        *([path for paths, _ in group.values() for path in paths] for group in (figures, others))
     )
 
     def shown(paths, caption):
@@ -68,9 +71,9 @@ def main(argv=None):
             "alignments": report.read_alignments(args.alignments or []),
             "audits": audits,
             "runs": report.read_runs(args.run_options or []),
-            "tables": read_tables(args.tables or []),
-            **{name: shown(*group) for name, group in groups.items()},
-            "chapter_figures": {name: shown(*group) for name, group in chapters.items()},
+            "tables": chapters.read_tables(args.tables or []),
+            **{name: shown(*group) for name, group in others.items()},
+            "chapter_figures": {name: shown(*group) for name, group in figures.items()},
         }
     )
     with files.atomic_path(args.report) as temporary:
@@ -129,81 +132,8 @@ def _curve_caption(path: Path) -> tuple[str, str]:
     )
 
 
-def _batch_caption(path: Path) -> tuple[str, str]:
-    name = name_in_words(path)
-    return (
-        name,
-        f"{name}: silhouette-batch of each panel's splits and the mean recall on that panel. V: "
-        "Cramér's V of the split with organ and disease state. The numbers, for each encoder pair, "
-        f"batch and resolution, are in {path.stem}.tsv beside the figure.",
-    )
-
-
-def _expression_caption(path: Path) -> tuple[str, str]:
-    name = name_in_words(path)
-    return (
-        name,
-        f"{name}: correlation of predicted and measured expression, mean over genes, from each "
-        "encoder's features as they came and after contrastive pretraining, by two recipes whose "
-        "targets differ. Large marks: all test spots, mean over seeds; dots: test donors.",
-    )
-
-
-def _mutation_caption(path: Path) -> tuple[str, str]:
-    name = name_in_words(path)
-    return (
-        name,
-        f"{name}: AUROC of a slide's label from frozen patch embeddings, mean over folds with its "
-        "interval over patients; dots: folds.",
-    )
-
-
-def _calibration_caption(path: Path) -> tuple[str, str]:
-    name = name_in_words(path)
-    return (
-        name,
-        f"{name}: scores on small simulated datasets. Above: recall of a trained pair and expression "
-        "predicted from the frozen image encoder, over the share of the image that shows the tissue of "
-        "the transcripts. Below: silhouette-batch over the donors' shift of stain and expression. "
-        "Left, donors of the test split stand in no other; right, in the train split too. Lines: "
-        "means over seeds; dots: datasets; dashed: chance.",
-    )
-
-
-def _audit_caption(path: Path) -> tuple[str, str]:
-    name = name_in_words(path)
-    return (
-        name,
-        f"{name}: by how much Recall@5 changes when one flag of the published protocol is changed by "
-        "itself: switched on where all else is corrected, and repaired where all else is as published. "
-        "Marks: difference from the run with no other change, mean over seeds and both directions, "
-        "hollow where the two test on different spots; lines: 95 % intervals over test spots; ticks: "
-        "least and greatest of single seeds. One panel has the published gallery, batches of 64 dealt "
-        "out to four processes; the other the full one, the whole test split. Grey: flags that can't "
-        "make a difference here, and why.",
-    )
-
-
-def _retrieval_caption(path: Path) -> tuple[str, str]:
-    name = name_in_words(path)
-    return (
-        name,
-        f"{name}: share of test queries whose partner is among the k most similar, for each "
-        "encoder pair and direction, in the whole test split and in batches. Bars: mean over "
-        "seeds; white dots: seeds; black lines: 95 % interval, over donors or over blocks of tissue "
-        "within them, as the table says; red: chance.",
-    )
-
-
-CAPTIONS = {
-    "calibration": _calibration_caption,
-    "retrieval": _retrieval_caption,
-    "batch_effects": _batch_caption,
-    "expression": _expression_caption,
-    "mutation": _mutation_caption,
-    "ablations": _retrieval_caption,
-    "audit": _audit_caption,
-}
+def _score_caption(path: Path) -> tuple[str, str]:
+    return chapters.name_in_words(path), chapters.caption(path)
 
 
 if __name__ == "__main__":

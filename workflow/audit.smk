@@ -37,38 +37,17 @@ rule score_audit:
         " --threads {threads} --options {params.options:q} --log {log:q}"
 
 
-rule tabulate_audit:
+rule show_audit:
     input:
         scores=f"{plan.results}/scores/audit/{{audit}}.tsv",
     output:
         table=f"{plan.results}/tables/audit_{{audit}}.tsv",
         markdown=f"{plan.results}/tables/audit_{{audit}}.md",
         latex=f"{plan.results}/tables/audit_{{audit}}.tex",
-    log:
-        f"{plan.results}/logs/tabulate_audit/{{audit}}.log",
-    conda:
-        "../envs/pipeline.yaml"
-    threads: 1
-    resources:
-        mem_mb=grows(1000),
-        runtime=grows(10),
-    params:
-        program=script("tabulate_audit"),
-        options=lambda w: options("tabulate_audit", audit=w.audit),
-    shell:
-        "python {params.program:q} --scores {input.scores:q} --table {output.table:q}"
-        " --markdown {output.markdown:q} --latex {output.latex:q}"
-        " --options {params.options:q} --log {log:q}"
-
-
-rule plot_audit:
-    input:
-        scores=f"{plan.results}/scores/audit/{{audit}}.tsv",
-    output:
         png=f"{plan.results}/figures/audit_{{audit}}.png",
         svg=f"{plan.results}/figures/audit_{{audit}}.svg",
     log:
-        f"{plan.results}/logs/plot_audit/{{audit}}.log",
+        f"{plan.results}/logs/show_audit/{{audit}}.log",
     conda:
         "../envs/pipeline.yaml"
     threads: 1
@@ -76,8 +55,10 @@ rule plot_audit:
         mem_mb=grows(1000),
         runtime=grows(10),
     params:
-        program=script("plot_audit"),
-        options=lambda w: options("plot_audit", audit=w.audit),
+        program=script("show_audit"),
+        options=lambda w: options("show_audit", audit=w.audit),
     shell:
-        "python {params.program:q} --scores {input.scores:q} --png {output.png:q} --svg {output.svg:q}"
+        "python {params.program:q} --scores {input.scores:q} --table {output.table:q}"
+        " --markdown {output.markdown:q} --latex {output.latex:q}"
+        " --png {output.png:q} --svg {output.svg:q}"
         " --options {params.options:q} --log {log:q}"

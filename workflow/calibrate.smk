@@ -46,38 +46,17 @@ rule calibrate_scores:
         " --scores {output.scores:q} --threads {threads} --options {params.options:q} --log {log:q}"
 
 
-rule tabulate_calibration:
+rule show_calibration:
     input:
         scores=scores.calibration_scores(plan),
     output:
         table=f"{plan.results}/tables/calibration.tsv",
         markdown=f"{plan.results}/tables/calibration.md",
         latex=f"{plan.results}/tables/calibration.tex",
-    log:
-        f"{plan.results}/logs/tabulate_calibration.log",
-    conda:
-        "../envs/pipeline.yaml"
-    threads: 1
-    resources:
-        mem_mb=grows(1000),
-        runtime=grows(10),
-    params:
-        program=script("tabulate_calibration"),
-        options=options("tabulate_calibration"),
-    shell:
-        "python {params.program:q} --scores {input.scores:q} --table {output.table:q}"
-        " --markdown {output.markdown:q} --latex {output.latex:q}"
-        " --options {params.options:q} --log {log:q}"
-
-
-rule plot_calibration:
-    input:
-        scores=scores.calibration_scores(plan),
-    output:
         png=f"{plan.results}/figures/calibration.png",
         svg=f"{plan.results}/figures/calibration.svg",
     log:
-        f"{plan.results}/logs/plot_calibration.log",
+        f"{plan.results}/logs/show_calibration.log",
     conda:
         "../envs/pipeline.yaml"
     threads: 1
@@ -85,8 +64,10 @@ rule plot_calibration:
         mem_mb=grows(1000),
         runtime=grows(10),
     params:
-        program=script("plot_calibration"),
-        options=options("plot_calibration"),
+        program=script("show_calibration"),
+        options=options("show_calibration"),
     shell:
-        "python {params.program:q} --scores {input.scores:q} --png {output.png:q} --svg {output.svg:q}"
+        "python {params.program:q} --scores {input.scores:q} --table {output.table:q}"
+        " --markdown {output.markdown:q} --latex {output.latex:q}"
+        " --png {output.png:q} --svg {output.svg:q}"
         " --options {params.options:q} --log {log:q}"

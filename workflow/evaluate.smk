@@ -34,6 +34,34 @@ rule score_retrieval:
         " --threads {threads} --options {params.options:q} --log {log:q}"
 
 
+rule score_hits:
+    input:
+        runs=lambda w: runs.outcomes(runs.run_folders(plan, w.experiment, w.dataset)),
+        embeddings=lambda w: runs.stored_embeddings(runs.run_folders(plan, w.experiment, w.dataset)),
+    output:
+        hits=f"{plan.results}/scores/{{experiment}}/{{dataset}}/hits.parquet",
+    log:
+        f"{plan.results}/logs/score_hits/{{experiment}}_{{dataset}}.log",
+    conda:
+        "../envs/pipeline.yaml"
+    threads: 1
+    resources:
+        mem_mb=grows(4000, kspots=10),
+        runtime=grows(60, kspots=1),
+    params:
+        program=script("score_hits"),
+        options=lambda w: options(
+            "score_hits",
+            experiment=w.experiment,
+            dataset=w.dataset,
+            split="test",
+            top=plan.config["hits"]["top"],
+        ),
+    shell:
+        "python {params.program:q} --runs {input.runs:q} --hits {output.hits:q}"
+        " --threads {threads} --options {params.options:q} --log {log:q}"
+
+
 rule score_batch_effect:
     input:
         shards=lambda w: datasets.shard_files(plan, w.dataset),

@@ -5,7 +5,7 @@ OUT  <results>/tables/, <results>/figures/, <results>/report.html
 """
 
 
-rule tabulate_retrieval:
+rule show_retrieval:
     input:
         scores=lambda w: scores.retrieval_scores(plan, w.experiment),
     output:
@@ -21,8 +21,10 @@ rule tabulate_retrieval:
         comparisons=multiext(
             f"{plan.results}/tables/retrieval-comparisons_{{experiment}}", ".tsv", ".md", ".tex"
         ),
+        png=f"{plan.results}/figures/retrieval_{{experiment}}.png",
+        svg=f"{plan.results}/figures/retrieval_{{experiment}}.svg",
     log:
-        f"{plan.results}/logs/tabulate_retrieval/{{experiment}}.log",
+        f"{plan.results}/logs/show_retrieval/{{experiment}}.log",
     wildcard_constraints:
         experiment=any_of(plan.shown),
     conda:
@@ -32,9 +34,9 @@ rule tabulate_retrieval:
         mem_mb=grows(1000),
         runtime=grows(10),
     params:
-        program=script("tabulate_retrieval"),
+        program=script("show_retrieval"),
         options=lambda w: options(
-            "tabulate_retrieval",
+            "show_retrieval",
             experiment=plan.shown[w.experiment][0],
             expected=runs.expected_runs(plan, w.experiment),
         ),
@@ -42,73 +44,46 @@ rule tabulate_retrieval:
         "python {params.program:q} --scores {input.scores:q} --table {output.table:q}"
         " --markdown {output.markdown:q} --latex {output.latex:q} --nearby {output.nearby:q}"
         " --groups {output.groups:q} --comparisons {output.comparisons:q}"
+        " --png {output.png:q} --svg {output.svg:q}"
         " --options {params.options:q} --log {log:q}"
 
 
-rule plot_retrieval:
+rule show_hits:
     input:
-        scores=lambda w: scores.retrieval_scores(plan, w.experiment),
+        hits=lambda w: scores.hits_scores(plan, w.experiment),
     output:
-        png=f"{plan.results}/figures/retrieval_{{experiment}}.png",
-        svg=f"{plan.results}/figures/retrieval_{{experiment}}.svg",
+        table=f"{plan.results}/tables/hits_{{experiment}}.tsv",
+        markdown=f"{plan.results}/tables/hits_{{experiment}}.md",
+        latex=f"{plan.results}/tables/hits_{{experiment}}.tex",
     log:
-        f"{plan.results}/logs/plot_retrieval/{{experiment}}.log",
+        f"{plan.results}/logs/show_hits/{{experiment}}.log",
     wildcard_constraints:
-        experiment=any_of(plan.shown),
+        experiment=any_of(plan.with_expression),
     conda:
         "../envs/pipeline.yaml"
     threads: 1
     resources:
-        mem_mb=grows(1000),
+        mem_mb=grows(2000),
         runtime=grows(10),
     params:
-        program=script("plot_retrieval"),
-        options=lambda w: options(
-            "plot_retrieval",
-            experiment=plan.shown[w.experiment][0],
-            expected=runs.expected_runs(plan, w.experiment),
-        ),
+        program=script("show_hits"),
+        options=lambda w: options("show_hits", experiment=plan.shown[w.experiment][0]),
     shell:
-        "python {params.program:q} --scores {input.scores:q} --png {output.png:q} --svg {output.svg:q}"
-        " --options {params.options:q} --log {log:q}"
-
-
-rule tabulate_batch_effect:
-    input:
-        scores=scores.batch_effect_scores(plan, plan.datasets_in_all),
-    output:
-        table=f"{plan.results}/tables/batch_effect.tsv",
-        markdown=f"{plan.results}/tables/batch_effect.md",
-        latex=f"{plan.results}/tables/batch_effect.tex",
-    log:
-        f"{plan.results}/logs/tabulate_batch_effect.log",
-    conda:
-        "../envs/pipeline.yaml"
-    threads: 1
-    resources:
-        mem_mb=grows(1000),
-        runtime=grows(10),
-    params:
-        program=script("tabulate_batch_effect"),
-        options=options(
-            "tabulate_batch_effect", resolution=plan.config["batch_effect"]["resolution"]
-        ),
-    shell:
-        "python {params.program:q} --scores {input.scores:q} --table {output.table:q}"
+        "python {params.program:q} --hits {input.hits:q} --table {output.table:q}"
         " --markdown {output.markdown:q} --latex {output.latex:q}"
         " --options {params.options:q} --log {log:q}"
 
 
-rule plot_batch_effect:
+rule show_batch_effect:
     input:
-        batch_effects=lambda w: scores.batch_effect_scores(plan, plan.shown[w.experiment][1]),
+        scores=lambda w: scores.batch_effect_scores(plan, plan.shown[w.experiment][1]),
         retrieval=lambda w: scores.retrieval_scores(plan, w.experiment),
     output:
         png=f"{plan.results}/figures/batch_effect_{{experiment}}.png",
         svg=f"{plan.results}/figures/batch_effect_{{experiment}}.svg",
         numbers=f"{plan.results}/figures/batch_effect_{{experiment}}.tsv",
     log:
-        f"{plan.results}/logs/plot_batch_effect/{{experiment}}.log",
+        f"{plan.results}/logs/show_batch_effect/{{experiment}}.log",
     wildcard_constraints:
         experiment=any_of(plan.shown),
     conda:
@@ -118,9 +93,11 @@ rule plot_batch_effect:
         mem_mb=grows(1000),
         runtime=grows(10),
     params:
-        program=script("plot_batch_effect"),
+        program=script("show_batch_effect"),
+        retrieval=lambda w, input: commands.many("--retrieval", input.get("retrieval", [])),
+        made=lambda w, output: commands.made_flags(output),
         options=lambda w: options(
-            "plot_batch_effect",
+            "show_batch_effect",
             experiment=plan.shown[w.experiment][0],
             panels={name: plan.datasets[name].panel for name in plan.shown[w.experiment][1]},
             resolution=plan.config["batch_effect"]["resolution"],
@@ -129,20 +106,38 @@ rule plot_batch_effect:
             seed=plan.config["batch_effect"]["seed"],
         ),
     shell:
-        "python {params.program:q} --batch-effects {input.batch_effects:q}"
-        " --retrieval {input.retrieval:q} --png {output.png:q} --svg {output.svg:q}"
-        " --numbers {output.numbers:q} --options {params.options:q} --log {log:q}"
+        "python {params.program:q} --scores {input.scores:q} {params.retrieval} {params.made}"
+        " --options {params.options:q} --log {log:q}"
 
 
-rule tabulate_expression:
+# The table over all datasets.
+use rule show_batch_effect as show_batch_effects with:
+    input:
+        scores=scores.batch_effect_scores(plan, plan.datasets_in_all),
+    output:
+        table=f"{plan.results}/tables/batch_effect.tsv",
+        markdown=f"{plan.results}/tables/batch_effect.md",
+        latex=f"{plan.results}/tables/batch_effect.tex",
+    log:
+        f"{plan.results}/logs/show_batch_effects.log",
+    params:
+        program=script("show_batch_effect"),
+        retrieval="",
+        made=lambda w, output: commands.made_flags(output),
+        options=options("show_batch_effect", resolution=plan.config["batch_effect"]["resolution"]),
+
+
+rule show_expression:
     input:
         scores=lambda w: scores.expression_scores(plan, w.experiment),
     output:
         table=f"{plan.results}/tables/expression_{{experiment}}.tsv",
         markdown=f"{plan.results}/tables/expression_{{experiment}}.md",
         latex=f"{plan.results}/tables/expression_{{experiment}}.tex",
+        png=f"{plan.results}/figures/expression_{{experiment}}.png",
+        svg=f"{plan.results}/figures/expression_{{experiment}}.svg",
     log:
-        f"{plan.results}/logs/tabulate_expression/{{experiment}}.log",
+        f"{plan.results}/logs/show_expression/{{experiment}}.log",
     wildcard_constraints:
         experiment=any_of(plan.with_expression),
     conda:
@@ -152,43 +147,49 @@ rule tabulate_expression:
         mem_mb=grows(2000),
         runtime=grows(10),
     params:
-        program=script("tabulate_expression"),
+        program=script("show_expression"),
         options=lambda w: options(
-            "tabulate_expression",
+            "show_expression",
             experiment=plan.shown[w.experiment][0],
             expected=runs.expected_runs(plan, w.experiment),
         ),
     shell:
         "python {params.program:q} --scores {input.scores:q} --table {output.table:q}"
         " --markdown {output.markdown:q} --latex {output.latex:q}"
+        " --png {output.png:q} --svg {output.svg:q}"
         " --options {params.options:q} --log {log:q}"
 
 
-rule plot_expression:
+rule show_mutation:
     input:
-        scores=lambda w: scores.expression_scores(plan, w.experiment),
+        scores=f"{plan.results}/scores/mutation/{{mutation}}.tsv",
     output:
-        png=f"{plan.results}/figures/expression_{{experiment}}.png",
-        svg=f"{plan.results}/figures/expression_{{experiment}}.svg",
+        png=f"{plan.results}/figures/mutation_{{mutation}}.png",
+        svg=f"{plan.results}/figures/mutation_{{mutation}}.svg",
     log:
-        f"{plan.results}/logs/plot_expression/{{experiment}}.log",
-    wildcard_constraints:
-        experiment=any_of(plan.with_expression),
+        f"{plan.results}/logs/show_mutation/{{mutation}}.log",
     conda:
         "../envs/pipeline.yaml"
     threads: 1
     resources:
-        mem_mb=grows(2000),
+        mem_mb=grows(1000),
         runtime=grows(10),
     params:
-        program=script("plot_expression"),
-        options=lambda w: options("plot_expression", experiment=plan.shown[w.experiment][0]),
+        program=script("show_mutation"),
+        balance=lambda w, input: commands.many("--balance", input.get("balance", [])),
+        made=lambda w, output: commands.made_flags(output),
+        options=lambda w: options(
+            "show_mutation",
+            mutation=w.mutation,
+            expected=slides.predictions_of(plan, [w.mutation]),
+        ),
     shell:
-        "python {params.program:q} --scores {input.scores:q} --png {output.png:q}"
-        " --svg {output.svg:q} --options {params.options:q} --log {log:q}"
+        "python {params.program:q} --scores {input.scores:q} {params.balance} {params.made}"
+        " --options {params.options:q} --log {log:q}"
 
 
-rule tabulate_mutation:
+# The table over all entries.
+use rule show_mutation as show_mutations with:
     input:
         scores=slides.tabled_scores(plan),
         balance=slides.balances(plan),
@@ -197,53 +198,18 @@ rule tabulate_mutation:
         markdown=f"{plan.results}/tables/mutation.md",
         latex=f"{plan.results}/tables/mutation.tex",
     log:
-        f"{plan.results}/logs/tabulate_mutation.log",
-    conda:
-        "../envs/pipeline.yaml"
-    threads: 1
-    resources:
-        mem_mb=grows(1000),
-        runtime=grows(10),
+        f"{plan.results}/logs/show_mutations.log",
     params:
-        program=script("tabulate_mutation"),
-        options=options(
-            "tabulate_mutation", expected=slides.predictions_of(plan, slides.tabled(plan))
-        ),
-    shell:
-        "python {params.program:q} --scores {input.scores:q} --balance {input.balance:q}"
-        " --table {output.table:q} --markdown {output.markdown:q} --latex {output.latex:q}"
-        " --options {params.options:q} --log {log:q}"
-
-
-rule plot_mutation:
-    input:
-        scores=f"{plan.results}/scores/mutation/{{mutation}}.tsv",
-    output:
-        png=f"{plan.results}/figures/mutation_{{mutation}}.png",
-        svg=f"{plan.results}/figures/mutation_{{mutation}}.svg",
-    log:
-        f"{plan.results}/logs/plot_mutation/{{mutation}}.log",
-    conda:
-        "../envs/pipeline.yaml"
-    threads: 1
-    resources:
-        mem_mb=grows(1000),
-        runtime=grows(10),
-    params:
-        program=script("plot_mutation"),
-        options=lambda w: options(
-            "plot_mutation",
-            mutation=w.mutation,
-            expected=slides.predictions_of(plan, [w.mutation]),
-        ),
-    shell:
-        "python {params.program:q} --scores {input.scores:q} --png {output.png:q} --svg {output.svg:q}"
-        " --options {params.options:q} --log {log:q}"
+        program=script("show_mutation"),
+        balance=lambda w, input: commands.many("--balance", input.get("balance", [])),
+        made=lambda w, output: commands.made_flags(output),
+        options=options("show_mutation", expected=slides.predictions_of(plan, slides.tabled(plan))),
 
 
 rule write_report:
     input:
         tables=scores.retrieval_files(plan, ".tsv")
+        + scores.hits_files(plan, ".tsv")
         + scores.batch_effect_files(plan, ".tsv")
         + scores.expression_files(plan, ".tsv")
         + slides.mutation_files(plan, ".tsv")
@@ -284,13 +250,7 @@ rule write_report:
             experiments=plan.in_all,
             samples=[
                 plan.facts(
-                    sample,
-                    "source",
-                    "organ",
-                    "disease_state",
-                    "donor",
-                    "donor_known",
-                    "license",
+                    sample, "source", "organ", "disease_state", "donor", "donor_known", "license"
                 )
                 for sample in dict(samples.used_samples(plan))
             ],

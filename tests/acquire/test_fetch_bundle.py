@@ -441,7 +441,7 @@ def test_an_image_of_one_huge_strip_is_retiled_on_arrival(published, server, tmp
     server.files["/S1_he_image.ome.tif"] = (tmp_path / "huge.tif").read_bytes()
     monkeypatch.setattr(tiff, "MAX_TILE_BYTES", 1_000_000)
     folder = fetch(published, tmp_path / "S1")
-    with tiff.Slide(folder / "S1_he_image.ome.tif") as found:
+    with tiff.TiffImage(folder / "S1_he_image.ome.tif") as found:
         assert found.is_tiled
         assert np.array_equal(found.read_region(0, 0, 700, 600), image)
     assert json.loads((folder / "fetched.json").read_text())["he_image_retiled"]

@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-import plot_audit
 import score_audit
-import tabulate_audit
-from pairscape.audit import flag_effects
+import show_audit
+from pairscape.audit import flag_effects, protocols
+from pairscape.audit import options as audit_options
 from pairscape.core import files, tsv
 from pairscape.core.errors import InputError
 from pairscape.evaluate import retrieval
@@ -61,7 +61,7 @@ def write_run(
     )
     donors = dict.fromkeys(row["donor"] for row in rows)
     names = dict(
-        zip(flag_effects.Run._fields, (experiment, dataset, image, gene, seed), strict=True)
+        zip(audit_options.Run._fields, (experiment, dataset, image, gene, seed), strict=True)
     )
     told = {**names, "options_sha256": str(seed) * 64, "splits": [{"donor": d} for d in donors]}
     files.write_json(folder / "options.json", told)
@@ -151,7 +151,7 @@ def test_values_and_intervals_are_those_of_the_retrieval_scores(tmp_path):
     path = write_run(tmp_path, "corrected_", arrays=arrays)
     settings = {"seed": 3, "bootstrap": 200, "in_batch": 64, "in_batch_ranks": [4, 1]}
     table = score(tmp_path, [row("corrected")], [path], **settings, recall_at=[1, 5])
-    options = retrieval.check_options({**settings, "recall_at": [1, 5], "permutations": 0})
+    options = retrieval.RetrievalOptions.of({**settings, "recall_at": [1, 5], "permutations": 0})
     embedded = run_embeddings.read_run_embeddings(path.parent, "test")
     checked, values = 0, set()
     for told in retrieval.score_run(embedded, options):
@@ -252,7 +252,7 @@ def test_an_encoder_is_set_against_the_one_that_it_stands_for(tmp_path):
 
 
 def test_the_published_gallery_is_that_of_four_processes():
-    options = retrieval.check_options({"in_batch": 64, "in_batch_ranks": [1, 4]})
+    options = {"in_batch": 64, "in_batch_ranks": [1, 4]}
     assert flag_effects.galleries(options) == ("in_batch_64_ranks_4", "split")
     assert flag_effects.galleries({**options, "in_batch_ranks": [2]}) == (
         "in_batch_64_ranks_2",
@@ -264,7 +264,7 @@ def test_the_published_gallery_is_that_of_four_processes():
 
 
 def test_runs_that_failed_or_are_missing_are_rows_that_say_so(tmp_path):
-    names = dict(zip(flag_effects.Run._fields, ("corrected_big", "d", "i", "mlp", 1), strict=True))
+    names = dict(zip(audit_options.Run._fields, ("corrected_big", "d", "i", "mlp", 1), strict=True))
     failed = tmp_path / "runs/corrected_big/d/i-mlp/seed1"
     failures.write(failed, names, "out of memory")
     runs = [write_run(tmp_path, "corrected_", seed) for seed in (1, 2)]
@@ -391,7 +391,7 @@ def scored(tmp_path):
         )
     )
     rows = []
-    for start in flag_effects.STARTS:
+    for start in protocols.PROTOCOLS:
         rows += [
             row(start, seeds=(1, 2)),
             row(start, "leak", dataset="e"),
@@ -404,7 +404,7 @@ def scored(tmp_path):
 def tabulate(path, folder, options='{"audit": "a"}'):
     made = [folder / f"t.{ending}" for ending in ("tsv", "md", "tex")]
     flags = zip(("--table", "--markdown", "--latex"), map(str, made), strict=True)
-    tabulate_audit.main(["--scores", str(path), *sum(flags, ()), "--options", options])
+    show_audit.main(["--scores", str(path), *sum(flags, ()), "--options", options])
     return made
 
 
@@ -412,10 +412,10 @@ def test_the_table_reads_back_and_says_what_made_it(scored, tmp_path):
     rows, path = scored
     table, _, _ = tabulate(path, tmp_path)
     raw = tsv.read_tsv(table, tsv.ORIGIN)
-    assert audit_table.is_audit_table(raw[0])
-    assert not audit_table.is_audit_table(retrieval_table.HEAD)
+    assert audit_table.TABLE.matches(raw[0])
+    assert not audit_table.TABLE.matches(retrieval_table.HEAD)
     assert {len(found["scores_sha256"]) for found in raw} == {64}
-    read = audit_table.read_table(table)
+    read = audit_table.TABLE.read(table)
     assert len(read) == len(rows)
     for was, found in zip(rows, read, strict=True):
         assert {name: found[name] for name in audit_table.COLUMNS} == {
@@ -480,7 +480,7 @@ def test_scores_that_are_damaged_or_of_another_audit_are_refused(scored, tmp_pat
 def draw(path, folder):
     folder.mkdir()
     made = [folder / "f.png", folder / "f.svg"]
-    plot_audit.main(["--scores", str(path), "--png", str(made[0]), "--svg", str(made[1])])
+    show_audit.main(["--scores", str(path), "--png", str(made[0]), "--svg", str(made[1])])
     return [file.read_bytes() for file in made]
 
 
@@ -517,9 +517,9 @@ def test_the_figure_has_a_line_per_flag_and_says_in_grey_what_has_no_number(scor
 
 
 def test_a_figure_of_an_audit_without_any_run_can_be_drawn(tmp_path):
-    rows = [row(s, f, seeds=(1,)) for s in flag_effects.STARTS for f in ("", "last_checkpoint")]
-    options = flag_effects.check_options({"audit": "a", "rows": rows})
-    flag_effects.write_scores(tmp_path / "s.tsv", flag_effects.score(options, {}, None))
+    rows = [row(s, f, seeds=(1,)) for s in protocols.PROTOCOLS for f in ("", "last_checkpoint")]
+    options = audit_options.check_options({"audit": "a", "rows": rows})
+    flag_effects.TABLE.write(tmp_path / "s.tsv", flag_effects.score(options, {}, None))
     draw(tmp_path / "s.tsv", tmp_path / "figure")
     assert (
         "not run"

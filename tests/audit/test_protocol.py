@@ -15,6 +15,7 @@ from pairscape.audit import protocols
 from pairscape.core.errors import InputError
 from pairscape.core.options import resolve_part
 from pairscape.dataset import expression_counts, patch_reader
+from pairscape.dataset.shards import Shards
 from pairscape.encoders import gene_encoders, image_encoders, specs
 from pairscape.images import encoding
 from pairscape.plan import reading
@@ -253,7 +254,7 @@ def test_the_statistics_that_a_trunk_takes_up_in_training_are_saved_with_the_pai
     assert all(not torch.equal(kept[name], value) for name, value in norms.items())
     weights = dict(module.images.tower.named_parameters())
     assert all(torch.equal(weights[name], value) for name, value in fresh.named_parameters())
-    counts = expression_counts.Counts(tiny[1], GENES)
+    counts = expression_counts.Counts(Shards.open(tiny[1]), GENES)
     data = batches.PairRows(patch_reader.PatchReader(tiny[1], SPEC["input"]), counts, len(counts))
     found = evaluation.embed_pairs(module, data, np.arange(68, 92))["images"]
     stored = run_embeddings.read_run_embeddings(out, "test")["images"]
@@ -318,7 +319,7 @@ def test_evaluation_crops_are_the_whole_or_the_centre_half_and_always_the_same()
 
 def test_only_evaluation_is_cropped_where_that_alone_is_asked_for(tiny):
     reader = patch_reader.PatchReader(tiny[1], SPEC["input"])
-    rows, counts = np.arange(48), expression_counts.Counts(tiny[1], GENES)
+    rows, counts = np.arange(48), expression_counts.Counts(Shards.open(tiny[1]), GENES)
     plain = batches.PairRows(reader, counts, len(counts))
     cropped = batches.PairRows(
         reader, counts, len(counts), augmented=augmentation.Augmentation(crops_evaluation=True)

@@ -45,7 +45,7 @@ def write_slides(
     paths = {name: folder / f"{name}.tsv" for name in ("cohort", "slides", "folds")}
     cohorts.write_cohort(paths["cohort"], table, [TARGET])
     slide_features.write_slides(paths["slides"], listed)
-    site_folds.write_folds(paths["folds"], dealt)
+    site_folds.FOLDS.write(paths["folds"], dealt)
     return paths
 
 

@@ -10,40 +10,43 @@ import scipy.sparse as sp
 from conftest import ROOT
 
 import calibrate_scores
-import plot_calibration
+import show_calibration
 import simulate_bundle
-import tabulate_calibration
 from pairscape.calibrate import calibration
 from pairscape.core.errors import InputError
 from pairscape.core.options import resolve_part
 from pairscape.encoders import specs
-from pairscape.evaluate import expression
-from pairscape.evaluate.batch_effect import check_options
+from pairscape.evaluate.clustering import BatchEffectOptions
+from pairscape.evaluate.targets import ExpressionOptions
 from pairscape.pretrain.options import resolve_training
 from pairscape.report import calibration_table
-from pairscape.simulation import histology, knobs, sections, tissue, transcripts
+from pairscape.simulation import histology, knobs, sections, tissue
+from pairscape.simulation.kinds import KINDS
+from pairscape.simulation.panel import read_panel_table
 
 PANEL = ROOT / "config" / "published" / "panels" / "human-breast-panel.tsv"
 SMALL = {"width_um": 330, "height_um": 275, "tissue_cover": 1}
-GENES = transcripts.read_panel_table(PANEL)
+GENES = read_panel_table(PANEL)
 
 
 def options(**more):
     root = ROOT / "config" / "encoders"
     training = {"batch_size": 32, "max_steps": 60, "warmup_steps": 6, "learning_rate": 1e-3}
     training |= {"image_tuning": "frozen", "select": "last", "early_stopping": None}
-    return {
+    given = {
         "image_encoder": specs.read_encoder(root, "image", "tf_efficientnet_lite0"),
         "gene_encoder": specs.read_encoder(root, "gene", "mlp"),
         "seed": 3,
         "batch_effect": 0.5,
+        "morphology_signal": [0, 1],
         "donors": 3,
         "simulation": resolve_part("simulation", SMALL),
-        "training": resolve_training(training).as_dict(),
-        "batch_effect_scoring": check_options({}),
-        "expression_scoring": expression.check_options({}),
+        "training": resolve_training(training),
+        "batch_effect_scoring": BatchEffectOptions.of({}),
+        "expression_scoring": ExpressionOptions.of({}),
         **more,
     }
+    return calibration.GridRow(**given)
 
 
 @pytest.fixture(scope="module")
@@ -62,13 +65,13 @@ def test_a_section_is_what_the_bundle_of_that_sample_holds(tmp_path):
 
     truth = sp.load_npz(tmp_path / "one" / "truth" / "counts.npz").toarray()
     spots = pd.read_csv(tmp_path / "one" / "truth" / "spots.tsv", sep="\t")
-    kinds = spots[list(tissue.KINDS)].to_numpy()
+    kinds = spots[list(KINDS)].to_numpy()
     kept = (kinds.sum(1) > 0) & (truth.sum(1) > 0)
     assert len(found.counts) == kept.sum() > 20
     np.testing.assert_array_equal(found.counts, truth[kept])
     np.testing.assert_array_equal(found.xy_um, 55 * spots[["col", "row"]][kept] + 27.5)
     np.testing.assert_array_equal(
-        found.cell_type, np.array(tissue.KINDS)[[row.argmax() for row in kinds[kept]]]
+        found.cell_type, np.array(KINDS)[[row.argmax() for row in kinds[kept]]]
     )
 
 
@@ -210,7 +213,7 @@ def test_scores_go_to_a_table_and_a_figure(tmp_path):
         calibration.write_scores(paths[-1], [*(rows if place == 0 else []), *named])
     given = ["--scores", *map(str, paths)]
     table, png = tmp_path / "t.tsv", tmp_path / "f.png"
-    tabulate_calibration.main(
+    show_calibration.main(
         [
             *given,
             "--table",
@@ -221,9 +224,9 @@ def test_scores_go_to_a_table_and_a_figure(tmp_path):
             str(tmp_path / "t.tex"),
         ]
     )
-    plot_calibration.main([*given, "--png", str(png), "--svg", str(tmp_path / "f.svg")])
+    show_calibration.main([*given, "--png", str(png), "--svg", str(tmp_path / "f.svg")])
     assert png.stat().st_size > 10_000
-    read = calibration_table.read_table(table)
+    read = calibration_table.TABLE.read(table)
     assert [row["skipped"] for row in read] == [None, 0.25, 0.25]
     assert "Recall@5" in (tmp_path / "t.md").read_text()
     with pytest.raises(InputError, match="give it once"):
@@ -233,4 +236,4 @@ def test_scores_go_to_a_table_and_a_figure(tmp_path):
 def test_a_gene_encoder_that_must_be_fitted_first_is_refused():
     given = options(gene_encoder=specs.read_encoder(ROOT / "config/encoders", "gene", "drvi"))
     with pytest.raises(InputError, match="learned with the pair"):
-        calibrate_scores.check_options({**given, "calibration": {}})
+        calibrate_scores.check_options({**vars(given), "calibration": {}})

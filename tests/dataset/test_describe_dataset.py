@@ -14,8 +14,8 @@ import index_datasets
 from pairscape.core.errors import InputError
 from pairscape.dataset import card as hf_card
 from pairscape.dataset import pair_shards
-from pairscape.dataset.leakage import find_leaks, write_leaks
-from pairscape.dataset.splits import make_splits, write_splits
+from pairscape.dataset.leakage import LEAKAGE, find_leaks
+from pairscape.dataset.splits import SPLITS_TABLE, make_splits
 
 PLACES = {"S1": "train", "S2": "val", "S3": "test"}
 
@@ -32,8 +32,8 @@ def describe(folder, name="tiny", split=None, donors=None, samples=tuple(PLACES)
     split = split or {of: [s for s in samples if PLACES[s] == of] for of in PLACES.values()}
     spots = {sample: 10 for sample in samples}
     made = make_splits(rows, {"method": "listed", **split}, spots=spots)
-    write_splits(folder / "splits.tsv", made)
-    write_leaks(folder / "leakage.tsv", find_leaks(made))
+    SPLITS_TABLE.write(folder / "splits.tsv", made)
+    LEAKAGE.write(folder / "leakage.tsv", find_leaks(made))
     options = {"dataset": name, "config_name": name, "samples": rows}
     options["shared_donors"] = split.get("shared_donors")
     describe_dataset.main(
@@ -293,7 +293,7 @@ def test_swapped_shards_are_refused(folder):
     (shards / "S1.arrow").rename(shards / "S0.arrow")
     (shards / "S2.arrow").rename(shards / "S1.arrow")
     (shards / "S0.arrow").rename(shards / "S2.arrow")
-    with pytest.raises(InputError, match=r"sample: found S2 where S1 should stand"):
+    with pytest.raises(InputError, match=r"sample: found S2; give the shard of S1"):
         describe(folder)
 
 

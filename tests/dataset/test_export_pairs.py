@@ -1,5 +1,6 @@
 """Pairs: the patch of a spot shows that spot, and its labels and counts are its own."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -20,8 +21,9 @@ from small_pairs import (
 
 import export_pairs
 from pairscape.core.errors import InputError
+from pairscape.core.options import read_schema
 from pairscape.core.tsv import read_tsv
-from pairscape.dataset import pair_shards
+from pairscape.dataset import cutting, pair_shards
 
 SIZE = 900, 1000  # of the slide: height, width
 ALIGNMENTS = {
@@ -276,3 +278,9 @@ def test_a_real_section_gives_a_pair_for_each_spot_in_its_place(shared, tmp_path
 
 def test_the_small_sample_of_the_other_tests_exports(tmp_path):
     assert pair_shards.read_shard_table(export_sample(tmp_path)).num_rows == 9
+
+
+def test_a_patch_preset_has_the_keys_and_defaults_of_the_schema():
+    properties = read_schema("config")["$defs"]["patches"]["properties"]
+    preset = dataclasses.asdict(cutting.PatchPreset())
+    assert preset == {key: part.get("default") for key, part in properties.items()}

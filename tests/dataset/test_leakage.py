@@ -112,11 +112,11 @@ def test_the_summary_counts_each_touched_sample_once():
 def test_leaks_are_written_and_read(tmp_path):
     rows = [row("A", "train", "D"), row("B", "test", "D", spots=None)]
     leaks = leakage.find_leaks(rows)
-    leakage.write_leaks(tmp_path / "leakage.tsv", leaks)
+    leakage.LEAKAGE.write(tmp_path / "leakage.tsv", leaks)
     assert leakage.read_leaks(tmp_path / "leakage.tsv") == leaks
     text = (tmp_path / "leakage.tsv").read_text().replace("same_donor", "some_donor")
     (tmp_path / "leakage.tsv").write_text(text)
-    with pytest.raises(InputError, match="line 2, finding: found 'some_donor'; allowed: same_sam"):
+    with pytest.raises(InputError, match="finding: found 'some_donor'; did you mean same_donor"):
         leakage.read_leaks(tmp_path / "leakage.tsv")
 
 

@@ -8,16 +8,16 @@ import pytest
 from scipy import stats
 from sklearn.metrics import silhouette_samples
 
-import plot_batch_effect
 import score_batch_effect
-import tabulate_batch_effect
+import show_batch_effect
 import write_report
 from pairscape.core import tsv
 from pairscape.core.errors import InputError
 from pairscape.dataset import cutting, gene_lists, pair_shards, splits
-from pairscape.evaluate import batch_effect, retrieval, silhouettes
+from pairscape.evaluate import batch_effect, clustering, retrieval, silhouettes
+from pairscape.evaluate.clustering import BatchEffectOptions
 from pairscape.images import encoding
-from pairscape.report import batch_effect_figure, batch_effect_table
+from pairscape.report import batch_effect_figure, batch_effect_table, style
 
 GENES = [f"GENE{i:02d}" for i in range(20)]
 
@@ -29,6 +29,16 @@ def spots(count, batches=3, labels=2, shift=0.5, width=8, seed=0):
     points = rng.standard_normal((count, width)) + 6 * label[:, None]
     points[:, 0] += shift * batch
     return points.astype(np.float32), label, batch
+
+
+def silhouette_batch(points, labels, batch, metric="euclidean", between="nearest"):
+    """The score of a data set: the mean over its labels."""
+    scores = batch_effect.score_labels(points, labels, batch, metric, between)
+    return batch_effect.mean_over_labels(scores)
+
+
+def bras(points, labels, batch, between="mean_other"):
+    return silhouette_batch(points, labels, batch, "cosine", between)
 
 
 def plain_score(points, labels, batch, metric="euclidean"):
@@ -57,13 +67,11 @@ def test_silhouettes_equal_the_golden_values(shared):
         'silhouette_batch {"between_cluster_distances": "mean_other"}': {"between": "mean_other"},
         'silhouette_batch {"between_cluster_distances": "furthest"}': {"between": "furthest"},
     }.items():
-        assert batch_effect.silhouette_batch(*data, **options) == pytest.approx(
-            theirs[name], abs=1e-6
-        ), name
+        assert silhouette_batch(*data, **options) == pytest.approx(theirs[name], abs=1e-6), name
     per_label = {s.label: s.value for s in batch_effect.score_labels(*data) if s.value is not None}
     assert per_label == pytest.approx(golden["plain_definition"]["per_label"], abs=1e-6)
     scaled = (data[0] - data[0].mean(0)) / data[0].std(0)
-    assert batch_effect.silhouette_batch(scaled, *data[1:]) == pytest.approx(
+    assert silhouette_batch(scaled, *data[1:]) == pytest.approx(
         theirs["silhouette_batch after StandardScaler (as hescape does)"], abs=1e-6
     )
 
@@ -74,13 +82,13 @@ def test_silhouette_and_bras_equal_scib_metrics():
     points, _, batch = spots(80)
     labels = np.repeat([0, 1], 40)
     batch[:3] = [0, 1, 2]
-    assert batch_effect.silhouette_batch(points, labels, batch) == pytest.approx(
+    assert silhouette_batch(points, labels, batch) == pytest.approx(
         scib.silhouette_batch(points, labels, batch), abs=1e-6
     )
-    assert batch_effect.bras(points, labels, batch) == pytest.approx(
+    assert bras(points, labels, batch) == pytest.approx(
         scib.metrics.bras(points, labels, batch), abs=1e-6
     )
-    assert batch_effect.bras(points, labels, batch, "furthest") == pytest.approx(
+    assert bras(points, labels, batch, "furthest") == pytest.approx(
         scib.metrics.bras(points, labels, batch, between_cluster_distances="furthest"), abs=1e-6
     )
 
@@ -103,7 +111,7 @@ def test_silhouettes_equal_scikit_learn_over_several_blocks(monkeypatch, metric,
     monkeypatch.setattr(silhouettes, "_BLOCK", 37)
     points, labels, batch = spots(500)
     points += np.float32(far)
-    assert batch_effect.silhouette_batch(points, labels, batch, metric) == pytest.approx(
+    assert silhouette_batch(points, labels, batch, metric) == pytest.approx(
         plain_score(points, labels, batch, metric), abs=1e-6
     )
 
@@ -124,14 +132,12 @@ def test_labels_of_one_batch_are_skipped_and_each_label_weighs_the_same():
     assert scores["b"].value is None
     assert scores["d"].value is None
     both = (scores["a"].value + scores["c"].value) / 2
-    assert batch_effect.silhouette_batch(points, labels, batch) == pytest.approx(both)
+    assert silhouette_batch(points, labels, batch) == pytest.approx(both)
     assert both == pytest.approx(plain_score(points, labels, batch), abs=1e-6)
 
 
 def test_the_score_falls_with_the_shift_between_batches():
-    scores = [
-        batch_effect.silhouette_batch(*spots(400, shift=shift)) for shift in (0.0, 1.0, 3.0, 9.0)
-    ]
+    scores = [silhouette_batch(*spots(400, shift=shift)) for shift in (0.0, 1.0, 3.0, 9.0)]
     assert scores == sorted(scores, reverse=True)
     assert scores[0] > 0.95
     assert scores[-1] < 0.5
@@ -140,7 +146,7 @@ def test_the_score_falls_with_the_shift_between_batches():
 def test_equal_points_and_a_spot_alone_in_its_batch_count_as_mixed():
     equal = np.ones((12, 4), np.float32)
     batch = np.array([0] * 6 + [1] * 6)
-    assert batch_effect.silhouette_batch(equal, np.zeros(12), batch) == 1.0
+    assert silhouette_batch(equal, np.zeros(12), batch) == 1.0
     points, _, _ = spots(12)
     alone = np.array([0] * 11 + [1])
     assert silhouettes.silhouette_widths(points, alone)[-1] == 0.0
@@ -148,7 +154,7 @@ def test_equal_points_and_a_spot_alone_in_its_batch_count_as_mixed():
 
 def test_nothing_to_compare_gives_no_score():
     points, labels, _ = spots(30)
-    assert batch_effect.silhouette_batch(points, labels, np.zeros(30)) is None
+    assert silhouette_batch(points, labels, np.zeros(30)) is None
     assert silhouettes.ilisi(points, np.zeros(30), neighbours=9) is None
     assert silhouettes.ilisi(points, labels, neighbours=30) is None
 
@@ -156,21 +162,21 @@ def test_nothing_to_compare_gives_no_score():
 def test_points_that_are_not_finite_or_have_no_direction_are_refused():
     points, labels, batch = spots(30)
     with pytest.raises(ValueError, match="no direction"):
-        batch_effect.bras(points * 0, labels, batch)
+        bras(points * 0, labels, batch)
     points[3, 2] = np.nan
     with pytest.raises(ValueError, match="finite"):
-        batch_effect.silhouette_batch(points, labels, batch)
+        silhouette_batch(points, labels, batch)
     with pytest.raises(ValueError, match="nearest, mean_other, furthest"):
-        batch_effect.silhouette_batch(*spots(30), between="next")
+        silhouette_batch(*spots(30), between="next")
 
 
 def test_memory_stays_far_below_the_distance_matrix():
     import tracemalloc
 
     points, _, batch = spots(6000, width=4)
-    batch_effect.silhouette_batch(points[:100], np.zeros(100), batch[:100])  # compiles
+    silhouette_batch(points[:100], np.zeros(100), batch[:100])  # compiles
     tracemalloc.start()
-    batch_effect.silhouette_batch(points, np.zeros(6000), batch)
+    silhouette_batch(points, np.zeros(6000), batch)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 20e6  # the matrix would take 144 MB
@@ -206,8 +212,8 @@ def space():
     rng = np.random.default_rng(4)
     tissues = rng.gamma(0.5, 20.0, (3, 30))
     counts = rng.poisson(tissues[np.arange(150) % 3]) + 1
-    options = batch_effect.check_options({"components": 6})
-    return counts, batch_effect.embed_counts([counts[:40], counts[40:]], 30, options)
+    options = BatchEffectOptions.of({"components": 6})
+    return counts, clustering.embed_counts([counts[:40], counts[40:]], 30, options)
 
 
 def test_points_are_the_principal_components_of_scaled_log_counts(space):
@@ -222,16 +228,16 @@ def test_points_are_the_principal_components_of_scaled_log_counts(space):
 
 def test_clusters_find_the_tissues_and_grow_in_number_with_the_resolution(space):
     found = space[1]
-    clusters = batch_effect.cluster(found, 0.1, 0)
+    clusters = clustering.cluster(found, 0.1, 0)
     assert len(set(zip(clusters, np.arange(150) % 3, strict=True))) == len(set(clusters)) == 3
-    counts = [len(set(batch_effect.cluster(found, resolution, 0))) for resolution in (0.1, 1, 5)]
+    counts = [len(set(clustering.cluster(found, resolution, 0))) for resolution in (0.1, 1, 5)]
     assert counts == sorted(counts)
     assert counts[-1] > 3
 
 
 def test_large_panels_keep_their_variable_genes(space):
-    options = batch_effect.check_options({"variable_genes": 10})
-    found = batch_effect.embed_counts([space[0]], 30, options)
+    options = BatchEffectOptions.of({"variable_genes": 10})
+    found = clustering.embed_counts([space[0]], 30, options)
     assert "10 of 30 genes (highly variable, flavor seurat)" in found.representation
     assert found.points.shape == (150, 9)
 
@@ -289,7 +295,7 @@ def write_dataset(folder, samples, rows=60, shift=0.0, empty=0, constant=False):
     tsv.write_tsv(
         folder / "splits.tsv",
         [{"shared_donors": "", **row} for row in table],
-        splits.SPLIT_COLUMNS,
+        splits.SPLITS_TABLE.names,
     )
     gene_lists.write_genes(folder / "genes.tsv", [(gene, f"ENSG{gene}") for gene in GENES])
     return paths
@@ -472,18 +478,18 @@ def test_a_dataset_without_counts_or_train_spots_or_labels_is_refused(tmp_path):
 
 def test_the_table_holds_the_numbers_of_the_scores(scored, tmp_path):
     table = tmp_path / "batch_effect.tsv"
-    tabulate_batch_effect.main(
+    show_batch_effect.main(
         [
             *("--scores", str(scored[0]), "--table", str(table)),
             *("--markdown", str(tmp_path / "t.md"), "--latex", str(tmp_path / "t.tex")),
         ]
     )
     scores = batch_effect.read_scores(scored[0])
-    rows = batch_effect_table.read_table(table)
+    rows = batch_effect_table.TABLE.read(table)
     assert [(row["batch"], row["label"]) for row in rows] == list(
         itertools.product(("split", "donor"), ("leiden", "given"))
     )
-    assert batch_effect_table.is_batch_effect_table(rows[0])
+    assert batch_effect_table.TABLE.matches(rows[0])
     for row in rows:
         resolution = 1.0 if row["label"] == "leiden" else None
         wanted = {"batch": row["batch"], "label": row["label"], "resolution": resolution}
@@ -503,7 +509,7 @@ def test_the_report_shows_the_table_and_the_figure_in_a_chapter_of_their_own(sco
     table = tmp_path / "batch_effect.tsv"
     scores = batch_effect.read_scores(scored[0])
     rows = batch_effect_table.tabulate(scores, {"tiny": 1.0})
-    batch_effect_table.write_table(table, rows)
+    batch_effect_table.TABLE.write(table, rows)
     paths = write_panels(tmp_path, 4)
     _, out = plot(tmp_path, paths)
     page = tmp_path / "report.html"
@@ -518,7 +524,7 @@ def test_the_report_shows_the_table_and_the_figure_in_a_chapter_of_their_own(sco
 
 def test_a_table_refuses_a_damaged_or_repeated_file(scored, tmp_path):
     def tabulate(*paths):
-        tabulate_batch_effect.main(
+        show_batch_effect.main(
             [
                 *("--scores", *map(str, paths), "--table", str(tmp_path / "t.tsv")),
                 *("--markdown", str(tmp_path / "t.md"), "--latex", str(tmp_path / "t.tex")),
@@ -579,7 +585,7 @@ def test_many_panels_take_random_orders():
 
 
 def batch_row(dataset, value, **changes):
-    row = dict.fromkeys(batch_effect.COLUMNS, "") | {
+    row = dict.fromkeys(batch_effect.SCORES.names, "") | {
         "dataset": dataset,
         "metric": "silhouette_batch",
         "batch": "split",
@@ -597,7 +603,7 @@ def batch_row(dataset, value, **changes):
 
 
 def recall_row(dataset, value, **changes):
-    row = dict.fromkeys(retrieval.COLUMNS, "") | {
+    row = dict.fromkeys(retrieval.SCORES.names, "") | {
         "experiment": "e",
         "dataset": dataset,
         "image_encoder": "uni",
@@ -648,9 +654,9 @@ def write_panels(folder, count, encoders=("uni",)):
 def plot(folder, paths, **options):
     panels = {f"p{i}": f"panel {i}" for i in range(len(paths["batch"]))}
     out = {name: folder / f"batch_effect_e.{name}" for name in ("png", "svg", "tsv")}
-    plot_batch_effect.main(
+    show_batch_effect.main(
         [
-            *("--batch-effects", *paths["batch"], "--retrieval", *paths["recall"]),
+            *("--scores", *paths["batch"], "--retrieval", *paths["recall"]),
             *("--png", str(out["png"]), "--svg", str(out["svg"]), "--numbers", str(out["tsv"])),
             *("--options", json.dumps({"experiment": "e", "panels": panels} | options)),
         ]
@@ -667,7 +673,7 @@ def test_labels_of_close_points_are_spread():
 
 def svg_words(monkeypatch, tmp_path, paths, **options):
     """The words of the figure; it is drawn with letters in place of their outlines."""
-    monkeypatch.setitem(plot_batch_effect.figures.STYLE, "svg.fonttype", "none")
+    monkeypatch.setitem(style.STYLE, "svg.fonttype", "none")
     return plot(tmp_path, paths, **options)[1]["svg"].read_text()
 
 

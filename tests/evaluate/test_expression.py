@@ -1,6 +1,7 @@
 """Prediction of expression: gene choice, the two recipes, the scores, and the programs around them."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,18 +12,18 @@ from sklearn.metrics import r2_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-import plot_expression
 import score_expression
-import tabulate_expression
+import show_expression
 from pairscape.core import files, tsv
 from pairscape.core.errors import InputError
 from pairscape.dataset import cutting, expression_counts, gene_lists, pair_shards, stored_features
+from pairscape.dataset.shards import Shards
 from pairscape.evaluate import expression, ridge, targets
 from pairscape.images import encoding
 from pairscape.pretrain import failures, run_embeddings
 from pairscape.report import expression_table
 
-OPTIONS = {**expression.OPTIONS, "genes": 12, "components": 8}
+OPTIONS = targets.ExpressionOptions.of({"genes": 12, "components": 8})
 GENES = [f"GENE{i:02d}" for i in range(30)]
 # sample: donor, split, spots
 SAMPLES = {
@@ -75,7 +76,9 @@ def source_of(features, splits):
 
 
 def targets_of(counts, splits, sample_of, **options):
-    return targets.make_targets(Numbers(counts), GENES, splits, sample_of, {**OPTIONS, **options})
+    return targets.make_targets(
+        Numbers(counts), GENES, splits, sample_of, replace(OPTIONS, **options)
+    )
 
 
 # ------------------------------------------------------------------------------------- gene choice
@@ -166,7 +169,7 @@ def test_the_published_recipe_on_more_than_memory_holds_is_the_same_model(monkey
     counts, features, splits, sample_of = make_data(noise=2.0)
     target, source = targets_of(counts, splits, sample_of)["published"], source_of(features, splits)
     whole = ridge.fit_published(source, target, splits["train"], 8)
-    monkeypatch.setattr(targets, "DENSE_NUMBERS", 0)
+    monkeypatch.setattr(ridge, "DENSE_NUMBERS", 0)
     summed = ridge.fit_published(source, target, splits["train"], 8)
     assert whole.fitted_by.startswith("scikit-learn")
     assert "moments" in summed.fitted_by
@@ -205,7 +208,7 @@ def test_the_corrected_recipe_is_scikit_learns_with_the_penalty_that_suits_unsee
     spread = target.values[train].astype(np.float64).var(0)
     errors = {
         penalty: held_out_error(features, target, train, val, penalty, spread)
-        for penalty in OPTIONS["penalties"]
+        for penalty in OPTIONS.penalties
     }
     best = min(errors, key=errors.get)
     alpha = sklearn_alpha(features, train, best)
@@ -237,7 +240,7 @@ def test_without_a_validation_donor_each_train_donor_is_left_out_in_turn():
                 for donor in ("D1", "D2")
             ]
         )
-        for penalty in OPTIONS["penalties"]
+        for penalty in OPTIONS.penalties
     }
     best = min(errors, key=errors.get)
     assert fit.penalty == pytest.approx(sklearn_alpha(features, train.rows, best), rel=1e-5)
@@ -287,7 +290,7 @@ def test_a_constant_feature_and_more_components_than_features_do_no_harm():
     counts, features, splits, sample_of = make_data()
     features = np.column_stack([features, np.full(len(features), 7.3, np.float32), features[:, 0]])
     target, source = targets_of(counts, splits, sample_of), source_of(features, splits)
-    options = {**OPTIONS, "components": 256}
+    options = replace(OPTIONS, components=256)
     rows = expression.score_source(source, target, splits, options)
     values = [r["value"] for r in rows if (r["metric"], r["gene"]) == ("pearson", "mean")]
     assert min(values) > 0.7
@@ -484,7 +487,8 @@ def test_the_program_scores_encoders_as_they_came_and_after_pretraining(dataset,
         missing = found["after pretraining", "poor", "2", recipe, "all", "pearson"]
         assert missing["value"] is None
         assert "no images of its train split" in missing["note"]
-    counts = expression_counts.Counts([folder / "shards" / f"{s}.arrow" for s in SAMPLES], GENES)
+    shards = Shards.open([folder / "shards" / f"{s}.arrow" for s in SAMPLES])
+    counts = expression_counts.Counts(shards, GENES)
     sample_of = np.repeat(list(SAMPLES), [n for _, _, n in SAMPLES.values()])
     wanted = targets.make_targets(counts, GENES, splits, sample_of, OPTIONS)
     direct = expression.score_source(source_of(features, splits), wanted, splits, OPTIONS)
@@ -569,7 +573,7 @@ def test_broken_inputs_are_refused_in_one_line(dataset, tmp_path):
         score(folder, out, (), ())
     with pytest.raises(InputError, match="penalties: found"):
         score(folder, out, penalties=[])
-    with pytest.raises(InputError, match="gene: found no such option"):
+    with pytest.raises(InputError, match="found the unknown key 'gene'; did you mean genes"):
         score(folder, out, gene=3)
     _, _, splits, sample_of = make_data()
     flat = Numbers(np.ones((len(sample_of), len(GENES)), np.int32))
@@ -604,7 +608,8 @@ def test_rows_of_another_split_are_refused(dataset, tmp_path):
 
 def score_row(value, image="A", gene="", seed="", group="all", recipe="corrected", **more):
     stage = "after pretraining" if gene else "as it came"
-    row = dict.fromkeys(expression.COLUMNS, "") | dict.fromkeys(expression.NUMBERS)
+    row = dict.fromkeys(expression.SCORES.names, "")
+    row |= dict.fromkeys(expression.SCORES.names_of(float))
     row |= {"experiment": "e", "dataset": "d", "image_encoder": image, "features_of": image}
     row |= {"stage": stage, "gene_encoder": gene, "seed": seed, "recipe": recipe, "group": group}
     row |= {"representation": "shared space" if gene else "encoder", "target": "log1p"}
@@ -715,7 +720,7 @@ def test_tables_and_figure_are_written_and_read_back(dataset, tmp_path):
     ]
     options = json.dumps({"experiment": "e", "expected": expected})
     out = {name: str(tmp_path / f"t.{name}") for name in ("tsv", "md", "tex", "png", "svg")}
-    tabulate_expression.main(
+    show_expression.main(
         [
             "--scores",
             str(scores),
@@ -729,8 +734,8 @@ def test_tables_and_figure_are_written_and_read_back(dataset, tmp_path):
             options,
         ]
     )
-    table = expression_table.read_table(out["tsv"])
-    assert expression_table.is_expression_table(table[0])
+    table = expression_table.TABLE.read(out["tsv"])
+    assert expression_table.TABLE.matches(table[0])
     reads = {
         (r["recipe"], r["image_encoder"]): r["reads"]
         for r in table
@@ -744,10 +749,10 @@ def test_tables_and_figure_are_written_and_read_back(dataset, tmp_path):
     assert "| 1 of 2, without 2 |" in markdown
     assert r"\toprule" in (tmp_path / "t.tex").read_text()
     arguments = ["--scores", str(scores), "--png", out["png"], "--svg", out["svg"]]
-    plot_expression.main([*arguments, "--options", options])
+    show_expression.main([*arguments, "--options", options])
     assert (tmp_path / "t.png").stat().st_size > 10_000
     other = json.dumps({"experiment": "f"})
     with pytest.raises(InputError, match="give only scores of f"):
-        plot_expression.main([*arguments, "--options", other])
+        show_expression.main([*arguments, "--options", other])
     with pytest.raises(InputError, match="experiment: found nothing"):
-        plot_expression.main(arguments)
+        show_expression.main(arguments)

@@ -22,7 +22,7 @@ def test_an_untiled_image_is_tiled_with_the_same_pixels(tmp_path, monkeypatch, r
     options = {"photometric": "rgb", "compression": "deflate", "rowsperstrip": rows}
     tifffile.imwrite(tmp_path / "he.tif", image, **options)
     monkeypatch.setattr(slides, "MAX_TILE_BYTES", 1_000_000)
-    with slides.Slide(run(tmp_path)) as slide:
+    with slides.TiffImage(run(tmp_path)) as slide:
         assert slide.is_tiled
         assert np.array_equal(slide.read_region(0, 0, 1100, 900), image)
 

@@ -8,10 +8,16 @@ import tifffile
 from small_pairs import tissue_image, write_slide
 
 from pairscape.core.errors import InputError
+from pairscape.images import retiling, tiff_layout
 from pairscape.images import tiff as slides
-from pairscape.images.patches import iter_patches, patches_inside, thumbnail
 from pairscape.images.retiling import retile
-from pairscape.images.tiff import Slide, um_per_px
+from pairscape.images.tiff import TiffImage, um_per_px
+
+
+def thumbnail_of(path, max_px):
+    with TiffImage(path, cache_bytes=0) as slide:
+        return slide.thumbnail(max_px)
+
 
 LAYOUTS = {
     "tiles, deflate": {},
@@ -32,7 +38,7 @@ def image():
 def test_a_region_is_what_the_page_holds_and_white_beyond_it(tmp_path, image, layout):
     write_slide(tmp_path / "he.ome.tif", image, **LAYOUTS[layout])
     page = tifffile.imread(tmp_path / "he.ome.tif")
-    with Slide(tmp_path / "he.ome.tif") as slide:
+    with TiffImage(tmp_path / "he.ome.tif") as slide:
         assert (slide.height, slide.width) == image.shape[:2]
         assert np.array_equal(slide.read_region(100, 110, 200, 150), page[110:260, 100:300])
         corner = slide.read_region(-20, 280, 60, 40)
@@ -45,8 +51,8 @@ def test_a_patch_is_the_mean_of_exactly_its_box(tmp_path, image):
     write_slide(tmp_path / "he.ome.tif", image)
     side, patch_px, fine = 70.3, 32, 40
     centres = np.array([[101.37, 88.81], [200.0, 150.5], [260.01, 199.99]])
-    with Slide(tmp_path / "he.ome.tif") as slide:
-        patches = dict(iter_patches(slide, centres, side, patch_px))
+    with TiffImage(tmp_path / "he.ome.tif") as slide:
+        patches = dict(slide.iter_patches(centres, side, patch_px))
     for index, (x, y) in enumerate(centres):
         # Brute force: many points in each patch pixel, each looked up in the image.
         steps = side * (np.arange(patch_px * fine) + 0.5) / (patch_px * fine) - side / 2
@@ -61,8 +67,8 @@ def test_a_finer_patch_than_the_slide_is_interpolated_in_place(tmp_path):
     ramp = np.stack([x * 0.8, y * 1.2, 0 * x], -1).round().astype(np.uint8)
     write_slide(tmp_path / "he.ome.tif", ramp)
     side, patch_px, centre = 40.4, 64, (133.3, 90.9)
-    with Slide(tmp_path / "he.ome.tif") as slide:
-        ((_, patch),) = iter_patches(slide, [centre], side, patch_px)
+    with TiffImage(tmp_path / "he.ome.tif") as slide:
+        ((_, patch),) = slide.iter_patches([centre], side, patch_px)
     offset = side * (np.arange(patch_px) + 0.5) / patch_px - side / 2
     # Pixel i is the point i + 0.5.
     assert np.abs(patch[..., 0] - 0.8 * (centre[0] + offset - 0.5)).max() < 1.2
@@ -73,8 +79,8 @@ def test_patches_come_in_tile_order_and_each_tile_is_decoded_once(tmp_path, imag
     write_slide(tmp_path / "he.ome.tif", image, tile=(64, 64))
     centres = np.array([(x, y) for x in range(40, 370, 11) for y in range(40, 260, 13)], float)
     np.random.default_rng(1).shuffle(centres)
-    with Slide(tmp_path / "he.ome.tif") as slide:
-        seen = [index for index, _ in iter_patches(slide, centres, 60.0, 30)]
+    with TiffImage(tmp_path / "he.ome.tif") as slide:
+        seen = [index for index, _ in slide.iter_patches(centres, 60.0, 30)]
         tiles = -(-300 // 64) * -(-410 // 64)
         assert slide.tiles_decoded == tiles
     assert sorted(seen) == list(range(len(centres)))
@@ -84,21 +90,19 @@ def test_a_small_cache_gives_the_same_patches_and_few_tiles_twice(tmp_path, imag
     write_slide(tmp_path / "he.ome.tif", image, tile=(32, 32))
     centres = np.array([(x, y) for y in range(30, 270, 9) for x in range(30, 380, 9)], float)
     small = 40 * 32 * 32 * 3
-    with Slide(tmp_path / "he.ome.tif") as slide:
-        patches = dict(iter_patches(slide, centres, 50.0, 25))
-    with Slide(tmp_path / "he.ome.tif", cache_bytes=small) as slide:
-        for index, patch in iter_patches(slide, centres, 50.0, 25):
+    with TiffImage(tmp_path / "he.ome.tif") as slide:
+        patches = dict(slide.iter_patches(centres, 50.0, 25))
+    with TiffImage(tmp_path / "he.ome.tif", cache_bytes=small) as slide:
+        for index, patch in slide.iter_patches(centres, 50.0, 25):
             assert np.array_equal(patch, patches[index])
-            assert slide._kept_bytes <= small
+            assert slide.kept_bytes <= small
         assert slide.tiles_decoded < 1.6 * (10 * 13)
 
 
 def test_only_patches_wholly_on_the_slide_are_inside(tmp_path, image):
     write_slide(tmp_path / "he.ome.tif", image)
-    with Slide(tmp_path / "he.ome.tif") as slide:
-        inside = patches_inside(
-            slide, [[25, 25], [24.9, 25], [385, 275], [385, 275.1], [200, -3]], 50.0
-        )
+    with TiffImage(tmp_path / "he.ome.tif") as slide:
+        inside = slide.holds([[25, 25], [24.9, 25], [385, 275], [385, 275.1], [200, -3]], 50.0)
     assert inside.tolist() == [True, False, True, False, False]
 
 
@@ -112,7 +116,7 @@ def test_a_thumbnail_shows_things_in_their_place(tmp_path, levels):
         tiff.write(image, subifds=levels - 1, metadata={"axes": "YXS"}, **options)
         for level in range(1, levels):
             tiff.write(image[:: 2**level, :: 2**level], subfiletype=1, **options)
-    small, scale = thumbnail(path, 250)
+    small, scale = thumbnail_of(path, 250)
     assert max(small.shape) == 250
     assert scale == pytest.approx(2003 / 250)
     y, x = np.nonzero(small[..., 0] < 130)
@@ -122,7 +126,7 @@ def test_a_thumbnail_shows_things_in_their_place(tmp_path, levels):
 
 def test_a_thumbnail_is_never_larger_than_the_slide(tmp_path, image):
     write_slide(tmp_path / "he.ome.tif", image)
-    small, scale = thumbnail(tmp_path / "he.ome.tif", 5000)
+    small, scale = thumbnail_of(tmp_path / "he.ome.tif", 5000)
     assert scale == 1
     assert np.array_equal(small, image)
 
@@ -143,7 +147,7 @@ def test_a_slide_without_pixel_size_says_none(tmp_path, image):
 
 def test_an_aperio_scan_is_read(shared):
     path = shared / "data" / "wsi" / "CMU-1-Small-Region.svs"
-    with Slide(path) as slide:
+    with TiffImage(path) as slide:
         assert (slide.width, slide.height) == (2220, 2967)
         assert slide.um_per_px == pytest.approx(0.499, abs=1e-3)
         region = slide.read_region(500, 700, 300, 300)
@@ -152,13 +156,13 @@ def test_an_aperio_scan_is_read(shared):
 
 def test_a_missing_slide_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"he\.ome\.tif: file: found nothing; put the H&E"):
-        Slide(tmp_path / "he.ome.tif")
+        TiffImage(tmp_path / "he.ome.tif")
 
 
 def test_a_file_that_is_no_tiff_is_refused(tmp_path):
     (tmp_path / "he.ome.tif").write_text("<html>403 Forbidden</html>")
     with pytest.raises(InputError, match="TIFF header"):
-        Slide(tmp_path / "he.ome.tif")
+        TiffImage(tmp_path / "he.ome.tif")
 
 
 @pytest.mark.parametrize(
@@ -186,7 +190,7 @@ def test_an_image_that_is_not_8_bit_rgb_is_refused_in_one_line(tmp_path, image, 
     }
     write[kind]()
     with pytest.raises(InputError) as refusal:
-        Slide(path)
+        TiffImage(path)
     assert told in str(refusal.value)
     assert "\n" not in str(refusal.value)
 
@@ -200,7 +204,7 @@ def test_a_damaged_tile_is_named(tmp_path, image, compression):
     data = bytearray(path.read_bytes())
     data[offset : offset + size] = b"\x55" * size
     path.write_bytes(data)
-    with Slide(path) as slide:
+    with TiffImage(path) as slide:
         slide.read_region(0, 0, 100, 100)
         with pytest.raises(InputError, match="tile in row 1, column 1 of level 0"):
             slide.read_region(0, 0, 410, 300)
@@ -335,7 +339,7 @@ def smooth():
 @pytest.mark.parametrize("kind", WRITERS)
 def test_each_kind_of_file_gives_the_pixels_that_were_saved(tmp_path, image, kind):
     WRITERS[kind](tmp_path / "he.ome.tif", image)
-    with Slide(tmp_path / "he.ome.tif") as slide:
+    with TiffImage(tmp_path / "he.ome.tif") as slide:
         assert np.array_equal(slide.read_region(0, 0, 410, 300), image)
         assert np.array_equal(slide.read_region(90, 110, 200, 150), image[110:260, 90:290])
 
@@ -345,7 +349,7 @@ def test_each_lossy_kind_of_file_gives_the_colours_that_were_saved(tmp_path, smo
     LOSSY[kind](tmp_path / "he.ome.tif", smooth)
     if "tables" in kind:
         assert 347 in tifffile.TiffFile(tmp_path / "he.ome.tif").pages[0].tags
-    with Slide(tmp_path / "he.ome.tif") as slide:
+    with TiffImage(tmp_path / "he.ome.tif") as slide:
         off = np.abs(slide.read_region(0, 0, 410, 300).astype(int) - smooth)
     assert off.mean() < 2
     assert np.quantile(off, 0.99) <= 8
@@ -372,7 +376,7 @@ def test_the_slide_is_read_and_not_its_label_or_overview(tmp_path, image):
     with tifffile.TiffWriter(tmp_path / "he.tif") as tiff:
         for page in (image[:60, :70], image, image[:90, :200]):
             tiff.write(page, photometric="rgb", tile=(64, 64))
-    with Slide(tmp_path / "he.tif") as slide:
+    with TiffImage(tmp_path / "he.tif") as slide:
         assert np.array_equal(slide.read_region(0, 0, 410, 300), image)
 
 
@@ -382,9 +386,9 @@ def test_a_pyramid_of_separate_pages_serves_thumbnails(tmp_path):
         for step in (1, 2, 4):
             tiff.write(image[::step, ::step], photometric="rgb", tile=(64, 64), metadata=None)
         tiff.write(image[:111, :222], photometric="rgb", tile=(64, 64), metadata=None)
-    with Slide(tmp_path / "he.tif") as slide:
-        assert [level.width for level in slide._levels] == [1640, 820, 410]
-    small, scale = thumbnail(tmp_path / "he.tif", 410)
+    with TiffImage(tmp_path / "he.tif") as slide:
+        assert [level.width for level in slide.levels] == [1640, 820, 410]
+    small, scale = thumbnail_of(tmp_path / "he.tif", 410)
     assert scale == 4
     assert np.array_equal(small, image[::4, ::4])
 
@@ -393,8 +397,8 @@ def test_a_turned_page_is_read_as_stored_and_said(tmp_path, image, caplog):
     tifffile.imwrite(
         tmp_path / "he.tif", image, photometric="rgb", extratags=[(274, "H", 1, 6, True)]
     )
-    slides.log.propagate = True
-    with Slide(tmp_path / "he.tif") as slide:
+    tiff_layout.log.propagate = True
+    with TiffImage(tmp_path / "he.tif") as slide:
         assert np.array_equal(slide.read_region(0, 0, 410, 300), image)
     assert "orientation 6" in caplog.text
 
@@ -402,8 +406,8 @@ def test_a_turned_page_is_read_as_stored_and_said(tmp_path, image, caplog):
 def test_an_uncompressed_page_of_one_strip_is_read_piece_by_piece(tmp_path, image, monkeypatch):
     write_slide(tmp_path / "he.ome.tif", image, tile=None, compression=None)
     monkeypatch.setattr(slides, "MAX_TILE_BYTES", 100_000)
-    monkeypatch.setattr(slides, "ROWS_BYTES", 20_000)
-    with Slide(tmp_path / "he.ome.tif") as slide:
+    monkeypatch.setattr(tiff_layout, "ROWS_BYTES", 20_000)
+    with TiffImage(tmp_path / "he.ome.tif") as slide:
         assert slide.tile_height < 20
         assert np.array_equal(slide.read_region(13, 11, 300, 270), image[11:281, 13:313])
 
@@ -412,8 +416,8 @@ def test_a_slide_of_one_huge_strip_is_refused(tmp_path, image, monkeypatch):
     write_slide(tmp_path / "he.ome.tif", image, tile=None, rowsperstrip=300)
     monkeypatch.setattr(slides, "MAX_TILE_BYTES", 100_000)
     with pytest.raises(InputError, match="write `untiled` in its column he_layout"):
-        Slide(tmp_path / "he.ome.tif")
-    with Slide(tmp_path / "he.ome.tif", any_layout=True) as slide:
+        TiffImage(tmp_path / "he.ome.tif")
+    with TiffImage(tmp_path / "he.ome.tif", any_layout=True) as slide:
         assert slide.needs_retiling
         assert slide.um_per_px == 0.34
 
@@ -438,7 +442,8 @@ def test_retiling_keeps_every_pixel_and_makes_a_pyramid(tmp_path, monkeypatch, k
     metadata = {"axes": "CYX" if kind == "planes" else "YXS", "PhysicalSizeX": 0.2738}
     tifffile.imwrite(tmp_path / "he.ome.tif", pixels, metadata=metadata, ome=True, **options)
     monkeypatch.setattr(slides, "MAX_TILE_BYTES", 1_000_000)
-    monkeypatch.setattr(slides, "ROWS_BYTES", 10_000)
+    monkeypatch.setattr(tiff_layout, "ROWS_BYTES", 10_000)
+    monkeypatch.setattr(retiling, "ROWS_BYTES", 10_000)
     retile(tmp_path / "he.ome.tif", tmp_path / "tiled.ome.tif")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["he.ome.tif", "tiled.ome.tif"]
     with tifffile.TiffFile(tmp_path / "tiled.ome.tif") as tiff:
@@ -449,10 +454,10 @@ def test_retiling_keeps_every_pixel_and_makes_a_pyramid(tmp_path, monkeypatch, k
             (651, 1103, 3),
             (326, 552, 3),
         ]
-    with Slide(tmp_path / "tiled.ome.tif") as slide:
+    with TiffImage(tmp_path / "tiled.ome.tif") as slide:
         assert np.array_equal(slide.read_region(0, 0, 2205, 1301), image)
         assert slide.um_per_px == pytest.approx(0.2738)
-        half = slide._read(1, 0, 0, 1102, 650).astype(float)
+        half = slide.read_level(1, 0, 0, 1102, 650).astype(float)
     means = image[:1300, :2204].reshape(650, 2, 1102, 2, 3).mean((1, 3))
     assert np.abs(half - means).max() <= 1
 
@@ -460,7 +465,7 @@ def test_retiling_keeps_every_pixel_and_makes_a_pyramid(tmp_path, monkeypatch, k
 def test_retiling_as_jpeg_keeps_the_look(tmp_path, smooth):
     write_slide(tmp_path / "he.ome.tif", smooth, tile=None, rowsperstrip=300)
     retile(tmp_path / "he.ome.tif", tmp_path / "tiled.ome.tif", compression="jpeg")
-    with Slide(tmp_path / "tiled.ome.tif") as slide:
+    with TiffImage(tmp_path / "tiled.ome.tif") as slide:
         off = np.abs(slide.read_region(0, 0, 410, 300).astype(int) - smooth)
     assert np.quantile(off, 0.99) <= 8
 
@@ -501,7 +506,7 @@ def test_retiling_takes_little_memory(tmp_path):
     )
     # The next level's file (22 MB) is mapped, and its pages count.
     assert int(done.stdout) < 75_000
-    with Slide(tmp_path / "tiled.ome.tif") as slide:
+    with TiffImage(tmp_path / "tiled.ome.tif") as slide:
         assert (slide.width, slide.height) == (5000, 6000)
 
 

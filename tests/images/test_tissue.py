@@ -48,11 +48,12 @@ def test_the_fraction_is_that_of_the_points_and_outside_is_none():
 
 
 def test_real_tissue_is_found(shared):
-    from pairscape.images.patches import thumbnail
+    from pairscape.images.tiff import TiffImage
 
     for section in ("C2", "C5"):
         path = shared / "data" / "her2st-xenium" / section / f"{section}_he_image.ome.tif"
-        picture, scale = thumbnail(path, 900)
+        with TiffImage(path) as image:
+            picture, scale = image.thumbnail(900)
         mask = tissue.tissue_mask(picture, scale).mask
         assert 0.3 < mask.mean() < 0.45
         assert not mask[-50:, -50:].any()  # pink glass

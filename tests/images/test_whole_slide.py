@@ -6,16 +6,18 @@ import tifffile
 from small_slides import paint, write_slide
 
 from pairscape.core.errors import InputError
-from pairscape.images import whole_slide
+from pairscape.core.logs import log
+from pairscape.images import grids, whole_slide
+from pairscape.images.whole_slide import WholeSlide
 
 
 def cut(path, patch_px=64, um_per_px=0.5, min_tissue=0.1, given=None):
     """The grid of a slide and its patches."""
-    with whole_slide.open_slide(path, given) as slide:
-        _, mask = whole_slide.find_tissue(slide)
-        grid = whole_slide.lay_grid(slide, mask, patch_px, um_per_px, min_tissue)
-        patches = [whole_slide.read_patch(slide, grid, i) for i in range(len(grid.coords))]
-        return grid, np.stack(patches), whole_slide.trident_attributes(slide, grid, um_per_px)
+    with WholeSlide(path, given) as slide:
+        _, mask = grids.find_tissue(slide)
+        grid = grids.lay_on_tissue(slide, mask, patch_px, um_per_px, min_tissue)
+        patches = [slide.read_patch(corner, *grid[1:]) for corner in grid.coords]
+        return grid, np.stack(patches), grids.trident_attributes(slide, grid, um_per_px)
 
 
 def test_patches_of_the_slides_own_resolution_are_its_pixels(tmp_path):
@@ -55,7 +57,7 @@ def test_the_pyramid_gives_the_patches_of_the_full_resolution(tmp_path):
     plain = cut(write_slide(tmp_path / "a.tif", pixels, 0.125))
     pyramid = cut(write_slide(tmp_path / "b.tif", pixels, 0.125, halvings=2))
     np.testing.assert_array_equal(plain[0].coords, pyramid[0].coords)
-    with whole_slide.open_slide(tmp_path / "b.tif") as slide:
+    with WholeSlide(tmp_path / "b.tif") as slide:
         assert slide.handle.level_count == 3
     assert np.abs(plain[1].astype(int) - pyramid[1]).max() <= 2
 
@@ -80,8 +82,8 @@ def test_patches_lie_on_tissue_alone(tmp_path):
 def test_a_thumbnail_is_the_mean_of_its_pixels(tmp_path):
     pixels = paint(2304, (300, 300, 2200, 1500))
     path = write_slide(tmp_path / "a.tif", pixels)
-    with whole_slide.open_slide(path) as slide:
-        small, scale = whole_slide.thumbnail(slide, 256)
+    with WholeSlide(path) as slide:
+        small, scale = slide.thumbnail(256)
         assert scale == 9
         assert small.shape == (256, 256, 3)
         expected = pixels.reshape(256, 9, 256, 9, 3).mean((1, 3))
@@ -90,14 +92,13 @@ def test_a_thumbnail_is_the_mean_of_its_pixels(tmp_path):
 
 def test_the_pixel_size_is_the_tables_else_the_files(tmp_path):
     said = []
-    log = whole_slide.log
     path = write_slide(tmp_path / "a.tif", paint(64, None), 0.25)
-    with whole_slide.open_slide(path) as slide:
+    with WholeSlide(path) as slide:
         assert slide.um_per_px == pytest.approx(0.25)
     original = log.warning
     log.warning = lambda *words: said.append(words[0] % words[1:])
     try:
-        with whole_slide.open_slide(path, 0.5) as slide:
+        with WholeSlide(path, 0.5) as slide:
             assert slide.um_per_px == 0.5
     finally:
         log.warning = original
@@ -113,7 +114,7 @@ def test_the_pixel_size_of_an_ome_tiff_is_found(tmp_path):
         photometric="rgb",
         metadata=metadata,
     )
-    with whole_slide.open_slide(tmp_path / "a.ome.tif") as slide:
+    with WholeSlide(tmp_path / "a.ome.tif") as slide:
         assert slide.um_per_px == pytest.approx(0.46)
 
 

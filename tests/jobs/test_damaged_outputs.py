@@ -20,11 +20,12 @@ from tiny_pairs import GENES, SAMPLES, write_dataset
 from pairscape.core import files, tsv
 from pairscape.core.errors import InputError
 from pairscape.dataset import expression_counts, gene_lists, pair_shards, stored_features
+from pairscape.dataset.shards import Shards
 from pairscape.encoders.architectures import drvi
 from pairscape.evaluate import retrieval
 from pairscape.pretrain import checkpoints, run_embeddings, runs, stored_pair
 from pairscape.slides import slide_embedding, slide_features
-from pairscape.spots import spots_zarr
+from pairscape.spots import pooling, spots_zarr
 
 IDENTITY = "0" * 64
 RUN = {
@@ -164,21 +165,21 @@ def read_options(folder):
 
 def read_genes(folder):
     genes = [gene["gene_symbol"] for gene in gene_lists.read_genes(folder / "genes.tsv")]
-    return expression_counts.Counts(
-        [folder / "shards" / f"{name}.arrow" for name in SAMPLES], genes
-    ).shape
+    shards = Shards.open([folder / "shards" / f"{name}.arrow" for name in SAMPLES])
+    return expression_counts.Counts(shards, genes).shape
 
 
 def read_splits(folder):
     path = folder / "splits.tsv"
-    sizes = [rows for _, _, rows in SAMPLES.values()]
+    sizes = tuple(rows for _, _, rows in SAMPLES.values())
     rows = tsv.read_tsv(path, ["sample", "split", "organ", "disease_state"])
-    found = expression_counts.split_rows(list(SAMPLES), sizes, rows, path)
+    found = expression_counts.split_rows(Shards((), tuple(SAMPLES), sizes), rows, path)
     return {split: len(part) for split, part in found.items()}
 
 
 def write_scores(folder):
-    row = dict.fromkeys(retrieval.COLUMNS, "x") | dict.fromkeys(retrieval.NUMBERS, 0.125)
+    row = dict.fromkeys(retrieval.SCORES.names, "x")
+    row |= dict.fromkeys(retrieval.SCORES.names_of(float), 0.125)
     retrieval.write_scores(folder / "retrieval.tsv", [row] * 5)
 
 
@@ -414,13 +415,13 @@ def test_pooled_spots_are_written_with_their_checksums(tmp_path):
         "y_um": np.array([1.0, 2.0]),
     }
     genes = [{"gene_symbol": gene, "gene_id": gene} for gene in ("A", "B", "C")]
+    counts = sparse.csr_matrix(np.int32([[1, 2, 3], [0, 1, 0]]))
     spots_zarr.write_spots(
         path,
-        sparse.csr_matrix(np.int32([[1, 2, 3], [0, 1, 0]])),
+        pooling.Pooled(counts, layout, 7, 7, {}, 0, 0),
         genes,
-        layout,
-        shape="square",
         size_um=1.0,
+        corners_um=[[-0.5, -0.5], [0.5, -0.5], [0.5, 0.5], [-0.5, 0.5]],
         pixel_size_um=0.2125,
         he_matrix=None,
         attrs={"sample": "S1"},

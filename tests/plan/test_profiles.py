@@ -40,7 +40,7 @@ def test_every_rule_that_asks_for_a_gpu_goes_to_the_gpu_partition_and_no_other()
 
 
 def test_every_table_and_figure_goes_with_the_report():
-    drawn = {name for name in rule_texts() if name.startswith(("tabulate_", "plot_"))}
+    drawn = {name for name in rule_texts() if name.startswith("show_")}
     assert {SLURM["groups"].get(name) for name in drawn} == {SLURM["groups"]["write_report"]}
 
 

@@ -157,8 +157,9 @@ def compare(results, config, direction: str) -> tuple[float, float, float]:
 def hits(run, direction: str) -> np.ndarray:
     """Whether each query finds its partner among the first ten of the section."""
     queries, gallery = (run["images"], run["genes"])[:: 1 if direction == "i2g" else -1]
-    better, ties = ranks.rank_counts(queries, gallery, np.arange(len(queries)))
-    return retrieval.recall_at(better, ties, 10)
+    same = np.zeros(len(queries), int)
+    found = ranks.rank_pairs(ranks.finite(queries), ranks.finite(gallery), same, same)["split"][0]
+    return retrieval.recall_at(found.better, found.ties, 10)
 
 
 def read_recall(results, encoders: tuple[str, str], direction: str | None = None) -> list[dict]:

@@ -14,7 +14,13 @@ from pairscape.core import tsv
 from pairscape.core.errors import InputError
 from pairscape.core.options import resolve_part
 from pairscape.evaluate import retrieval
-from pairscape.report import chapters, published_gap, published_scores, published_sections
+from pairscape.report import (
+    chapters,
+    published_gap,
+    published_ranks,
+    published_scores,
+    published_sections,
+)
 
 TABLES = ROOT / "config/published"
 SEEDS = (24442, 422244, 42424244)
@@ -103,7 +109,7 @@ def run(tmp_path, rows, experiments=None, datasets=None, **tables):
     for flag, file in OUTPUTS.items():
         argv += [f"--{flag}", str(tmp_path / file)]
     compare_published.main(argv)
-    rows = published_gap.read_table(tmp_path / "gap.tsv")
+    rows = published_gap.TABLE.read(tmp_path / "gap.tsv")
     return rows, (tmp_path / "gap.md").read_text(), (tmp_path / "gap.tex").read_text()
 
 
@@ -154,7 +160,7 @@ def test_the_order_of_encoders_turned_round_is_told(published):
         return 0.5 - 2 * cell["mean"]
 
     rows = compared(published, ours(cells, turned))
-    found = [row for row in published_gap.agreement(rows) if row["spearman"] is not None]
+    found = [row for row in published_ranks.agreement(rows) if row["spearman"] is not None]
     assert found
     assert {round(row["spearman"], 9) for row in found} == {-1.0}
     assert all(row["p"] > 0.9 for row in found)
@@ -194,7 +200,11 @@ def test_missing_runs_are_rows_that_say_so_by_name(tmp_path, published):
     first = ("human-colon-panel", "conch", "mlp", SEEDS[1])
     names = ("dataset", "image_encoder", "gene_encoder", "seed")
     scores = [row for row in scores if tuple(row[name] for name in names) != first]
-    failed = {**dict.fromkeys(retrieval.COLUMNS, ""), "experiment": "benchmark", "split": "test"}
+    failed = {
+        **dict.fromkeys(retrieval.SCORES.names, ""),
+        "experiment": "benchmark",
+        "split": "test",
+    }
     failed |= dict(zip(names, ("human-5k-panel", "uni", "drvi", SEEDS[0]), strict=True))
     scores.append(failed | {"status": "out of memory"})
     rows, markdown, _ = run(tmp_path, scores)
@@ -288,7 +298,7 @@ def test_levels_of_an_ablation_are_told_by_the_training_options():
     assert all(row["difference"] == pytest.approx(0.02) for row in rows)
     assert {row["inside"] for row in rows} == {""}  # one seed on either side: no spread is known
     assert all(row["experiment"] == row["level"] for row in rows)
-    found = {row["of"]: row for row in published_gap.agreement(rows)}
+    found = {row["of"]: row for row in published_ranks.agreement(rows)}
     assert found["levels"]["test"] == "too few"
     assert found["cells"]["spearman"] == pytest.approx(1)
     assert found["cells"]["items"] == 6
@@ -332,15 +342,15 @@ def test_an_encoder_that_repeats_what_was_published_stands_for_the_published_one
 
 def test_spearmans_p_is_the_share_of_orders_and_few_items_have_none():
     a, b = [0.1, 0.2, 0.3, 0.4, 0.5], [0.1, 0.3, 0.2, 0.4, 0.5]
-    value, p, test = published_gap.spearman(a, b)
+    value, p, test = published_ranks.spearman(a, b)
     orders = [_rho(range(5), order) for order in itertools.permutations(range(5))]
     assert value == pytest.approx(0.9)
     assert p == pytest.approx(statistics.fmean(o >= 0.9 - 1e-9 for o in orders))
     assert test == "exact"
-    assert published_gap.spearman(a[:3], b[:3]) == (None, None, "too few")
-    assert published_gap.spearman(a, [0.1] * 5) == (None, None, "all equal")
+    assert published_ranks.spearman(a[:3], b[:3]) == (None, None, "too few")
+    assert published_ranks.spearman(a, [0.1] * 5) == (None, None, "all equal")
     many = [0.01 * i for i in range(20)]
-    assert published_gap.spearman(many, many)[1] == pytest.approx(1 / 10000)
+    assert published_ranks.spearman(many, many)[1] == pytest.approx(1 / 10000)
 
 
 def _rho(first, second):

@@ -20,7 +20,16 @@ from pairscape.report import page as report
 
 VOID = {"meta", "img", "br", "link", "hr", "input"}
 CHAPTERS = (
-    *("about", "data", "calibration", "retrieval", "batch-effects", "expression", "mutation"),
+    *(
+        "about",
+        "data",
+        "calibration",
+        "retrieval",
+        "hits",
+        "batch-effects",
+        "expression",
+        "mutation",
+    ),
     *("ablations", "audit", "published-gap", "missing", "provenance"),
 )
 NASTY = '<script>alert("x")</script> & "quoted"'
@@ -267,7 +276,7 @@ def audit_inputs(root):
     ]
     rows.append(audit_row(**idle, gallery="", direction=""))
     table = root / "audit_lung.tsv"
-    audit_table.write_table(table, rows)
+    audit_table.TABLE.write(table, rows)
     return {"tables": table, "figures": write_png(root / "figures/audit_lung.png")}
 
 

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import plot_retrieval
-import tabulate_retrieval
+import show_retrieval
 from pairscape.core import tsv
 from pairscape.core.errors import InputError
 from pairscape.evaluate import retrieval, statistics
@@ -19,7 +18,7 @@ OVER = "24 spatial blocks of 330 um within these donors (2)"
 
 
 def score_row(value, **changes):
-    row = dict.fromkeys(retrieval.COLUMNS, "") | {
+    row = dict.fromkeys(retrieval.SCORES.names, "") | {
         "experiment": "e",
         "dataset": "breast",
         "image_encoder": "uni",
@@ -110,8 +109,8 @@ def tabulated(tmp_path, paths, planned):
         argv += [f"--{flag}", *(str(tmp_path / f"{flag}.{end}") for end in ("tsv", "md", "tex"))]
     for flag, path in zip(flags, outputs, strict=True):
         argv += [flag, str(path)]
-    tabulate_retrieval.main(argv)
-    return retrieval_table.read_table(outputs[0]), outputs[1].read_text(), outputs[2].read_text()
+    show_retrieval.main(argv)
+    return retrieval_table.TABLE.read(outputs[0]), outputs[1].read_text(), outputs[2].read_text()
 
 
 def test_a_cell_is_the_mean_and_deviation_over_seeds(tmp_path):
@@ -178,7 +177,7 @@ def test_groups_of_one_sample_stay_out_of_the_table(tmp_path):
 
 def test_a_run_that_ran_out_of_memory_is_a_dash_with_its_reason(tmp_path):
     def failed(image, seed):
-        return dict.fromkeys(retrieval.COLUMNS, None) | {
+        return dict.fromkeys(retrieval.SCORES.names, None) | {
             "experiment": "e",
             "dataset": "breast",
             "image_encoder": image,
@@ -277,7 +276,7 @@ def test_hits_nearby_have_a_table_of_their_own(tmp_path):
     main, markdown, _ = written(tmp_path, rows, expected())
     assert "within" not in " ".join(main[0])
     assert "within 110" not in markdown
-    near = retrieval_table.read_table(tmp_path / "nearby.tsv")
+    near = retrieval_table.TABLE.read(tmp_path / "nearby.tsv")
     assert {row["gallery"] for row in near} == {"split", "sample"}
     assert near[0]["recall@5_within_110um"] == pytest.approx(0.6)
     assert "Recall@5 within 110 µm" in (tmp_path / "nearby.md").read_text()
@@ -292,7 +291,7 @@ def test_groups_have_a_table_of_their_own(tmp_path):
     }
     rows = scores() + write_groups(values) + write_groups(values, group_by="organ", group="Lung")
     written(tmp_path, rows, expected())
-    table = retrieval_table.read_table(tmp_path / "groups.tsv")
+    table = retrieval_table.GROUPS.read(tmp_path / "groups.tsv")
     found = {(row["group_by"], row["group"]): row for row in table}
     assert found["donor", "D2"]["recall@5"] == pytest.approx(0.205)
     assert found["donor", "D2"]["seeds_missing"] == str(SEEDS[2])
@@ -307,7 +306,7 @@ def test_groups_have_a_table_of_their_own(tmp_path):
 
 def compared(tmp_path, rows):
     written(tmp_path, rows)
-    table = tsv.read_tsv(tmp_path / "comparisons.tsv", comparisons.COLUMNS)
+    table = tsv.read_tsv(tmp_path / "comparisons.tsv", comparisons.TABLE.names)
     return table, (tmp_path / "comparisons.md").read_text()
 
 
@@ -455,7 +454,7 @@ def draw(tmp_path, rows, planned=(), name="f"):
     png, svg = tmp_path / f"{name}.png", tmp_path / f"{name}.svg"
     options = json.dumps({"experiment": "e", "expected": list(planned)})
     argv = ["--scores", str(tmp_path / "scores.tsv"), "--png", str(png), "--svg", str(svg)]
-    plot_retrieval.main([*argv, "--options", options])
+    show_retrieval.main([*argv, "--options", options])
     return png, svg
 
 

@@ -15,7 +15,9 @@ from scipy import sparse
 
 import simulate_bundle
 from pairscape.core.errors import InputError
-from pairscape.simulation import bundle_images, histology, knobs, tissue, transcripts
+from pairscape.simulation import bundle_images, histology, knobs, programmes, tissue, transcripts
+from pairscape.simulation.kinds import KINDS
+from pairscape.simulation.panel import read_panel_table
 
 PANEL = Path(__file__).parents[2] / "config/published/panels/human-breast-panel.tsv"
 SAMPLE = {"sample": "mini", "donor": "donor-one", "panel": "human-breast-panel"}
@@ -45,10 +47,10 @@ def grown(simulation, sample="a", donor="d", seed=1):
 
 
 def molecules_of(chosen, seeds, latent):
-    symbols, _, means = transcripts.read_panel_table(PANEL)
-    programmes = transcripts.gene_programmes(symbols, means, seeds)
-    shift = transcripts.donor_shift(symbols, chosen, seeds)
-    drawn = transcripts.draw_transcripts(latent, chosen, seeds, programmes, shift)
+    symbols, _, means = read_panel_table(PANEL)
+    made = programmes.gene_programmes(symbols, means, seeds)
+    shift = programmes.donor_shift(symbols, chosen, seeds)
+    drawn = transcripts.draw_transcripts(latent, chosen, seeds, made, shift)
     return drawn, drawn["feature"] < len(symbols)
 
 
@@ -301,7 +303,7 @@ def test_matrix_takes_nuclei_to_dark_pixels(degrees, mirrored, um_per_px):
     stain = histology.donor_stain(chosen, seeds)
     picture = histology.draw_he(shown, frame, stain, seeds["image"])
     cells = latent.cells
-    dense = cells["kind"] == tissue.KINDS.index("lymphocyte")
+    dense = cells["kind"] == KINDS.index("lymphocyte")
     dense &= (cells["x_um"] > 0) & (cells["x_um"] < 330) & (cells["y_um"] > 0)
     dense &= cells["y_um"] < 280
     points = np.stack([cells["x_um"][dense], cells["y_um"][dense]]) / 0.2125
@@ -336,12 +338,12 @@ def signal_between(signal):
     drawn, genes = molecules_of(chosen, seeds, latent)
     good = genes & (drawn["qv"] >= 20)
     sums = tile_sums(drawn["x_um"][good], drawn["y_um"][good], chosen)
-    weights = transcripts.RNA_CONTENT[shown.cells["kind"]]
+    weights = programmes.RNA_CONTENT[shown.cells["kind"]]
     image = tile_sums(shown.cells["x_um"], shown.cells["y_um"], chosen, weights=weights)
-    symbols, *_ = transcripts.read_panel_table(PANEL)
+    symbols, *_ = read_panel_table(PANEL)
     epcam = drawn["feature"] == symbols.index("EPCAM")
     marker = tile_sums(drawn["x_um"][good & epcam], drawn["y_um"][good & epcam], chosen)
-    tumour = shown.cells["kind"] == tissue.KINDS.index("tumour")
+    tumour = shown.cells["kind"] == KINDS.index("tumour")
     nests = tile_sums(shown.cells["x_um"][tumour], shown.cells["y_um"][tumour], chosen)
     return np.corrcoef(sums, image)[0, 1], np.corrcoef(marker, nests)[0, 1]
 
@@ -381,16 +383,16 @@ def test_without_signal_nothing_of_tissue_or_donor_reaches_the_image(signal, sam
 
 
 def test_donors_differ_by_the_batch_effect_only():
-    symbols, _, means = transcripts.read_panel_table(PANEL)
+    symbols, _, means = read_panel_table(PANEL)
 
     def donor(name, effect, sample="a"):
         chosen = knobs.resolve_knobs({"batch_effect": effect})
         seeds = knobs.sample_seeds(1, sample, name)
         stain = histology.donor_stain(chosen, seeds)
         return (
-            np.concatenate([np.ravel(value) for value in stain.values()]),
-            transcripts.donor_shift(symbols, chosen, seeds),
-            transcripts.gene_programmes(symbols, means, seeds)[0],
+            np.concatenate([np.ravel(value) for value in stain]),
+            programmes.donor_shift(symbols, chosen, seeds),
+            programmes.gene_programmes(symbols, means, seeds)[0],
         )
 
     for ours, theirs in zip(donor("one", 0), donor("two", 0, "b"), strict=True):
@@ -409,17 +411,17 @@ def test_donors_differ_by_the_batch_effect_only():
 
 
 def test_programmes_are_the_same_in_every_panel_and_sample():
-    symbols, _, means = transcripts.read_panel_table(PANEL)
+    symbols, _, means = read_panel_table(PANEL)
     seeds = knobs.sample_seeds(1, "a", "d"), knobs.sample_seeds(1, "b", "e")
-    whole, effect = transcripts.gene_programmes(symbols, means, seeds[0])
-    half, half_effect = transcripts.gene_programmes(symbols[::2], means[::2], seeds[1])
+    whole, effect = programmes.gene_programmes(symbols, means, seeds[0])
+    half, half_effect = programmes.gene_programmes(symbols[::2], means[::2], seeds[1])
     np.testing.assert_allclose(half, whole[:, ::2] / whole[:, ::2].sum(1, keepdims=True))
     np.testing.assert_array_equal(half_effect, effect[:, ::2])
-    tumour, lymphocyte = (tissue.KINDS.index(kind) for kind in ("tumour", "lymphocyte"))
+    tumour, lymphocyte = (KINDS.index(kind) for kind in ("tumour", "lymphocyte"))
     epcam, cd3e = symbols.index("EPCAM"), symbols.index("CD3E")
     assert whole[tumour, epcam] > 5 * whole[lymphocyte, epcam]
     assert whole[lymphocyte, cd3e] > 5 * whole[tumour, cd3e]
-    other = transcripts.gene_programmes(symbols, means, knobs.sample_seeds(2, "a", "d"))[0]
+    other = programmes.gene_programmes(symbols, means, knobs.sample_seeds(2, "a", "d"))[0]
     assert not np.allclose(other, whole)
 
 
@@ -437,7 +439,7 @@ def test_a_tile_of_tissue_holds_the_transcripts_asked_for(wanted, cover):
 def test_gene_means_follow_the_panel():
     chosen, seeds, latent, _ = grown({"width_um": 1100, "height_um": 1100, "batch_effect": 0})
     drawn, genes = molecules_of(chosen, seeds, latent)
-    means = transcripts.read_panel_table(PANEL)[2]
+    means = read_panel_table(PANEL)[2]
     found = np.bincount(drawn["feature"][genes & (drawn["qv"] >= 20)], minlength=len(means))
     assert np.corrcoef(np.log(means + 0.5), np.log(found + 0.5))[0, 1] > 0.85
 

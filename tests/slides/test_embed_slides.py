@@ -15,7 +15,7 @@ import embed_slides
 from pairscape.core import files
 from pairscape.core.errors import InputError
 from pairscape.encoders import gene_encoders, image_encoders, specs
-from pairscape.images import encoding, whole_slide
+from pairscape.images import encoding, grids, whole_slide
 from pairscape.pretrain import pair, stored_pair
 from pairscape.pretrain.options import resolve_training
 from pairscape.slides import slide_features
@@ -79,12 +79,10 @@ def run(slides, weights, rows=GOOD, *, model="stand_in", out=None, threads=1, fl
 
 
 def patches_of(path):
-    with whole_slide.open_slide(path) as slide:
-        _, mask = whole_slide.find_tissue(slide)
-        grid = whole_slide.lay_grid(slide, mask, **PATCHES)
-        return grid.coords, [
-            whole_slide.read_patch(slide, grid, i) for i in range(len(grid.coords))
-        ]
+    with whole_slide.WholeSlide(path) as slide:
+        _, mask = grids.find_tissue(slide)
+        grid = grids.lay_on_tissue(slide, mask, **PATCHES)
+        return grid.coords, [slide.read_patch(corner, *grid[1:]) for corner in grid.coords]
 
 
 def test_features_are_the_encoders_of_the_patches(slides, weights):
@@ -117,9 +115,9 @@ def test_the_number_of_threads_and_the_batch_change_nothing(slides, weights, tmp
 def test_a_run_that_was_broken_off_goes_on_where_it_was(slides, weights, monkeypatch):
     first = run(slides, weights)
     opened = []
-    original = whole_slide.open_slide
+    original = whole_slide.WholeSlide
     monkeypatch.setattr(
-        whole_slide, "open_slide", lambda path, *a: opened.append(path.name) or original(path, *a)
+        whole_slide, "WholeSlide", lambda path, *a: opened.append(path.name) or original(path, *a)
     )
     (slides.parent / "stand_in" / "slides.tsv").unlink()
     first["S1"]["file"].unlink()
@@ -199,14 +197,15 @@ def test_a_slide_that_broke_since_keeps_no_features(slides, weights):
 
 
 def test_a_tile_that_breaks_off_midway_leaves_no_features(slides, weights, monkeypatch):
-    original = whole_slide.read_patch
+    original, read_of = whole_slide.WholeSlide.read_patch, []
 
-    def read(slide, grid, index):
-        if slide.path.name == "S1.tif" and index == 9:
+    def read(slide, *patch):
+        read_of.append(slide.path.name)
+        if slide.path.name == "S1.tif" and read_of.count("S1.tif") == 10:
             raise InputError(slide.path, "region", "damage", "mend it")
-        return original(slide, grid, index)
+        return original(slide, *patch)
 
-    monkeypatch.setattr(whole_slide, "read_patch", read)
+    monkeypatch.setattr(whole_slide.WholeSlide, "read_patch", read)
     found = run(slides, weights, batch=4)
     assert found["S1"]["reason"] == "region: found damage; mend it"
     assert not list((slides.parent / "stand_in").glob("*S1*"))

@@ -11,8 +11,9 @@ import fit_mutation
 from pairscape.core import tsv
 from pairscape.core.errors import InputError
 from pairscape.core.options import resolve_part
-from pairscape.slides import attention_map, mutation_scores, slide_features
+from pairscape.slides import attention_map, slide_features
 from pairscape.slides import mutation_fitting as fitting
+from pairscape.slides import predictions as predictions_table
 
 PATIENTS = 26
 TRAINING = {"latent_dim": 16, "heads": 2, "head_dim": 8, "epochs": 6, "learning_rate": 3e-3}
@@ -48,7 +49,7 @@ def fit(out, cohort, external=(), training=TRAINING, seed=1, named=None):
 
 
 def predictions(found, role="test"):
-    rows = tsv.read_tsv(found["predictions"], mutation_scores.PREDICTIONS)
+    rows = tsv.read_tsv(found["predictions"], predictions_table.PREDICTIONS.names)
     return [row for row in rows if row["role"] == role]
 
 
@@ -91,7 +92,7 @@ def test_an_external_cohort_is_predicted_by_the_model_of_each_fold(done):
 
 
 def test_what_is_scored_reads_the_predictions(done):
-    read = mutation_scores.read_predictions(done["predictions"])
+    read = predictions_table.read_predictions(done["predictions"])
     assert {role: len(table["patient"]) for role, table in read.items()} == {
         "test": PATIENTS - 2,
         "external:other": 30,
@@ -100,7 +101,7 @@ def test_what_is_scored_reads_the_predictions(done):
 
 def test_probabilities_undo_the_class_weight_of_the_patients_trained_on(done, cohort):
     folds = {r["patient"]: r for r in predictions(done)}
-    curve = tsv.read_tsv(done["training"], fitting.CURVE_COLUMNS)
+    curve = tsv.read_tsv(done["training"], fitting.TRAINING.names)
     for row in predictions(done):
         trained = [
             of["label"]
@@ -162,36 +163,37 @@ def test_labels_of_a_fold_change_nothing_in_what_is_predicted_for_it(done, cohor
 
 def bags_of(cohort, **more):
     own = fit_mutation.read_cohort(cohort["cohort"], cohort["slides"], TARGET)
-    return own, fitting.Bags(own["files"], **more)
+    return own, fitting.Bags(own.files, **more)
 
 
 def test_a_bag_holds_all_patches_of_all_slides_of_a_patient(cohort):
     own, bags = bags_of(cohort)
-    assert [file.name for file in own["files"]["P02"]] == ["P02-0.h5", "P02-1.h5"]
+    assert [file.name for file in own.files["P02"]] == ["P02-0.h5", "P02-1.h5"]
     bag = bags.read("P02")
     assert bag.shape == (2 * PATCHES, WIDTH)
-    parts = [slide_features.read_slide_features(file).features for file in own["files"]["P02"]]
+    parts = [slide_features.read_slide_features(file).features for file in own.files["P02"]]
     assert np.array_equal(bag.numpy(), np.concatenate(parts))
 
 
 def test_memory_for_bags_is_bounded_and_changes_nothing(cohort):
     own, whole = bags_of(cohort)
     limit = 3 * PATCHES * WIDTH * 4
-    bounded = fitting.Bags(own["files"], kept_bytes=limit)
-    for patient in [*own["files"], *own["files"]]:
+    bounded = fitting.Bags(own.files, kept_bytes=limit)
+    for patient in [*own.files, *own.files]:
         assert torch.equal(bounded.read(patient), whole.read(patient))
         assert sum(bag.nbytes for bag in bounded.kept.values()) <= limit
     assert len(bounded.kept) > 1
-    assert len(whole.kept) == len(own["files"])
+    assert len(whole.kept) == len(own.files)
 
 
 def fold_zero(cohort, **changes):
     own, bags = bags_of(cohort)
     training = resolve_part("mutation_training", {**TRAINING, **changes})
+    training = fitting.MutationTraining(**training)
     folds = {row["patient"]: int(row["fold"]) for row in tsv.read_tsv(cohort["folds"])}
-    folds = {name: fold for name, fold in folds.items() if name in own["labels"]}
+    folds = {name: fold for name, fold in folds.items() if name in own.labels}
     parts = fitting.fold_parts(folds, 0, 3)
-    return own, bags, parts, fitting.fit_fold(bags, own["labels"], parts, WIDTH, training, (1, 0))
+    return own, bags, parts, fitting.fit_fold(bags, own.labels, parts, WIDTH, training, (1, 0))
 
 
 def test_the_weights_with_the_lowest_validation_loss_are_kept(cohort):
@@ -200,7 +202,7 @@ def test_the_weights_with_the_lowest_validation_loss_are_kept(cohort):
     lowest = min(val, key=lambda row: row["loss"])
     assert [row for row in found.curve if row["selected"]] == [lowest]
     assert lowest is not val[-1]  # else the last weights would do as well
-    loss = fitting.mean_loss(found.aggregator, bags, own["labels"], parts["val"], found.pos_weight)
+    loss = fitting.mean_loss(found.aggregator, bags, own.labels, parts["val"], found.pos_weight)
     assert loss == pytest.approx(lowest["loss"], abs=1e-7)
 
 
@@ -234,7 +236,7 @@ def test_heat_maps_show_the_surest_of_each_label_over_the_slide(cohort, tmp_path
     from PIL import Image
 
     found = fit(tmp_path, cohort)
-    rows = tsv.read_tsv(found["attention"] / "slides.tsv", fit_mutation.DRAWN)
+    rows = tsv.read_tsv(found["attention"] / "slides.tsv", fit_mutation.DRAWN.names)
     tested = predictions(found)
     for row, label, most in ((rows[0], "1", max), (rows[1], "0", min)):
         surest = most(

@@ -8,12 +8,13 @@ import pytest
 from PIL import Image
 from sklearn import metrics
 
-import plot_mutation
 import score_mutation
-import tabulate_mutation
+import show_mutation
 from pairscape.core.errors import InputError
 from pairscape.report import mutation_table
+from pairscape.slides import mutation_metrics as mm
 from pairscape.slides import mutation_scores as ms
+from pairscape.slides.predictions import PREDICTIONS, ensemble, read_predictions
 
 
 def predictions(
@@ -53,14 +54,14 @@ def outside(signal=1.0, seed=1, patients=40, folds=5, cohort="cptac"):
 def write(path, rows):
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w", newline="") as handle:
-        writer = csv.DictWriter(handle, ms.PREDICTIONS, delimiter="\t", lineterminator="\n")
+        writer = csv.DictWriter(handle, PREDICTIONS.names, delimiter="\t", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
     return path
 
 
 def table_of(tmp_path, rows, role="test"):
-    return ms.read_predictions(write(tmp_path / "predictions.tsv", rows))[role]
+    return read_predictions(write(tmp_path / "predictions.tsv", rows))[role]
 
 
 def score_files(tmp_path, given, name="kept", **changes):
@@ -98,10 +99,10 @@ def test_metrics_equal_those_of_scikit_learn_with_ties_and_weights():
         given = {"y_true": labels, "y_score": values}
         for name, own in (("auroc", metrics.roc_auc_score), ("auprc", None)):
             own = own or metrics.average_precision_score
-            found = ms.score(name, values, weights * labels, weights * (1 - labels))
+            found = mm.score(name, values, weights * labels, weights * (1 - labels))
             expected = [own(**given, sample_weight=w) for w in weights]
             np.testing.assert_allclose(found, expected, rtol=1e-12)
-        found = ms.score("balanced_accuracy", values, weights * labels, weights * (1 - labels))
+        found = mm.score("balanced_accuracy", values, weights * labels, weights * (1 - labels))
         expected = [
             metrics.balanced_accuracy_score(labels, values > 0, sample_weight=w) for w in weights
         ]
@@ -110,8 +111,8 @@ def test_metrics_equal_those_of_scikit_learn_with_ties_and_weights():
 
 def test_a_draw_without_a_label_has_no_score():
     for name in ms.RANKED:
-        assert np.isnan(ms.score(name, np.arange(3.0), np.ones((1, 3)), np.zeros((1, 3))))[0]
-        assert np.isnan(ms.score(name, np.arange(3.0), np.zeros((1, 3)), np.ones((1, 3))))[0]
+        assert np.isnan(mm.score(name, np.arange(3.0), np.ones((1, 3)), np.zeros((1, 3))))[0]
+        assert np.isnan(mm.score(name, np.arange(3.0), np.zeros((1, 3)), np.ones((1, 3))))[0]
 
 
 def test_the_mean_is_that_of_the_folds_and_scores_of_folds_are_not_pooled(tmp_path):
@@ -149,7 +150,7 @@ def test_delong_equals_the_definition_with_ties_and_correlated_scores():
     labels = rng.integers(0, 2, 50)
     base = rng.normal(size=50) + labels
     scores = [np.round(base + rng.normal(size=50), 1), base, -base]
-    found, expected = ms.delong(scores, labels), naive_delong(scores, labels)
+    found, expected = mm.delong(scores, labels), naive_delong(scores, labels)
     np.testing.assert_allclose(found[0], expected[0], rtol=1e-12)
     np.testing.assert_allclose(found[1], expected[1], rtol=1e-10)
     assert found[1][0, 1] > 0
@@ -160,7 +161,7 @@ def test_delongs_interval_covers_the_true_auroc_in_about_95_of_100_cohorts():
     rng, truth, covered = np.random.default_rng(2), 0.7602, 0  # Phi(1 / sqrt 2)
     for _ in range(400):
         labels = np.repeat([0, 1], 50)
-        low, high = ms.delong_interval({"logit": rng.normal(size=100) + labels, "label": labels})
+        low, high = mm.delong_interval({"logit": rng.normal(size=100) + labels, "label": labels})
         covered += low <= truth <= high
     assert 0.915 <= covered / 400 <= 0.98
 
@@ -198,7 +199,7 @@ def test_intervals_narrow_with_patients_and_keep_labels_in_each_fold(tmp_path):
     widths = []
     for patients in (60, 960):
         table = table_of(tmp_path, predictions(0.7, patients=patients))
-        weights = ms.bootstrap_weights(table, 50, np.random.default_rng(0))
+        weights = mm.bootstrap_weights(table, 50, np.random.default_rng(0))
         for fold in range(5):
             for label in (0, 1):
                 held = (table["fold"] == fold) & (table["label"] == label)
@@ -240,15 +241,15 @@ def test_undoing_the_class_weight_lowers_the_brier_score(tmp_path):
 def test_too_extreme_probabilities_have_a_slope_below_one_and_separated_ones_none(tmp_path):
     rows = predictions(0.7, patients=400)
     plain, extreme = (
-        ms.calibration_slope(table_of(tmp_path, r))
+        mm.calibration_slope(table_of(tmp_path, r))
         for r in (
             rows,
-            [row(*(r[n] for n in ms.PREDICTIONS[:5]), 3 * float(r["logit"])) for r in rows],
+            [row(*(r[n] for n in PREDICTIONS.names[:5]), 3 * float(r["logit"])) for r in rows],
         )
     )
     assert extreme == pytest.approx(plain / 3, rel=0.01)
     split = [row(f"p{i}", "s", i % 2, i // 4, "test", 5.0 * (i % 2) - i // 4) for i in range(12)]
-    assert ms.calibration_slope(table_of(tmp_path, split)) is None
+    assert mm.calibration_slope(table_of(tmp_path, split)) is None
 
 
 def test_the_paired_comparison_sees_what_two_intervals_would_not(tmp_path):
@@ -282,7 +283,7 @@ def test_leaked_and_preserved_folds_are_compared_on_the_same_patients(tmp_path):
 def test_external_patients_are_scored_by_the_mean_of_the_models_with_delong(tmp_path):
     rows = predictions() + outside()
     table = table_of(tmp_path, rows, "external:cptac")
-    merged = ms.ensemble(table)
+    merged = ensemble(table)
     assert len(merged["patient"]) == 40
     logits = [float(r["logit"]) for r in rows if r["patient"] == "x007"]
     assert merged["logit"][merged["patient"] == "x007"] == pytest.approx(np.mean(logits))
@@ -290,7 +291,7 @@ def test_external_patients_are_scored_by_the_mean_of_the_models_with_delong(tmp_
     found = find(scored, metric="auroc", group="ensemble")
     assert found["value"] == pytest.approx(metrics.roc_auc_score(merged["label"], merged["logit"]))
     assert found["ci_over"] == "patients (DeLong)"
-    assert (found["ci_low"], found["ci_high"]) == ms.delong_interval(merged)
+    assert (found["ci_low"], found["ci_high"]) == mm.delong_interval(merged)
     assert "DeLong" not in find(scored, metric="auprc", group="ensemble")["ci_over"]
     mean = find(scored, metric="auroc", group="mean")
     folds = [r["value"] for r in scored if r["metric"] == "auroc" and "fold" in r["group"]]
@@ -301,7 +302,7 @@ def test_external_patients_are_scored_by_the_mean_of_the_models_with_delong(tmp_
     assert ms.compare_external(table, strange, 50, 0) == []  # other labels for these patients
     noisy = table | {"logit": table["logit"] + 2 * np.sin(np.arange(200) % 40 * 9.7)}
     change = find(ms.compare_external(table, noisy, 50, 0), metric="auroc")
-    both = [ms.ensemble(t)["logit"] for t in (table, noisy)]
+    both = [ensemble(t)["logit"] for t in (table, noisy)]
     auc, covariance = naive_delong(both, merged["label"])
     reach = 1.959964 * np.sqrt(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
     assert change["value"] == pytest.approx(auc[0] - auc[1])
@@ -332,8 +333,11 @@ def test_the_program_writes_every_metric_of_every_model_and_is_deterministic(tmp
     assert {row["mutation"] for row in rows} == {"kept"}
     assert {row["cohort"] for row in rows} == {"tcga", "cptac"}
     plain = [row for row in rows if not row["compared_model"]]
-    assert {row["metric"] for row in plain} == set(ms.METRICS)
-    keys = [tuple(row[n] for n in ms.COLUMNS[:8]) for row in plain]
+    assert {row["metric"] for row in plain} == {
+        *ms.RANKED,
+        *("brier", "calibration_in_the_large", "calibration_slope"),
+    }
+    keys = [tuple(row[n] for n in ms.SCORES.names[:8]) for row in plain]
     assert len(set(keys)) == len(keys)
     after = find(
         plain, model="bench.breast.uni-mlp.seed1", group="mean", metric="auroc", role="test"
@@ -411,14 +415,14 @@ def tabulate(tmp_path, paths, expected, balance=()):
     given = ["--balance", *map(str, balance)] if balance else []
     given += ["--table", str(out[0]), "--markdown", str(out[1]), "--latex", str(out[2])]
     options = json.dumps({"expected": expected})
-    tabulate_mutation.main(["--scores", *map(str, paths), *given, "--options", options])
+    show_mutation.main(["--scores", *map(str, paths), *given, "--options", options])
     return out
 
 
 def test_the_table_holds_the_scores_and_names_what_was_not_run(tmp_path, scored):
     paths, expected = scored
     out = tabulate(tmp_path, paths, expected)
-    rows = mutation_table.read_table(out[0])
+    rows = mutation_table.TABLE.read(out[0])
     scores = [row for path in paths for row in ms.read_scores(path)]
     model = "bench.breast.uni-mlp.seed1"
     mine = find(rows, mutation="kept", model=model, role="test")
@@ -469,18 +473,18 @@ def test_the_figure_shows_every_model_and_what_was_not_run(tmp_path, scored):
     paths, expected = scored
     out = [tmp_path / f"mutation.{ext}" for ext in ("png", "svg")]
     flags = ["--scores", str(paths[0]), "--png", str(out[0]), "--svg", str(out[1]), "--options"]
-    plot_mutation.main([*flags, json.dumps({"mutation": "kept", "expected": expected[:3]})])
+    show_mutation.main([*flags, json.dumps({"mutation": "kept", "expected": expected[:3]})])
     with Image.open(out[0]) as image:
         assert image.size[0] > 1000
         assert len(image.convert("RGB").getcolors(1 << 20)) > 50
     with pytest.raises(InputError, match="no score of gone"):
-        plot_mutation.main([*flags, json.dumps({"mutation": "gone"})])
+        show_mutation.main([*flags, json.dumps({"mutation": "gone"})])
 
 
 def test_a_damaged_table_of_scores_is_refused(tmp_path, scored):
     text = scored[0][0].read_text().splitlines()
     fields = text[3].split("\t")
-    fields[ms.COLUMNS.index("value")] = "high"
+    fields[ms.SCORES.names.index("value")] = "high"
     (tmp_path / "bad.tsv").write_text("\n".join([*text[:3], "\t".join(fields)]) + "\n")
     with pytest.raises(InputError, match=r"bad\.tsv: line 4, value: found 'high'"):
         tabulate(tmp_path, [tmp_path / "bad.tsv"], [])

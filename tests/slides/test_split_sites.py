@@ -211,14 +211,14 @@ def test_unknown_targets_and_too_few_folds_are_refused(tmp_path, changes, said):
     ("old", "new", "said"),
     [
         ("patient\tsite", "person\tsite", "column patient"),
-        ("\t0\n", "\tx\n", "fold 'x'"),
+        ("\t0\n", "\tx\n", "line 2, fold: found 'x'"),
         ("p1\t", "p0\t", "p0 again"),
     ],
 )
 def test_a_damaged_table_of_folds_is_refused(tmp_path, old, new, said):
     path = tmp_path / "folds.tsv"
     rows = [{"patient": f"p{i}", "site": "s", "label": i % 2, "fold": 0} for i in range(4)]
-    site_folds.write_folds(path, rows)
+    site_folds.FOLDS.write(path, rows)
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new, 1))

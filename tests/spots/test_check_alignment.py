@@ -12,8 +12,7 @@ from tiny_bundle import write_bundle, write_he
 import check_alignment
 from pairscape.acquire import alignment
 from pairscape.core.errors import InputError
-from pairscape.images.patches import thumbnail
-from pairscape.images.tiff import Slide
+from pairscape.images.tiff import TiffImage
 from pairscape.spots import registration, registration_maps
 
 PIXEL_SIZE_UM = 0.2125
@@ -22,9 +21,9 @@ SECTIONS = ("C2", "C3", "C4", "C5")
 
 def look_at(bundle, he_image):
     """What ``judge`` needs of a sample: the picture, the region, and the pixel size."""
-    with Slide(he_image) as slide:
-        size_px, um_per_px = (slide.width, slide.height), slide.um_per_px
-    small, scale = thumbnail(he_image, registration_maps.THUMBNAIL_PX)
+    with TiffImage(he_image) as image:
+        size_px, um_per_px = (image.width, image.height), image.um_per_px
+        small, scale = image.thumbnail(registration_maps.THUMBNAIL_PX)
     return (
         registration_maps.read_picture(small, scale, size_px),
         registration_maps.read_region(bundle),

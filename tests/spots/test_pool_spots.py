@@ -11,6 +11,7 @@ from pairscape.acquire import bundle as xenium
 from pairscape.core import files, tsv
 from pairscape.core.errors import InputError
 from pairscape.spots import lattice, pooling
+from pairscape.spots.preset import SpotPreset
 from pairscape.spots.spots_zarr import read_spots
 
 SECTIONS = ["C2", "C3", "C4", "C5"]
@@ -24,9 +25,8 @@ def stream(bundle, batch_rows=3000):
 
 
 def pool(bundle, layout, min_qv=20, min_transcripts=1):
-    return pooling.pool(
-        stream(bundle), layout, GENES, min_qv=min_qv, min_transcripts=min_transcripts
-    )
+    preset = SpotPreset(min_qv=min_qv, min_transcripts=min_transcripts)
+    return pooling.pool(stream(bundle), layout, GENES, preset)
 
 
 def make(tmp_path, transcripts=None):
@@ -152,10 +152,10 @@ def test_counts_around_real_spot_centres_equal_the_truth(shared, section):
     genes = sorted(gene["gene_symbol"] for gene in xenium.read_panel(bundle))
     centres = truth[["xenium_um_x", "xenium_um_y"]].to_numpy()
     layout = lattice.circles(centres, truth["spot"], 100.0)
-    pooled = pooling.pool(stream(bundle), layout, genes, min_qv=20, min_transcripts=1)
+    pooled = pooling.pool(stream(bundle), layout, genes, SpotPreset())
     assert pooled.layout["spot"].tolist() == truth["spot"].tolist()
     assert np.array_equal(pooled.counts.toarray(), truth[genes])
-    without_filter = pooling.pool(stream(bundle), layout, genes, min_qv=0, min_transcripts=1)
+    without_filter = pooling.pool(stream(bundle), layout, genes, SpotPreset(min_qv=0))
     assert not np.array_equal(without_filter.counts.toarray(), truth[genes])
 
 

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from pairscape.acquire import bundle as xenium
 from pairscape.acquire.alignment import he_px_to_um
 from pairscape.core.errors import InputError
+from pairscape.spots import counting, pooling
 from pairscape.spots import lattice as lattice_spots
-from pairscape.spots import pooling
+from pairscape.spots.preset import WORDS, SpotPreset
 
 GENES = ["ALPHA", "BETA", "GAMMA"]
 PIXEL_SIZE_UM = 0.2125
@@ -173,7 +174,7 @@ def presets(draw):
         "pitch_um": size_um * wider,
         "frame": draw(st.sampled_from(["xenium_um", "he_pixels"])),
         "origin": draw(st.sampled_from(["zero", "min_transcript"])),
-        "assigned": draw(st.sampled_from(pooling.ASSIGNED)),
+        "assigned": draw(st.sampled_from(WORDS["assigned"])),
         "min_qv": draw(st.sampled_from([0, 20, 40])),
         "min_transcripts": draw(st.sampled_from([1, 2, 5])),
         "min_tissue": draw(st.sampled_from([None, 0.3, 0.6])),
@@ -194,12 +195,9 @@ def test_every_preset_equals_a_slow_reference_and_adds_up(preset, seed, degrees,
             as_batches(rows),
             layout,
             GENES,
-            min_qv=preset["min_qv"],
-            min_transcripts=preset["min_transcripts"],
-            assigned=preset["assigned"],
+            SpotPreset(**preset),
             cells=cells,
             tissue_of=None if preset["min_tissue"] is None else some_tissue,
-            min_tissue=preset["min_tissue"] or 0,
         )
 
     if not truth:
@@ -231,12 +229,11 @@ def test_given_circles_equal_a_slow_reference(number, size_um, seed):
     good = rows["is_gene"] & (rows["qv"] >= 20) & (distance.min(axis=1) <= size_um / 2)
     truth = np.zeros((number, len(GENES)), int)
     np.add.at(truth, (nearest[good], [GENES.index(g) for g in rows["feature_name"][good]]), 1)
-    arguments = {"min_qv": 20, "min_transcripts": 1}
     if not truth.any():
         with pytest.raises(InputError, match="no spot with"):
-            pooling.pool(as_batches(rows), layout, GENES, **arguments)
+            pooling.pool(as_batches(rows), layout, GENES, SpotPreset())
         return
-    pooled = pooling.pool(as_batches(rows), layout, GENES, **arguments)
+    pooled = pooling.pool(as_batches(rows), layout, GENES, SpotPreset())
     assert np.array_equal(pooled.counts.toarray(), truth)
     assert pooled.rows_read == pooled.pooled + sum(pooled.dropped.values())
 
@@ -246,9 +243,7 @@ def one_spot_each(layout, points):
     rows = make_rows(len(points), 0).assign(feature_name="ALPHA", is_gene=True, qv=np.float32(40))
     rows[["x_location", "y_location"]] = np.asarray(points, np.float32)
     return [
-        pooling.pool(
-            as_batches(rows[i : i + 1]), layout, GENES, min_qv=20, min_transcripts=1
-        ).layout["spot"][0]
+        pooling.pool(as_batches(rows[i : i + 1]), layout, GENES, SpotPreset()).layout["spot"][0]
         for i in range(len(points))
     ]
 
@@ -314,9 +309,7 @@ def test_integer_cell_ids_are_told_from_minus_one():
             as_batches(rows),
             layout,
             GENES,
-            min_qv=0,
-            min_transcripts=1,
-            assigned=assigned,
+            SpotPreset(min_qv=0, assigned=assigned),
             cells=cells,
         )
         assert pooled.dropped["unassigned"] == (rows["is_gene"] & (numbers == -1)).sum() > 0
@@ -331,9 +324,7 @@ def test_a_transcript_of_an_unlisted_cell_is_refused():
             as_batches(rows),
             layout,
             GENES,
-            min_qv=20,
-            min_transcripts=1,
-            assigned="cells_within",
+            SpotPreset(assigned="cells_within"),
             cells=(CELLS[:5], np.zeros((5, 2))),
         )
 
@@ -341,7 +332,7 @@ def test_a_transcript_of_an_unlisted_cell_is_refused():
 def test_rows_beyond_the_extent_that_the_file_states_are_refused():
     layout = lattice_spots.lattice("square", 55, 55, (0, 0, 100, 100))
     with pytest.raises(InputError, match="smaller extent than that of the rows"):
-        pooling.pool(as_batches(make_rows(200, 1)), layout, GENES, min_qv=20, min_transcripts=1)
+        pooling.pool(as_batches(make_rows(200, 1)), layout, GENES, SpotPreset())
 
 
 def test_a_count_beyond_int32_is_an_error_not_a_wrap():
@@ -349,11 +340,11 @@ def test_a_count_beyond_int32_is_an_error_not_a_wrap():
     places = np.array([0], np.int64)
     for times, largest in (((1 << 23) - 1, (1 << 31) - 249), (1 << 23, (1 << 31) + 7)):
         indices, data = np.empty(1, np.int32), np.empty(1, np.int32)
-        found = pooling._fill_csr(small, np.array([0]), places, np.array([times]), indices, data)
+        found = counting._fill_csr(small, np.array([0]), places, np.array([times]), indices, data)
         assert found == largest
     carries = np.zeros(1 << 23, np.int64)
     with pytest.raises(OverflowError, match="int32"):
-        pooling._to_csr(small, np.array([0]), np.array([1]), carries)
+        counting.to_csr(small, np.array([0]), np.array([1]), carries)
 
 
 def test_the_pooled_columns_are_those_that_the_preset_needs():

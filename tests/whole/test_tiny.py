@@ -134,5 +134,5 @@ def test_a_missing_output_is_made_again_alone(tiny):
     (results(tiny) / "tables/retrieval_tiny.tex").unlink()
     done = snakemake(tiny[0], "-n")
     said = done.stdout + done.stderr
-    assert re.search(r"^tabulate_retrieval +1$", said, re.MULTILINE)
+    assert re.search(r"^show_retrieval +1$", said, re.MULTILINE)
     assert "pretrain " not in said

@@ -1,6 +1,5 @@
 """Checks of a bundle's morphology image, its H&E and its alignment."""
 
-import re
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +8,7 @@ from pairscape.acquire import bundle as xenium
 from pairscape.acquire.alignment import decompose, resolve_alignment
 from pairscape.acquire.findings import make_finding
 from pairscape.core.errors import InputError
+from pairscape.images.pixel_size import stated_by_ome
 
 MAX_SIZE_GAP = 0.02  # between two statements of the same pixel size
 
@@ -99,11 +99,7 @@ def _read_channel(path) -> tuple[tuple[int, int], float | None]:
                     data = handle.read(page.databytecounts[index])
                     tables = {"jpegtables": page.jpegtables} if page.jpegtables else {}
                     page.decode(data, int(index), **tables)
-            # 10x Genomics writes micrometres, with or without the unit.
-            stated = re.search(r'PhysicalSizeX="([0-9.eE+-]+)"', tiff.ome_metadata or "")
-            unit = re.search(r'PhysicalSizeXUnit="([^"]*)"', tiff.ome_metadata or "")
-            in_um = stated and (not unit or unit[1] in ("µm", "um", "&#181;m", "&#xB5;m"))
-            return size, float(stated[1]) if in_um else None
+            return size, stated_by_ome(tiff, 0)
     except InputError:
         raise
     except Exception as error:  # tifffile raises whatever the damaged part makes it raise
@@ -112,10 +108,10 @@ def _read_channel(path) -> tuple[tuple[int, int], float | None]:
 
 def check_he_image(findings, facts, path, sample) -> tuple[tuple[int, int], float | None]:
     """Size and stated pixel size of the H&E; a few tiles are decoded, drawn from a fixed seed."""
-    from pairscape.images.tiff import Slide
+    from pairscape.images.tiff import TiffImage
 
     rng = np.random.default_rng(0)
-    with Slide(path, any_layout=sample.get("he_layout") == "untiled") as slide:
+    with TiffImage(path, any_layout=sample.get("he_layout") == "untiled") as slide:
         facts["he_size_px"] = [slide.width, slide.height]
         facts["he_um_per_px_stated"] = slide.um_per_px
         if slide.needs_retiling:

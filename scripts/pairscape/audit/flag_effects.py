@@ -12,48 +12,64 @@ from its repetition is in neither interval: the range over single seeds stands b
 
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
+from pairscape.audit.options import ROW_KEYS, Run, runs_of
+from pairscape.audit.protocols import PROTOCOLS as STARTS
 from pairscape.core import files, tsv
 from pairscape.core.errors import InputError
 from pairscape.evaluate import intervals, ranks, retrieval
 
-STARTS = ("corrected", "published")
 BOTH = "both"
 DIRECTIONS = (BOTH, *retrieval.DIRECTIONS)
-ROW_KEYS = ("start", "flag", "findings", "meaning", "experiment", "dataset", "why_not")
-PAIR_KEYS = ("image_encoder", "gene_encoder", "image", "gene")
-KEYS = (
-    *("start", "flag", "image_encoder", "gene_encoder", "gallery", "direction"),
-    "recall_at",
-)
-COLUMNS = (
-    *("audit", "start", "flag", "findings", "meaning", "dataset", "image_encoder", "gene_encoder"),
-    *("gallery", "direction", "recall_at", "value", "ci_low", "ci_high", "chance", "difference"),
-    *("difference_low", "difference_high", "seed_low", "seed_high", "difference_seed_low"),
-    *("difference_seed_high", "paired", "ci_over", "queries", "seeds", "status", "why_not"),
-    "options_sha256",
-)
-NUMBERS = (
-    *("recall_at", "value", "ci_low", "ci_high", "chance", "difference", "difference_low"),
-    *("difference_high", "seed_low", "seed_high", "difference_seed_low", "difference_seed_high"),
-    *("queries", "seeds"),
+KEYS = ("start", "flag", "image_encoder", "gene_encoder", "gallery", "direction", "recall_at")
+TABLE = tsv.Table(
+    "scores/audit/<name>.tsv",
+    "score_audit",
+    (
+        *tsv.text(
+            audit="the audit's name",
+            start="the protocol that the change starts from",
+            flag="the flag that is changed; none for the base",
+            findings="its H numbers",
+            meaning="what the published code does",
+            dataset="dataset",
+            image_encoder="image encoder",
+            gene_encoder="gene encoder",
+            gallery="gallery",
+            direction="i2g, g2i, or both: their mean",
+        ),
+        *tsv.numbers(
+            recall_at="k",
+            value="recall, mean over seeds",
+            ci_low="its interval over spots",
+            ci_high="its interval over spots",
+            chance="chance of recall",
+            difference="less the base, mean over seeds",
+            difference_low="its interval",
+            difference_high="its interval",
+            seed_low="least of single seeds",
+            seed_high="greatest of single seeds",
+            difference_seed_low="least of single seeds",
+            difference_seed_high="greatest of single seeds",
+        ),
+        *tsv.text(
+            paired="whether both test on the same spots", ci_over="what the intervals are over"
+        ),
+        *tsv.numbers(queries="queries", seeds="seeds scored"),
+        *tsv.text(
+            status="scored, missing, failed or not tried",
+            why_not="why the flag can't be tried",
+            options_sha256="of the runs' options",
+        ),
+    ),
 )
 SCORED, MISSING, NOT_TRIED = "scored", "not run", "not tried"
 PUBLISHED_PROCESSES = 4  # the published numbers are those of batches of 64 of each of 4 processes
 _SAME_PLACE_UM = 1.0
-
-
-class Run(NamedTuple):
-    """What names a run; encoders by the names that the run has for them."""
-
-    experiment: str
-    dataset: str
-    image_encoder: str
-    gene_encoder: str
-    seed: int
 
 
 class Loaded(NamedTuple):
@@ -84,110 +100,20 @@ class Scored(NamedTuple):
     sums: list
 
 
-# ------------------------------------------------------------------------------------------ options
-
-
-def check_options(options: Mapping) -> dict:
-    """The options, the defaults of the configuration's part ``retrieval`` filled in.
-
-    Returns
-    -------
-    ``audit``; ``rows``, each with ``ROW_KEYS``, ``pairs`` (the names of the audit's encoders and, as
-    ``image`` and ``gene``, of those that its runs have: a flag may put variants in their place) and
-    ``seeds``; ``expected``, every ``Run`` of them; and what ``retrieval.check_options`` returns.
-    """
-    for name in ("audit", "rows"):
-        if not options.get(name):
-            raise InputError("--options", name, "nothing", "name it")
-    scoring = {key: value for key, value in options.items() if key not in ("audit", "rows")}
-    resolved = retrieval.check_options({"recall_at": [5], **scoring})
-    seen, expected = set(), {}
-    for number, row in enumerate(options["rows"]):
-        place = f"rows[{number}]"
-        _check_row(row, place)
-        start, flag = row["start"], row["flag"]
-        told = f"{flag or 'the base'} of {start}"
-        if (start, flag) in seen:
-            raise InputError("--options", place, f"{told} twice", "give each row once")
-        if flag and (start, "") not in seen:
-            raise InputError("--options", place, f"{told} before its base", "give the base first")
-        seen.add((start, flag))
-        if not row["why_not"] and not (row["pairs"] and row["seeds"]):
-            raise InputError(
-                "--options",
-                place,
-                f"{told} without pairs, seeds or why_not",
-                "name its encoder pairs and seeds, or why it can't be tried",
-            )
-        for pair in row["pairs"]:
-            for run in runs_of(row, pair):
-                if run in expected:
-                    raise InputError(
-                        "--options", place, f"{words(run)} twice", "name each run once"
-                    )
-                expected[run] = None
-    rows = [dict(row) for row in options["rows"]]
-    return {**resolved, "audit": options["audit"], "rows": rows, "expected": list(expected)}
-
-
-def _check_row(row, place: str) -> None:
-    if not isinstance(row, Mapping):
-        raise InputError("--options", place, repr(row), "give an object of keys and values")
-    kinds = {**dict.fromkeys(ROW_KEYS, str), "pairs": list, "seeds": list}
-    for key, kind in kinds.items():
-        if not isinstance(row.get(key), kind):
-            what = "a text" if kind is str else "a list"
-            raise InputError("--options", f"{place}.{key}", repr(row.get(key)), f"give {what}")
-    if row["start"] not in STARTS:
-        allowed = f"allowed: {', '.join(STARTS)}"
-        raise InputError("--options", f"{place}.start", repr(row["start"]), allowed)
-    for pair in row["pairs"]:
-        for key in PAIR_KEYS:
-            if not isinstance(pair, Mapping) or not isinstance(pair.get(key), str):
-                raise InputError(
-                    "--options", f"{place}.pairs", repr(pair), f"give {', '.join(PAIR_KEYS)}"
-                )
-
-
-def runs_of(row: Mapping, pair: Mapping) -> list[Run]:
-    """The runs of a row and one of its pairs, one for each seed."""
-    names = (row["experiment"], row["dataset"], pair["image"], pair["gene"])
-    return [Run(*names, seed) for seed in row["seeds"]]
-
-
-def words(run: Run) -> str:
-    """A run in words."""
-    pair = f"{run.image_encoder} with {run.gene_encoder}"
-    return f"{run.experiment}, {run.dataset}, {pair}, seed {run.seed}"
-
-
-# ------------------------------------------------------------------------------------------ scoring
-
-
 def score(
     options: Mapping,
-    told: Mapping[Run, str],
+    failures: Mapping[Run, str],
     load: Callable[[Run], Loaded],
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> list[dict]:
     """Score every row of an audit.
 
-    Parameters
-    ----------
-    options
-        As ``check_options`` returns them.
-    told
-        By run why it failed; empty for one that can be loaded. Expected runs that aren't in it are
-        missing.
-    load
-        Reads a run.
-    progress
-        Wraps the rows.
+    ``options``: as ``check_options`` returns them. ``failures``: by run why it failed, empty for one
+    that can be loaded; expected runs that aren't in it are missing. ``load`` reads a run, ``progress``
+    wraps the rows.
 
-    Returns
-    -------
-    Rows of ``COLUMNS``: by row of the audit, encoder pair, gallery, k and direction. One that can't be
-    tried has a single row, which says why.
+    Returns rows of ``TABLE``: by row of the audit, encoder pair, gallery, k and direction. One that
+    can't be tried has a single row, which says why.
     """
     table, bases = [], {}
     for row in progress(options["rows"]):
@@ -198,17 +124,17 @@ def score(
             continue
         for pair in row["pairs"]:
             names = {key: pair[key] for key in ("image_encoder", "gene_encoder")}
-            of = (row["start"], *names.values())
+            whose = (row["start"], *names.values())
             planned = runs_of(row, pair)
-            scored = _score_seeds([run for run in planned if told.get(run) == ""], load, options)
+            scored = _score_seeds(
+                [run for run in planned if failures.get(run) == ""], load, options
+            )
             if not row["flag"]:
-                bases[of] = scored
-            base = bases.get(of) if row["flag"] else None
-            status = _status(planned, told, scored, base, bool(row["flag"]))
-            table += [
-                {**head, **names, **found, "status": status}
-                for found in _cells(scored, base, options)
-            ]
+                bases[whose] = scored
+            base = bases.get(whose) if row["flag"] else None
+            status = _status(planned, failures, scored, base, has_base=bool(row["flag"]))
+            cells = _cells(scored, base, options)
+            table += [{**head, **names, **cell, "status": status} for cell in cells]
     return table
 
 
@@ -253,13 +179,12 @@ def _hits(embedded: Mapping, options: Mapping) -> tuple[dict, dict, dict]:
         queries, gallery = (images, genes) if direction == "i2g" else (genes, images)
         (batches,) = ranks.rank_in_batches(queries, gallery, options["in_batch"], processes)
         (split,) = ranks.rank_pairs(queries, gallery, donors, samples, (), device)["split"]
-        for name, found in ((in_batch, batches), (whole, split)):
-            rows[name] = np.arange(len(index)) if found.rows is None else found.rows
-            sizes[name] = found.size
+        for name, ranked in ((in_batch, batches), (whole, split)):
+            rows[name] = np.arange(len(index)) if ranked.rows is None else ranked.rows
+            sizes[name] = ranked.size
             for k in options["recall_at"]:
-                hits[name, direction, k] = retrieval.recall_at(
-                    found.better, found.ties, k, found.level
-                )
+                counts = (ranked.better, ranked.ties, k, ranked.level)
+                hits[name, direction, k] = retrieval.recall_at(*counts)
     for name in rows:
         for k in options["recall_at"]:
             each = [hits[name, direction, k] for direction in retrieval.DIRECTIONS]
@@ -267,11 +192,11 @@ def _hits(embedded: Mapping, options: Mapping) -> tuple[dict, dict, dict]:
     return hits, rows, sizes
 
 
-def _status(planned, told, scored, base, has_base: bool) -> str:
+def _status(planned, failures, scored, base, *, has_base: bool) -> str:
     """Which seeds are missing or failed, and what that means for the difference."""
     reasons: dict[str, list[str]] = {}
     for run in planned:
-        if why := told.get(run, MISSING):
+        if why := failures.get(run, MISSING):
             reasons.setdefault(why, []).append(str(run.seed))
     parts = [] if scored is None else [SCORED]
     parts += [f"{why}: seed {', '.join(seeds)}" for why, seeds in reasons.items()]
@@ -301,10 +226,11 @@ def _cells(scored: Scored | None, base: Scored | None, options: Mapping) -> list
     units, over = draw_units(scored.index, scored.placeholders, options, options["seed"])
     common = _common(scored, base)
     paired = bool(common) and same_spots(scored.index, base.index)
-    of_base = None
+    base_units = None
     if common and not paired:
         # Samples that both have would be drawn alike from one seed.
-        of_base, base_over = draw_units(base.index, base.placeholders, options, options["seed"] + 1)
+        drawn = draw_units(base.index, base.placeholders, options, options["seed"] + 1)
+        base_units, base_over = drawn
         over += "" if base_over == over else f"; base: {base_over}"
     for cell in cells:
         gallery, k = cell["gallery"], cell["recall_at"]
@@ -327,25 +253,28 @@ def _cells(scored: Scored | None, base: Scored | None, options: Mapping) -> list
         }
         if not common:
             continue
-        changed, unchanged = ([of.hits[seed][key] for seed in common] for of in (scored, base))
-        by_seed = [float(np.mean(a) - np.mean(b)) for a, b in zip(changed, unchanged, strict=True)]
+        changed, unchanged = ([one.hits[seed][key] for seed in common] for one in (scored, base))
         if paired:
-            each = np.mean(changed, axis=0) - np.mean(unchanged, axis=0)
-            drawn = _draw(each, units, rows)
+            drawn = _draw(np.mean(changed, axis=0) - np.mean(unchanged, axis=0), units, rows)
         else:
             first = _draw(np.mean(changed, axis=0), units, rows)
-            second = _draw(np.mean(unchanged, axis=0), of_base, base.rows[gallery])
+            second = _draw(np.mean(unchanged, axis=0), base_units, base.rows[gallery])
             drawn = None if first is None or second is None else first - second
-        low, high = _interval(drawn)
-        cell |= {
-            "difference": statistics.fmean(by_seed),
-            "difference_low": low,
-            "difference_high": high,
-            "difference_seed_low": min(by_seed),
-            "difference_seed_high": max(by_seed),
-            "paired": "yes" if paired else "no",
-        }
+        cell |= _difference(changed, unchanged, drawn) | {"paired": "yes" if paired else "no"}
     return cells
+
+
+def _difference(changed: Sequence, unchanged: Sequence, drawn: np.ndarray | None) -> dict:
+    """By how much the seeds' hits differ, on the mean and of single seeds."""
+    by_seed = [float(np.mean(a) - np.mean(b)) for a, b in zip(changed, unchanged, strict=True)]
+    low, high = _interval(drawn)
+    return {
+        "difference": statistics.fmean(by_seed),
+        "difference_low": low,
+        "difference_high": high,
+        "difference_seed_low": min(by_seed),
+        "difference_seed_high": max(by_seed),
+    }
 
 
 def same_spots(first, second) -> bool:
@@ -368,8 +297,9 @@ def draw_units(index, placeholders: set, options: Mapping, seed: int):
     drawn = options["bootstrap"], seed
     blocks = intervals.draw_blocks(samples, xy_um, options["block_um"], *drawn)
     everyone = np.ones(len(samples), bool)
-    options = {**options, "seed": seed}
-    return retrieval.choose_units(everyone, samples, donors, blocks, placeholders, options)
+    return intervals.choose_units(
+        everyone, samples, donors, blocks, placeholders, options["block_um"], seed
+    )
 
 
 def _draw(values: np.ndarray, units, rows: np.ndarray) -> np.ndarray | None:
@@ -377,9 +307,9 @@ def _draw(values: np.ndarray, units, rows: np.ndarray) -> np.ndarray | None:
     chosen = intervals.select(units, rows)
     if chosen is None:
         return None
-    of, weights = chosen
+    unit, weights = chosen
     count = weights.shape[1]
-    sums = np.column_stack([np.bincount(of, values, count), np.bincount(of, minlength=count)])
+    sums = np.column_stack([np.bincount(unit, values, count), np.bincount(unit, minlength=count)])
     total, size = (weights.astype(np.float64) @ sums).T
     return total / size
 
@@ -395,27 +325,21 @@ def _interval(drawn: np.ndarray | None) -> tuple[float | None, float | None]:
 # ------------------------------------------------------------------------------------------- format
 
 
-def write_scores(path, rows: Iterable[Mapping]) -> None:
-    """Write the rows of ``score``."""
-    tsv.write_numbers(path, rows, COLUMNS)
-
-
 def read_scores(path, audit: str | None = None) -> list[dict]:
-    """Read what ``write_scores`` wrote; numbers as float, empty ones as None."""
+    """Read the scores of an audit; numbers as float, empty ones as None."""
     again = "delete it and score the audit again"
-    tsv.require_end(path, again)
-    rows = tsv.read_numbers(path, COLUMNS, again, NUMBERS)
-    seen = set()
+    seen, rows = set(), TABLE.read(path)
     for line, row in enumerate(rows, start=2):
+        refuse = partial(InputError, path)
         if audit is not None and row["audit"] != audit:
-            raise InputError(path, f"line {line}, audit", row["audit"], f"give scores of {audit}")
+            raise refuse(f"line {line}, audit", row["audit"], f"give scores of {audit}")
         for name, allowed in (("start", STARTS), ("direction", ("", *DIRECTIONS))):
             if row[name] not in allowed:
-                raise InputError(path, f"line {line}, {name}", repr(row[name]), again)
+                raise refuse(f"line {line}, {name}", repr(row[name]), again)
         key = tuple(row[name] for name in KEYS)
         if key in seen:
-            raise InputError(
-                path, f"line {line}", f"{row['flag'] or 'the base'} of {row['start']} twice", again
+            raise refuse(
+                f"line {line}", f"{row['flag'] or 'the base'} of {row['start']} twice", again
             )
         seen.add(key)
     if not rows:

@@ -8,11 +8,10 @@ of docs/published-benchmark.md.
 Light: the workflow calls it while Snakemake parses.
 """
 
-import difflib
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from pairscape.core.errors import InputError
+from pairscape.core.errors import InputError, allowed_words
 from pairscape.encoders import specs
 
 CORRECTED, PUBLISHED = "corrected", "published"
@@ -20,20 +19,11 @@ PROTOCOLS = (CORRECTED, PUBLISHED)
 
 
 class Flag(NamedTuple):
-    """A quirk of the published code.
+    """A quirk of the published code: its H numbers, and what the code does.
 
-    Attributes
-    ----------
-    findings
-        Its H numbers.
-    meaning
-        What the published code does.
-    training
-        Training options and their published values.
-    encoders
-        By kind: encoders and the variants that repeat what was published.
-    dataset
-        The key of a dataset that it is about; the configuration has a dataset for either state.
+    ``training``: training options and their published values; ``encoders``: by kind, encoders and the
+    variants that repeat what was published; ``dataset``: the key of a dataset that it is about, and
+    the configuration has a dataset for either state.
     """
 
     findings: str
@@ -149,48 +139,32 @@ RUN_FLAGS = {name: flag for name, flag in FLAGS.items() if flag.training or flag
 def resolve_experiment(name: str, plan: Mapping, default: str, source) -> dict:
     """Apply an experiment's protocol and flags to its training options and encoders.
 
-    Parameters
-    ----------
-    name, plan
-        The experiment as the configuration has it.
-    default
-        The protocol where the experiment names none.
-    source
-        The configuration, for messages.
-
-    Returns
-    -------
-    The experiment with ``protocol`` and all ``flags``, true or false. What ``training`` says itself
+    ``default`` is the protocol where the experiment names none, ``source`` the configuration. Returns
+    the experiment with ``protocol`` and all ``flags``, true or false. What ``training`` says itself
     isn't changed.
     """
     place = f"experiments.{name}"
-    said = plan.get("flags") or {}
+    set_flags = plan.get("flags") or {}
     protocol = plan.get("protocol") or default
     training = plan.get("training") or {}
-    if not all(isinstance(of, Mapping) for of in (said, training)) or protocol not in PROTOCOLS:
+    if (
+        not all(isinstance(part, Mapping) for part in (set_flags, training))
+        or protocol not in PROTOCOLS
+    ):
         return dict(plan)  # the schema refuses it
-    check_flags(said, f"{place}.flags", source)
-    flags = {flag: protocol == PUBLISHED for flag in RUN_FLAGS} | dict(said)
-    for flag, of in RUN_FLAGS.items():
-        for option, value in of.training.items():
-            if option not in training:
-                continue
-            is_on = training[option] == value
-            if said.get(flag, is_on) != is_on:
-                raise InputError(
-                    source,
-                    f"{place}.training.{option}",
-                    f"{training[option]!r}, beside flags.{flag}: {str(said[flag]).lower()}, and the"
-                    f" flag means {value!r}",
-                    "drop one of the two",
-                )
-            flags[flag] = is_on
-    options = {
-        option: value
-        for flag, of in RUN_FLAGS.items()
-        if flags[flag]
-        for option, value in of.training.items()
-    }
+    check_flags(set_flags, f"{place}.flags", source)
+    flags = {flag: protocol == PUBLISHED for flag in RUN_FLAGS} | dict(set_flags)
+    settings = [(name, *item) for name, flag in RUN_FLAGS.items() for item in flag.training.items()]
+    for flag, option, value in settings:
+        if option not in training:
+            continue
+        flags[flag] = training[option] == value
+        if set_flags.get(flag, flags[flag]) != flags[flag]:
+            beside = f"flags.{flag}: {str(set_flags[flag]).lower()}"
+            both = f"{training[option]!r}, beside {beside}, and the flag means {value!r}"
+            remedy = "drop one of the two"
+            raise InputError(source, f"{place}.training.{option}", both, remedy)
+    options = {option: value for flag, option, value in settings if flags[flag]}
     changed = {
         f"{kind}_encoders": [
             encoder_by(flags, kind, encoder) for encoder in plan.get(f"{kind}_encoders") or []
@@ -212,11 +186,11 @@ def check_flags(flags: Iterable[str], place: str, source, allowed: Iterable[str]
     for flag in flags:
         if flag in allowed:
             continue
-        close = difflib.get_close_matches(str(flag), allowed, n=1)
-        hint = f"did you mean {close[0]}? " if close else ""
+        remedy = allowed_words(flag, allowed)
         if flag in FLAGS:
-            hint = "choose a dataset that has it, " if FLAGS[flag].dataset else "leave it out, "
-        raise InputError(source, place, repr(flag), f"{hint}allowed: {', '.join(allowed)}")
+            hint = "choose a dataset that has it" if FLAGS[flag].dataset else "leave it out"
+            remedy = f"{hint}, allowed: {', '.join(allowed)}"
+        raise InputError(source, place, repr(flag), remedy)
 
 
 def encoder_by(flags: Mapping[str, bool], kind: str, encoder: str) -> str:
@@ -244,40 +218,25 @@ def variants_in(flags: Mapping[str, bool]) -> dict[str, str]:
 def audit_rows(name: str, audit: Mapping) -> list[dict]:
     """The rows of an audit: from each protocol, itself and then each flag changed by itself.
 
-    Parameters
-    ----------
-    name, audit
-        The audit as the configuration has it, its defaults filled in.
-
-    Returns
-    -------
-    ``start`` (a protocol), ``flag`` (empty for the protocol itself), ``findings``, ``meaning``,
-    ``experiment``, ``dataset``, ``asked`` (encoders by kind, before a protocol changes them), and
-    ``why_not``: why the flag can't make a difference here, and then there is no experiment.
+    ``audit`` is as the configuration has it, its defaults filled in. A row has ``start`` (a protocol),
+    ``flag`` (empty for the protocol itself), ``findings``, ``meaning``, ``experiment``, ``dataset``,
+    ``asked`` (encoders by kind, before a protocol changes them), and ``why_not``: why the flag can't
+    make a difference here, and then there is no experiment.
     """
-    wanted = FLAGS if audit["flags"] is None else audit["flags"]
+    wanted = [flag for flag in FLAGS if audit["flags"] is None or flag in audit["flags"]]
     rows = []
     for start in PROTOCOLS:
-        rows.append(
-            dict.fromkeys(("flag", "findings", "meaning", "why_not"), "")
-            | {"start": start, "dataset": audit[start], "experiment": audit_experiment(name, start)}
-            | {"asked": _asked("", audit)}
-        )
-        for flag in (flag for flag in FLAGS if flag in wanted):
-            of = FLAGS[flag]
-            why_not = idle_reason(flag, audit, start)
-            rows.append(
-                {
-                    "start": start,
-                    "flag": flag,
-                    "findings": of.findings,
-                    "meaning": of.meaning,
-                    "dataset": "" if why_not else _dataset(audit, start, flag),
-                    "experiment": "" if why_not else audit_experiment(name, start, flag),
-                    "why_not": why_not,
-                    "asked": {} if why_not else _asked(flag, audit),
-                }
-            )
+        for flag in ("", *wanted):
+            row = {"start": start, "flag": flag, "findings": "", "meaning": "", "dataset": ""}
+            row |= {"experiment": "", "asked": {}, "why_not": ""}
+            if flag:
+                row |= {"findings": FLAGS[flag].findings, "meaning": FLAGS[flag].meaning}
+                row["why_not"] = idle_reason(flag, audit, start)
+            if not row["why_not"]:
+                row["dataset"] = audit["data_flags"].get(flag, {}).get(start, audit[start])
+                row["experiment"] = audit_experiment(name, start, flag)
+                row["asked"] = _asked(flag, audit)
+            rows.append(row)
     return rows
 
 
@@ -290,18 +249,18 @@ def audit_experiments(name: str, audit: Mapping) -> dict[str, dict]:
     """The experiments of an audit, as a configuration would have them."""
     idle = {
         start: {
-            flag: False
-            for flag, of in RUN_FLAGS.items()
-            if idle_reason(flag, audit, start) and not set(of.training) & set(audit["training"])
+            name: False
+            for name, flag in RUN_FLAGS.items()
+            if idle_reason(name, audit, start) and not set(flag.training) & set(audit["training"])
         }
         for start in PROTOCOLS
     }
-    found = {}
+    experiments = {}
     for row in audit_rows(name, audit):
         if row["why_not"]:
             continue
         changed = {row["flag"]: row["start"] == CORRECTED} if row["flag"] in RUN_FLAGS else {}
-        found[row["experiment"]] = {
+        experiments[row["experiment"]] = {
             "datasets": [row["dataset"]],
             **{f"{kind}_encoders": names for kind, names in row["asked"].items()},
             "seeds": audit["seeds"],
@@ -311,7 +270,7 @@ def audit_experiments(name: str, audit: Mapping) -> dict[str, dict]:
             "protocol": row["start"],
             "flags": idle[row["start"]] | changed,
         }
-    return found
+    return experiments
 
 
 def _asked(flag: str, audit: Mapping) -> dict[str, list[str]]:
@@ -326,19 +285,17 @@ def _asked(flag: str, audit: Mapping) -> dict[str, list[str]]:
 
 def idle_reason(flag: str, audit: Mapping, start: str) -> str:
     """Why a flag makes no difference in an audit from this protocol; empty where it does."""
-    of, training = FLAGS[flag], DECIDING | audit["training"]
-    if of.dataset:
-        given = flag in audit["data_flags"]
-        return "" if given else "data_flags names no datasets for it"
-    if of.encoders:
-        concerned = [name for names in of.encoders.values() for name in names]
-        used = {*audit["image_encoders"], *audit["gene_encoders"]}
-        return (
-            "" if used & set(concerned) else f"{' and '.join(concerned)} isn't among the encoders"
-        )
-    if not of.training:
+    _, _, options, encoders, dataset = FLAGS[flag]
+    training = DECIDING | audit["training"]
+    if dataset:
+        return "" if flag in audit["data_flags"] else "data_flags names no datasets for it"
+    if encoders:
+        concerned = [name for names in encoders.values() for name in names]
+        used = {*audit["image_encoders"], *audit["gene_encoders"]} & set(concerned)
+        return "" if used else f"{' and '.join(concerned)} isn't among the encoders"
+    if not options:
         return "no run of its own: every run is scored in both galleries"
-    for option in of.training:
+    for option in options:
         if option in audit["training"]:
             return f"training.{option} is set to {training[option]!r} for all rows"
     augmentation = specs.augmentation_kind(training)
@@ -351,7 +308,3 @@ def idle_reason(flag: str, audit: Mapping, start: str) -> str:
     if flag == "transformer_across_batch" and training["image_projection"] != "transformer":
         return "the image head is no transformer"
     return ""
-
-
-def _dataset(audit: Mapping, start: str, flag: str) -> str:
-    return audit["data_flags"].get(flag, {}).get(start, audit[start])

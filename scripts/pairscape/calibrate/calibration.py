@@ -15,26 +15,73 @@ The counts of a dataset don't depend on ``morphology_signal``, so no score of th
 import statistics
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 
-from pairscape.core import tsv
 from pairscape.core.errors import InputError
+from pairscape.core.tsv import Table, numbers, text
 from pairscape.dataset import expression_counts
-from pairscape.evaluate import batch_effect, expression, retrieval
-from pairscape.evaluate.targets import Source, make_targets
+from pairscape.evaluate import batch_effect, clustering, expression, retrieval
+from pairscape.evaluate.clustering import BatchEffectOptions
+from pairscape.evaluate.targets import ExpressionOptions, Source, make_targets
+from pairscape.pretrain.options import Training
 
 KNOBS = ("morphology_signal", "batch_effect")
 DONORS = ("apart", "shared")
 EITHER = "either"  # of scores that don't know of the split
 KEYS = (*KNOBS, "donors", "seed", "score", "of", "gallery")
-COLUMNS = (*KEYS, "value", "chance", "spots", "skipped", "options_sha256")
-NUMBERS = (*KNOBS, "value", "chance", "spots", "skipped")
+SCORES = Table(
+    "calibration/batch-effect<b>_seed<s>.tsv",
+    "calibrate_scores",
+    (
+        *numbers(morphology_signal="how much the image shows of what makes the transcripts"),
+        *numbers(batch_effect="how much donors differ"),
+        *text(donors="apart or shared between train and test; either, where the split isn't known"),
+        *text(seed="of the simulation and the training"),
+        *text(score="recall@5, pearson, silhouette_batch or bras", of="what is scored"),
+        *text(gallery="among whom a query looks for its partner"),
+        *numbers(value="the score; empty where there is none", chance="of a recall"),
+        *numbers(spots="spots that are scored", skipped="share in labels that count for nothing"),
+        *text(options_sha256="of the options"),
+    ),
+)
 RECALL, PEARSON, SILHOUETTE, BRAS = "recall@5", "pearson", "silhouette_batch", "bras"
 SECTIONS_PER_DONOR = 2
 PATCH_PX = 224
 _TRUE, _LEIDEN = "true cell types", "Leiden clusters"
+
+
+@dataclass(frozen=True)
+class CalibrationGrid:
+    """The configuration's part ``calibration``, which says what each means."""
+
+    panel: str
+    image_encoder: str
+    gene_encoder: str
+    morphology_signal: Sequence[float]
+    batch_effect: Sequence[float]
+    seeds: Sequence[int]
+    donors: int
+    simulation: Mapping
+    training: Mapping
+
+
+@dataclass(frozen=True)
+class GridRow:
+    """One batch effect and seed of the grid, and how its datasets are trained on and scored."""
+
+    image_encoder: Mapping  # the encoders' files
+    gene_encoder: Mapping
+    seed: int
+    batch_effect: float
+    morphology_signal: Sequence[float]
+    donors: int
+    simulation: Mapping  # further knobs
+    training: Training
+    batch_effect_scoring: BatchEffectOptions
+    expression_scoring: ExpressionOptions
 
 
 class Simulated(NamedTuple):
@@ -71,32 +118,24 @@ def split_samples(donors: int, arrangement: str) -> dict[str, str]:
     """``train`` or ``test`` by sample; both arrangements test on the same number of sections."""
     tested = donors // 3
     if arrangement == "apart":
-        test = {name for name, of in sample_names(donors).items() if int(of[5:]) > donors - tested}
+        last = range(donors - tested + 1, donors + 1)
+        test = {f"donor{number}{section}" for number in last for section in "ab"}
     else:
-        test = {f"donor{n}b" for n in range(donors - SECTIONS_PER_DONOR * tested + 1, donors + 1)}
+        last = range(donors - SECTIONS_PER_DONOR * tested + 1, donors + 1)
+        test = {f"donor{number}b" for number in last}
     return {name: "test" if name in test else "train" for name in sample_names(donors)}
 
 
-def simulate(options: Mapping, panel) -> Simulated:
-    """Grow the sections of one ``batch_effect`` and seed.
-
-    Parameters
-    ----------
-    options
-        ``seed``, ``batch_effect``, ``donors`` and ``simulation`` (further knobs).
-    panel
-        Of ``simulation.transcripts.read_panel_table``.
-    """
+def simulate(grid: GridRow, panel) -> Simulated:
+    """Grow the sections; ``panel`` is that of ``simulation.panel.read_panel_table``."""
     import pandas as pd
 
     from pairscape.simulation import knobs, sections
 
-    resolved = knobs.resolve_knobs(
-        {**options["simulation"], "batch_effect": options["batch_effect"]}
-    )
+    resolved = knobs.resolve_knobs({**grid.simulation, "batch_effect": grid.batch_effect})
     grown, parts = {}, []
-    for sample, donor in sample_names(options["donors"]).items():
-        seeds = knobs.sample_seeds(options["seed"], sample, donor)
+    for sample, donor in sample_names(grid.donors).items():
+        seeds = knobs.sample_seeds(grid.seed, sample, donor)
         section = sections.draw_section(resolved, seeds, panel)
         if not len(section.counts):
             raise InputError("--options", "simulation", f"no spot in {sample}", "enlarge width_um")
@@ -112,29 +151,18 @@ def simulate(options: Mapping, panel) -> Simulated:
     )
 
 
-def draw_patches(data: Simulated, options: Mapping, signal: float) -> np.ndarray:
+def draw_patches(data: Simulated, grid: GridRow, signal: float) -> np.ndarray:
     """The patches (N, ``PATCH_PX``, ``PATCH_PX``, 3) uint8 at one ``morphology_signal``."""
     from pairscape.simulation import knobs, sections
 
-    resolved = knobs.resolve_knobs(
-        {
-            **options["simulation"],
-            "batch_effect": options["batch_effect"],
-            "morphology_signal": signal,
-        }
-    )
-    names = sample_names(options["donors"])
-    return np.concatenate(
-        [
-            sections.draw_patches(
-                section,
-                resolved,
-                knobs.sample_seeds(options["seed"], sample, names[sample]),
-                PATCH_PX,
-            )
-            for sample, section in data.sections.items()
-        ]
-    )
+    shown = {"batch_effect": grid.batch_effect, "morphology_signal": signal}
+    resolved = knobs.resolve_knobs({**grid.simulation, **shown})
+    names = sample_names(grid.donors)
+    patches = []
+    for sample, section in data.sections.items():
+        seeds = knobs.sample_seeds(grid.seed, sample, names[sample])
+        patches.append(sections.draw_patches(section, resolved, seeds, PATCH_PX))
+    return np.concatenate(patches)
 
 
 def split_of(data: Simulated, donors: int, arrangement: str) -> np.ndarray:
@@ -152,19 +180,15 @@ def rows_of(data: Simulated, donors: int, arrangement: str) -> dict[str, np.ndar
 
 
 def score_counts(
-    data: Simulated, batch: str, of: np.ndarray, options: Mapping, space
+    data: Simulated, batch: str, batch_of: np.ndarray, grid: GridRow, space
 ) -> list[dict]:
     """Batch effects on true cell types and on clusters.
 
-    Parameters
-    ----------
-    batch, of
-        What the batches are, and the batch of each spot (N,).
-    space
-        Of ``embed_counts``.
+    ``batch`` says what the batches are, ``batch_of`` (N,) that of each spot; ``space`` is that of
+    ``embed_counts``.
     """
-    settings = {**options["batch_effect_scoring"], "resolutions": []}
-    batches = {batch: (np.arange(len(data.counts)), of)}
+    settings = replace(grid.batch_effect_scoring, resolutions=[])
+    batches = {batch: (np.arange(len(data.counts)), batch_of)}
     return [
         {
             "score": row["metric"],
@@ -178,101 +202,83 @@ def score_counts(
     ]
 
 
-def embed_counts(data: Simulated, options: Mapping):
+def embed_counts(data: Simulated, grid: GridRow) -> clustering.Space:
     """The spots as points and graph."""
-    return batch_effect.embed_counts(
-        [data.counts], data.counts.shape[1], options["batch_effect_scoring"]
-    )
+    return clustering.embed_counts([data.counts], data.counts.shape[1], grid.batch_effect_scoring)
 
 
 def score_expression(
-    data: Simulated, features: np.ndarray, rows: Mapping, genes: Sequence[Mapping], options
+    data: Simulated, features: np.ndarray, rows: Mapping, genes: Sequence[Mapping], grid: GridRow
 ) -> list[dict]:
     """Mean Pearson over genes of expression predicted from the frozen features, by both recipes."""
-    samples = data.index["sample"].to_numpy(str)
-    splits = expression.split_spots(rows, data.index["donor"].to_numpy(str))
-    targets = make_targets(
-        HeldCounts(data.counts, "simulated counts"),
-        [gene["gene_symbol"] for gene in genes],
-        splits,
-        samples,
-        options["expression_scoring"],
-    )
+    samples, donors = (data.index[name].to_numpy(str) for name in ("sample", "donor"))
+    splits, options = expression.split_spots(rows, donors), grid.expression_scoring
+    counts = HeldCounts(data.counts, "simulated counts")
+    symbols = [gene["gene_symbol"] for gene in genes]
+    targets = make_targets(counts, symbols, splits, samples, options)
     source = Source(dict.fromkeys(splits, features), dict(rows))
+    kept = {"metric": PEARSON, "gene": expression.MEAN, "group": expression.ALL}
     return [
-        {
-            "score": PEARSON,
-            "of": f"{row['recipe']} recipe",
-            "value": row["value"],
-            "spots": row["spots"],
-        }
-        for row in expression.score_source(source, targets, splits, options["expression_scoring"])
-        if (row["metric"], row["gene"], row["group"]) == (PEARSON, expression.MEAN, expression.ALL)
+        {"score": PEARSON, "of": f"{row['recipe']} recipe"}
+        | {name: row[name] for name in ("value", "spots")}
+        for row in expression.score_source(source, targets, splits, options)
+        if kept.items() <= row.items()
     ]
 
 
 def score_retrieval(
-    data: Simulated, features: np.ndarray, rows: Mapping, genes: Sequence[Mapping], options
+    data: Simulated, features: np.ndarray, rows: Mapping, genes: Sequence[Mapping], grid: GridRow
 ) -> list[dict]:
     """Train the heads of a pair on the train split; Recall@5 of the test split by gallery.
 
     The value is the mean of both directions.
     """
-    embedded = _train_pair(data, features, rows, genes, options)
+    embedded = _train_pair(data, features, rows, genes, grid)
     embedded["index"] = data.index.iloc[rows["test"]].reset_index(drop=True)
-    settings = retrieval.check_options(
-        {
-            "recall_at": [5],
-            "radius_um": [],
-            "bootstrap": 0,
-            "permutations": 0,
-            "device": "cpu",
-            "in_batch_ranks": [4],
-        }
-    )
-    scored = [
-        row
-        for row in retrieval.score_run(embedded, settings)
-        if row["group_by"] == retrieval.ALL and row["metric"] == RECALL
-    ]
+    settings = {"recall_at": [5], "radius_um": [], "bootstrap": 0, "permutations": 0}
+    settings |= {"device": "cpu", "in_batch_ranks": [4]}
+    by_gallery: dict[str, list] = {}
+    for row in retrieval.score_run(embedded, retrieval.RetrievalOptions.of(settings)):
+        if row["group_by"] == retrieval.ALL and row["metric"] == RECALL:
+            by_gallery.setdefault(row["gallery"], []).append(row)
     return [
         {
             "score": RECALL,
             "of": "both directions",
             "gallery": gallery,
-            "value": statistics.fmean(row["value"] for row in scored if row["gallery"] == gallery),
-            "chance": next(row["chance"] for row in scored if row["gallery"] == gallery),
+            "value": statistics.fmean(row["value"] for row in scored),
+            "chance": scored[0]["chance"],
             "spots": len(rows["test"]),
         }
-        for gallery in dict.fromkeys(row["gallery"] for row in scored)
+        for gallery, scored in by_gallery.items()
     ]
 
 
-def _train_pair(data, features, rows, genes, options) -> dict:
+def _train_pair(data, features, rows, genes, grid: GridRow) -> dict:
     import torch
 
     from pairscape.pretrain import batches, evaluation, pair, training_loop
-    from pairscape.pretrain.options import Training
     from pairscape.pretrain.processes import World
 
-    training, seed = Training(**options["training"]), options["seed"]
     counts = HeldCounts(data.counts, "simulated counts")
     description = pair.describe(
-        options["image_encoder"],
-        options["gene_encoder"],
-        training,
+        grid.image_encoder,
+        grid.gene_encoder,
+        grid.training,
         [dict(gene) for gene in genes],
         {"images": features.shape[1], "genes": None},
         expression_counts.train_facts(counts, rows["train"], "simulated counts"),
     )
-    torch.manual_seed(seed)
+    torch.manual_seed(grid.seed)
     towers = {**pair.build_towers(description), "images": None}
-    torch.manual_seed(seed)
+    torch.manual_seed(grid.seed)
     module = pair.Pair(description, towers)
     world = World(0, 1, torch.device("cpu"))
-    read = batches.PairRows(features, counts, len(features), seed)
+    read = batches.PairRows(features, counts, len(features), grid.seed)
     with tempfile.TemporaryDirectory() as folder:
-        selected, _ = training_loop.train(module, read, rows, folder, "calibration", seed, world)
+        selected, _ = training_loop.train(
+            module, read, rows, folder, "calibration", grid.seed, world
+        )
     module.load_kept_state(selected["state"])
     return evaluation.embed_pairs(module, read, rows["test"], world)
 
@@ -280,31 +286,25 @@ def _train_pair(data, features, rows, genes, options) -> dict:
 # -------------------------------------------------------------------------------------------- reading
 
 
-def write_scores(path, rows: Iterable[Mapping]) -> None:
-    """Write the scores of one or more datasets of the grid, a row per dataset, score and kind."""
-    tsv.write_numbers(path, rows, COLUMNS)
+write_scores = SCORES.write
 
 
 def read_scores(paths: Iterable) -> list[dict]:
-    """Read what ``write_scores`` wrote."""
-    found: dict[tuple, dict] = {}
+    """Read the scores of one or more datasets of the grid."""
+    by_key: dict[tuple, dict] = {}
     for path in paths:
-        tsv.require_end(path, "delete it and calibrate again")
-        for row in tsv.read_numbers(path, COLUMNS, "delete it and calibrate again", NUMBERS):
+        for row in SCORES.read(path):
             key = tuple(row[name] for name in KEYS)
-            if key in found:
-                raise InputError(
-                    path, "rows", f"{row['score']} of seed {row['seed']} twice", "give it once"
-                )
-            found[key] = row
-    return list(found.values())
+            if key in by_key:
+                twice = f"{row['score']} of seed {row['seed']} twice"
+                raise InputError(path, "rows", twice, "give it once")
+            by_key[key] = row
+    return list(by_key.values())
 
 
 def follow(rows: Sequence[Mapping]) -> list[dict]:
     """How each score follows each knob over the grid.
 
-    Returns
-    -------
     A row per score, kind, gallery and arrangement of the donors: ``datasets`` and how many of them are
     ``undefined``, without a score; the mean over the datasets at the least and the greatest value of
     each knob; Spearman's coefficient with each knob over all datasets, and the least and greatest of
@@ -317,25 +317,26 @@ def follow(rows: Sequence[Mapping]) -> list[dict]:
     table = []
     for key, members in groups.items():
         known = [row for row in members if row["value"] is not None]
-        found = dict(zip(("score", "of", "gallery", "donors"), key, strict=True))
-        found |= {"datasets": len(members), "undefined": len(members) - len(known)}
+        line = dict(zip(("score", "of", "gallery", "donors"), key, strict=True))
+        line |= {"datasets": len(members), "undefined": len(members) - len(known)}
         for knob in KNOBS:
             levels = sorted({row[knob] for row in members})
             for end, level in (("least", levels[0]), ("greatest", levels[-1])):
-                values = [row["value"] for row in known if row[knob] == level]
-                found[f"{knob}_{end}"] = statistics.fmean(values) if values else None
-            found[f"{knob}_spearman"] = spearman(known, knob)
-            by_seed = [
-                spearman([row for row in known if row["seed"] == seed], knob)
-                for seed in sorted({row["seed"] for row in known})
-            ]
+                line[f"{knob}_{end}"] = _mean(r["value"] for r in known if r[knob] == level)
+            line[f"{knob}_spearman"] = spearman(known, knob)
+            seeds = sorted({row["seed"] for row in known})
+            by_seed = [spearman([r for r in known if r["seed"] == seed], knob) for seed in seeds]
             by_seed = [value for value in by_seed if value is not None]
-            found[f"{knob}_spearman_low"] = min(by_seed, default=None)
-            found[f"{knob}_spearman_high"] = max(by_seed, default=None)
-        skipped = [row["skipped"] for row in members if row["skipped"] is not None]
-        found["skipped"] = statistics.fmean(skipped) if skipped else None
-        table.append(found)
+            line[f"{knob}_spearman_low"] = min(by_seed, default=None)
+            line[f"{knob}_spearman_high"] = max(by_seed, default=None)
+        line["skipped"] = _mean(r["skipped"] for r in members if r["skipped"] is not None)
+        table.append(line)
     return table
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    values = list(values)
+    return statistics.fmean(values) if values else None
 
 
 def spearman(rows: Sequence[Mapping], knob: str) -> float | None:

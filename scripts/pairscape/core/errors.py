@@ -1,7 +1,7 @@
 """The one way in which Pairscape refuses an input."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class InputError(Exception):
@@ -49,6 +49,13 @@ def allowed_words(value, allowed: Iterable, what: str = "") -> str:
     close = difflib.get_close_matches(str(value), allowed, n=1)
     hint = f"did you mean {close[0]}? " if close else ""
     return f"{hint}allowed{f' ({what})' if what else ''}: {', '.join(allowed) or 'none'}"
+
+
+def one_each(files: Sequence, wanted: Sequence, flag: str, what: str = "samples") -> None:
+    """Refuse a flag that gives more or fewer files than there are samples (or other options)."""
+    if len(files) != len(wanted):
+        remedy = f"give one for each of {len(wanted)} {what}, in the order of options.{what}"
+        raise InputError(flag, "files", f"{len(files)} for {len(wanted)} {what}", remedy)
 
 
 def missing_file(path, remedy: str = "make it or correct the path") -> InputError:

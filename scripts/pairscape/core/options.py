@@ -47,6 +47,13 @@ def resolve_part(part: str, values: Mapping, source="--options") -> dict:
     return resolved
 
 
+def require_options(options: Mapping, *names: str) -> None:
+    """Refuse the options of a program that lack one of these."""
+    for name in names:
+        if name not in options:
+            raise InputError("--options", name, "nothing", "give it")
+
+
 def with_defaults(value, schema: Mapping, root: Mapping):
     """A copy of ``value`` in which every missing key has its schema's default."""
     schema = _follow(schema, root)

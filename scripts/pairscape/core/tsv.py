@@ -63,13 +63,19 @@ def read_tsv(path, columns: Sequence[str] = (), remark: str = "") -> list[dict[s
     return rows
 
 
-def write_numbers(path, rows: Iterable[Mapping], columns: Sequence[str], digits: int = 6) -> None:
-    """Write a table as TSV: floats with so many significant digits, ``None`` as an empty field."""
-    write_tsv(
-        path,
-        ({n: f"{v:.{digits}g}" if isinstance(v, float) else v for n, v in r.items()} for r in rows),
-        columns,
-    )
+def write_numbers(
+    path, rows: Iterable[Mapping], columns: Sequence[str], digits: int | None = 6
+) -> None:
+    """Write a table as TSV: floats with so many significant digits, ``None`` as an empty field.
+
+    ``digits`` None writes floats as they are.
+    """
+    if digits is not None:
+        rows = (
+            {n: f"{v:.{digits}g}" if isinstance(v, float) else v for n, v in row.items()}
+            for row in rows
+        )
+    write_tsv(path, rows, columns)
 
 
 def require_end(path, remedy: str) -> None:
@@ -117,7 +123,7 @@ def read_numbers(
 
 @dataclass(frozen=True)
 class Column:
-    """A column: its name, whether it holds text (``str``) or numbers (``float``), and its meaning."""
+    """A column: name, what it holds (text, ``float`` or whole numbers, ``int``) and meaning."""
 
     name: str
     type: type
@@ -130,20 +136,25 @@ class Table:
 
     ``name`` is the file's, as in the docs; ``made_by`` the program that writes it. ``others`` is the
     meaning of further columns, all of numbers, whose names depend on what is scored; empty where
-    there are none.
+    there are none. They stand behind the column ``others_after``, else last.
     """
 
     name: str
     made_by: str
     columns: tuple[Column, ...]
     others: str = ""
+    others_after: str = ""
 
     @property
     def names(self) -> tuple[str, ...]:
         """The names of the declared columns, in order."""
         return tuple(column.name for column in self.columns)
 
-    def write(self, path, rows: Sequence[Mapping], digits: int = 6) -> None:
+    def names_of(self, type) -> list[str]:
+        """The names of the columns of a type."""
+        return [column.name for column in self.columns if column.type is type]
+
+    def write(self, path, rows: Sequence[Mapping], digits: int | None = 6) -> None:
         """Write the table atomically: numbers with so many significant digits, None as nothing.
 
         ``ValueError``: a row lacks a declared column, or has one that isn't declared.
@@ -151,21 +162,27 @@ class Table:
         further = [] if not rows else [name for name in rows[0] if name not in self.names]
         if further and not self.others:
             raise ValueError(f"{self.name}: {', '.join(further)} aren't declared")
-        write_numbers(path, rows, [*self.names, *further], digits)
+        place = self.names.index(self.others_after) + 1 if self.others_after else len(self.names)
+        write_numbers(path, rows, [*self.names[:place], *further, *self.names[place:]], digits)
 
     def read(self, path) -> list[dict]:
-        """Read and check what ``write`` wrote: numbers as float, empty ones as None."""
-        texts = [column.name for column in self.columns if column.type is str]
-        numbers = [column.name for column in self.columns if column.type is not str]
+        """Read and check what ``write`` wrote: numbers by their type, empty ones as None."""
+        texts = [column.name for column in self.columns if column.type is not float]
+        numbers = [column.name for column in self.columns if column.type is float]
         remedy = f"delete it and run {self.made_by} again"
         require_end(path, remedy)
         if self.others:
-            return read_numbers(path, self.names, remedy, texts=texts)
-        return (
-            read_numbers(path, self.names, remedy, numbers=numbers)
-            if numbers
-            else read_tsv(path, self.names)
-        )
+            rows = read_numbers(path, self.names, remedy, texts=texts)
+        elif numbers:
+            rows = read_numbers(path, self.names, remedy, numbers=numbers)
+        else:
+            rows = read_tsv(path, self.names)
+        for name in (column.name for column in self.columns if column.type is int):
+            for line, row in enumerate(rows, start=2):
+                if row[name] and not row[name].isdigit():
+                    raise InputError(path, f"line {line}, {name}", repr(row[name]), remedy)
+                row[name] = int(row[name]) if row[name] else None
+        return rows
 
     def matches(self, names: Iterable[str]) -> bool:
         """Whether a file with these columns may be this table."""
@@ -179,7 +196,7 @@ class Table:
             "| column | holds | meaning |",
             "| --- | --- | --- |",
         ]
-        kinds = {str: "text", float: "number"}
+        kinds = {str: "text", float: "number", int: "whole number"}
         lines += [f"| `{c.name}` | {kinds[c.type]} | {c.meaning} |" for c in self.columns]
         lines += [f"| ... | number | {self.others} |"] if self.others else []
         return "\n".join(lines)
@@ -193,3 +210,8 @@ def text(**meanings: str) -> tuple[Column, ...]:
 def numbers(**meanings: str) -> tuple[Column, ...]:
     """Columns of numbers by their names, with their meanings."""
     return tuple(Column(name, float, meaning) for name, meaning in meanings.items())
+
+
+def counts(**meanings: str) -> tuple[Column, ...]:
+    """Columns of whole numbers, 0 or more, by their names, with their meanings."""
+    return tuple(Column(name, int, meaning) for name, meaning in meanings.items())

@@ -1,27 +1,69 @@
 """Cutting the patch around each spot: the rows of a shard."""
 
+import dataclasses
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
+from pairscape.core.errors import one_of
 from pairscape.dataset.pair_shards import BATCH_ROWS, PUBLISHED_TEXT
 from pairscape.images.encoding import encode_patch, tissue_fraction
 
 
+@dataclasses.dataclass(frozen=True)
+class PatchPreset:
+    """A patch preset; its fields are explained in the schema of the configuration."""
+
+    um_per_px: float | None = None
+    patch_px: int | None = None
+    native_px: int | None = None
+    encoding: str = "jpeg"
+    quality: int = 95
+
+
+def read_preset(given: Mapping) -> PatchPreset:
+    """The preset that the options give."""
+    for key in given:
+        keys = [field.name for field in dataclasses.fields(PatchPreset)]
+        one_of(key, keys, "--options", "patches")
+    return PatchPreset(**given)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cut:
+    """Where the patches of a sample lie, in pixels of the H&E, and how they are stored.
+
+    ``patches`` have their ``patch_px`` and ``um_per_px``, also where they are native.
+    """
+
+    patches: PatchPreset
+    side_px: float
+    centres_px: np.ndarray  # (N, 2) of the spots
+    middles_px: np.ndarray  # (N, 2) of the patches: the same, or less than a pixel away (native)
+
+    def select(self, chosen: np.ndarray) -> "Cut":
+        """Those of some spots."""
+        centres_px, middles_px = self.centres_px[chosen], self.middles_px[chosen]
+        return dataclasses.replace(self, centres_px=centres_px, middles_px=middles_px)
+
+
+def plan_cut(preset: PatchPreset, centres_px: np.ndarray, um_per_px: float) -> Cut:
+    """The patches around spots of an H&E with that many µm per pixel."""
+    if side_px := preset.native_px:
+        patches = dataclasses.replace(preset, patch_px=side_px, um_per_px=um_per_px)
+        middles_px = np.floor(centres_px - side_px / 2 + 0.5) + side_px / 2
+        return Cut(patches, side_px, centres_px, middles_px)
+    side_px = preset.patch_px * preset.um_per_px / um_per_px
+    return Cut(preset, side_px, centres_px, centres_px)
+
+
 def pair_features(gene_count: int, labels: Mapping[str, Sequence[str]]):
-    """The Hugging Face features of a shard.
+    """The Hugging Face features (datasets.Features) of a shard.
 
-    Parameters
-    ----------
-    gene_count
-        G, the width of ``gexp``.
-    labels
-        Class names of ``name``, ``source`` and ``tissue``: those of the whole sample table, since
-        shards whose names differ load silently wrong.
-
-    Returns
-    -------
-    datasets.Features
+    ``labels`` are the class names of ``name``, ``source`` and ``tissue``: those of the whole sample
+    table, since shards whose names differ load silently wrong.
     """
     from datasets import ClassLabel, Features, Image, List, Value
 
@@ -75,53 +117,24 @@ def sample_columns(sample: Mapping[str, str]) -> dict:
 
 
 def iter_pairs(
-    slide,
-    spots,
-    gene_positions: Sequence[int],
-    centres_px: np.ndarray,
-    middles_px: np.ndarray,
-    patches: Mapping,
-    side_px: float,
-    constant: Mapping,
-    folder,
+    slide, spots, gene_positions: Sequence[int], cut: Cut, constant: Mapping, folder: Path
 ) -> Iterator[dict]:
-    """Yield the pairs of a sample, in the order of its spots.
+    """Yield the pairs of a sample, in the order of its spots (AnnData, see ``spots.read_spots``).
 
     Patches are cut in the order of the slide's tiles and wait, encoded, in an unnamed file in
-    ``folder`` for their turn, so that memory holds neither the slide nor the sample.
-
-    Parameters
-    ----------
-    slide
-        See ``slide.Slide``.
-    spots
-        AnnData of N spots, see ``spots.read_spots``.
-    gene_positions
-        (G,) which columns of ``spots`` make ``gexp``, in order.
-    centres_px
-        (N, 2) spot centres in H&E pixels.
-    middles_px
-        (N, 2) middles of the patches: the same, or less than a pixel away (native pixels).
-    patches
-        ``um_per_px``, ``patch_px``, ``encoding``, ``quality``.
-    side_px
-        Side of a patch in H&E pixels.
-    constant
-        See ``sample_columns``.
+    ``folder`` for their turn, so that memory holds neither the slide nor the sample. The columns
+    ``gene_positions`` of the spots make ``gexp``; for ``constant`` see ``sample_columns``.
     """
-    import tempfile
-
     from pairscape.core import logs
-    from pairscape.images.patches import iter_patches
 
-    count = len(centres_px)
+    patches, count = cut.patches, len(cut.centres_px)
     extent = np.zeros((count, 2), np.int64)  # offset and size of each encoded patch
     tissue = np.zeros(count, np.float32)
     with tempfile.TemporaryFile(dir=folder) as spool:
-        cut = iter_patches(slide, middles_px, side_px, patches["patch_px"])
+        cutting = slide.iter_patches(cut.middles_px, cut.side_px, patches.patch_px)
         end = 0
-        for index, patch in logs.progress(cut, "patches", count, "patch"):
-            encoded = encode_patch(patch, patches["encoding"], patches.get("quality", 95))
+        for index, patch in logs.progress(cutting, "patches", count, "patch"):
+            encoded = encode_patch(patch, patches.encoding, patches.quality)
             spool.write(encoded)
             extent[index] = end, len(encoded)
             end += len(encoded)
@@ -139,9 +152,9 @@ def iter_pairs(
                     **constant,
                     "image": spool.read(extent[i, 1]),
                     "gexp": dense[i - start],
-                    "cell_coords": centres_px[i],
+                    "cell_coords": cut.centres_px[i],
                     "spot": str(spot),
                     **{key: row[key] for key in ("array_row", "array_col", "x_um", "y_um")},
-                    "um_per_px": patches["um_per_px"],
+                    "um_per_px": patches.um_per_px,
                     "tissue_fraction": tissue[i],
                 }

@@ -1,13 +1,16 @@
 """What of a dataset a training reads: counts by row, rows by split, facts of the train split."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from pairscape.core.errors import InputError
+from pairscape.core.errors import InputError, one_of
 from pairscape.core.splits import SPLITS
-from pairscape.dataset import pair_shards, stored_features
+from pairscape.dataset import pair_shards
+from pairscape.dataset.shards import Shards
+from pairscape.dataset.stored_features import INDEX_COLUMNS
 
 _BLOCK_ROWS = 1 << 14
 
@@ -19,26 +22,19 @@ class Counts:
 
     Parameters
     ----------
-    shards
-        The dataset's shards in order.
     genes
         The symbols of genes.tsv.
     """
 
-    def __init__(self, shards: Sequence, genes: Sequence[str]):
-        self.shards, self.row_counts = [str(path) for path in shards], []
-        for path in self.shards:
-            found = pair_shards.shard_metadata(path)["genes"]
-            if list(found) != list(genes):
-                differing = sorted(set(found) ^ set(genes))
-                raise InputError(
-                    path,
-                    "genes",
-                    f"{len(found)} genes that aren't those of genes.tsv"
-                    + (f" (such as {differing[0]})" if differing else ", in another order"),
-                    "delete the shard and export it again",
-                )
-            self.row_counts.append(pair_shards.read_shard_table(path).num_rows)
+    def __init__(self, shards: Shards, genes: Sequence[str]):
+        self.shards, self.row_counts = shards.paths, shards.row_counts
+        for path, metadata in zip(shards.paths, shards.metadata, strict=True):
+            stated = metadata["genes"]
+            if list(stated) != list(genes):
+                differing = sorted(set(stated) ^ set(genes))
+                others = f"{len(stated)} genes that aren't those of genes.tsv"
+                others += f" (such as {differing[0]})" if differing else ", in another order"
+                raise InputError(path, "genes", others, "delete the shard and export it again")
         self.shape = (sum(self.row_counts), len(genes))
         self._parts = None
 
@@ -54,12 +50,12 @@ class Counts:
             self._parts = [block for block in blocks if len(block)]
             self._starts = np.cumsum([0, *map(len, self._parts)])
         rows = np.asarray(rows)
-        found = np.empty((len(rows), self.shape[1]), np.int32)
+        counts = np.empty((len(rows), self.shape[1]), np.int32)
         part = np.searchsorted(self._starts, rows, side="right") - 1
         for number in np.unique(part):
-            mine = part == number
-            found[mine] = self._parts[number][rows[mine] - self._starts[number]]
-        return found
+            here = part == number
+            counts[here] = self._parts[number][rows[here] - self._starts[number]]
+        return counts
 
     def blocks(self, rows: np.ndarray, size: int = _BLOCK_ROWS):
         """Yield the counts of rows, at most ``size`` at a time."""
@@ -69,19 +65,10 @@ class Counts:
 
 @dataclass(frozen=True)
 class TrainFacts:
-    """What a gene encoder may know of a dataset: facts of its train split alone.
+    """What a gene encoder may know of a dataset: facts of the spots with counts in its train split."""
 
-    Attributes
-    ----------
-    library_size
-        Median sum of counts over the spots that have any.
-    mean_per_10k
-        (genes,) float64: mean over those spots of the counts after each spot is scaled to a sum of
-        10,000.
-    """
-
-    library_size: float
-    mean_per_10k: np.ndarray
+    library_size: float  # median sum of counts
+    mean_per_10k: np.ndarray  # (genes,) mean of the counts after each spot is scaled to 10,000
 
 
 def train_facts(counts: Counts, train_rows: np.ndarray, path) -> TrainFacts:
@@ -98,73 +85,40 @@ def train_facts(counts: Counts, train_rows: np.ndarray, path) -> TrainFacts:
     return TrainFacts(float(np.median(sums)), total / len(sums))
 
 
-def split_rows(
-    samples: Sequence[str], row_counts: Sequence[int], splits: Sequence[Mapping], path
-) -> dict[str, np.ndarray]:
+def split_rows(shards: Shards, splits: Sequence[Mapping], path) -> dict[str, np.ndarray]:
     """The row numbers of each split, in the order of the shards.
 
-    Parameters
-    ----------
-    samples, row_counts
-        The shards' samples and sizes.
-    splits
-        Rows of splits.tsv; a sample may stand in two of them.
-    path
-        splits.tsv, for messages.
+    ``splits`` are the rows of splits.tsv (``path``, for messages); a sample may stand in two.
     """
-    starts = dict(zip(samples, np.cumsum([0, *row_counts[:-1]]), strict=True))
-    sizes = dict(zip(samples, row_counts, strict=True))
-    chosen: dict[str, list[str]] = {split: [] for split in SPLITS}
+    refuse = functools.partial(InputError, path)
     for number, row in enumerate(splits, start=2):
-        if row["split"] not in SPLITS:
-            raise InputError(
-                path, f"line {number}, split", repr(row["split"]), f"allowed: {', '.join(SPLITS)}"
-            )
-        if row["sample"] not in starts:
-            raise InputError(
-                path, f"line {number}, sample", row["sample"], f"allowed: {', '.join(samples)}"
-            )
-        chosen[row["split"]].append(row["sample"])
+        one_of(row["split"], SPLITS, path, f"line {number}, split")
+        one_of(row["sample"], shards.samples, path, f"line {number}, sample")
     listed = {row["sample"] for row in splits}
-    for sample in samples:
-        if sample not in listed:
-            raise InputError(path, f"sample {sample}", "no split", "run split_donors again")
-    rows = {
-        split: np.concatenate(
-            [np.arange(0)]
-            + [np.arange(starts[s], starts[s] + sizes[s]) for s in samples if s in chosen[split]]
-        )
-        for split in SPLITS
-    }
+    if unlisted := [sample for sample in shards.samples if sample not in listed]:
+        raise refuse(f"sample {unlisted[0]}", "no split", "run split_donors again")
+    rows = {}
+    for split in SPLITS:
+        chosen = {row["sample"] for row in splits if row["split"] == split}
+        rows[split] = np.flatnonzero(np.isin(shards.samples, list(chosen))[shards.owner])
     if len(rows["train"]) < 2:
-        raise InputError(
-            path, "split train", f"{len(rows['train'])} pairs", "put a sample with pairs into train"
-        )
+        pairs = f"{len(rows['train'])} pairs"
+        raise refuse("split train", pairs, "put a sample with pairs into train")
     return rows
 
 
 def run_index(shards: Sequence, splits: Sequence[Mapping], rows: np.ndarray) -> list[dict]:
-    """The index of embedded pairs (``embeddings.INDEX_COLUMNS``) for rows of the dataset."""
+    """The index of embedded pairs (``stored_features.INDEX_COLUMNS``) for rows of the dataset."""
     facts = {row["sample"]: row for row in splits}
-    names = [
-        name
-        for name in stored_features.INDEX_COLUMNS
-        if name not in ("row", "organ", "disease_state")
-    ]
-    found = []
+    names = [name for name in INDEX_COLUMNS if name not in ("row", "organ", "disease_state")]
+    index = []
     at = 0
     for path in shards:
         table = pair_shards.read_index(path).select(names)
-        mine = rows[(rows >= at) & (rows < at + table.num_rows)]
-        for row, values in zip(mine, table.take(mine - at).to_pylist(), strict=True):
+        here = rows[(rows >= at) & (rows < at + table.num_rows)]
+        for row, values in zip(here, table.take(here - at).to_pylist(), strict=True):
             fact = facts.get(values["sample"], {})
-            found.append(
-                {
-                    "row": int(row),
-                    **values,
-                    "organ": fact.get("organ", ""),
-                    "disease_state": fact.get("disease_state", ""),
-                }
-            )
+            labels = {key: fact.get(key, "") for key in ("organ", "disease_state")}
+            index.append({"row": int(row), **values, **labels})
         at += table.num_rows
-    return found
+    return index

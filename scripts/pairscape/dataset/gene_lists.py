@@ -1,22 +1,26 @@
 """The gene list of a dataset and the lists of the panels."""
 
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
 from pairscape.core.errors import InputError
-from pairscape.core.tsv import read_tsv, require_end, write_tsv
+from pairscape.core.tsv import Table, read_tsv, text
 
-GENE_COLUMNS = ("gene_symbol", "gene_id")
+GENES = Table(
+    "genes.tsv",
+    "select_genes",
+    text(gene_symbol="the gene's symbol", gene_id="its Ensembl id, where it is known"),
+)
 
 
 def write_genes(path, genes: Iterable[Sequence[str]]) -> None:
     """Write genes.tsv from pairs of symbol and id."""
-    write_tsv(path, (dict(zip(GENE_COLUMNS, gene, strict=True)) for gene in genes), GENE_COLUMNS)
+    GENES.write(path, [dict(zip(GENES.names, gene, strict=True)) for gene in genes])
 
 
 def read_genes(path) -> list[dict[str, str]]:
-    """Read genes.tsv."""
-    require_end(path, "run select_genes again")
-    genes = read_tsv(path, GENE_COLUMNS)
+    """Read genes.tsv: at least one gene, and none twice."""
+    genes = GENES.read(path)
     symbols = [gene["gene_symbol"] for gene in genes]
     if not symbols:
         raise InputError(path, "gene_symbol", "no genes", "run select_genes again")
@@ -36,19 +40,10 @@ def select_genes(
 ) -> list[tuple[str, str]]:
     """The genes of a panel that all samples measured, as (symbol, id), sorted by symbol.
 
-    Genes added to a sample's panel and controls are out: the panel's list doesn't hold them.
-
-    Parameters
-    ----------
-    genes_of
-        For each sample its genes, symbol to id.
-    panel
-        The panel's list, symbol to id. Without it a panel is what the samples share, controls and
-        genes of some samples only out.
-    min_share
-        The share of the panel's genes that a sample must have measured.
-    place, source
-        Where the dataset's samples are chosen, for messages.
+    ``genes_of`` are the genes of each sample and ``panel`` the panel's list, symbol to id. Genes
+    added to a sample's panel and controls are out: the list doesn't hold them. Without it a panel is
+    what the samples share, controls out. A sample must have measured ``min_share`` of the list;
+    ``place`` and ``source`` say where the samples are chosen, for messages.
     """
     from pairscape.acquire.bundle import NON_GENE_PREFIXES
 
@@ -62,25 +57,18 @@ def select_genes(
     }
     misfit = _misfit_of_list(genes_of, panel, min_share) if panel else _misfit(genes_of)
     if misfit:
-        worst, told = misfit
+        worst, fault = misfit
         kept = ", ".join(sample for sample in genes_of if sample != worst)
-        raise InputError(
-            source,
-            place,
-            f"{worst}, whose panel of {len(genes_of[worst])} genes {told}",
-            f"drop it with `{place}: [{kept}]`",
-        )
+        fault = f"{worst}, whose panel of {len(genes_of[worst])} genes {fault}"
+        raise InputError(source, place, fault, f"drop it with `{place}: [{kept}]`")
     shared = set.intersection(*(set(genes) for genes in genes_of.values()))
     if panel:
         shared &= set(panel)
-    ids = {
-        symbol: next(
-            (found for genes in (*genes_of.values(), panel or {}) if (found := genes.get(symbol))),
-            "",
-        )
+    lists = (*genes_of.values(), panel or {})
+    return sorted(
+        (symbol, next(filter(None, (genes.get(symbol) for genes in lists)), ""))
         for symbol in shared
-    }
-    return sorted(ids.items())
+    )
 
 
 def read_panel_list(path) -> dict[str, str]:
@@ -88,8 +76,8 @@ def read_panel_list(path) -> dict[str, str]:
     rows = read_tsv(path, ["gene_symbol", "ensembl_id"])
     panel = {row["gene_symbol"]: row["ensembl_id"] for row in rows}
     if not panel or len(panel) < len(rows):
-        found = "a symbol twice" if panel else "no genes"
-        raise InputError(path, "gene_symbol", found, "give each gene of the panel one line")
+        fault = "a symbol twice" if panel else "no genes"
+        raise InputError(path, "gene_symbol", fault, "give each gene of the panel one line")
     return panel
 
 
@@ -104,7 +92,6 @@ def _misfit_of_list(genes_of: Mapping, panel: Mapping, min_share: float):
 
 def _misfit(genes_of: Mapping):
     """The sample that shares fewest genes with the others, and what to say of it, or None."""
-    import statistics
 
     def overlap(one: str, other: str) -> float:
         smaller = min(len(genes_of[one]), len(genes_of[other])) or 1

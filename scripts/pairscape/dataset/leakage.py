@@ -5,26 +5,35 @@ findings of patches (``patch_hashes``) are told in the same columns. Imports not
 workflow calls it while Snakemake parses.
 """
 
+import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from pairscape.core.errors import InputError
+from pairscape.core.errors import InputError, one_of
 from pairscape.core.splits import SPLITS
-from pairscape.core.tsv import read_tsv, write_tsv
+from pairscape.core.tsv import Table, counts, text
 
-LEAK_COLUMNS = (
-    "finding",
-    "level",
-    "donor",
-    "sample",
-    "split",
-    "other_sample",
-    "other_split",
-    "encoder",
-    "spots",
-    "share_of_split",
-    "acknowledged",
-    "detail",
+LEAKAGE = Table(
+    "leakage.tsv",
+    "split_donors",
+    (
+        *text(
+            finding="what two splits share",
+            level="error, acknowledged (hard, and somebody owns up to it) or warning",
+            donor="donor of the sample",
+            sample="the sample in the later split (test after val after train)",
+            split="its split",
+            other_sample="the sample in the earlier split",
+            other_split="its split",
+            encoder="the encoder that was fitted on the sample",
+        ),
+        *counts(spots="spots that are touched; patches where patches are compared"),
+        *text(
+            share_of_split="their share of all in the split",
+            acknowledged="the words of `shared_donors`",
+            detail="what the finding rests on",
+        ),
+    ),
 )
 # What each finding says, in the order in which a pair of samples is told: the first that holds of
 # the hard ones, then each soft one. A hard finding stops a run unless somebody owns up to it.
@@ -42,23 +51,29 @@ SOFT = {
 }
 FINDINGS = (*HARD, *SOFT)
 LEVELS = ("error", "acknowledged", "warning")
-SUMMARY_COLUMNS = (
-    "dataset",
-    "finding",
-    "level",
-    "split",
-    "other_split",
-    "encoder",
-    "donors",
-    "donor_names",
-    "samples",
-    "samples_of_split",
-    "share_of_samples",
-    "spots",
-    "spots_of_split",
-    "share_of_spots",
-    "spots_are",
-    "acknowledged",
+SUMMARY = Table(
+    "leakage_summary.tsv",
+    "audit_splits",
+    (
+        *text(
+            dataset="the dataset",
+            finding="what two splits share",
+            level="as in `leakage.tsv`",
+            split="the later split",
+            other_split="the earlier split",
+            encoder="the encoder that was fitted on held-out samples",
+        ),
+        *counts(donors="donors that are touched"),
+        *text(donor_names="their names"),
+        *counts(samples="samples that are touched", samples_of_split="samples of the split"),
+        *text(share_of_samples="the former's share of the latter"),
+        *counts(spots="spots of those samples", spots_of_split="spots of the split"),
+        *text(
+            share_of_spots="the former's share of the latter",
+            spots_are="what counted the spots",
+            acknowledged="the words of `shared_donors`",
+        ),
+    ),
 )
 # Columns of the sample table that a finding may rest on.
 FACTS = (
@@ -79,7 +94,10 @@ def find_leaks(
     slides: Mapping[str, str] | None = None,
     fitted_on: Iterable[Mapping] = (),
 ) -> list[dict]:
-    """Find what the splits of a dataset share.
+    """Find what the splits of a dataset share: one row of ``LEAKAGE`` per pair of samples.
+
+    Two samples of one title whose donors aren't both known may be of one patient: the rule of
+    HEST-Benchmark.
 
     Parameters
     ----------
@@ -94,38 +112,48 @@ def find_leaks(
     fitted_on
         Rows of ``encoder``, ``sample`` and perhaps ``evidence``: what an encoder was fitted on. A
         held-out sample (of any split but train) among them is a finding.
-
-    Returns
-    -------
-    One row per pair of samples, with ``LEAK_COLUMNS``. ``sample`` is the one of the later split
-    (test after val after train), whose ``spots`` are the ones touched, and ``share_of_split`` their
-    share of that split's; ``other_sample`` stands in the earlier split. ``level`` is ``error``
-    (hard, and nobody owns up to it), ``acknowledged`` (hard, with the words of ``shared_donors``)
-    or ``warning``. Two samples of one title whose donors aren't both known may be of one patient:
-    the rule of HEST-Benchmark.
     """
     facts, slides = facts or {}, slides or {}
     sizes = split_sizes(rows)
     leaks = []
-    # The splits are few and so are the samples; still, only rows of two splits are compared.
-    for i, first in enumerate(rows):
-        for second in rows[i + 1 :]:
-            if first["split"] == second["split"]:
-                continue
-            earlier, later = sorted((first, second), key=lambda row: split_order(row["split"]))
+    for pair in itertools.combinations(rows, 2):
+        earlier, later = sorted(pair, key=lambda row: split_order(row["split"]))
+        if earlier["split"] != later["split"]:
+            words = later.get("shared_donors") or ""
             for finding, detail in _compare(earlier, later, facts, slides):
-                leaks.append(_leak(finding, detail, later, sizes, earlier))
-    held_out = {}
-    for row in rows:
-        if row["split"] != "train":
-            held_out.setdefault(row["sample"], []).append(row)
+                leaks.append(make_leak(finding, detail, later, sizes, earlier, words=words))
     for fitted in fitted_on:
-        for row in held_out.get(fitted["sample"], ()):
-            # The words about donors don't answer for an encoder.
-            row = {**row, "shared_donors": ""}
-            leak = _leak("encoder_fitted_on", fitted.get("evidence", ""), row, sizes)
-            leaks.append({**leak, "encoder": fitted["encoder"]})
+        for row in rows:
+            if row["sample"] == fitted["sample"] and row["split"] != "train":
+                # The words about donors don't answer for an encoder.
+                leak = make_leak("encoder_fitted_on", fitted.get("evidence", ""), row, sizes)
+                leaks.append({**leak, "encoder": fitted["encoder"]})
     return sort_leaks(leaks)
+
+
+def make_leak(
+    finding: str, detail: str, later: Mapping, sizes: Mapping, earlier=None, words: str = ""
+) -> dict:
+    """A row of ``LEAKAGE``: a finding that touches all ``spots`` of the later split's row.
+
+    ``sizes`` are the spots of each split; ``words`` those in which somebody owns up to it.
+    """
+    spots, total = later["spots"], sizes[later["split"]]
+    hard = finding in HARD
+    return {
+        "finding": finding,
+        "level": ("acknowledged" if words else "error") if hard else "warning",
+        "donor": later["donor"],
+        "sample": later["sample"],
+        "split": later["split"],
+        "other_sample": earlier["sample"] if earlier else "",
+        "other_split": earlier["split"] if earlier else "",
+        "encoder": "",
+        "spots": spots,
+        "share_of_split": f"{spots / total:.4f}" if spots not in ("", None) and total else "",
+        "acknowledged": words if hard else "",
+        "detail": detail,
+    }
 
 
 def split_order(name: str) -> tuple[int, str]:
@@ -165,13 +193,9 @@ def sort_leaks(leaks: Iterable[Mapping]) -> list[dict]:
 def slide_of(row: Mapping, experiment: Mapping | None = None) -> str:
     """The id of a sample's slide, or "" where nothing tells it.
 
-    Parameters
-    ----------
-    row
-        Of the sample table. The instrument's name for its output folder holds the slide.
-    experiment
-        The bundle's ``experiment.xenium``. Slide ids are numbers; other words stand in repackaged
-        and simulated bundles and say nothing.
+    The bundle's ``experiment.xenium`` states it (slide ids are numbers; other words stand in
+    repackaged and simulated bundles and say nothing), or the instrument's name for its output
+    folder, in the row of the sample table.
     """
     stated = str((experiment or {}).get("slide_id") or "")
     if re.fullmatch(r"\d{4,}", stated):
@@ -227,60 +251,53 @@ def describe_leaks(leaks: Iterable[Mapping]) -> list[str]:
     for leak in leaks:
         if leak["finding"] not in HARD:
             continue
-        if leak["finding"] == "encoder_fitted_on":
-            subject = f"encoder {leak['encoder']}, fitted on held-out samples,"
-        elif leak["finding"] == "same_bundle":
-            subject = "one bundle"
-        elif leak["finding"] == "near_identical_sample":
-            subject = "one tissue under two names"
-        else:
-            subject = f"donor {leak['donor']}"
-        of = places.setdefault(subject, set())
-        of.add((leak["split"], leak["sample"]))
+        subject = {
+            "encoder_fitted_on": f"encoder {leak['encoder']}, fitted on held-out samples,",
+            "same_bundle": "one bundle",
+            "near_identical_sample": "one tissue under two names",
+        }.get(leak["finding"], f"donor {leak['donor']}")
+        touched = places.setdefault(subject, set())
+        touched.add((leak["split"], leak["sample"]))
         if leak["other_sample"]:
-            of.add((leak["other_split"], leak["other_sample"]))
-    told = []
-    for subject, found in places.items():
-        ordered = sorted(found, key=lambda place: (split_order(place[0]), place[1]))
-        told.append(f"{subject} ({', '.join(f'{s} in {split}' for split, s in ordered)})")
-    return told
+            touched.add((leak["other_split"], leak["other_sample"]))
+    sentences = []
+    for subject, touched in places.items():
+        ordered = sorted(touched, key=lambda place: (split_order(place[0]), place[1]))
+        sentences.append(f"{subject} ({', '.join(f'{s} in {split}' for split, s in ordered)})")
+    return sentences
 
 
 def summarise_leaks(
     dataset: str, rows: Sequence[Mapping], leaks: Iterable[Mapping], spots_are: str
 ) -> list[dict]:
-    """How much of each split each finding touches: one row per finding and pair of splits.
+    """How much of each split each finding touches: one row of ``SUMMARY`` per finding and splits.
 
-    Parameters
-    ----------
-    spots_are
-        What was counted, e.g. ``pooled``.
+    ``spots_are`` says what was counted, e.g. ``pooled``.
     """
     sizes = split_sizes(rows)
+    keys = ("finding", "level", "split", "other_split", "encoder")
     groups: dict[tuple, list[Mapping]] = {}
     for leak in leaks:
-        keys = ("finding", "level", "split", "other_split", "encoder")
         groups.setdefault(tuple(leak[key] for key in keys), []).append(leak)
     summary = []
-    for (finding, level, split, other, encoder), found in groups.items():
+    for values, group in groups.items():
+        finding, _, split, *_ = values
         of_split = {row["sample"]: row["spots"] for row in rows if row["split"] == split}
-        touched = {leak["sample"] for leak in found}
+        touched = {leak["sample"] for leak in group}
         total = sizes[split]
         # Findings of patches count patches; those of samples the spots of the samples, once each.
         spots = None
         if finding == "near_identical_patches":
-            spots = sum(leak["spots"] for leak in found)
-        elif None not in (counts := [of_split[name] or None for name in touched]):
-            spots = sum(counts)
-        donors = sorted({leak["donor"] for leak in found if leak["donor"]})
+            spots = sum(leak["spots"] for leak in group)
+        elif all(counted := [of_split[name] for name in touched]):
+            spots = sum(counted)
+        donors, words = (
+            sorted({leak[key] for leak in group if leak[key]}) for key in ("donor", "acknowledged")
+        )
         summary.append(
             {
                 "dataset": dataset,
-                "finding": finding,
-                "level": level,
-                "split": split,
-                "other_split": other,
-                "encoder": encoder,
+                **dict(zip(keys, values, strict=True)),
                 "donors": len(donors),
                 "donor_names": ", ".join(donors),
                 "samples": len(touched),
@@ -290,9 +307,7 @@ def summarise_leaks(
                 "spots_of_split": "" if total is None else total,
                 "share_of_spots": "" if spots is None or not total else f"{spots / total:.4f}",
                 "spots_are": spots_are if spots is not None else "not counted for every sample",
-                "acknowledged": "; ".join(
-                    sorted({leak["acknowledged"] for leak in found if leak["acknowledged"]})
-                ),
+                "acknowledged": "; ".join(words),
             }
         )
     return summary
@@ -320,34 +335,13 @@ def summary_text(summary: Mapping) -> str:
     )
 
 
-def write_leaks(path, leaks: Iterable[Mapping]) -> None:
-    """Write leakage.tsv."""
-    write_tsv(path, leaks, LEAK_COLUMNS)
-
-
 def read_leaks(path) -> list[dict]:
-    """Read leakage.tsv; ``spots`` as an integer (None where it is empty)."""
-    rows = read_tsv(path, LEAK_COLUMNS)
+    """Read leakage.tsv, its words checked."""
+    rows = LEAKAGE.read(path)
     for number, row in enumerate(rows, start=2):
-        for column, allowed in (("finding", FINDINGS), ("level", LEVELS)):
-            if row[column] not in allowed:
-                raise InputError(
-                    path,
-                    f"line {number}, {column}",
-                    repr(row[column]),
-                    f"allowed: {', '.join(allowed)}",
-                )
-        row["spots"] = read_count(path, number, row["spots"])
+        one_of(row["finding"], FINDINGS, path, f"line {number}, finding")
+        one_of(row["level"], LEVELS, path, f"line {number}, level")
     return rows
-
-
-def read_count(path, number: int, text: str) -> int | None:
-    """A count in line ``number`` of a table; None where it is empty."""
-    if not text:
-        return None
-    if not text.isdigit():
-        raise InputError(path, f"line {number}, spots", repr(text), "give a whole number")
-    return int(text)
 
 
 def _compare(earlier: Mapping, later: Mapping, facts: Mapping, slides: Mapping):
@@ -377,23 +371,3 @@ def _compare(earlier: Mapping, later: Mapping, facts: Mapping, slides: Mapping):
         yield "same_slide", f"slide {slide}"
     elif image := same("he_image"):
         yield "same_slide", f"H&E {image}"
-
-
-def _leak(finding: str, detail: str, later: Mapping, sizes: Mapping, earlier=None) -> dict:
-    words = later.get("shared_donors") or ""
-    spots, total = later["spots"], sizes[later["split"]]
-    hard = finding in HARD
-    return {
-        "finding": finding,
-        "level": ("acknowledged" if words else "error") if hard else "warning",
-        "donor": later["donor"],
-        "sample": later["sample"],
-        "split": later["split"],
-        "other_sample": earlier["sample"] if earlier else "",
-        "other_split": earlier["split"] if earlier else "",
-        "encoder": "",
-        "spots": spots,
-        "share_of_split": f"{spots / total:.4f}" if spots not in ("", None) and total else "",
-        "acknowledged": words if hard else "",
-        "detail": detail,
-    }

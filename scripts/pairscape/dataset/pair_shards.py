@@ -15,14 +15,8 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import pyarrow as pa
 
-from pairscape.core.errors import InputError
-from pairscape.core.files import (
-    atomic_path,
-    check_sums,
-    sha256_file,
-    sums_path,
-    write_sums,
-)
+from pairscape.core.errors import InputError, missing_file
+from pairscape.core.files import atomic_path, check_sums, sha256_file, sums_path, write_sums
 
 BATCH_ROWS = 256
 LABEL_COLUMNS = ("name", "source", "tissue")
@@ -51,23 +45,12 @@ _REMEDY = "delete it and run export_pairs again"
 
 
 def write_shard(path, rows: Iterable[Mapping], features, metadata: Mapping) -> int:
-    """Write a shard, atomically and streamed; the same rows make the same bytes.
+    """Write a shard, atomically and streamed, and return its rows; the same rows make the same bytes.
 
-    Its checksum goes beside it, to ``<name>.arrow.sha256``: Arrow's format has none.
-
-    Parameters
-    ----------
-    rows
-        Mappings with all columns of ``features``: ``image`` the encoded bytes, ``gexp`` int32 (G,),
-        labels by their names.
-    features
-        See ``pair_features``.
-    metadata
-        JSON with at least ``METADATA_KEYS``.
-
-    Returns
-    -------
-    The number of rows.
+    Its checksum goes beside it, to ``<name>.arrow.sha256``: Arrow's format has none. ``rows`` are
+    mappings with all columns of ``features`` (see ``cutting.pair_features``): ``image`` the encoded
+    bytes, ``gexp`` int32 (G,), labels by their names. ``metadata`` is JSON with at least
+    ``METADATA_KEYS``.
     """
     missing = [key for key in METADATA_KEYS if key not in metadata]
     if missing:
@@ -103,7 +86,7 @@ def shard_sha256(path) -> str:
 
 def open_shard(path):
     """Open a shard as a memory-mapped ``datasets.Dataset`` (images decode to PIL)."""
-    _read_schema(path)
+    read_schema(path)
     from datasets import Dataset
 
     return Dataset.from_file(str(path))
@@ -111,7 +94,7 @@ def open_shard(path):
 
 def read_shard_table(path) -> pa.Table:
     """Map a shard into memory as a pyarrow table, without importing ``datasets``."""
-    _read_schema(path)
+    read_schema(path)
     try:
         with pa.memory_map(str(path)) as source:
             return pa.ipc.open_stream(source).read_all()
@@ -119,15 +102,10 @@ def read_shard_table(path) -> pa.Table:
         raise InputError(path, "record batches", str(error), _REMEDY) from None
 
 
-def read_schema(path) -> pa.Schema:
-    """The Arrow schema of a shard, checked (see ``read_shard_table``)."""
-    return _read_schema(path)
-
-
 def shard_metadata(path) -> dict:
     """What made a shard: ``sample``, ``dataset``, ``genes``, ``patches``, ``spots``, ..."""
     try:
-        return json.loads(_read_schema(path).metadata[_METADATA])
+        return json.loads(read_schema(path).metadata[_METADATA])
     except ValueError as error:
         raise InputError(path, "schema metadata", str(error), _REMEDY) from None
 
@@ -154,20 +132,14 @@ def read_index(path) -> pa.Table:
 def _column(field: pa.Field, values: list, codes: Mapping) -> pa.Array:
     if field.name in codes:
         known = codes[field.name]
-        for value in values:
-            if value not in known:
-                raise InputError(
-                    "--options",
-                    f"labels.{field.name}",
-                    f"no {value!r} among {', '.join(known) or 'nothing'}",
-                    "make the labels of the whole sample table",
-                )
+        if unknown := [value for value in values if value not in known]:
+            lacks = f"no {unknown[0]!r} among {', '.join(known) or 'nothing'}"
+            remedy = "make the labels of the whole sample table"
+            raise InputError("--options", f"labels.{field.name}", lacks, remedy)
         return pa.array([known[value] for value in values], field.type)
     if field.name == "image":
-        data = pa.array(values, pa.binary())
-        return pa.StructArray.from_arrays(
-            [data, pa.nulls(len(values), pa.string())], fields=list(field.type)
-        )
+        data = [pa.array(values, pa.binary()), pa.nulls(len(values), pa.string())]
+        return pa.StructArray.from_arrays(data, fields=list(field.type))
     if field.name == "gexp":
         width = field.type.value_type.list_size
         counts = np.stack(values)
@@ -181,7 +153,8 @@ def _column(field: pa.Field, values: list, codes: Mapping) -> pa.Array:
     return pa.array(values, field.type)
 
 
-def _read_schema(path) -> pa.Schema:
+def read_schema(path) -> pa.Schema:
+    """The Arrow schema of a shard that is whole and ours."""
     try:
         with open(path, "rb") as handle:
             try:
@@ -191,7 +164,7 @@ def _read_schema(path) -> pa.Schema:
             handle.seek(-len(_END), 2)
             closed = handle.read() == _END
     except FileNotFoundError:
-        raise InputError(path, "file", "nothing", "run export_pairs") from None
+        raise missing_file(path, "run export_pairs") from None
     # A stream cut off between two batches reads without an error, only with fewer rows.
     if not closed:
         raise InputError(path, "Arrow stream", "no end: the file is cut off", _REMEDY)

@@ -15,6 +15,7 @@ a correlation above 0.98 in all; no patch of the other section has one above 0.8
 """
 
 import io
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -30,11 +31,9 @@ MIN_SAME = 5  # patches
 
 
 def patch_hash(encoded: bytes) -> tuple[np.ndarray, float]:
-    """Hash an encoded patch.
+    """Hash of an encoded patch, uint32 (8,), and the contrast of its coarse grid.
 
-    Returns
-    -------
-    uint32 (8,) and the contrast of its coarse grid (standard deviation, grey levels of 255).
+    The contrast is the standard deviation of grey levels of 255.
     """
     from PIL import Image
 
@@ -47,52 +46,37 @@ def patch_hash(encoded: bytes) -> tuple[np.ndarray, float]:
 
 
 def hash_shard(path) -> tuple[np.ndarray, np.ndarray]:
-    """Hash every patch of a shard.
-
-    Returns
-    -------
-    uint32 (N, 8), and (N,) bool: which patches have the contrast to be told apart.
-    """
+    """Hashes (N, 8) of the patches of a shard; and (N,) bool: which have contrast enough."""
     from pairscape.dataset import pair_shards
 
     column = pair_shards.read_shard_table(path)["image"]
     hashes = np.zeros((len(column), WORDS), np.uint32)
     contrast = np.zeros(len(column), np.float32)
-    at = 0
-    for chunk in column.chunks:
-        data = chunk.field("bytes")
-        for value in data:
-            hashes[at], contrast[at] = patch_hash(value.as_buffer())
-            at += 1
+    values = (value for chunk in column.chunks for value in chunk.field("bytes"))
+    for at, value in enumerate(values):
+        hashes[at], contrast[at] = patch_hash(value.as_buffer())
     return hashes, contrast >= MIN_CONTRAST
 
 
 def find_near_identical(
     later: Sequence[np.ndarray], earlier: Sequence[np.ndarray], max_distance: int = MAX_DISTANCE
 ) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
-    """Find near-identical patches between two lists of samples.
+    """Near-identical patches between two lists of samples, by their patches' hashes (n, 8).
 
-    Parameters
-    ----------
-    later, earlier
-        Hashes (n, 8) of each sample's patches with contrast.
-
-    Yields
-    ------
-    For each pair of samples that have any: the number of the later, the number of the earlier, and
-    the rows (k,) of the patches of either that match, one partner (the nearest) for each patch of
-    the later.
+    Yields for each pair of samples that have any: the number of the later, the number of the
+    earlier, and the rows (k,) of the patches of either that match, one partner (the nearest) for
+    each patch of the later.
     """
-    ours, our_sample, our_row = _join(later)
-    theirs, their_sample, their_row = _join(earlier)
-    if not len(ours) or not len(theirs):
+    left, left_sample, left_row = _join(later)
+    right, right_sample, right_row = _join(earlier)
+    if not len(left) or not len(right):
         return
     best: dict[tuple[int, int], tuple[int, int]] = {}
     for word in range(WORDS):
-        order = np.argsort(theirs[:, word], kind="stable")
-        values = theirs[order, word]
-        first = np.searchsorted(values, ours[:, word], "left")
-        last = np.searchsorted(values, ours[:, word], "right")
+        order = np.argsort(right[:, word], kind="stable")
+        values = right[order, word]
+        first = np.searchsorted(values, left[:, word], "left")
+        last = np.searchsorted(values, left[:, word], "right")
         some = np.flatnonzero((last > first) & (last - first <= MAX_GROUP))
         for start in range(0, len(some), 1 << 14):  # bounds the memory of the candidates
             rows = some[start : start + (1 << 14)]
@@ -100,19 +84,17 @@ def find_near_identical(
             one = np.repeat(rows, sizes)
             steps = np.arange(len(one)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
             other = order[np.repeat(first[rows], sizes) + steps]
-            distance = np.bitwise_count(ours[one] ^ theirs[other]).sum(1)
+            distance = np.bitwise_count(left[one] ^ right[other]).sum(1)
             for i in np.flatnonzero(distance <= max_distance):
-                key = int(one[i]), int(their_sample[other[i]])
-                found = int(distance[i]), int(other[i])
-                best[key] = min(best.get(key, found), found)
+                key = int(one[i]), int(right_sample[other[i]])
+                near = int(distance[i]), int(other[i])
+                best[key] = min(best.get(key, near), near)
     pairs: dict[tuple[int, int], list[tuple[int, int]]] = {}
     for (one, sample), (_, other) in sorted(best.items()):
-        pairs.setdefault((int(our_sample[one]), sample), []).append(
-            (int(our_row[one]), int(their_row[other]))
-        )
+        rows = int(left_row[one]), int(right_row[other])
+        pairs.setdefault((int(left_sample[one]), sample), []).append(rows)
     for (one, other), rows in sorted(pairs.items()):
-        mine, yours = np.array(rows).T
-        yield one, other, mine, yours
+        yield one, other, *np.array(rows).T
 
 
 def patch_leaks(
@@ -134,60 +116,44 @@ def patch_leaks(
 
     Returns
     -------
-    The rows (see ``leakage.LEAK_COLUMNS``; ``spots`` are patches of ``sample``), and counts:
-    ``patches``, ``blank``.
+    Rows of ``leakage.LEAKAGE`` (``spots`` are patches of ``sample``); counts: ``patches``, ``blank``.
     """
     from pairscape.dataset import leakage
 
     hashes, rows_of, counts = {}, {}, {"patches": 0, "blank": 0}
     for sample, path in progress(shards.items()):
-        found, distinct = hash_shard(path)
-        hashes[sample], rows_of[sample] = found[distinct], np.flatnonzero(distinct)
-        counts["patches"] += len(found)
+        every, distinct = hash_shard(path)
+        hashes[sample], rows_of[sample] = every[distinct], np.flatnonzero(distinct)
+        counts["patches"] += len(every)
         counts["blank"] += int((~distinct).sum())
     sizes = leakage.split_sizes([{**row, "spots": len(hashes[row["sample"]])} for row in splits])
     by_split: dict[str, list[Mapping]] = {}
     for row in splits:
         by_split.setdefault(row["split"], []).append(row)
     leaks = []
-    for later in sorted(by_split, key=leakage.split_order, reverse=True):
-        for earlier in sorted(by_split, key=leakage.split_order):
-            if leakage.split_order(earlier) >= leakage.split_order(later):
+    ordered = sorted(by_split, key=leakage.split_order)
+    for earlier, later in itertools.combinations(ordered, 2):
+        matches = find_near_identical(
+            [hashes[row["sample"]] for row in by_split[later]],
+            [hashes[row["sample"]] for row in by_split[earlier]],
+        )
+        for i, j, *rows in matches:
+            both = by_split[later][i], by_split[earlier][j]
+            one, other = (row["sample"] for row in both)
+            if one == other:
                 continue
-            matches = find_near_identical(
-                [hashes[row["sample"]] for row in by_split[later]],
-                [hashes[row["sample"]] for row in by_split[earlier]],
-            )
-            for i, j, mine, yours in matches:
-                one, other = by_split[later][i], by_split[earlier][j]
-                if one["sample"] == other["sample"]:
-                    continue
-                mine, yours = rows_of[one["sample"]][mine], rows_of[other["sample"]][yours]
-                paths = shards[one["sample"]], shards[other["sample"]]
-                alike = _correlation(*paths, mine, yours) >= MIN_CORRELATION
-                mine, yours = mine[alike], yours[alike]
-                if not len(mine):
-                    continue
-                share = len(mine) / len(hashes[one["sample"]])
-                same = share >= SAME_TISSUE and len(mine) >= MIN_SAME
-
-                leaks.append(
-                    {
-                        "finding": "near_identical_sample" if same else "near_identical_patches",
-                        "level": ("acknowledged" if words else "error") if same else "warning",
-                        "donor": one["donor"],
-                        "sample": one["sample"],
-                        "split": later,
-                        "other_sample": other["sample"],
-                        "other_split": earlier,
-                        "encoder": "",
-                        "spots": len(mine),
-                        "share_of_split": f"{len(mine) / sizes[later]:.4f}",
-                        "acknowledged": words if same else "",
-                        "detail": f"{share:.1%} of its patches that aren't blank; e.g. row "
-                        f"{mine[0]} and row {yours[0]}",
-                    }
-                )
+            rows = np.array([rows_of[one][rows[0]], rows_of[other][rows[1]]])
+            rows = rows[:, _correlation(shards[one], shards[other], *rows) >= MIN_CORRELATION]
+            count = rows.shape[1]
+            if not count:
+                continue
+            share = count / len(hashes[one])
+            same = share >= SAME_TISSUE and count >= MIN_SAME
+            finding = "near_identical_sample" if same else "near_identical_patches"
+            detail = f"{share:.1%} of its patches that aren't blank; e.g. row {rows[0, 0]} and row "
+            detail += f"{rows[1, 0]}"
+            touched = {**both[0], "spots": count}
+            leaks.append(leakage.make_leak(finding, detail, touched, sizes, both[1], words))
     return leakage.sort_leaks(leaks), counts
 
 
@@ -217,7 +183,7 @@ def _grey(image) -> np.ndarray:
 
 def _join(samples: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """All hashes one below the other, with the number of their sample and their row in it."""
-    sizes = [len(of) for of in samples]
+    sizes = [len(hashes) for hashes in samples]
     joined = np.concatenate([np.zeros((0, WORDS), np.uint32), *samples])
     sample = np.repeat(np.arange(len(sizes)), sizes)
     row = np.concatenate([np.zeros(0, int), *map(np.arange, sizes)])

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from pairscape.dataset import pair_shards
-from pairscape.images.encoding import JPEG, SIZE_KEYS, damaged, decode, fit
+from pairscape.images import encoding
 
 
 class PatchReader:
@@ -29,7 +29,7 @@ class PatchReader:
 
     def __init__(self, shards: Sequence, input_spec: Mapping):
         self.shards = [str(path) for path in shards]
-        self.input = {key: input_spec[key] for key in SIZE_KEYS}
+        self.input = {key: input_spec[key] for key in encoding.SIZE_KEYS}
         self.row_counts = [pair_shards.read_shard_table(path).num_rows for path in self.shards]
         self._parts = None
 
@@ -42,12 +42,7 @@ class PatchReader:
     def read(self, rows: Sequence[int]) -> np.ndarray:
         """Decode the patches of rows, resized and cropped as the encoder wants them.
 
-        Raises
-        ------
-        InputError
-            An image is missing or can't be decoded.
-        IndexError
-            A row isn't in the dataset.
+        ``IndexError``: a row isn't in the dataset.
         """
         if self._parts is None:
             self._parts = _map_images(self.shards)
@@ -57,8 +52,8 @@ class PatchReader:
             raise IndexError(f"rows {rows.min()} to {rows.max()} of {len(self)} patches")
         crop_px = self.input["crop_px"]
         batch = np.empty((len(rows), crop_px, crop_px, 3), np.uint8)
-        found = np.searchsorted(starts, rows, side="right") - 1
-        for place, part, at in zip(batch, found, rows - starts[found], strict=True):
+        of_row = np.searchsorted(starts, rows, side="right") - 1
+        for place, part, at in zip(batch, of_row, rows - starts[of_row], strict=True):
             path, first, images = parts[part]
             self._decode_into(place, images[int(at)].as_buffer(), path, first + int(at))
         return batch
@@ -70,14 +65,14 @@ class PatchReader:
         crop_px = self.input["crop_px"]
         if encoded is not None and self.input["resize_px"] == crop_px:
             data = np.frombuffer(encoded, np.uint8)
-            if bytes(data[:3]) == JPEG:
+            if bytes(data[:3]) == encoding.JPEG:
                 try:
                     if simplejpeg.decode_jpeg_header(data)[:2] == (crop_px, crop_px):
                         simplejpeg.decode_jpeg(data, "RGB", buffer=place)
                         return
                 except ValueError as error:
-                    raise damaged(path, row, error) from None
-        place[:] = fit(decode(encoded, path, row), **self.input)
+                    raise encoding.damaged(path, row, error) from None
+        place[:] = encoding.fit(encoding.decode(encoded, path, row), **self.input)
 
 
 def _map_images(shards: Sequence) -> tuple[np.ndarray, list]:

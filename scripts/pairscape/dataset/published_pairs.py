@@ -25,11 +25,11 @@ def list_files(folder) -> list[Path]:
     """The Arrow or Parquet files of a copy, in the order of their names."""
     folder = Path(folder)
     for pattern in ("*.arrow", "*.parquet"):
-        found = sorted(path for path in folder.rglob(pattern) if path.is_file())
+        files = sorted(path for path in folder.rglob(pattern) if path.is_file())
         # What a mapped or filtered copy leaves in a cache folder isn't the data set.
-        found = [path for path in found if not path.name.startswith(("cache-", "tmp", ".part-"))]
-        if found:
-            return found
+        files = [path for path in files if not path.name.startswith(("cache-", "tmp", ".part-"))]
+        if files:
+            return files
     what = "no folder" if not folder.is_dir() else "neither Arrow nor Parquet files in it"
     raise InputError(folder, "published_data", what, REMEDY)
 
@@ -51,9 +51,8 @@ def open_table(path) -> pa.Table:
         raise InputError(path, "file", str(error), "the copy is damaged: fetch it again") from None
     for column in NEEDED:
         if column not in table.column_names:
-            raise InputError(
-                path, f"column {column}", f"only {', '.join(table.column_names)}", REMEDY
-            )
+            others = f"only {', '.join(table.column_names)}"
+            raise InputError(path, f"column {column}", others, REMEDY)
     return table
 
 
@@ -73,12 +72,9 @@ def sample_rows(path, table: pa.Table, features: Mapping, sample: str) -> np.nda
     if pa.types.is_integer(values.type):
         names = (features.get("name") or {}).get("names")
         if not names:
-            raise InputError(
-                path,
-                "column name",
-                "numbers without the names of their classes",
-                "give the copy with the schema of `datasets` (save_to_disk keeps it)",
-            )
+            remedy = "give the copy with the schema of `datasets` (save_to_disk keeps it)"
+            unnamed = "numbers without the names of their classes"
+            raise InputError(path, "column name", unnamed, remedy)
         if sample not in names:
             return np.zeros(0, np.int64)
         return np.flatnonzero(values.to_numpy() == names.index(sample))
@@ -90,10 +86,8 @@ def iter_rows(
 ) -> Iterator[dict]:
     """Yield the rows of a sample, in the order of the files.
 
-    Yields
-    ------
-    ``image`` (encoded bytes, as published), ``gexp`` int32 (G,), ``cell_coords`` (x, y), and those
-    of ``columns`` that the copy has (labels by their names).
+    Each has ``image`` (encoded bytes, as published), ``gexp`` int32 (G,), ``cell_coords`` (x, y),
+    and those of ``columns`` that the copy has (labels by their names).
     """
     for path in files:
         table = open_table(path)
@@ -116,22 +110,20 @@ def iter_rows(
 
 def read_places(files: Sequence[Path], sample: str) -> np.ndarray:
     """``cell_coords`` (N, 2) of a sample's rows; the images aren't touched."""
-    found = [np.zeros((0, 2))]
+    places = [np.zeros((0, 2))]
     for path in files:
         table = open_table(path)
         rows = sample_rows(path, table, read_features(path, table), sample)
         if len(rows):
-            found.append(_places(path, table["cell_coords"].take(pa.array(rows)), len(rows)))
-    return np.concatenate(found)
+            places.append(_places(path, table["cell_coords"].take(pa.array(rows)), len(rows)))
+    return np.concatenate(places)
 
 
 def lattice(centres_px: np.ndarray, um_per_px: float) -> tuple[np.ndarray, np.ndarray, bool]:
-    """Row and column of each spot in the published lattice of 55 µm, from its place in the H&E.
+    """Row and column (int32) of each spot in the published lattice of 55 µm, from its place in the H&E.
 
-    Returns
-    -------
-    Two int32 arrays, and whether all spots lie on the lattice (within a tenth of its pitch) and no
-    two of them in one place; where not, the columns number the spots.
+    And whether all spots lie on the lattice (within a tenth of its pitch) and no two of them in one
+    place; where not, the columns number the spots.
     """
     step = (centres_px - centres_px.min(0)) * um_per_px / PITCH_UM
     column, row = np.rint(step).astype(np.int32).T
@@ -173,31 +165,23 @@ def _flat(column: pa.ChunkedArray) -> np.ndarray:
 def _counts(path, column: pa.ChunkedArray, rows: int, gene_count: int) -> np.ndarray:
     flat = _flat(column)
     if flat.size != rows * gene_count:
-        raise InputError(
-            path,
-            "column gexp",
-            f"{flat.size / max(rows, 1):g} genes a row for the panel's {gene_count}",
-            "give the data of this panel, or this panel's gene list",
-        )
+        other = f"{flat.size / max(rows, 1):g} genes a row for the panel's {gene_count}"
+        remedy = "give the data of this panel, or this panel's gene list"
+        raise InputError(path, "column gexp", other, remedy)
     if flat.dtype.kind not in "iuf":
         raise InputError(path, "column gexp", f"{flat.dtype} values", REMEDY)
     counts = flat.astype(np.int32)
     if (counts != flat).any() or (counts < 0).any():
-        raise InputError(
-            path,
-            "column gexp",
-            "values that aren't counts",
-            "give the raw data set, not a scaled one",
-        )
+        remedy = "give the raw data set, not a scaled one"
+        raise InputError(path, "column gexp", "values that aren't counts", remedy)
     return counts.reshape(rows, gene_count)
 
 
 def _places(path, column: pa.ChunkedArray, rows: int) -> np.ndarray:
     flat = _flat(column)
     if flat.size != rows * 2 or flat.dtype.kind not in "iuf" or not np.isfinite(flat).all():
-        raise InputError(
-            path, "column cell_coords", f"{flat.size / max(rows, 1):g} numbers a row, not 2", REMEDY
-        )
+        other = f"{flat.size / max(rows, 1):g} numbers a row, not 2"
+        raise InputError(path, "column cell_coords", other, REMEDY)
     return flat.astype(float).reshape(rows, 2)
 
 
@@ -217,10 +201,6 @@ def _image(path, row: int, image) -> bytes:
         if file.is_file():
             return file.read_bytes()
     if not isinstance(data, bytes) or not data:
-        raise InputError(
-            path,
-            f"row {row}, image",
-            "no bytes",
-            "give the copy with embedded images (`Dataset.cast_column` and save_to_disk keep them)",
-        )
+        remedy = "give the copy with embedded images (`cast_column` and save_to_disk keep them)"
+        raise InputError(path, f"row {row}, image", "no bytes", remedy)
     return data

@@ -5,30 +5,22 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from pairscape.core import files
-from pairscape.core.errors import InputError
+from pairscape.core.errors import InputError, missing_file
 
 FORMAT = 1
-
-
-INDEX_COLUMNS = (
-    "row",
-    "sample",
-    "donor",
-    "spot",
-    "array_row",
-    "array_col",
-    "x_um",
-    "y_um",
-    "organ",
-    "disease_state",
-)
-
-
-_INDEX_TYPES = dict.fromkeys(("row", "array_row", "array_col"), "int64") | dict.fromkeys(
-    ("x_um", "y_um"), "float64"
-)
-
-
+INDEX_TYPES = {
+    "row": "int64",
+    "sample": str,
+    "donor": str,
+    "spot": str,
+    "array_row": "int64",
+    "array_col": "int64",
+    "x_um": "float64",
+    "y_um": "float64",
+    "organ": str,
+    "disease_state": str,
+}
+INDEX_COLUMNS = tuple(INDEX_TYPES)
 BLOCK_ROWS = 1 << 14
 
 
@@ -41,28 +33,21 @@ def write_features(
     meta: Mapping,
     views: int = 1,
 ) -> dict:
-    """Write the image features of a dataset, block by block, in bounded memory.
+    """Write the features of a dataset, block by block, in bounded memory; returns the index.
+
+    The JSON is written last, so that it never speaks of an array that isn't there.
 
     Parameters
     ----------
-    features_path, index_path
-        The ``.npy`` and the ``.json`` to write. The JSON is written last, so that it never speaks
-        of an array that isn't there.
     blocks
         Arrays (n, width), whose rows follow each other in the order of ``shards``.
     shards
-        One mapping each: ``sample``, ``rows``, ``sha256`` (of the shard's file).
-    width
-        Numbers per row.
+        See ``Shards.described``.
     meta
         More keys of the JSON, such as the encoder's checksum and fingerprint.
     views
         How often the shards' rows come: row v * N + r of N is view v of row r. View 0 is the patch
         as it is, the others are augmented.
-
-    Returns
-    -------
-    The index as written.
     """
     shards = [dict(shard) for shard in shards]
     rows = views * sum(shard["rows"] for shard in shards)
@@ -75,12 +60,11 @@ def write_features(
             if block.shape[1] != width:
                 raise ValueError(f"blocks of width {block.shape[1]}, not {width}")
             if not np.isfinite(block).all():
-                raise InputError(
-                    features_path,
+                where, remedy = (
                     f"rows {at} to {at + len(block)}",
-                    "features that aren't finite",
-                    "look at those patches and at the encoder's weights",
+                    "look at those patches and weights",
                 )
+                raise InputError(features_path, where, "features that aren't finite", remedy)
             array[at : at + len(block)] = block
             at += len(block)
         if at != rows:
@@ -103,59 +87,47 @@ def write_features(
 
 
 def read_features(features_path, index_path) -> tuple[np.ndarray, dict]:
-    """Read what ``write_features`` wrote.
-
-    Returns
-    -------
-    The features (N, D), float32, memory-mapped and read-only, and the index.
-    """
+    """What ``write_features`` wrote: (N, D) float32, memory-mapped and read-only; and the index."""
     index = read_meta(index_path, ("rows", "views", "width", "sha256", "shards"))
     array = read_array(features_path, (index["rows"], index["width"]), index["sha256"])
     if index["views"] * sum(shard["rows"] for shard in index["shards"]) != len(array):
-        raise InputError(
-            index_path,
-            "shards",
-            f"rows that don't add up to {len(array)}",
-            "delete it and embed the images again",
-        )
+        other = f"rows that don't add up to {len(array)}"
+        raise InputError(index_path, "shards", other, "delete it and embed the images again")
     return array, index
 
 
 def read_index(paths: Mapping, meta: Mapping):
+    """The index of a run's embeddings, a DataFrame of ``INDEX_COLUMNS``, checked by its JSON."""
     import pandas as pd
 
     _check_sum(paths["index"], meta["sha256"].get("index"))
     index = pd.read_csv(
         paths["index"],
         sep="\t",
-        dtype={name: _INDEX_TYPES.get(name, str) for name in INDEX_COLUMNS},
+        dtype=INDEX_TYPES,
         keep_default_na=False,
         float_precision="round_trip",
     )
     if tuple(index.columns) != INDEX_COLUMNS or len(index) != meta["rows"]:
-        raise InputError(
-            paths["index"],
-            "table",
-            f"{len(index)} rows of {', '.join(index.columns)}",
-            f"it must hold {meta['rows']} rows of {', '.join(INDEX_COLUMNS)}: pretrain again",
-        )
+        other = f"{len(index)} rows of {', '.join(index.columns)}"
+        remedy = f"it must hold {meta['rows']} rows of {', '.join(INDEX_COLUMNS)}: pretrain again"
+        raise InputError(paths["index"], "table", other, remedy)
     return index
 
 
 def read_meta(path, keys: Sequence[str]) -> dict:
+    """The JSON beside an array, with these keys."""
     meta = files.read_json(path)
     missing = [key for key in keys if not isinstance(meta, dict) or key not in meta]
     if missing or meta.get("format") != FORMAT:
-        raise InputError(
-            path,
-            missing[0] if missing else "format",
-            "nothing" if missing else str(meta.get("format")),
-            f"delete it and make it again (format {FORMAT})",
-        )
+        field = missing[0] if missing else "format"
+        stands = "nothing" if missing else str(meta.get("format"))
+        raise InputError(path, field, stands, f"delete it and make it again (format {FORMAT})")
     return meta
 
 
 def read_array(path, shape: tuple[int, int], sha256: str | None) -> np.ndarray:
+    """An array of float32, memory-mapped, that has the checksum and shape of its JSON."""
     _check_sum(path, sha256)
     try:
         # An empty file can't be mapped, and numpy says so with a ValueError.
@@ -163,32 +135,20 @@ def read_array(path, shape: tuple[int, int], sha256: str | None) -> np.ndarray:
     except (ValueError, EOFError, OSError) as error:
         raise InputError(path, "array", str(error), "delete it and make it again") from None
     if array.shape != tuple(shape) or array.dtype != np.float32:
-        raise InputError(
-            path,
-            "array",
-            f"{array.dtype} {array.shape}",
-            f"float32 {tuple(shape)} is what its JSON says: delete both and make them again",
-        )
+        remedy = f"float32 {tuple(shape)} is what its JSON says: delete both and make them again"
+        raise InputError(path, "array", f"{array.dtype} {array.shape}", remedy)
     for at in range(0, len(array), BLOCK_ROWS):
         if not np.isfinite(array[at : at + BLOCK_ROWS]).all():
-            raise InputError(
-                path,
-                f"rows {at} to {at + BLOCK_ROWS}",
-                "numbers that aren't finite",
-                "delete it and make it again",
-            )
+            where, remedy = f"rows {at} to {at + BLOCK_ROWS}", "delete it and make it again"
+            raise InputError(path, where, "numbers that aren't finite", remedy)
     return array
 
 
 def _check_sum(path, sha256: str | None) -> None:
     try:
-        found = files.sha256_file(path)
+        actual = files.sha256_file(path)
     except FileNotFoundError:
-        raise InputError(path, "file", "nothing", "make it or correct the path") from None
-    if found != sha256:
-        raise InputError(
-            path,
-            "sha256",
-            found[:12],
-            f"{str(sha256)[:12]} is what its JSON says: delete both and make them again",
-        )
+        raise missing_file(path) from None
+    if actual != sha256:
+        remedy = f"{str(sha256)[:12]} is what its JSON says: delete both and make them again"
+        raise InputError(path, "sha256", actual[:12], remedy)

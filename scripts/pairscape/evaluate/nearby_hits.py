@@ -4,14 +4,15 @@ Null hypothesis: within a sample the image embeddings and the gene embeddings ar
 other, each autocorrelated over space as it may be.
 """
 
-import functools
 import math
 import zlib
 from collections.abc import Sequence
 
 import numpy as np
 
-from pairscape.evaluate import ranks
+from pairscape.evaluate.equal_vectors import distinct_rows
+from pairscape.evaluate.kernels import compiled
+from pairscape.evaluate.ranks import finite
 
 _BLOCK_NUMBERS = 1 << 22  # similarities held at once (16 MB)
 _MIN_OVERLAP = 0.4  # smallest share of queries that still have a partner after a shift
@@ -30,19 +31,9 @@ def shifted_partners(
     a hole take a neighbour of the hole. Moves that leave fewer than 0.4 of the spots over the section
     aren't used. They are drawn without replacement and the identity isn't among them.
 
-    Parameters
-    ----------
-    xy_um
-        (N, 2) the spots' centres.
-    count
-        Number of moves wanted.
-    keep
-        (n,) the spots whose partners are wanted; all by default.
-
-    Returns
-    -------
-    (moves, n) int32, -1 where there is no partner; fewer moves than wanted where the section has no
-    more, none for fewer than three spots or where spots lie upon each other.
+    ``xy_um`` (N, 2) are the spots' centres, ``keep`` (n,) the spots whose partners are wanted, or
+    all. Returned are (moves, n) int32, -1 where there is no partner: ``count`` moves, or fewer where
+    the section has no more; none for fewer than three spots or where spots lie upon each other.
     """
     from scipy.spatial import cKDTree
 
@@ -65,10 +56,10 @@ def shifted_partners(
     y_px = low[1] + (np.arange(shape[1]) + 0.5) * step
     for column in range(shape[0]):
         x_px = np.full(shape[1], low[0] + (column + 0.5) * step)
-        _, found = tree.query(
+        _, spot = tree.query(
             np.column_stack([x_px, y_px]), distance_upper_bound=_REACH_PITCHES * pitch
         )
-        nearest[column] = np.where(found < len(xy), found, -1)
+        nearest[column] = np.where(spot < len(xy), spot, -1)
 
     centre = int(np.argmin(((xy - np.median(xy, axis=0)) ** 2).sum(axis=1)))
     turns, places = np.repeat([1, -1], len(xy)), np.tile(np.arange(len(xy)), 2)
@@ -100,22 +91,13 @@ def shift_statistics(
     Statistics 2021). On smooth fields it is more powerful than Recall@10 or the mean reciprocal
     rank, which see only the partners that are nearly found.
 
-    Parameters
-    ----------
-    queries, gallery
-        (N, D), paired row by row.
-    moves
-        (moves, n) from ``shifted_partners``, for the queries ``rows``.
-    rows
-        (n,) the queries to use; all by default.
-
-    Returns
-    -------
-    (1 + moves,); the first is that of the pairs as they are.
+    ``queries`` and ``gallery`` (N, D) are paired row by row; ``moves`` (moves, n) are those of
+    ``shifted_partners`` for the queries ``rows`` (n,), or for all. Of the (1 + moves,) returned the
+    first is that of the pairs as they are.
     """
-    queries, gallery = ranks.finite(queries), ranks.finite(gallery)
+    queries, gallery = finite(queries), finite(gallery)
     rows = np.arange(len(queries)) if rows is None else rows
-    distinct, place = ranks.distinct_rows(gallery)
+    distinct, place = distinct_rows(gallery)
     place = np.arange(len(gallery)) if place is None else place
     copies = np.bincount(place)
     partners = np.vstack([rows[None], moves]).astype(np.int64)
@@ -128,7 +110,7 @@ def shift_statistics(
         at = slice(start, start + block)
         similarity = queries[rows[at]] @ distinct.T
         order = np.argsort(similarity, axis=1)
-        _kernel()(similarity, order, copies, partners[:, at], sums, column_sums, row_means[at])
+        _add_log_ranks(similarity, order, copies, partners[:, at], sums, column_sums, row_means[at])
     column_means = column_sums / len(rows)
     grand_mean = (column_means * copies).sum() / copies.sum()
     used = partners >= 0
@@ -151,11 +133,8 @@ def shift_p_values(
 
     The null distribution moves whole sections (``shifted_partners``);
     p = (1 + moves at least as good as the pairs) / (1 + moves). Over all samples, each draw moves
-    every section by one of its moves or leaves it in place.
-
-    Returns
-    -------
-    By sample and ``all``: the p-value (None where there are no moves) and the name of the test.
+    every section by one of its moves or leaves it in place. By sample and ``all``: the p-value (None
+    where there are no moves) and the name of the test.
     """
     results, every = {}, []
     for sample in np.unique(samples):
@@ -192,14 +171,7 @@ def _p_value(observed: float, null: np.ndarray) -> float:
     return float((1 + np.count_nonzero(null >= observed - slack)) / (1 + len(null)))
 
 
-@functools.cache
-def _kernel():
-    """Compile the loop on first use; importing numba takes longer than importing this module."""
-    import numba
-
-    return numba.njit(cache=True, nogil=True)(_add_log_ranks)
-
-
+@compiled()
 def _add_log_ranks(similarity, order, copies, partners, sums, column_sums, row_means):
     width = similarity.shape[1]
     score = np.empty(width)

@@ -10,7 +10,6 @@ Entries that are the same vector take one column of the product between them: BL
 columns different last bits, which would break ties by the place in the matrix.
 """
 
-import functools
 from collections.abc import Sequence
 from itertools import chain
 from typing import NamedTuple
@@ -18,6 +17,8 @@ from typing import NamedTuple
 import numpy as np
 
 from pairscape.core.errors import InputError
+from pairscape.evaluate.equal_vectors import distinct_rows, kinds
+from pairscape.evaluate.kernels import compiled
 
 _BLOCK_NUMBERS = 1 << 22  # similarities held at once (16 MB), large enough for BLAS to be at speed
 _DEVICE_BLOCK_NUMBERS = 1 << 27
@@ -72,9 +73,9 @@ def neighbours(samples: np.ndarray, xy_um: np.ndarray, radius_um: float) -> Targ
         tree = cKDTree(xy_um[of_sample])
         for start in range(0, len(of_sample), _CHUNK):
             rows = of_sample[start : start + _CHUNK]
-            found = tree.query_ball_point(xy_um[rows], radius_um * (1 + 1e-6), return_sorted=True)
-            counts[rows] = [len(one) for one in found]
-            flat = np.fromiter(chain.from_iterable(found), np.int64, int(counts[rows].sum()))
+            within = tree.query_ball_point(xy_um[rows], radius_um * (1 + 1e-6), return_sorted=True)
+            counts[rows] = [len(one) for one in within]
+            flat = np.fromiter(chain.from_iterable(within), np.int64, int(counts[rows].sum()))
             parts.append((rows, of_sample[flat].astype(np.int32)))
     starts = np.concatenate([[0], np.cumsum(counts)])
     places = np.empty(starts[-1], np.int32)
@@ -90,37 +91,16 @@ def _spread(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return np.arange(total) + np.repeat(starts - (ends - counts), counts)
 
 
+def finite(array: np.ndarray) -> np.ndarray:
+    """The array as float32; raises ValueError where a number isn't finite."""
+    array = np.ascontiguousarray(array, np.float32)
+    for start in range(0, len(array), _CHUNK):
+        if not np.isfinite(array[start : start + _CHUNK]).all():
+            raise ValueError("embeddings that aren't finite can't be ranked")
+    return array
+
+
 # --------------------------------------------------------------------------------- whole galleries
-
-
-def rank_counts(
-    queries: np.ndarray, gallery: np.ndarray, partner: np.ndarray, block: int | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Count for each query the gallery entries more similar than its partner, and as similar.
-
-    Parameters
-    ----------
-    queries, gallery
-        (N, D) and (M, D), float32; memory-mapped arrays will do.
-    partner
-        (N,) row of the gallery that belongs to each query.
-    block
-        Queries per matrix product; by default so many that a product takes about 16 MB.
-
-    Returns
-    -------
-    ``better`` and ``ties`` (N,), int64. The partner itself is in neither.
-
-    Raises
-    ------
-    ValueError
-        An embedding isn't finite: it would compare as neither better nor worse, which is rank 1.
-    """
-    partner = np.asarray(partner, np.int32)
-    edges = np.tile([0, len(gallery)], (len(queries), 1))
-    targets = Targets(np.arange(len(partner) + 1), partner)
-    better, level, best = _count(finite(queries), finite(gallery), edges, [targets], "cpu", block)
-    return better[0, :, 0].astype(np.int64), (level[0, :, 0] - best[0]).astype(np.int64)
 
 
 def rank_pairs(
@@ -134,30 +114,22 @@ def rank_pairs(
 ) -> dict[str, list[Ranks]]:
     """Ranks of row i of ``queries`` for row i of ``gallery``, in one pass for three galleries.
 
-    Parameters
-    ----------
-    queries, gallery
-        (N, D), float32 and finite, paired row by row.
-    donors, samples
-        (N,) names; a sample is of one donor.
-    nearby
-        Further targets, all of the query's own sample (``neighbours``).
-    device
-        Where the products are taken: ``cpu``, or a device of torch.
+    ``queries`` and ``gallery`` (N, D) are float32 and finite; a sample of two donors is a
+    ``ValueError``. ``nearby`` are further targets, all of the query's own sample (``neighbours``).
+    Products are taken on the ``device`` (``cpu``, or one of torch), of ``block`` queries each: by
+    default so many that a product takes about 16 MB.
 
     Returns
     -------
     ``split``: all pairs, and ``sample``: those of the query's sample; each a list, first for the
     partner, then for each of ``nearby``. ``other_donors``: the partner among the spots of other
     donors, a list of one; not there for a single donor.
-
-    Raises
-    ------
-    ValueError
-        A sample is of two donors.
     """
+    import pandas as pd
+
     count = len(queries)
-    donor, sample = _codes(donors), _codes(samples)
+    # Numbered in order of first appearance: data set order stays as it is.
+    donor, sample = (pd.factorize(np.asarray(names))[0] for names in (donors, samples))
     if len(np.unique(donor * count + sample)) > len(np.unique(sample)):
         raise ValueError("a sample is of two donors")
     # Rows of a donor and in it of a sample side by side: galleries are then ranges of columns.
@@ -166,16 +138,17 @@ def rank_pairs(
     if not (order == np.arange(count)).all():
         back = np.empty(count, np.int32)
         back[order] = np.arange(count, dtype=np.int32)
-        queries, gallery, donor, sample = (of[order] for of in (queries, gallery, donor, sample))
+        queries, gallery = queries[order], gallery[order]
+        donor, sample = donor[order], sample[order]
         sets = [_reorder(targets, order, back) for targets in sets]
-    donor_ends, sample_ends = _run_ends(donor), _run_ends(sample)
+    of_donor = donor * count + sample  # the samples, in ascending order like the donors
     edges = np.column_stack(
         [
             np.zeros(count, np.int64),
-            _starts(donor_ends, donor),
-            _starts(sample_ends, sample),
-            np.repeat(sample_ends, np.diff(sample_ends, prepend=0)),
-            np.repeat(donor_ends, np.diff(donor_ends, prepend=0)),
+            np.searchsorted(donor, donor),
+            np.searchsorted(of_donor, of_donor),
+            np.searchsorted(of_donor, of_donor, "right"),
+            np.searchsorted(donor, donor, "right"),
             np.full(count, count),
         ]
     )
@@ -184,41 +157,21 @@ def rank_pairs(
     in_donor = edges[:, 4] - edges[:, 1]
     ranks: dict[str, list[Ranks]] = {"split": [], "sample": []}
     for i, targets in enumerate(sets):
-        of = {"level": best[i], "targets": targets.counts()}
-        ranks["split"].append(
-            Ranks(better[i].sum(1), level[i].sum(1) - best[i], np.full(count, count), **of)
-        )
-        ranks["sample"].append(
-            Ranks(better[i, :, 2].copy(), level[i, :, 2] - best[i], in_sample, **of)
-        )
-    if len(donor_ends) > 1:
+        hits = best[i], targets.counts()
+        ties = level[i].sum(1) - best[i]
+        ranks["split"].append(Ranks(better[i].sum(1), ties, np.full(count, count), *hits))
+        ties = level[i, :, 2] - best[i]
+        ranks["sample"].append(Ranks(better[i, :, 2].copy(), ties, in_sample, *hits))
+    if donor.any():  # more than the first
         outside = [0, 4]
         ranks["other_donors"] = [
             Ranks(better[0][:, outside].sum(1), level[0][:, outside].sum(1), count - in_donor + 1)
         ]
     back = np.argsort(order)
     return {
-        name: [
-            Ranks(*(field[back] if isinstance(field, np.ndarray) else field for field in one))
-            for one in several
-        ]
-        for name, several in ranks.items()
+        name: [Ranks(*(f[back] if isinstance(f, np.ndarray) else f for f in one)) for one in each]
+        for name, each in ranks.items()
     }
-
-
-def _codes(names: np.ndarray) -> np.ndarray:
-    """A number for each name, in order of first appearance: data set order stays as it is."""
-    _, first, code = np.unique(names, return_index=True, return_inverse=True)
-    return np.argsort(np.argsort(first))[code.reshape(-1)]
-
-
-def _run_ends(code: np.ndarray) -> np.ndarray:
-    return np.append(np.flatnonzero(np.diff(code)) + 1, len(code))
-
-
-def _starts(ends: np.ndarray, code: np.ndarray) -> np.ndarray:
-    lengths = np.diff(ends, prepend=0)
-    return np.repeat(ends - lengths, lengths)
 
 
 def _reorder(targets: Targets, order: np.ndarray, back: np.ndarray) -> Targets:
@@ -230,8 +183,6 @@ def _reorder(targets: Targets, order: np.ndarray, back: np.ndarray) -> Targets:
 def _count(queries, gallery, edges, sets, device, block=None):
     """Count above and level with the best target, by set of targets, query and range of columns.
 
-    Returns
-    -------
     ``better`` and ``level`` (sets, N, ranges), targets at the best included in ``level``, and the
     number ``best`` of those (sets, N).
     """
@@ -248,22 +199,16 @@ def _count(queries, gallery, edges, sets, device, block=None):
         del product  # before the next one is made, or two are held
         product = queries[rows] @ distinct.T if device == "cpu" else queries[rows]
         for i, targets in enumerate(sets):
-            own = targets.starts[start : start + block + 1]
-            found = targets.rows[own[0] : own[-1]]
-            product = count(
-                product,
-                place,
-                edges[rows],
-                own - own[0],
-                found,
-                (better[i, rows], level[i, rows], best[i, rows]),
-            )
+            starts = targets.starts[start : start + block + 1]
+            hits = targets.rows[starts[0] : starts[-1]]
+            out = better[i, rows], level[i, rows], best[i, rows]
+            product = count(product, place, edges[rows], starts - starts[0], hits, out)
     return better, level, best
 
 
-def _host_block(similarity, place, edges, starts, found, out):
+def _host_block(similarity, place, edges, starts, hits, out):
     no_place = np.empty(0, np.int64) if place is None else place
-    _kernel()(similarity, no_place, edges, starts, found, *out)
+    _count_block(similarity, no_place, edges, starts, hits, *out)
     return similarity
 
 
@@ -274,14 +219,14 @@ def _device_block(distinct, place, device):
     columns = torch.tensor(distinct, device=device).T
     spread = None if place is None else torch.as_tensor(place, device=device)
 
-    def count(similarity, _, edges, starts, found, out):
+    def count(similarity, _, edges, starts, hits, out):
         if not isinstance(similarity, torch.Tensor):
             similarity = torch.tensor(similarity, device=device) @ columns
             if spread is not None:
                 similarity = similarity[:, spread]
         queries = len(similarity)
         row = torch.as_tensor(np.repeat(np.arange(queries), np.diff(starts)), device=device)
-        value = similarity[row, torch.as_tensor(found.astype(np.int64), device=device)]
+        value = similarity[row, torch.as_tensor(hits.astype(np.int64), device=device)]
         best = torch.full((queries,), -torch.inf, device=device)
         best = best.scatter_reduce(0, row, value, "amax")
         at_best = torch.zeros(queries, dtype=torch.int32, device=device)
@@ -339,112 +284,50 @@ def rank_in_batches(
     """Ranks of row i of ``queries`` for row i of ``gallery``, within batches in data set order.
 
     A short last batch is kept. With several ``processes``, the few rows that are repeated so that
-    all have as many are queries twice, as in the published numbers.
-
-    Returns
-    -------
-    A list, first for the partner, then for each of ``nearby`` (those of them that are in the
-    batch), each with ``rows`` and ``batch``.
+    all have as many are queries twice, as in the published numbers. A list, first for the partner,
+    then for each of ``nearby`` (those of them that are in the batch), each with ``rows`` and
+    ``batch``.
     """
     batches = batch_rows(len(queries), batch, processes)
-    sizes = np.array([len(rows) for rows in batches], np.int64)
+    sizes = np.array([len(members) for members in batches], np.int64)
     rows = np.concatenate(batches) if batches else np.empty(0, np.int64)
-    kind = _kinds(gallery)
+    kind = kinds(gallery)
     local = np.full(len(queries), -1, np.int32)
-    kept = [[np.empty((len(rows), 4), np.int32)] for _ in range(1 + len(nearby))]
-    start = 0
-    for members in batches:
-        here = slice(start, start + len(members))
-        start += len(members)
-        place = None
-        candidates = gallery[members]
+    # For each query: entries above the best target, level with it, targets at it, and targets.
+    counted = [np.empty((len(rows), 4), np.int32) for _ in range(1 + len(nearby))]
+    ends = np.cumsum(sizes)
+    for members, end in zip(batches, ends, strict=True):
+        place, candidates = None, gallery[members]
         if kind is not None:
             _, first, place = np.unique(kind[members], return_index=True, return_inverse=True)
             candidates, place = candidates[first], place.reshape(-1)
         similarity = queries[members] @ candidates.T
         edges = np.tile([0, len(members)], (len(members), 1))
         local[members] = np.arange(len(members), dtype=np.int32)
-        for into, targets in zip(kept, (None, *nearby), strict=True):
-            own = partners(len(members)) if targets is None else _local(targets, members, local)
+        for into, targets in zip(counted, (None, *nearby), strict=True):
+            hits = partners(len(members)) if targets is None else _local(targets, members, local)
             out = [np.empty((len(members), 1), np.int32) for _ in range(2)]
             best = np.empty(len(members), np.int32)
-            _host_block(similarity, place, edges, own.starts, own.rows, (*out, best))
-            into[0][here] = np.column_stack([*out, best, own.counts()])
+            _host_block(similarity, place, edges, hits.starts, hits.rows, (*out, best))
+            into[end - len(members) : end] = np.column_stack([*out, best, hits.counts()])
         local[members] = -1
-    batch_of = np.repeat(np.arange(len(batches)), sizes)
-    size = np.repeat(sizes, sizes)
+    batch_of, size = np.repeat(np.arange(len(batches)), sizes), np.repeat(sizes, sizes)
     return [
-        Ranks(
-            found[:, 0], found[:, 1] - found[:, 2], size, found[:, 2], found[:, 3], rows, batch_of
-        )
-        for (found,) in kept
+        Ranks(better, level - best, size, best, hits, rows, batch_of)
+        for better, level, best, hits in (numbers.T for numbers in counted)
     ]
 
 
 def _local(targets: Targets, members: np.ndarray, local: np.ndarray) -> Targets:
     counts = targets.counts()[members]
-    found = local[targets.rows[_spread(targets.starts[members], counts)]]
-    query = np.repeat(np.arange(len(members)), counts)[found >= 0]
+    places = local[targets.rows[_spread(targets.starts[members], counts)]]
+    query = np.repeat(np.arange(len(members)), counts)[places >= 0]
     kept = np.bincount(query, minlength=len(members))
-    return Targets(np.concatenate([[0], np.cumsum(kept)]), found[found >= 0])
+    return Targets(np.concatenate([[0], np.cumsum(kept)]), places[places >= 0])
 
 
-# ------------------------------------------------------------------------------------ equal vectors
-
-
-def finite(array: np.ndarray) -> np.ndarray:
-    """The array as float32; raises ValueError where a number isn't finite."""
-    array = np.ascontiguousarray(array, np.float32)
-    for start in range(0, len(array), _CHUNK):
-        if not np.isfinite(array[start : start + _CHUNK]).all():
-            raise ValueError("embeddings that aren't finite can't be ranked")
-    return array
-
-
-def _kinds(array: np.ndarray) -> np.ndarray | None:
-    """For each row the first row that equals it; None where all rows differ."""
-    count, width = array.shape
-    factors = np.random.default_rng(0).integers(1 << 63, size=width, dtype=np.uint64) | np.uint64(1)
-    hashes = np.empty(count, np.uint64)
-    for start in range(0, count, 1 << 12):
-        # Adding zero turns -0.0 into 0.0: equal numbers, other bits.
-        bits = (array[start : start + (1 << 12)] + np.float32(0)).view(np.uint32)
-        hashes[start : start + (1 << 12)] = (bits.astype(np.uint64) * factors).sum(axis=1)
-    _, first, place = np.unique(hashes, return_index=True, return_inverse=True)
-    if len(first) == count:
-        return None
-    kind = first[place.reshape(-1)]
-    for start in range(0, count, 1 << 12):
-        rows = slice(start, start + (1 << 12))
-        if not (array[rows] == array[kind[rows]]).all():  # two vectors with one hash
-            _, first, place = np.unique(
-                array + np.float32(0), axis=0, return_index=True, return_inverse=True
-            )
-            return first[place.reshape(-1)]
-    return kind
-
-
-def distinct_rows(array: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """The distinct rows and each row's place among them; the array and None where all differ."""
-    kind = _kinds(array)
-    if kind is None:
-        return array, None
-    first, place = np.unique(kind, return_inverse=True)
-    return array[first], place.reshape(-1)
-
-
-# ------------------------------------------------------------------------------------------ kernel
-
-
-@functools.cache
-def _kernel():
-    """Compile the loop on first use; importing numba takes longer than importing this module."""
-    import numba
-
-    return numba.njit(cache=True, nogil=True)(_count_block)
-
-
-def _count_block(similarity, place, edges, starts, found, better, level, at_best):
+@compiled()
+def _count_block(similarity, place, edges, starts, hits, better, level, at_best):
     spread = np.empty(place.shape[0], np.float32)
     for i in range(similarity.shape[0]):
         row = similarity[i]
@@ -455,7 +338,7 @@ def _count_block(similarity, place, edges, starts, found, better, level, at_best
         best = np.float32(-np.inf)
         many = 0
         for t in range(starts[i], starts[i + 1]):
-            value = row[found[t]]
+            value = row[hits[t]]
             if value > best:
                 best = value
                 many = 1

@@ -1,6 +1,6 @@
 """Retrieval scores of embedded pairs: recall and ranks in four galleries, chance, and intervals.
 
-Everything starts from two arrays of embeddings whose rows are paired. Galleries, side by side:
+Embeddings are paired row by row. Galleries, side by side:
 
 ``split``
     All pairs of the split.
@@ -29,59 +29,50 @@ rank.
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from pairscape.core import tsv
 from pairscape.core.errors import InputError
 from pairscape.core.options import resolve_part
+from pairscape.core.tsv import Table, numbers, text
 from pairscape.evaluate import intervals, ranks
 from pairscape.evaluate.nearby_hits import shift_p_values
 from pairscape.evaluate.ranks import Ranks
 from pairscape.pretrain import runs
 
-COLUMNS = (
-    "experiment",
-    "dataset",
-    "image_encoder",
-    "gene_encoder",
-    "control",
-    "seed",
-    "status",
-    "split",
-    "direction",
-    "gallery",
-    "group_by",
-    "group",
-    "metric",
-    "value",
-    "pessimistic",
-    "chance",
-    "ci_low",
-    "ci_high",
-    "ci_over",
-    "donors",
-    "donor_low",
-    "donor_high",
-    "p_value",
-    "p_test",
-    "queries",
-    "gallery_size",
-    "donors_shared",
-    "options_sha256",
-)
-NUMBERS = (
-    "value",
-    "pessimistic",
-    "chance",
-    "ci_low",
-    "ci_high",
-    "donors",
-    "donor_low",
-    "donor_high",
-    "p_value",
-    "queries",
-    "gallery_size",
+SCORES = Table(
+    "retrieval.tsv",
+    "score_retrieval",
+    (
+        *text(experiment="the run's experiment", dataset="its dataset"),
+        *text(image_encoder="its image encoder", gene_encoder="its gene encoder"),
+        *text(control="what makes it a control; empty where it is none", seed="its seed"),
+        *text(status="scored, or why it isn't", split="the split whose pairs are scored"),
+        *text(
+            direction="i2g: images look for genes; g2i: genes for images",
+            gallery="among whom a query looks for its partner",
+            group_by="all, donor, organ, disease_state or sample",
+            group="the group of queries",
+            metric="recall@k, recall@k_within_<r>um, mean_rank or median_rank",
+        ),
+        *numbers(
+            value="expected where ties break at random",
+            pessimistic="the same where every tie is lost",
+            chance="the value of targets that lie anywhere in the gallery",
+        ),
+        *numbers(ci_low="lower end of the 95 % interval", ci_high="its upper end"),
+        *text(ci_over="what is resampled for the interval, or why there is none"),
+        *numbers(
+            donors="donors of the group", donor_low="the lowest of them", donor_high="the highest"
+        ),
+        *numbers(p_value="that pairs are no closer than their shifted sections"),
+        *text(p_test="how the p-value was made"),
+        *numbers(queries="queries of the group", gallery_size="entries of a gallery, their mean"),
+        *text(donors_shared="how the dataset admits donors of this split elsewhere, in words"),
+        *text(options_sha256="of the run's options"),
+    ),
 )
 DIRECTIONS = ("i2g", "g2i")
 ALL = "all"
@@ -89,18 +80,43 @@ GROUPS = ("donor", "organ", "disease_state", "sample")
 SCORED = "scored"
 
 
+@dataclass(frozen=True)
+class RetrievalOptions:
+    """The configuration's part ``retrieval``, and which split is scored by which seed."""
+
+    recall_at: Sequence[int]
+    in_batch: int
+    in_batch_ranks: Sequence[int]
+    radius_um: Sequence[float]
+    device: str
+    bootstrap: int
+    permutations: int
+    block_um: float
+    split: str = "test"
+    seed: int = 0
+
+    @classmethod
+    def of(cls, options: Mapping) -> "RetrievalOptions":
+        """The options, checked, with the schema's defaults."""
+        run = {name: options[name] for name in ("split", "seed") if name in options}
+        part = {name: value for name, value in options.items() if name not in run}
+        options = cls(**resolve_part("retrieval", part), **run)
+        if not isinstance(options.seed, int) or options.seed < 0:
+            raise InputError("--options", "seed", repr(options.seed), "give a whole number from 0")
+        return options
+
+
 # ------------------------------------------------------------------------------- metrics and chance
 
 
-def mid_rank(found: Ranks) -> np.ndarray:
+def mid_rank(ranked: Ranks) -> np.ndarray:
     """The best target's expected rank (N,), from 1, ties broken at random."""
-    level = np.asarray(found.level)
-    return found.better + (level + found.ties + 1) / (level + 1)
+    return ranked.better + (ranked.level + ranked.ties + 1) / (ranked.level + 1)
 
 
-def worst_rank(found: Ranks) -> np.ndarray:
+def worst_rank(ranked: Ranks) -> np.ndarray:
     """The best target's rank (N,), from 1, after all that it ties with."""
-    return 1.0 + found.better + found.ties
+    return 1.0 + ranked.better + ranked.ties
 
 
 def recall_at(better: np.ndarray, ties: np.ndarray, k: int, level=1) -> np.ndarray:
@@ -117,22 +133,18 @@ def recall_at(better: np.ndarray, ties: np.ndarray, k: int, level=1) -> np.ndarr
     return 1.0 - miss
 
 
-def metrics(found: Ranks, recall: Sequence[int]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def metrics(ranked: Ranks, recall: Sequence[int]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Per-query values (N,) by metric, expected and pessimistic, of ranks for the partner."""
-    rank, worst = mid_rank(found), worst_rank(found)
-    return {
-        **recalls(found, recall),
-        "mean_rank": (rank, worst),
-        "median_rank": (rank, worst),
-    }
+    rank = mid_rank(ranked), worst_rank(ranked)
+    return {**recalls(ranked, recall), "mean_rank": rank, "median_rank": rank}
 
 
-def recalls(found: Ranks, recall: Sequence[int], suffix: str = "") -> dict[str, tuple]:
+def recalls(ranked: Ranks, recall: Sequence[int], suffix: str = "") -> dict[str, tuple]:
     """Per-query hits (N,) by ``recall@k``, expected and pessimistic."""
-    worst = worst_rank(found)
+    worst = worst_rank(ranked)
     return {
         f"recall@{k}{suffix}": (
-            recall_at(found.better, found.ties, k, found.level),
+            recall_at(ranked.better, ranked.ties, k, ranked.level),
             (worst <= k).astype(np.float64),
         )
         for k in recall
@@ -182,25 +194,17 @@ def gallery_name(batch: int, processes: int) -> str:
 
 
 def score_run(
-    embedded: Mapping, options: Mapping, placeholders: Iterable[str] = (), device: str = "cpu"
+    embedded: Mapping,
+    options: RetrievalOptions,
+    placeholders: Iterable[str] = (),
+    device: str = "cpu",
 ) -> list[dict]:
     """Score one run's embedded split in every direction, gallery and group.
 
-    Parameters
-    ----------
-    embedded
-        ``images``, ``genes`` (N, D) and ``index`` with sample, donor, organ, disease_state, x_um
-        and y_um, N > 0.
-    options
-        As ``check_options`` returns them.
-    placeholders
-        Donors that no source names: one person may stand behind several of them.
-    device
-        Where products of the whole split are taken (``ranks.choose_device``).
-
-    Returns
-    -------
-    Rows with the columns from ``split`` to ``gallery_size``.
+    ``embedded`` holds ``images``, ``genes`` (N, D) and ``index`` with sample, donor, organ,
+    disease_state, x_um and y_um, N > 0. ``placeholders`` are donors that no source names: one person
+    may stand behind several of them. ``device`` is where products of the whole split are taken
+    (``ranks.choose_device``). Rows with the columns from ``split`` to ``gallery_size``.
     """
     index = embedded["index"]
     samples, donors = (index[name].to_numpy(str) for name in ("sample", "donor"))
@@ -209,161 +213,103 @@ def score_run(
     groups = _groups(index, samples, donors, xy_um, set(placeholders), options)
     nearby = {
         f"_within_{radius:g}um": ranks.neighbours(samples, xy_um, radius)
-        for radius in options["radius_um"]
+        for radius in options.radius_um
     }
     rows = []
     for direction in DIRECTIONS:
-        queries, gallery = (images, genes) if direction == "i2g" else (genes, images)
+        pair = (images, genes) if direction == "i2g" else (genes, images)
         tests = {}
-        if options["permutations"]:
-            tests = shift_p_values(
-                queries, gallery, samples, xy_um, options["permutations"], options["seed"]
+        if options.permutations:
+            tests = shift_p_values(*pair, samples, xy_um, options.permutations, options.seed)
+        targets = tuple(nearby.values())
+        galleries = ranks.rank_pairs(*pair, donors, samples, targets, device)
+        for processes in options.in_batch_ranks:
+            galleries[gallery_name(options.in_batch, processes)] = ranks.rank_in_batches(
+                *pair, options.in_batch, processes, targets
             )
-        galleries = ranks.rank_pairs(
-            queries, gallery, donors, samples, tuple(nearby.values()), device
-        )
-        for processes in options["in_batch_ranks"]:
-            galleries[gallery_name(options["in_batch"], processes)] = ranks.rank_in_batches(
-                queries, gallery, options["in_batch"], processes, tuple(nearby.values())
-            )
-        for name, found in galleries.items():
-            values = metrics(found[0], options["recall_at"])
-            of_targets = dict.fromkeys(values, found[0])
-            for suffix, of_radius in zip(nearby, found[1:], strict=False):
-                more = recalls(of_radius, options["recall_at"], suffix)
+        for name, ranked in galleries.items():
+            values = metrics(ranked[0], options.recall_at)
+            ranks_of = dict.fromkeys(values, ranked[0])
+            for suffix, within in zip(nearby, ranked[1:], strict=False):
+                more = recalls(within, options.recall_at, suffix)
                 values |= more
-                of_targets |= dict.fromkeys(more, of_radius)
+                ranks_of |= dict.fromkeys(more, within)
             for group in groups:
-                key = ALL if group["group_by"] == ALL else group["group"]
-                tested = name == "sample" and group["group_by"] in (ALL, "sample")
-                p_value, test = tests.get(key, (None, "")) if tested else (None, "")
-                rows += [
-                    {
-                        "split": options["split"],
-                        "direction": direction,
-                        "gallery": name,
-                        **row,
-                        "p_value": p_value,
-                        "p_test": test,
-                    }
-                    for row in _score_group(values, of_targets, group, donors)
-                ]
+                tested = name == "sample" and group.by in (ALL, "sample")
+                p_value, test = tests.get(group.name, (None, "")) if tested else (None, "")
+                head = {"split": options.split, "direction": direction, "gallery": name}
+                head |= {"p_value": p_value, "p_test": test}
+                rows += [head | row for row in _score_group(values, ranks_of, group, donors)]
     return rows
 
 
-def _groups(index, samples, donors, xy_um, placeholders: set, options: Mapping) -> list[dict]:
-    """The groups of queries that are scored, each with what is resampled for its intervals."""
-    draws, seed = options["bootstrap"], options["seed"]
-    blocks = intervals.draw_blocks(samples, xy_um, options["block_um"], draws, seed)
-    found = [(ALL, ALL, np.ones(len(samples), bool))]
-    for group_by in GROUPS:
-        names = index[group_by].to_numpy(str)
-        found += [(group_by, str(name), names == name) for name in np.unique(names)]
+class Group(NamedTuple):
+    """Queries that are scored together, and what is resampled for their intervals."""
+
+    by: str
+    name: str
+    member: np.ndarray  # (N,) bool
+    donors: int
+    units: intervals.Units
+    over: str  # the units in words
+
+
+def _groups(index, samples, donors, xy_um, placeholders: set, options) -> list[Group]:
+    blocks = intervals.draw_blocks(
+        samples, xy_um, options.block_um, options.bootstrap, options.seed
+    )
+    members = [(ALL, ALL, np.ones(len(samples), bool))]
+    for by in GROUPS:
+        names = index[by].to_numpy(str)
+        members += [(by, str(name), names == name) for name in np.unique(names)]
     groups = []
-    for group_by, name, member in found:
-        units, over = choose_units(member, samples, donors, blocks, placeholders, options)
-        groups.append(
-            {
-                "group_by": group_by,
-                "group": name,
-                "member": member,
-                "donors": len(np.unique(donors[member])),
-                "units": units,
-                "over": over,
-            }
+    for by, name, member in members:
+        units, over = intervals.choose_units(
+            member, samples, donors, blocks, placeholders, options.block_um, options.seed
         )
+        groups.append(Group(by, name, member, len(np.unique(donors[member])), units, over))
     return groups
 
 
-def choose_units(
-    member: np.ndarray,
-    samples: np.ndarray,
-    donors: np.ndarray,
-    blocks: intervals.Units,
-    placeholders: set,
-    options: Mapping,
-) -> tuple[intervals.Units, str]:
-    """What is resampled for the interval of some queries, and that in words.
-
-    Donors where there are enough of them, else blocks of tissue.
-
-    Parameters
-    ----------
-    member
-        Which of the N queries, (N,) bool.
-    samples, donors
-        The queries' names, (N,).
-    blocks
-        Of ``intervals.draw_blocks``, of all queries.
-    placeholders
-        Donors that no source names.
-    options
-        ``bootstrap``, ``block_um`` and ``seed``.
-    """
-    draws, names = options["bootstrap"], np.unique(donors[member])
-    if not draws or len(names) < intervals.DONORS_NEEDED:
-        of_member = np.unique(samples[member])
-        return blocks, _over_blocks(blocks, options["block_um"], of_member, len(names))
-    drawn = intervals.draw_donors(donors[member], draws, options["seed"])
-    of = np.zeros(len(samples), np.int64)
-    of[member] = drawn.of
-    unknown = sum(donor in placeholders for donor in names)
-    over = f"bootstrap over {len(names)} donors"
-    return drawn._replace(of=of), over + (f", {unknown} of them placeholders" if unknown else "")
-
-
-def _over_blocks(units, block_um: float, samples: Iterable[str], donors: int) -> str:
-    """Say what an interval within few donors is over, or why there is none."""
-    counts = [units.counts[str(sample)] for sample in samples]
-    if not len(units.weights):
-        return "no interval: no bootstrap was asked for"
-    if max(counts) < 2:
-        return f"no interval: no sample has two spatial blocks of {block_um:g} um"
-    held = counts.count(1)
-    note = f" ({held} of {len(counts)} samples are one block, held fixed)" if held else ""
-    these = "this donor" if donors == 1 else f"these donors ({donors})"
-    return f"{sum(counts)} spatial blocks of {block_um:g} um within {these}{note}"
-
-
-def _score_group(values: Mapping, of_targets: Mapping, group: Mapping, donors) -> list[dict]:
+def _score_group(values: Mapping, ranks_of: Mapping, group: Group, donors) -> list[dict]:
     """The rows of one group in one gallery, from ``group_by`` to ``gallery_size``."""
-    any_ranks = next(iter(of_targets.values()))
+    any_ranks = next(iter(ranks_of.values()))
     rows = np.arange(len(donors)) if any_ranks.rows is None else any_ranks.rows
-    chosen = np.flatnonzero(group["member"][rows])
+    chosen = np.flatnonzero(group.member[rows])
     if not len(chosen):
         return []
     batch = None if any_ranks.batch is None else any_ranks.batch[chosen]
     size = any_ranks.size[chosen]
     expected = {metric: both[0][chosen] for metric, both in values.items()}
-    bounds = dict.fromkeys(expected)
-    drawn = intervals.select(group["units"], rows[chosen])
-    if drawn:
+    bounds = dict.fromkeys(expected, (None, None))
+    if drawn := intervals.select(group.units, rows[chosen]):
         means = {name: each for name, each in expected.items() if name != "median_rank"}
         bounds |= intervals.of_means(means, *drawn)
         bounds["median_rank"] = intervals.of_median(expected["median_rank"], batch, *drawn)
-    of_donor = donors[rows[chosen]]
-    several = group["group_by"] not in ("donor", "sample") and group["donors"] > 1
-    members = [of_donor == name for name in np.unique(of_donor)] if several else []
+    donor = donors[rows[chosen]]
+    several = group.by not in ("donor", "sample") and group.donors > 1
+    members = [donor == name for name in np.unique(donor)] if several else []
     scored = []
     for metric, each in expected.items():
-        targets = of_targets[metric].targets
+        targets = ranks_of[metric].targets
         targets = targets[chosen] if isinstance(targets, np.ndarray) else targets
-        low, high = bounds[metric] or (None, None)
         by_donor = [
-            summarise(metric, each[of], None if batch is None else batch[of]) for of in members
+            summarise(metric, each[mine], None if batch is None else batch[mine])
+            for mine in members
         ]
+        low, high = bounds[metric]
         scored.append(
             {
-                "group_by": group["group_by"],
-                "group": group["group"],
+                "group_by": group.by,
+                "group": group.name,
                 "metric": metric,
                 "value": summarise(metric, each, batch),
                 "pessimistic": summarise(metric, values[metric][1][chosen], batch),
                 "chance": chance(metric, size, targets, batch),
                 "ci_low": low,
                 "ci_high": high,
-                "ci_over": group["over"],
-                "donors": group["donors"],
+                "ci_over": group.over,
+                "donors": group.donors,
                 "donor_low": min(by_donor, default=None),
                 "donor_high": max(by_donor, default=None),
                 "queries": len(chosen),
@@ -373,32 +319,8 @@ def _score_group(values: Mapping, of_targets: Mapping, group: Mapping, donors) -
     return scored
 
 
-def check_options(options: Mapping) -> dict:
-    """Fill in the defaults of the configuration's part ``retrieval``, and of split and seed."""
-    others = {"experiment", "dataset", "split", "seed"}
-    scoring = {key: value for key, value in options.items() if key not in others}
-    kept = {key: value for key, value in options.items() if key in others}
-    resolved = {"split": "test", "seed": 0, **kept, **resolve_part("retrieval", scoring)}
-    if not isinstance(resolved["seed"], int) or resolved["seed"] < 0:
-        raise InputError("--options", "seed", repr(resolved["seed"]), "give a whole number from 0")
-    return resolved
-
-
-# ------------------------------------------------------------------------------------------- format
-
-
-def write_scores(path, rows: Iterable[Mapping]) -> None:
-    """Write tidy scores, numbers with 6 significant digits, ``None`` as an empty field.
-
-    A run that failed has one row: its names, and in ``status`` why.
-    """
-    tsv.write_numbers(path, rows, COLUMNS)
-
-
-def read_scores(path) -> list[dict]:
-    """Read what ``write_scores`` wrote; numbers as float, empty ones as None."""
-    tsv.require_end(path, "delete it and score again")
-    return tsv.read_numbers(path, COLUMNS, "delete it and score again", NUMBERS)
+# A run that failed has one row: its names, and in `status` why.
+read_scores, write_scores = SCORES.read, SCORES.write
 
 
 def read_experiment_scores(paths: Iterable, experiment: str) -> list[dict]:

@@ -5,24 +5,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pairscape.evaluate.targets import DENSE_NUMBERS, SEED, Source, Split, Target
+from pairscape.core.moments import Moments
+from pairscape.evaluate.targets import ExpressionOptions, Source, Split, Target
 
-
-class Moments(NamedTuple):
-    """Sums over spots of features less ``shift`` (x) and of targets (y); they add up over donors."""
-
-    rows: int
-    shift: np.ndarray
-    x: np.ndarray
-    y: np.ndarray
-    xx: np.ndarray
-    xy: np.ndarray
-    yy: np.ndarray
-
-    def without(self, other: "Moments") -> "Moments":
-        """The moments of the spots that aren't among ``other``'s."""
-        rest = {name: getattr(self, name) - getattr(other, name) for name in self._fields}
-        return Moments(**{**rest, "shift": self.shift})
+DENSE_NUMBERS = 1 << 28  # features of the train split that a recipe may copy (1 GB)
+SEED = 1  # of the published recipe's PCA
+_SUMMED = "second moments in float64"
 
 
 class Axes(NamedTuple):
@@ -54,25 +42,25 @@ class Fit(NamedTuple):
 
 
 def gather(source: Source, target: np.ndarray, split: Split, chosen=None, shift=None) -> Moments:
-    """Sum the moments of a split's (chosen) spots, in one pass and in float64.
+    """Sum the moments of a split's (chosen) features and targets, in one pass and in float64.
 
-    ``shift`` (by default the mean of the first block) keeps features with a large mean and a small
-    spread from cancelling.
+    ``shift`` of the features is by default the mean of the first block. Of the targets' products
+    with each other only the squares are summed.
     """
     width, genes = source.arrays["train"].shape[1], target.shape[1]
-    rows, x, y = 0, np.zeros(width), np.zeros(genes)
-    xx, xy, yy = np.zeros((width, width)), np.zeros((width, genes)), np.zeros(genes)
+    shapes = width, genes, (width, width), (width, genes), genes
+    rows, sums = 0, [np.zeros(shape) for shape in shapes]
     for places, block in source.read("train", chosen):
-        block = block.astype(np.float64)
+        x = block.astype(np.float64)
         if shift is None:
-            shift = block.mean(0)
-        block -= shift
-        of = target[split.rows[places]].astype(np.float64)
-        rows += len(block)
-        x, y, yy = x + block.sum(0), y + of.sum(0), yy + np.einsum("ij,ij->j", of, of)
-        xx += block.T @ block
-        xy += block.T @ of
-    return Moments(rows, np.zeros(width) if shift is None else shift, x, y, xx, xy, yy)
+            shift = x.mean(0)
+        x -= shift
+        y = target[split.rows[places]].astype(np.float64)
+        rows += len(x)
+        parts = x.sum(0), y.sum(0), x.T @ x, x.T @ y, np.einsum("ij,ij->j", y, y)
+        for total, part in zip(sums, parts, strict=True):
+            total += part
+    return Moments((np.zeros(width) if shift is None else shift, 0.0), rows, tuple(sums))
 
 
 def find_axes(moments: Moments, components: int) -> Axes:
@@ -82,12 +70,13 @@ def find_axes(moments: Moments, components: int) -> Axes:
     """
     import scipy.linalg
 
-    rows = moments.rows
-    mean, y_mean = moments.x / rows, moments.y / rows
-    covariance = moments.xx / rows - np.outer(mean, mean)
+    rows, shift = moments.rows, moments.shifts[0]
+    x, y, xx, xy, yy = moments.sums
+    mean, y_mean = x / rows, y / rows
+    covariance = xx / rows - np.outer(mean, mean)
     variance = np.diag(covariance).copy()
     # What spreads less than float32 resolves is constant: as in StandardScaler it isn't scaled.
-    constant = variance <= (1e-6 * np.abs(moments.shift + mean)) ** 2
+    constant = variance <= (1e-6 * np.abs(shift + mean)) ** 2
     scale = np.sqrt(np.where(constant, 1.0, variance))
     covariance /= np.outer(scale, scale)
     covariance[constant] = covariance[:, constant] = 0.0
@@ -96,17 +85,9 @@ def find_axes(moments: Moments, components: int) -> Axes:
     values, axes = scipy.linalg.eigh(covariance, subset_by_index=[width - kept, width - 1])
     there = values > 1e-10 * max(values[-1], 1e-300)
     axes = axes[:, there]
-    cross = moments.xy - np.outer(moments.x, y_mean)
-    y_variance = np.maximum(moments.yy / rows - y_mean**2, 0.0)
-    return Axes(
-        moments.shift + mean,
-        scale,
-        axes,
-        rows * values[there],
-        axes.T @ (cross / scale[:, None]),
-        y_mean,
-        y_variance,
-    )
+    cross = axes.T @ ((xy - np.outer(x, y_mean)) / scale[:, None])
+    y_variance = np.maximum(yy / rows - y_mean**2, 0.0)
+    return Axes(shift + mean, scale, axes, rows * values[there], cross, y_mean, y_variance)
 
 
 def ridge(axes: Axes, alpha: float) -> np.ndarray:
@@ -134,8 +115,8 @@ def fit_published(source: Source, target: Target, split: Split, components: int)
         axes = find_axes(gather(source, target.values, split), components)
         alpha = 100 / (max(len(axes.squares), 1) * genes)
         weights = axes.axes @ ridge(axes, alpha) / axes.scale[:, None]
-        by = "second moments in float64"
-        return Fit(weights, -axes.mean @ weights, len(axes.squares), alpha, rule, by, y_mean)
+        intercept = -axes.mean @ weights
+        return Fit(weights, intercept, len(axes.squares), alpha, rule, _SUMMED, y_mean)
 
     from sklearn.decomposition import PCA
     from sklearn.linear_model import Ridge
@@ -156,7 +137,9 @@ def fit_published(source: Source, target: Target, split: Split, components: int)
     return Fit(weights, -centre @ weights, features.shape[1], alpha, rule, by, y_mean)
 
 
-def fit_corrected(source: Source, target: Target, splits: Mapping[str, Split], options) -> Fit:
+def fit_corrected(
+    source: Source, target: Target, splits: Mapping[str, Split], options: ExpressionOptions
+) -> Fit:
     """Scaler, PCA and ridge with intercept on the train split, the penalty chosen by donors.
 
     The penalties stand relative to the mean sum of squares along the axes, so that one grid serves
@@ -166,59 +149,40 @@ def fit_corrected(source: Source, target: Target, splits: Mapping[str, Split], o
     split; without any, each train donor in turn. With one train donor the middle of the grid is taken.
     """
     train, values = splits["train"], target.values
-    held_out = unseen_donors(splits)
-    donors = list(dict.fromkeys(train.donor))
-    by_donor = not held_out and len(donors) > 1
-    if by_donor:
+    held_out, donors = unseen_donors(splits), list(dict.fromkeys(train.donor))
+    penalties = sorted(options.penalties)
+    best, folds = len(penalties) // 2, []
+    words = "not validated: one train donor and no other to validate"
+    if held_out or len(donors) < 2:
+        axes = find_axes(gather(source, values, train), options.components)
+        if held_out:
+            folds = [(axes, "val", splits["val"].donor == donor) for donor in held_out]
+            words = f"{len(held_out)} validation donors"
+    else:
         parts, shift = {}, None
         for donor in donors:
             parts[donor] = gather(source, values, train, train.donor == donor, shift)
-            shift = parts[donor].shift
-        first = parts[donors[0]]
-        moments = Moments(
-            *(
-                first.shift if name == "shift" else sum(getattr(p, name) for p in parts.values())
-                for name in Moments._fields
-            )
-        )
-    else:
-        moments = gather(source, values, train)
-    axes = find_axes(moments, options["components"])
-    penalties = sorted(options["penalties"])
-    if held_out:
-        folds = [(axes, "val", splits["val"].donor == donor) for donor in held_out]
-        words = f"{len(held_out)} validation donors"
-    elif by_donor:
-        folds = (
-            (
-                find_axes(moments.without(part), options["components"]),
-                "train",
-                train.donor == donor,
-            )
+            shift = parts[donor].shifts[0]
+        first, *others = parts.values()
+        whole = sum(others, first)
+        axes = find_axes(whole, options.components)
+        folds = (  # one at a time in memory
+            (find_axes(whole - part, options.components), "train", train.donor == donor)
             for donor, part in parts.items()
         )
         words = f"{len(donors)} train donors left out in turn"
-    if held_out or by_donor:
+    if folds:
         errors = [
-            _errors(fold, source, values, splits[split], split, chosen, penalties, axes.y_variance)
-            for fold, split, chosen in folds
+            _errors(fold, source, target, (name, splits[name]), chosen, penalties, axes.y_variance)
+            for fold, name, chosen in folds
         ]
         best = int(np.argmin(np.mean(errors, axis=0)))
         if best in (0, len(penalties) - 1) and len(penalties) > 1:
             words += f"; the {'least' if best == 0 else 'largest'} of the grid"
-    else:
-        best, words = len(penalties) // 2, "not validated: one train donor and no other to validate"
     alpha = alpha_of(axes, penalties[best])
     weights = axes.axes @ ridge(axes, alpha) / axes.scale[:, None]
-    return Fit(
-        weights,
-        axes.y_mean - axes.mean @ weights,
-        len(axes.squares),
-        alpha,
-        words,
-        "second moments in float64",
-        axes.y_mean,
-    )
+    intercept = axes.y_mean - axes.mean @ weights
+    return Fit(weights, intercept, len(axes.squares), alpha, words, _SUMMED, axes.y_mean)
 
 
 def unseen_donors(splits: Mapping[str, Split]) -> list[str]:
@@ -227,8 +191,9 @@ def unseen_donors(splits: Mapping[str, Split]) -> list[str]:
     return [donor for donor in dict.fromkeys(splits["val"].donor) if donor not in others]
 
 
-def _errors(axes, source, values, split, name, chosen, penalties, y_variance) -> np.ndarray:
+def _errors(axes: Axes, source, target: Target, named_split, chosen, penalties, y_variance):
     """For each penalty the variance of the residuals over the chosen spots, relative, over genes."""
+    (name, split), values = named_split, target.values
     coefficients = np.stack([ridge(axes, alpha_of(axes, penalty)) for penalty in penalties])
     total = np.zeros((len(penalties), values.shape[1]))
     squares, rows = total.copy(), 0

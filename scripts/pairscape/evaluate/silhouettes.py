@@ -1,17 +1,13 @@
 """Silhouette widths and iLISI, blocked so that no square matrix of distances is held."""
 
-import functools
 import math
-from typing import NamedTuple
 
 import numpy as np
 
+from pairscape.evaluate.kernels import compiled
+
 BETWEEN = ("nearest", "mean_other", "furthest")
-
-
 _BLOCK = 1024  # spots on a side of a block of distances: 4 MB
-
-
 _FLUSH = 64  # rows whose distances are added in single precision
 
 
@@ -20,37 +16,27 @@ def silhouette_widths(
 ) -> np.ndarray:
     """Silhouette of each spot (N,), float64; 0 where it is alone in its cluster or all is equal.
 
-    Parameters
-    ----------
-    points
-        (N, D), finite.
-    codes
-        (N,) cluster of each spot, 0 to clusters - 1, none of them empty.
-    metric, between
-        As for ``score_labels``.
+    ``points`` (N, D) are finite; ``codes`` (N,) the cluster of each, 0 to clusters - 1, none empty;
+    ``metric`` and ``between`` as for ``score_labels``.
     """
-    if between not in BETWEEN:
-        raise ValueError(f"between: {between!r}, allowed: {', '.join(BETWEEN)}")
+    sums_by = {"euclidean": _euclidean_sums, "cosine": _cosine_sums}
+    for name, value, allowed in (("metric", metric, sums_by), ("between", between, BETWEEN)):
+        if value not in allowed:
+            raise ValueError(f"{name}: {value!r}, allowed: {', '.join(allowed)}")
     sizes = np.bincount(codes)
-    sums = _distance_sums(metric)(points, codes, sizes)
+    sums = sums_by[metric](points, codes, sizes)
     rows = np.arange(len(codes))
-    own = sums[rows, codes]
+    within = sums[rows, codes]
     if between == "mean_other":
-        outer = (sums.sum(axis=1) - own) / (len(codes) - sizes[codes])
+        outer = (sums.sum(axis=1) - within) / (len(codes) - sizes[codes])
     else:
         means = sums / sizes
         means[rows, codes] = np.inf if between == "nearest" else -np.inf
         outer = means.min(axis=1) if between == "nearest" else means.max(axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        inner = own / (sizes[codes] - 1)
+        inner = within / (sizes[codes] - 1)
         widths = (outer - inner) / np.maximum(inner, outer)
     return np.nan_to_num(widths)
-
-
-def _distance_sums(metric: str):
-    if metric not in ("euclidean", "cosine"):
-        raise ValueError(f"metric: {metric!r}, allowed: euclidean, cosine")
-    return _euclidean_sums if metric == "euclidean" else _cosine_sums
 
 
 def _cosine_sums(points: np.ndarray, codes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
@@ -86,24 +72,17 @@ def _euclidean_sums(points: np.ndarray, codes: np.ndarray, sizes: np.ndarray) ->
         for start in range(end - sizes[cluster], end, _BLOCK)
     ]
     sums = np.zeros((len(codes), len(sizes)))
-    add = _kernels().add_distances
     for number, (first, rows) in enumerate(blocks):
         for second, columns in blocks[number:]:
             middle = (centres[first] + centres[second]) / 2
             left = (points[rows] - middle).astype(np.float32)
             right = left if columns is rows else (points[columns] - middle).astype(np.float32)
-            of_rows, of_columns = np.zeros(len(rows)), np.zeros(len(columns))
-            add(
-                left @ right.T,
-                _squares(left),
-                _squares(right),
-                columns is rows,
-                of_rows,
-                of_columns,
-            )
-            sums[rows, second] += of_rows
+            squares = _squares(left), _squares(right)
+            totals = np.zeros(len(rows)), np.zeros(len(columns))
+            _add_distances(left @ right.T, *squares, columns is rows, *totals)
+            sums[rows, second] += totals[0]
             if columns is not rows:
-                sums[columns, first] += of_columns
+                sums[columns, first] += totals[1]
     return sums
 
 
@@ -112,6 +91,7 @@ def _squares(points: np.ndarray) -> np.ndarray:
 
 
 def finite(points: np.ndarray) -> np.ndarray:
+    """The points, float64 or made float32; ``ValueError`` where a number isn't finite."""
     points = np.asarray(points)
     if points.dtype != np.float64:
         points = points.astype(np.float32, copy=False)
@@ -125,19 +105,11 @@ def ilisi(
 ) -> float | None:
     """``scib_metrics.ilisi_knn``, scaled, with exact neighbours, over at most ``queries`` spots.
 
-    Parameters
-    ----------
-    points, batch
-        (N, D) and (N,).
-    neighbours
-        Size of the neighbourhood, the spot itself included; the perplexity is a third of it.
-    queries
-        Number of spots, drawn at random, of which the median is taken; all if there are no more.
+    ``points`` (N, D), ``batch`` (N,). A neighbourhood of ``neighbours`` holds the spot itself; the
+    perplexity is a third of it. The median is that of ``queries`` spots drawn at random, or of all.
 
-    Returns
-    -------
-    0 (around each spot one batch) to 1 (all alike), or None where there is one batch only, or no
-    more spots than ``neighbours``. Spots whose neighbourhood has no width are left out.
+    0: around each spot one batch; 1: all alike; None where there is one batch only, or no more spots
+    than ``neighbours``. Spots whose neighbourhood has no width are left out.
     """
     from sklearn.neighbors import NearestNeighbors
 
@@ -162,54 +134,29 @@ def simpson_index(
 ) -> np.ndarray:
     """Simpson's index of the batches around each spot (Q,), weighed by a Gaussian of fixed perplexity.
 
-    Parameters
-    ----------
-    distances, batch
-        (Q, k) of the neighbours.
-    others
-        (Q, k) False where the neighbour is the spot itself.
-    batches
-        Number of batches.
-
-    Returns
-    -------
-    (Q,), NaN where all neighbours are too far away to have a weight.
+    ``distances`` and ``batch`` (Q, k) are those of the neighbours; ``others`` (Q, k) is False where
+    the neighbour is the spot itself. NaN where all neighbours are too far away to have a weight.
     """
     entropy = math.log(distances.shape[1] // 3)
-    found = np.empty(len(distances))
-    _kernels().simpson(distances.astype(np.float64), batch, others, batches, entropy, found)
-    return found
+    index = np.empty(len(distances))
+    _simpson(distances.astype(np.float64), batch, others, batches, entropy, index)
+    return index
 
 
-class _Kernels(NamedTuple):
-    add_distances: object
-    simpson: object
-
-
-@functools.cache
-def _kernels() -> _Kernels:
-    """Compile the loops on first use; importing numba takes longer than importing this module."""
-    import numba
-
-    return _Kernels(
-        numba.njit(cache=True, nogil=True, fastmath=True)(_add_distances),
-        numba.njit(cache=True, nogil=True)(_simpson),
-    )
-
-
+@compiled(fastmath=True)
 def _add_distances(product, of_rows, of_columns, diagonal, row_sums, column_sums):
     height, width = product.shape
     columns = np.zeros(width, np.float32)
     for i in range(height):
-        own = of_rows[i]
+        norm = of_rows[i]
         total = np.float32(0)
         for j in range(width):
-            squared = own + of_columns[j] - np.float32(2) * product[i, j]
+            squared = norm + of_columns[j] - np.float32(2) * product[i, j]
             distance = np.sqrt(max(squared, np.float32(0)))
             total += distance
             columns[j] += distance
         if diagonal:  # a spot has no distance from itself; rounding would give it one
-            squared = own + of_columns[i] - np.float32(2) * product[i, i]
+            squared = norm + of_columns[i] - np.float32(2) * product[i, i]
             total -= np.sqrt(max(squared, np.float32(0)))
         row_sums[i] += total
         if i % _FLUSH == _FLUSH - 1 or i == height - 1:
@@ -218,7 +165,8 @@ def _add_distances(product, of_rows, of_columns, diagonal, row_sums, column_sums
                 columns[j] = np.float32(0)
 
 
-def _simpson(distances, batch, others, batches, entropy, found):
+@compiled()
+def _simpson(distances, batch, others, batches, entropy, index):
     # The search is that of scib-metrics: Gaussian in the distance, at most 50 steps.
     count = distances.shape[1]
     weights = np.zeros(count)
@@ -242,9 +190,9 @@ def _simpson(distances, batch, others, batches, entropy, found):
                 high = beta
                 beta = beta / 2 if low == -np.inf else (beta + low) / 2
         if total == 0:
-            found[i] = np.nan
+            index[i] = np.nan
             continue
         shares[:] = 0
         for j in range(count):
             shares[batch[i, j]] += weights[j] / total
-        found[i] = (shares * shares).sum()
+        index[i] = (shares * shares).sum()

@@ -7,47 +7,35 @@ from collections.abc import Iterable, Mapping, Sequence
 from pairscape.evaluate.intervals import DONORS_NEEDED
 
 TOO_FEW = "too few donors"
-
-
 _EXACT_DONORS = 16  # 65,536 patterns of signs
-
-
 _DRAWS = 99_999
-
-
 _PAIR = ("image_encoder", "gene_encoder")
 
 
 def compare(scores: Iterable[Mapping], metric: str, galleries: Sequence[str]) -> list[dict]:
-    """Compare encoder pairs that share one of their encoders, on the same data.
-
-    Parameters
-    ----------
-    scores
-        Rows of ``retrieval.read_scores``, of one experiment.
-    metric, galleries
-        What is compared, and in which galleries.
+    """Compare encoder pairs that share one of their encoders, on the same data of one experiment.
 
     Returns
     -------
-    Rows with ``COLUMNS``, one per dataset, gallery, direction and two pairs. ``effect``: first minus
-    second, the mean over donors, each donor weighing the same, of the means over the seeds that both
-    pairs have. ``seed_low`` and ``seed_high``: the range of that mean between single seeds.
-    ``p_value``: two-sided, from the signs of the donors' effects, from six donors on;
-    ``p_holm``: the same, corrected for all comparisons of its dataset, gallery and direction.
+    Rows with the columns of ``comparisons``, one per dataset, gallery, direction and two pairs.
+    ``effect``: first minus second, the mean over donors, each donor weighing the same, of the means
+    over the seeds that both pairs have. ``seed_low`` and ``seed_high``: the range of that mean
+    between single seeds. ``p_value``: two-sided, from the signs of the donors' effects, from six
+    donors on; ``p_holm``: the same, corrected for all comparisons of its dataset, gallery and
+    direction.
     """
     values, controls = _donor_values(scores, metric, galleries)
     rows = []
     for key, pairs in values.items():
-        found = [
+        compared = [
             _compare_two(first, second, pairs, controls)
             for first, second in itertools.combinations(pairs, 2)
             if (first[0] == second[0]) != (first[1] == second[1])
         ]
-        found = [row for row in found if row]
-        _correct(found)
+        compared = [row for row in compared if row]
+        _correct(compared)
         head = dict(zip(("dataset", "gallery", "direction"), key, strict=True))
-        rows += [{**head, "metric": metric, **row} for row in found]
+        rows += [{**head, "metric": metric, **row} for row in compared]
     return sorted(rows, key=lambda row: galleries.index(row["gallery"]))
 
 
@@ -61,9 +49,9 @@ def _donor_values(scores, metric: str, galleries: Sequence[str]) -> tuple[dict, 
         if row["gallery"] not in galleries:
             continue
         pair = tuple(row[name] for name in _PAIR)
-        of_pair = values.setdefault((row["dataset"], row["gallery"], row["direction"]), {})
-        of_seed = of_pair.setdefault(pair, {}).setdefault(str(row["seed"]), {})
-        of_seed[row["group"]] = row["value"]
+        by_pair = values.setdefault((row["dataset"], row["gallery"], row["direction"]), {})
+        by_donor = by_pair.setdefault(pair, {}).setdefault(str(row["seed"]), {})
+        by_donor[row["group"]] = row["value"]
         controls[pair] = row["control"]
     return values, controls
 
@@ -77,8 +65,8 @@ def _compare_two(first: tuple, second: tuple, pairs: Mapping, controls: Mapping)
         seed: {d: pairs[first][seed][d] - pairs[second][seed][d] for d in sorted(donors)}
         for seed in common
     }
-    effects = {d: statistics.fmean(of[d] for of in by_seed.values()) for d in sorted(donors)}
-    seeds = [statistics.fmean(of.values()) for of in by_seed.values()]
+    effects = {d: statistics.fmean(one[d] for one in by_seed.values()) for d in sorted(donors)}
+    seeds = [statistics.fmean(one.values()) for one in by_seed.values()]
     p_value, test = sign_flip(list(effects.values()))
     place = 0 if first[0] != second[0] else 1
     left_out = sorted({*pairs[first], *pairs[second]} - set(common))

@@ -1,28 +1,35 @@
 """What expression prediction predicts: genes chosen and normalised by a recipe."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from pairscape.core.errors import InputError
+from pairscape.core.options import resolve_part
 
 RECIPES = ("published", "corrected")
-
-
-NORMALISATIONS = ("library_size", "raw")
-
-
-DENSE_NUMBERS = 1 << 28  # features of the train split that a recipe may copy (1 GB)
-
-
 _BLOCK_NUMBERS = 1 << 22  # numbers read at once
-
-
-SEED = 1  # of the published recipe's PCA
-
-
 _DISPERSION_BINS = 20
+
+
+@dataclass(frozen=True)
+class ExpressionOptions:
+    """The configuration's part ``expression``, which says what each means."""
+
+    score: bool
+    also: Sequence[str]
+    genes: int
+    min_detected: float
+    components: int
+    normalise: str
+    penalties: Sequence[float]
+
+    @classmethod
+    def of(cls, options: Mapping) -> "ExpressionOptions":
+        """The options, checked, with the schema's defaults."""
+        return cls(**resolve_part("expression", options))
 
 
 class Split(NamedTuple):
@@ -81,20 +88,9 @@ def choose_genes(counts, samples: Mapping[str, np.ndarray], scale, number: int, 
     """Places of the most variable genes, among those detected in enough spots of every sample.
 
     As in HEST's ``get_k_genes``: a gene must be in at least ``share`` of the spots of every sample;
-    of those, the ``number`` with the highest normalised dispersion over all spots.
-
-    Parameters
-    ----------
-    counts
-        ``pair_data.Counts``.
-    samples
-        The rows of each sample that may be looked at.
-    scale
-        (N,) multiplies each spot's counts before the dispersion is taken.
-
-    Returns
-    -------
-    Places among the genes, in their order.
+    of those, the ``number`` with the highest normalised dispersion over all spots. ``counts`` are
+    ``expression_counts.Counts``, ``samples`` the rows of each sample that may be looked at, and
+    ``scale`` (N,) multiplies each spot's counts before the dispersion is taken.
     """
     genes = counts.shape[1]
     common = np.ones(genes, bool)
@@ -128,11 +124,13 @@ def _most_variable(mean: np.ndarray, variance: np.ndarray, number: int) -> np.nd
         return np.zeros(0, np.int64)
     with np.errstate(divide="ignore"):
         dispersion = np.log(np.where(variance > 0, variance / np.maximum(mean, 1e-12), np.nan))
-    table = pd.DataFrame({"of": dispersion, "bin": pd.cut(np.log1p(mean), _DISPERSION_BINS)})
-    groups = table.groupby("bin", observed=True)["of"]
+    bins = pd.cut(np.log1p(mean), _DISPERSION_BINS)
+    table = pd.DataFrame({"dispersion": dispersion, "bin": bins})
+    groups = table.groupby("bin", observed=True)["dispersion"]
     middle, spread = groups.transform("mean"), groups.transform("std")
     alone = spread.isna()  # one gene in its bin: a dispersion of 1, as in Seurat
-    scores = ((table["of"] - middle.where(~alone, 0.0)) / spread.where(~alone, middle)).to_numpy()
+    scores = table["dispersion"] - middle.where(~alone, 0.0)
+    scores = (scores / spread.where(~alone, middle)).to_numpy()
     known = np.sort(scores[~np.isnan(scores)])[::-1]
     if not len(known):
         return np.zeros(0, np.int64)
@@ -143,46 +141,40 @@ def _most_variable(mean: np.ndarray, variance: np.ndarray, number: int) -> np.nd
 def make_target(counts, genes: Sequence[str], chosen: np.ndarray, scale, words: str) -> Target:
     """log1p of the chosen genes' scaled counts, for every row of the dataset."""
     values = np.empty((len(counts), len(chosen)), np.float32)
-    size = _rows(counts)
-    for start in range(0, len(counts), size):
+    for start in range(0, len(counts), size := _rows(counts)):
         rows = np.arange(start, min(start + size, len(counts)))
         values[rows] = np.log1p(counts[rows][:, chosen] * scale[rows, None])
     return Target([genes[place] for place in chosen], values, words)
 
 
-def make_targets(counts, genes: Sequence[str], splits: Mapping[str, Split], samples, options):
-    """The target of each recipe.
-
-    Parameters
-    ----------
-    counts, genes
-        ``pair_data.Counts`` and the symbols.
-    splits
-        The dataset's splits.
-    samples
-        (N,) sample of each row.
-    """
+def make_targets(
+    counts,
+    genes: Sequence[str],
+    splits: Mapping[str, Split],
+    samples: np.ndarray,
+    options: ExpressionOptions,
+) -> dict[str, Target]:
+    """The target of each recipe, from counts and symbols of genes; ``samples`` (N,) of the rows."""
     sizes = library_sizes(counts)
     every = np.unique(np.concatenate([split.rows for split in splits.values()]))
     train = np.unique(splits["train"].rows)
-    found = {}
+    targets = {}
     for recipe, rows, normalise in (
         ("published", every, "raw"),
-        ("corrected", train, options["normalise"]),
+        ("corrected", train, options.normalise),
     ):
         scale, words = scales(sizes, train, normalise)
-        of_sample = {name: rows[samples[rows] == name] for name in dict.fromkeys(samples[rows])}
-        chosen = choose_genes(counts, of_sample, scale, options["genes"], options["min_detected"])
+        by_sample = {name: rows[samples[rows] == name] for name in dict.fromkeys(samples[rows])}
+        chosen = choose_genes(counts, by_sample, scale, options.genes, options.min_detected)
         if not len(chosen):
-            raise InputError(
-                counts.shards[0],
-                "gexp",
-                f"no gene that varies and is in {options['min_detected']:.0%} of the spots of every "
-                + ("sample" if recipe == "published" else "train sample"),
-                "lower expression.min_detected",
+            sample = "sample" if recipe == "published" else "train sample"
+            fault = (
+                f"no gene that varies and is in {options.min_detected:.0%} of the spots of every"
             )
-        found[recipe] = make_target(counts, genes, chosen, scale, words)
-    return found
+            remedy = "lower expression.min_detected"
+            raise InputError(counts.shards[0], "gexp", f"{fault} {sample}", remedy)
+        targets[recipe] = make_target(counts, genes, chosen, scale, words)
+    return targets
 
 
 def _rows(counts) -> int:

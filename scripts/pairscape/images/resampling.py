@@ -10,18 +10,8 @@ def area_resample(
     """Resample the square box ``[x0, x0 + side) x [y0, y0 + side)`` to ``patch_px`` pixels a side.
 
     Pixels that the grid of the patch cuts count by the share that lies on each side, as nowhere in
-    Pillow (its box filter takes a pixel wholly or not at all).
-
-    Parameters
-    ----------
-    image
-        uint8 (height, width, 3), C-contiguous, holding the whole box.
-    side
-        At least ``patch_px``.
-
-    Returns
-    -------
-    uint8 (patch_px, patch_px, 3)
+    Pillow (its box filter takes a pixel wholly or not at all). ``image``, uint8 (height, width, 3)
+    and C-contiguous, holds the whole box; ``side`` is at least ``patch_px``.
     """
     columns = _weights(x0, side, patch_px, image.shape[1])
     rows = _weights(y0, side, patch_px, image.shape[0])

@@ -11,19 +11,12 @@ import numpy as np
 from pairscape.core import files
 from pairscape.core.errors import InputError
 from pairscape.core.logs import progress
-from pairscape.images.tiff import (
-    MAX_STRIP_BYTES,
-    MAX_TILE_BYTES,
-    ROWS_BYTES,
-    WHITE,
-    Slide,
-    damaged,
-    read_exactly,
-)
+from pairscape.images.he_image import WHITE
+from pairscape.images.tiff import MAX_TILE_BYTES, TiffImage, read_exactly
+from pairscape.images.tiff_layout import ROWS_BYTES
 
 RETILED_PX = 512
-
-
+MAX_STRIP_BYTES = 2 << 30  # decoded at once where a codec can't be streamed
 _DEFLATE = (8, 32946)
 
 
@@ -31,12 +24,8 @@ def retile(source, target, *, compression: str = "deflate") -> None:
     """Write a slide anew as a BigTIFF of 512 px tiles with a pyramid, in bounded memory.
 
     Rows are streamed: uncompressed and deflated strips of any size piece by piece, those of other
-    codecs one strip at a time. Each level is the 2 x 2 mean of the one before.
-
-    Parameters
-    ----------
-    compression
-        ``deflate`` keeps every pixel; ``jpeg`` (quality 95, all colour) is a tenth of its size.
+    codecs one strip at a time. Each level is the 2 x 2 mean of the one before. ``deflate`` keeps
+    every pixel; ``jpeg`` (quality 95, all colour) is a tenth of its size.
     """
     import tifffile
 
@@ -47,7 +36,7 @@ def retile(source, target, *, compression: str = "deflate") -> None:
     options = {"photometric": "rgb", "tile": (RETILED_PX, RETILED_PX), "maxworkers": 1, **codec}
     target = Path(target)
     with (
-        Slide(source, cache_bytes=MAX_TILE_BYTES, any_layout=True) as slide,
+        TiffImage(source, cache_bytes=MAX_TILE_BYTES, any_layout=True) as slide,
         files.atomic_path(target) as temporary,
         tifffile.TiffWriter(temporary, bigtiff=True, ome=True) as tiff,
     ):
@@ -55,12 +44,8 @@ def retile(source, target, *, compression: str = "deflate") -> None:
         size = {"PhysicalSizeX": stated, "PhysicalSizeY": stated} if stated else {}
         height, width = slide.height, slide.width
         halvings = max(math.ceil(math.log2(max(height, width) / (2 * RETILED_PX))), 0)
-        bands = progress(
-            _iter_bands(slide),
-            f"retiling {slide.path.name}",
-            math.ceil(height / RETILED_PX),
-            "band",
-        )
+        count = math.ceil(height / RETILED_PX)
+        bands = progress(_iter_bands(slide), f"retiling {slide.path.name}", count, "band")
         for level in range(halvings + 1):
             half = None
             if level < halvings:
@@ -107,14 +92,14 @@ def _tiles(bands) -> Iterator[np.ndarray]:
             yield np.ascontiguousarray(padded[:, left : left + RETILED_PX])
 
 
-def _iter_bands(slide: Slide) -> Iterator[np.ndarray]:
+def _iter_bands(slide: TiffImage) -> Iterator[np.ndarray]:
     """uint8 (rows, width, 3) of the full resolution, as many rows at a time as a new tile has."""
     if not slide.needs_retiling:
         for top in range(0, slide.height, RETILED_PX):
             rows = min(RETILED_PX, slide.height - top)
             yield slide.read_region(0, top, slide.width, rows)
         return
-    full = slide._levels[0]
+    full = slide.levels[0]
     planes = [
         _in_bands(_iter_rows(slide, page, first))
         for page, first in zip(full.pages, full.first, strict=True)
@@ -138,24 +123,21 @@ def _in_bands(pieces) -> Iterator[np.ndarray]:
         yield np.concatenate(waiting)
 
 
-def _iter_rows(slide: Slide, page, first: int) -> Iterator[np.ndarray]:
+def _iter_rows(slide: TiffImage, page, first: int) -> Iterator[np.ndarray]:
     """Rows (n, columns, samples) of one plane of a page in large strips or as one large tile."""
-    full, key = slide._levels[0], page.keyframe
+    full, key = slide.levels[0], page.keyframe
     samples = 1 if len(full.pages) > 1 else key.samplesperpixel
     if key.is_tiled or (
         key.compression not in (1, *_DEFLATE) or key.predictor not in (1, 2) or key.fillorder != 1
     ):
         if full.tile_width < full.width or full.tile_bytes > MAX_STRIP_BYTES:
-            raise InputError(
-                slide.path,
-                "tiles",
-                f"{key.compression.name} strips or tiles of {full.tile_height} x "
-                f"{full.tile_width} pixels, which can't be read piece by piece",
-                "save it as a tiled TIFF (512 x 512) with the program that made it",
-            )
+            found = f"{key.compression.name} strips or tiles of {full.tile_height} x "
+            found += f"{full.tile_width} pixels, which can't be read piece by piece"
+            remedy = "save it as a tiled TIFF (512 x 512) with the program that made it"
+            raise InputError(slide.path, "tiles", found, remedy)
         for row in range(math.ceil(full.height / full.tile_height)):
             rows = min(full.tile_height, full.height - row * full.tile_height)
-            yield slide._decode_plane(full, page, first, row)[:rows, : full.width]
+            yield slide.decode_plane(full, page, first, row)[:rows, : full.width]
         return
     line = full.width * samples
     for strip in range(math.ceil(full.height / full.tile_height)):
@@ -173,14 +155,14 @@ def _iter_rows(slide: Slide, page, first: int) -> Iterator[np.ndarray]:
             if not left:
                 break
         if left:
-            raise damaged(slide, strip, f"{left} rows too few")
+            raise slide.damaged(f"strip {strip}", f"{left} rows too few")
 
 
-def _inflate(slide: Slide, page, index: int) -> Iterator[bytes]:
+def _inflate(slide: TiffImage, page, index: int) -> Iterator[bytes]:
     """The bytes of a strip, uncompressed, in pieces; several strips may be read in turns."""
     offset, size = page.dataoffsets[index], page.databytecounts[index]
     unpacker = zlib.decompressobj() if page.keyframe.compression in _DEFLATE else None
-    handle = slide._tiff.filehandle
+    handle = slide.tiff.filehandle
     for start in range(0, size, ROWS_BYTES):
         handle.seek(offset + start)
         try:
@@ -189,4 +171,4 @@ def _inflate(slide: Slide, page, index: int) -> Iterator[bytes]:
                 yield unpacker.decompress(data, 16 * ROWS_BYTES) if unpacker else data
                 data = unpacker.unconsumed_tail if unpacker else b""
         except (zlib.error, EOFError) as error:
-            raise damaged(slide, index, str(error)) from None
+            raise slide.damaged(f"strip {index}", error) from None

@@ -30,14 +30,7 @@ def tissue_mask(picture: np.ndarray, scale: float) -> TissueMask:
     Both stains take away green, so the measure is 255 - green, smoothed, and 0 where the picture
     has no colour: margins, shadows and dust are as dark, but grey. Otsu's threshold always cuts in
     two, so it is held within ``ABSORBED_RANGE``: a slide full of tissue is all tissue, an empty one
-    has none.
-
-    Parameters
-    ----------
-    picture
-        uint8 (H, W, 3).
-    scale
-        Its H&E pixels per pixel.
+    has none. ``picture`` is uint8 (H, W, 3), ``scale`` its H&E pixels per pixel.
     """
     from skimage.filters import gaussian, threshold_otsu
 
@@ -53,18 +46,10 @@ def tissue_mask(picture: np.ndarray, scale: float) -> TissueMask:
 def tissue_fraction(
     tissue: TissueMask, centres_px: np.ndarray, offsets_px: np.ndarray
 ) -> np.ndarray:
-    """The share of points around each centre that lie on tissue; outside of the slide is none.
+    """The share of points around each centre that lie on tissue, (N,); outside of the slide is none.
 
-    Parameters
-    ----------
-    centres_px
-        (N, 2) H&E pixels.
-    offsets_px
-        (K, 2) H&E pixels from a centre: points spread evenly over a spot or patch.
-
-    Returns
-    -------
-    (N,) float64 from 0 to 1.
+    ``centres_px`` (N, 2) are H&E pixels, ``offsets_px`` (K, 2) such pixels from a centre: points
+    spread evenly over a spot or patch.
     """
     height, width = tissue.mask.shape
     centres = np.asarray(centres_px, np.float64) / tissue.scale
@@ -73,6 +58,6 @@ def tissue_fraction(
     for offset in offsets:
         x, y = np.floor(centres + offset).T
         inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-        at = np.flatnonzero(inside)
-        hits[at] += tissue.mask[y[at].astype(np.int64), x[at].astype(np.int64)]
+        hit = np.flatnonzero(inside)
+        hits[hit] += tissue.mask[y[hit].astype(np.int64), x[hit].astype(np.int64)]
     return hits / len(offsets)

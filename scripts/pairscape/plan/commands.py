@@ -17,6 +17,11 @@ def _quoted(path: str) -> str:
     return "'" + path.replace("'", "'\"'\"'") + "'"
 
 
+def made_flags(output) -> str:
+    """Flags of all the files that a job makes, by their names in the rule."""
+    return flags(dict(output.items()), *output.keys())
+
+
 def many(flag: str, files: Sequence[str]) -> str:
     """A flag with its files, or nothing where there are none."""
     return " ".join([flag, *map(shlex.quote, files)]) if files else ""

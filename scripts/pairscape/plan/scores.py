@@ -31,6 +31,18 @@ def retrieval_files(plan: Plan, *extensions: str) -> list[str]:
     return made(plan, [f"retrieval_{experiment}" for experiment in plan.in_all], extensions)
 
 
+def hits_scores(plan: Plan, shown: str) -> list[str]:
+    """What each query retrieves, of what is shown, one file per dataset."""
+    experiment, names = plan.shown[shown]
+    return [f"{plan.results}/scores/{experiment}/{dataset}/hits.parquet" for dataset in names]
+
+
+def hits_files(plan: Plan, *extensions: str) -> list[str]:
+    """The tables of what is retrieved, where it is told."""
+    scored = plan.fully_scored if plan.config["hits"]["score"] else []
+    return made(plan, [f"hits_{experiment}" for experiment in scored], extensions)
+
+
 def batch_effect_scores(plan: Plan, names: Iterable[str]) -> list[str]:
     """The batch-effect scores of datasets; none where the configuration leaves them out."""
     scored = names if plan.config["batch_effect"]["score"] else ()

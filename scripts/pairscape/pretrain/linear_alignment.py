@@ -18,6 +18,7 @@ import numpy as np
 
 from pairscape.core import files
 from pairscape.core.errors import InputError, missing_file, one_of
+from pairscape.core.moments import Moments
 
 log = logging.getLogger("pairscape")
 
@@ -167,7 +168,7 @@ class _Pairs:
     donors: np.ndarray
     seed: int
 
-    def moments(self, train, folds, library_size: float) -> "list[_Moments]":
+    def moments(self, train, folds, library_size: float) -> list[Moments]:
         """The moments of each fold of the train rows."""
         # The same shift for all folds, so that their sums add up; any point near the data will do.
         first = train[: 1 << 10]
@@ -176,7 +177,7 @@ class _Pairs:
             prepare(self.counts[first], library_size).mean(0),
         )
         inputs = self.features, self.counts
-        return [_Moments.of(*inputs, fold, library_size, shifts) for fold in folds]
+        return [_gather(*inputs, fold, library_size, shifts) for fold in folds]
 
     def ranks(self, fitted: Sequence[Alignment], rows: np.ndarray) -> list[list[float]]:
         """The reciprocal ranks of each donor (rows), per alignment (columns)."""
@@ -211,60 +212,44 @@ def reciprocal_rank(images: np.ndarray, genes: np.ndarray) -> float:
     return float(np.mean(means))
 
 
-@dataclass(frozen=True)
-class _Moments:
-    """Sums over rows of what two inputs' means and covariances are made of."""
+def _gather(features, counts, rows, library_size, shifts) -> Moments:
+    d, g = len(shifts[0]), len(shifts[1])
+    sums = tuple(np.zeros(shape) for shape in (d, g, (d, d), (d, g), (g, g)))
+    for at in range(0, len(rows), _BLOCK_ROWS):
+        block = rows[at : at + _BLOCK_ROWS]
+        x = np.asarray(features[block], np.float64) - shifts[0]
+        y = prepare(counts[block], library_size) - shifts[1]
+        parts = (x.sum(0), y.sum(0), x.T @ x, x.T @ y, y.T @ y)
+        for total, value in zip(sums, parts, strict=True):
+            total += value
+    return Moments(shifts, len(rows), sums)
 
-    shifts: tuple[np.ndarray, np.ndarray]
-    count: int
-    sums: tuple[np.ndarray, ...]  # x, y, x x, x y, y y
 
-    @classmethod
-    def of(cls, features, counts, rows, library_size, shifts) -> "_Moments":
-        d, g = len(shifts[0]), len(shifts[1])
-        sums = tuple(np.zeros(shape) for shape in (d, g, (d, d), (d, g), (g, g)))
-        for at in range(0, len(rows), _BLOCK_ROWS):
-            block = rows[at : at + _BLOCK_ROWS]
-            x = np.asarray(features[block], np.float64) - shifts[0]
-            y = prepare(counts[block], library_size) - shifts[1]
-            parts = (x.sum(0), y.sum(0), x.T @ x, x.T @ y, y.T @ y)
-            for total, value in zip(sums, parts, strict=True):
-                total += value
-        return cls(shifts, len(rows), sums)
-
-    def __add__(self, other: "_Moments") -> "_Moments":
-        sums = tuple(map(np.add, self.sums, other.sums))
-        return _Moments(self.shifts, self.count + other.count, sums)
-
-    def __sub__(self, other: "_Moments") -> "_Moments":
-        sums = tuple(map(np.subtract, self.sums, other.sums))
-        return _Moments(self.shifts, self.count - other.count, sums)
-
-    def covariances(self) -> tuple[np.ndarray, ...]:
-        """Means of x and y, and the covariances of x, of x with y, and of y."""
-        x, y, xx, xy, yy = self.sums
-        n = self.count
-        mx, my = x / n, y / n
-        return (
-            mx + self.shifts[0],
-            my + self.shifts[1],
-            xx / n - np.outer(mx, mx),
-            xy / n - np.outer(mx, my),
-            yy / n - np.outer(my, my),
-        )
+def _covariances(moments: Moments) -> tuple[np.ndarray, ...]:
+    """Means of x and y, and the covariances of x, of x with y, and of y."""
+    x, y, xx, xy, yy = moments.sums
+    n = moments.rows
+    mx, my = x / n, y / n
+    return (
+        mx + moments.shifts[0],
+        my + moments.shifts[1],
+        xx / n - np.outer(mx, mx),
+        xy / n - np.outer(mx, my),
+        yy / n - np.outer(my, my),
+    )
 
 
 def _solve(
-    moments: _Moments, method: str, *, penalties: Sequence[float], width: int, library_size: float
+    moments: Moments, method: str, *, penalties: Sequence[float], width: int, library_size: float
 ) -> list[Alignment]:
     """One alignment per penalty, from the same decompositions."""
-    x_mean, y_mean, xx, xy, yy = moments.covariances()
+    x_mean, y_mean, xx, xy, yy = _covariances(moments)
     x_scale, y_scale = _scales(xx), _scales(yy)
     xx *= np.outer(x_scale, x_scale)
     xy *= np.outer(x_scale, y_scale)
     yy *= np.outer(y_scale, y_scale)
-    x_values, x_axes = _axes(xx, moments.count, "image features")
-    y_values, y_axes = _axes(yy, moments.count, "expression")
+    x_values, x_axes = _axes(xx, moments.rows, "image features")
+    y_values, y_axes = _axes(yy, moments.rows, "expression")
     x_unit, y_unit = x_values.mean(), y_values.mean()
     crossed = x_axes.T @ xy @ y_axes
     solved = []

@@ -11,7 +11,8 @@ import numpy as np
 
 from pairscape.core import files, tsv
 from pairscape.core.errors import InputError
-from pairscape.dataset import expression_counts, gene_lists, pair_shards
+from pairscape.dataset import expression_counts, gene_lists
+from pairscape.dataset.shards import Shards
 from pairscape.encoders import specs
 from pairscape.pretrain import experiment, failures, stored_sides
 from pairscape.pretrain.options import MACHINE_OPTIONS, Training
@@ -120,14 +121,8 @@ def read(options: Mapping, training: Training, inputs: Inputs, result_version: i
     """Read and check the inputs of a run; ``result_version`` is its program's."""
     genes = gene_lists.read_genes(inputs.genes)
     splits = tsv.read_tsv(inputs.splits, ["sample", "split", "organ", "disease_state"])
-    shards = [
-        {
-            "sample": sample,
-            "rows": pair_shards.read_shard_table(path).num_rows,
-            "sha256": pair_shards.shard_sha256(path),
-        }
-        for sample, path in zip(options["samples"], inputs.shards, strict=True)
-    ]
+    opened = Shards.open(inputs.shards, options["samples"])
+    shards = opened.described()
     encoders = {kind: options[f"{kind}_encoder"] for kind in specs.KINDS}
     once = experiment.runs_once(training.as_dict(), encoders["gene"])
     if is_closed_form(options) and not once["image"]:
@@ -138,12 +133,10 @@ def read(options: Mapping, training: Training, inputs: Inputs, result_version: i
             "a closed form needs stored features: choose frozen, and no tokens",
         )
     stored = stored_sides.read(inputs.features, encoders, training, shards, inputs.shards, splits)
-    rows = expression_counts.split_rows(
-        options["samples"], [shard["rows"] for shard in shards], splits, inputs.splits
-    )
+    rows = expression_counts.split_rows(opened, splits, inputs.splits)
     if not is_closed_form(options):
         _check_rows(inputs.splits, rows, training)
-    counts = expression_counts.Counts(inputs.shards, [gene["gene_symbol"] for gene in genes])
+    counts = expression_counts.Counts(opened, [gene["gene_symbol"] for gene in genes])
     return Run(
         options=options,
         training=training,

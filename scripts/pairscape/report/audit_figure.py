@@ -4,11 +4,11 @@ import textwrap
 from collections.abc import Mapping, Sequence
 
 from pairscape.audit.flag_effects import BOTH, NOT_TRIED, STARTS
-from pairscape.report.audit_table import CHANGES, flag_words, pair_words
+from pairscape.report import style
+from pairscape.report.audit_table import CHANGES, flag_words
 from pairscape.report.style import BLUE, VERMILION
-from pairscape.report.words import gallery_words
+from pairscape.report.words import gallery_words, pair_words
 
-_DPI = 150
 _GREY = "#777777"
 _WIDTH_IN, _LINE_IN, _CAPTION_CHARACTERS = 9.5, 0.33, 150
 _IDLE_LINE = 0.6  # of a line's height, where there is only to say why nothing is drawn
@@ -16,25 +16,17 @@ _COLOURS = dict(zip(STARTS, (BLUE, VERMILION), strict=True))
 _MARKERS = dict(zip(STARTS, ("o", "s"), strict=True))
 _OFFSETS = dict(zip(STARTS, (-0.19, 0.19), strict=True))
 _BATCH_FIRST = {"split": 1}
+_TICKS = {"marker": "|", "markersize": 7, "color": "#333333"}
 
 
 def plot_differences(rows: Sequence[Mapping]):
     """Draw the difference of recall that each flag makes.
 
-    Parameters
-    ----------
-    rows
-        Of ``audit.read_scores``.
-
-    Returns
-    -------
-    A matplotlib figure: a row of panels per encoder pair, first the gallery of batches, then the whole
-    split; a line per flag, the two starts one below the other. Marks: mean over directions and
-    seeds, hollow where run and base test on different spots; lines: 95 % intervals; ticks: least and
-    greatest of single seeds. What has no number says why, in grey.
+    ``rows``: of ``flag_effects.read_scores``. A row of panels per encoder pair, first the gallery of
+    batches, then the whole split; a line per flag, the two starts one below the other. Marks: mean over
+    directions and seeds, hollow where run and base test on different spots; lines: 95 % intervals;
+    ticks: least and greatest of single seeds. What has no number says why, in grey.
     """
-    from matplotlib.figure import Figure
-
     flags = list(dict.fromkeys(row["flag"] for row in rows if row["flag"]))
     scored = [row for row in rows if row["gallery"] and row["direction"] == BOTH]
     ks = {row["recall_at"] for row in scored}
@@ -50,42 +42,28 @@ def plot_differences(rows: Sequence[Mapping]):
     caption = _caption(rows, scored, k, idle)
     places, bottom = _places(flags, scored)
     height = _LINE_IN * max(bottom, 2) + 1.15
-    figure = Figure(
-        figsize=(_WIDTH_IN, height * max(len(pairs), 1) + 0.17 * caption.count("\n") + 1.0),
-        dpi=_DPI,
-        layout="constrained",
-    )
+    height = height * max(len(pairs), 1) + 0.17 * caption.count("\n") + 1.0
+    figure = style.new_figure(_WIDTH_IN, height)
     panels = figure.subplots(max(len(pairs), 1), max(len(galleries), 1), squeeze=False, sharey=True)
     for line, pair in zip(panels, pairs, strict=False):
         for panel, gallery in zip(line, galleries, strict=True):
-            own = {
+            shown = {
                 (row["start"], row["flag"]): row
                 for row in scored
                 if (pair_words(row), row["gallery"]) == (pair, gallery)
             }
-            _draw_panel(panel, places, own, idle)
+            _draw_panel(panel, places, shown, idle)
             panel.set_ylim(bottom, 0)
             panel.tick_params(axis="y", length=0, labelsize=8.5)
-            named = f"{pair}\n" * (len(pairs) > 1)
-            panel.set_title(named + _title(own, gallery), loc="left", fontsize=9)
+            named = f"{pair}\n" if len(pairs) > 1 else ""
+            panel.set_title(named + _title(shown, gallery), loc="left", fontsize=9)
             panel.set_xlabel(f"difference of Recall@{k:g}")
             panel.locator_params(axis="x", nbins=6)
         _name_flags(line[0], places, rows)
     head = f"Audit {rows[0]['audit']}: what each quirk of the published code does to Recall@{k:g}"
     if len(pairs) == 1:
         head += f", {pairs[0]}"
-    figure.legend(
-        handles=_legend(scored),
-        loc="outside upper left",
-        title=head,
-        title_fontsize=11,
-        alignment="left",
-        ncols=4,
-        frameon=False,
-        fontsize=8.5,
-        handlelength=1.6,
-        columnspacing=1.4,
-    )
+    style.legend_above(figure, _legend(scored), head, size=11, handlelength=1.6, columnspacing=1.4)
     figure.supxlabel(caption, x=0.008, ha="left", fontsize=8, color="#333333")
     return figure
 
@@ -101,13 +79,13 @@ def _places(flags: Sequence[str], scored: Sequence[Mapping]) -> tuple[dict, floa
     return places, at or 1.0
 
 
-def _draw_panel(panel, places: Mapping, own: Mapping, idle: Mapping) -> None:
+def _draw_panel(panel, places: Mapping, shown: Mapping, idle: Mapping) -> None:
     panel.axvline(0, color="#444444", linewidth=0.9, zorder=2)
     panel.grid(axis="x", color="#E4E4E4", zorder=0)
     for number, (flag, (place, height)) in enumerate(places.items()):
         if number % 2:
             panel.axhspan(place - height / 2, place + height / 2, color="#F6F6F6", zorder=-1)
-        why = {start: _why(own.get((start, flag)), idle.get((start, flag))) for start in STARTS}
+        why = {start: _why(shown.get((start, flag)), idle.get((start, flag))) for start in STARTS}
         if height < 1 or (len(set(why.values())) == 1 and why[STARTS[0]]):
             _say(panel, place, ", ".join(dict.fromkeys(why.values())))  # of both starts at once
             continue
@@ -116,7 +94,7 @@ def _draw_panel(panel, places: Mapping, own: Mapping, idle: Mapping) -> None:
             if why[start]:
                 _say(panel, y, f"{start}: {why[start]}")
             else:
-                _mark(panel, y, own[start, flag])
+                _mark(panel, y, shown[start, flag])
     # Around zero even where all differences are on one side, or none is drawn.
     low, high = panel.get_xlim()
     low, high = min(low, -0.005), max(high, 0.005)
@@ -127,24 +105,11 @@ def _draw_panel(panel, places: Mapping, own: Mapping, idle: Mapping) -> None:
 def _mark(panel, y: float, row: Mapping) -> None:
     colour = _COLOURS[row["start"]]
     if row["difference_low"] is not None:
-        panel.plot(
-            [row["difference_low"], row["difference_high"]],
-            [y, y],
-            color=colour,
-            linewidth=1.6,
-            solid_capstyle="butt",
-            zorder=3,
-        )
+        looks = {"color": colour, "linewidth": 1.6, "solid_capstyle": "butt"}
+        panel.plot([row["difference_low"], row["difference_high"]], [y, y], zorder=3, **looks)
     if row["seeds"] > 1:
-        panel.plot(
-            [row["difference_seed_low"], row["difference_seed_high"]],
-            [y, y],
-            linestyle="",
-            marker="|",
-            markersize=7,
-            color="#333333",
-            zorder=4,
-        )
+        ends = [row["difference_seed_low"], row["difference_seed_high"]]
+        panel.plot(ends, [y, y], linestyle="", zorder=4, **_TICKS)
     panel.plot(
         row["difference"],
         y,
@@ -183,29 +148,26 @@ def _say(panel, y: float, words: str) -> None:
     )
 
 
-def _title(own: Mapping, gallery: str) -> str:
+def _title(shown: Mapping, gallery: str) -> str:
     """Gallery, and the recall of the bases that the differences are taken from."""
     words = "Whole test split" if gallery == "split" else gallery_words(gallery)
     bases = [
         f"{start} {row['value']:.3f}"
         for start in STARTS
-        if (row := own.get((start, ""))) and row["value"] is not None
+        if (row := shown.get((start, ""))) and row["value"] is not None
     ]
     chance = {
         f"{row['chance']:.3f}"
-        for (_, flag), row in own.items()
+        for (_, flag), row in shown.items()
         if not flag and row["chance"] is not None
     }
-    told = f"base: {', '.join(bases) or 'not run'}"
-    told += f"\nchance: {' or '.join(sorted(chance))}" if chance else ""
-    return words[0].upper() + words[1:] + f"\n{told}"
+    words += f"\nbase: {', '.join(bases) or 'not run'}"
+    words += f"\nchance: {' or '.join(sorted(chance))}" if chance else ""
+    return words[0].upper() + words[1:]
 
 
 def _name_flags(panel, places: Mapping, rows: Sequence[Mapping]) -> None:
-    labels, drawn = [], set()
-    for row in rows:
-        if row["difference"] is not None:
-            drawn.add(row["flag"])
+    labels, drawn = [], {row["flag"] for row in rows if row["difference"] is not None}
     for flag in places:
         findings = next(row["findings"] for row in rows if row["flag"] == flag)
         labels.append(flag_words(flag) + (f" ({findings})" if findings else ""))
@@ -216,30 +178,21 @@ def _name_flags(panel, places: Mapping, rows: Sequence[Mapping]) -> None:
 
 
 def _legend(scored: Sequence[Mapping]) -> list:
-    from matplotlib.lines import Line2D
-
     handles = [
-        Line2D(
-            [],
-            [],
-            color=_COLOURS[start],
-            marker=_MARKERS[start],
-            markersize=5.5,
-            linewidth=1.6,
-            label=f"from {start}, the flag {CHANGES[start]}",
+        style.handle(
+            f"from {start}, the flag {CHANGES[start]}",
+            **{"color": _COLOURS[start], "marker": _MARKERS[start]},
+            **{"markersize": 5.5, "linewidth": 1.6},
         )
         for start in STARTS
         if any(row["start"] == start for row in scored)
     ]
     drawn = [row for row in scored if row["difference"] is not None]
     if any(row["paired"] == "no" for row in drawn):
-        style = {"marker": "o", "markerfacecolor": "white", "markeredgecolor": "#333333"}
-        handles.append(
-            Line2D([], [], linestyle="", markersize=5.5, label="other test spots", **style)
-        )
+        looks = {"marker": "o", "markerfacecolor": "white", "markeredgecolor": "#333333"}
+        handles.append(style.handle("other test spots", linestyle="", markersize=5.5, **looks))
     if any(row["seeds"] > 1 for row in drawn):
-        style = {"marker": "|", "markersize": 7, "color": "#333333"}
-        handles.append(Line2D([], [], linestyle="", label="least, greatest seed", **style))
+        handles.append(style.handle("least, greatest seed", linestyle="", **_TICKS))
     return handles
 
 
@@ -264,10 +217,9 @@ def _caption(rows: Sequence[Mapping], scored: Sequence[Mapping], k: float, idle:
     for (start, flag), why in idle.items():
         both = all((other, flag) in idle for other in STARTS)
         words = flag_words(flag) + ("" if both else f" from {start}")
-        of = reasons.setdefault(why, [])
-        if words not in of:
-            of.append(words)
+        if words not in reasons.setdefault(why, []):
+            reasons[why].append(words)
     if reasons:
-        told = "; ".join(f"{', '.join(of)}: {why}" for why, of in reasons.items())
-        parts.append(f"Not tried: {told}.")
+        idle_words = "; ".join(f"{', '.join(names)}: {why}" for why, names in reasons.items())
+        parts.append(f"Not tried: {idle_words}.")
     return "\n".join(line for part in parts for line in textwrap.wrap(part, _CAPTION_CHARACTERS))

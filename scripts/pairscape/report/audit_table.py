@@ -1,4 +1,4 @@
-"""The table of an audit, as ``audit.score`` makes its rows: format and layout for readers."""
+"""The table of an audit, as ``flag_effects.score`` makes its rows, for readers."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -6,8 +6,16 @@ from pairscape.audit import flag_effects
 from pairscape.audit.flag_effects import BOTH, NOT_TRIED, SCORED, STARTS
 from pairscape.core import tsv
 from pairscape.report import layout, words
+from pairscape.report.chapter import Chapter, Shown
+from pairscape.report.rows import split_by
+from pairscape.report.words import pair_words
 
-COLUMNS = tuple(name for name in flag_effects.COLUMNS if name not in tsv.ORIGIN)
+TABLE = tsv.Table(
+    "audit_<name>.tsv",
+    "show_audit",
+    tuple(column for column in flag_effects.TABLE.columns if column.name not in tsv.ORIGIN),
+)
+COLUMNS = TABLE.names
 CHANGES = {"corrected": "switched on", "published": "repaired"}
 _NAMES = {
     "adam": "Adam",
@@ -18,6 +26,7 @@ _NAMES = {
     "nicheformer": "Nicheformer",
     "scfoundation": "scFoundation",
 }
+_SIGNED = "+z.3f"
 _BASES = {"corrected": "none", "published": "all"}
 _TITLES = {
     "corrected": "From the corrected protocol, one flag switched on",
@@ -25,20 +34,9 @@ _TITLES = {
 }
 
 
-def write_table(path, rows: Iterable[Mapping]) -> None:
-    """Write the rows of an audit, without the origin of their scores."""
-    wanted = ({name: row.get(name) for name in COLUMNS} for row in rows)
-    tsv.write_numbers(path, wanted, COLUMNS)
-
-
-def is_audit_table(columns: Iterable[str]) -> bool:
-    """Whether a TSV with these columns was written by ``write_table``."""
-    return set(COLUMNS) <= set(columns)
-
-
-def read_table(path) -> list[dict]:
-    """Read what ``write_table`` wrote; numbers as float, empty ones as None."""
-    return tsv.read_numbers(path, COLUMNS, "delete it and tabulate again", flag_effects.NUMBERS)
+def without_origin(rows: Iterable[Mapping]) -> list[dict]:
+    """The rows of an audit, without the origin of their scores."""
+    return [{name: row.get(name) for name in COLUMNS} for row in rows]
 
 
 # ----------------------------------------------------------------------------------- for the reader
@@ -47,11 +45,6 @@ def read_table(path) -> list[dict]:
 def flag_words(flag: str) -> str:
     """A flag's name in words."""
     return " ".join(_NAMES.get(word, word) for word in flag.split("_"))
-
-
-def pair_words(row: Mapping) -> str:
-    """An encoder pair in words."""
-    return f"{row['image_encoder']} with {row['gene_encoder']}"
 
 
 def missing(rows: Iterable[Mapping]) -> list[str]:
@@ -69,55 +62,37 @@ def missing(rows: Iterable[Mapping]) -> list[str]:
 def in_short(rows: Sequence[Mapping]) -> str:
     """The audit in one line."""
     flags = {(row["start"], row["flag"]) for row in rows if row["flag"]}
-    tried = {
-        (row["start"], row["flag"]) for row in rows if row["flag"] and row["difference"] is not None
-    }
+    tried = {(row["start"], row["flag"]) for row in rows if row["difference"] is not None} & flags
     idle = {(row["start"], row["flag"]) for row in rows if row["status"] == NOT_TRIED}
-    told = f"{len(flags)} changes, {len(tried)} scored, {len(idle)} that can't be tried here"
-    return told + f", {len(missing(rows))} of settings and pairs with runs missing or failed"
+    words = f"{len(flags)} changes, {len(tried)} scored, {len(idle)} that can't be tried here"
+    return words + f", {len(missing(rows))} of settings and pairs with runs missing or failed"
 
 
 def sections(rows: Sequence[Mapping]) -> list[dict]:
-    """Lay the table out for a reader, as ``tables.retrieval_sections`` does.
+    """Lay the table out for a reader.
 
     First what each flag means, then for each k, gallery and start the differences.
     """
     parts = [_meanings(rows)]
     scored = [row for row in rows if row["gallery"]]
-    for k in dict.fromkeys(row["recall_at"] for row in scored):
+    for k, of_k in split_by(scored, "recall_at").items():
         for gallery in dict.fromkeys(row["gallery"] for row in scored):
-            for start in STARTS:
-                of = [
-                    row
-                    for row in scored
-                    if (row["recall_at"], row["gallery"], row["start"]) == (k, gallery, start)
-                ]
-                if of:
-                    parts.append(_differences(of, k, gallery, start))
+            starts = split_by((row for row in of_k if row["gallery"] == gallery), "start")
+            for start in filter(starts.get, STARTS):
+                parts.append(_differences(starts[start], k, gallery, start))
     parts[-1]["notes"] = _notes(rows)
     return parts
 
 
 def _meanings(rows: Sequence[Mapping]) -> dict:
-    flags: dict[str, dict] = {}
-    for row in rows:
-        if row["flag"]:
-            flags.setdefault(row["flag"], {}).setdefault(row["start"], []).append(row)
     body = []
-    for flag, starts in flags.items():
-        one = next(iter(starts.values()))[0]
-        body.append([flag_words(flag), one["findings"], one["meaning"]])
-        body[-1] += [_tried(starts.get(start, []), start) for start in STARTS]
-    return {
-        "title": "What each flag means",
-        "header": [
-            *("Flag", "Finding", "What the published code does"),
-            *("From corrected", "From published"),
-        ],
-        "rows": body,
-        "chance": [],
-        "notes": [],
-    }
+    for flag, changes in split_by((row for row in rows if row["flag"]), "flag").items():
+        starts = split_by(changes, "start")
+        tried = [_tried(starts.get(start, []), start) for start in STARTS]
+        body.append([flag_words(flag), changes[0]["findings"], changes[0]["meaning"], *tried])
+    header = ["Flag", "Finding", "What the published code does"]
+    header += ["From corrected", "From published"]
+    return layout.section("What each flag means", header, body)
 
 
 def _tried(rows: Sequence[Mapping], start: str) -> str:
@@ -130,46 +105,30 @@ def _tried(rows: Sequence[Mapping], start: str) -> str:
 
 
 def _differences(rows: Sequence[Mapping], k: float, gallery: str, start: str) -> dict:
-    cells: dict[tuple, dict] = {}
-    for row in rows:
-        key = (row["flag"], row["image_encoder"], row["gene_encoder"])
-        cells.setdefault(key, {})[row["direction"]] = row
     body, bases = [], []
-    for (flag, image, gene), by_direction in cells.items():
+    cells = split_by(rows, "flag", "image_encoder", "gene_encoder")
+    for (flag, image, gene), directions in cells.items():
+        by_direction = {row["direction"]: row for row in directions}
         row = by_direction[BOTH]
         if not flag:
             bases.append(len(body))
         body.append([flag_words(flag) or _BASES[start], image, gene, _value(row)])
-        body[-1] += [layout.NOT_RUN if row["chance"] is None else f"{row['chance']:.3f}"]
-        body[-1] += [_difference(row), _over_seeds(row)]
+        body[-1] += [layout.number(row["chance"]), _difference(row), _over_seeds(row)]
         body[-1] += [_signed(by_direction[name]["difference"]) for name in words.DIRECTIONS]
         body[-1] += [row["paired"] or layout.NOT_RUN, _seeds(row)]
-    return {
-        "title": f"{_TITLES[start]}: Recall@{k:g}, gallery: {words.gallery_words(gallery)}",
-        "header": [
-            *("Flag", "Image encoder", "Gene encoder", f"Recall@{k:g}", "Chance", "Difference"),
-            *("Over seeds", *words.DIRECTIONS.values(), "Same spots", "Seeds"),
-        ],
-        "rows": body,
-        "chance": bases,  # a rule above them, and in the report another colour
-        "notes": [],
-    }
+    title = f"{_TITLES[start]}: Recall@{k:g}, gallery: {words.gallery_words(gallery)}"
+    header = ["Flag", "Image encoder", "Gene encoder", f"Recall@{k:g}", "Chance", "Difference"]
+    header += ["Over seeds", *words.DIRECTIONS.values(), "Same spots", "Seeds"]
+    return layout.section(title, header, body, chance=bases)
 
 
 def _value(row: Mapping) -> str:
-    if row["value"] is None:
-        return layout.NOT_RUN
-    text = f"{row['value']:.3f}"
-    if row["ci_low"] is not None:
-        text += f" [{row['ci_low']:.3f}{layout.MINUS_TO}{row['ci_high']:.3f}]"
-    return text
+    return layout.number(row["value"]) + layout.interval(row["ci_low"], row["ci_high"])
 
 
 def _difference(row: Mapping) -> str:
-    text = _signed(row["difference"])
-    if row["difference_low"] is not None:
-        text += f" [{_signed(row['difference_low'])} to {_signed(row['difference_high'])}]"
-    return text
+    low, high = row["difference_low"], row["difference_high"]
+    return _signed(row["difference"]) + layout.interval(low, high, _SIGNED, " to ")
 
 
 def _over_seeds(row: Mapping) -> str:
@@ -180,7 +139,7 @@ def _over_seeds(row: Mapping) -> str:
 
 
 def _signed(value: float | None) -> str:
-    return layout.NOT_RUN if value is None else f"{value:+z.3f}"
+    return layout.number(value, _SIGNED)
 
 
 def _seeds(row: Mapping) -> str:
@@ -213,3 +172,21 @@ def _notes(rows: Sequence[Mapping]) -> list[str]:
     if lacking:
         notes.append(f"Missing: {'; '.join(lacking)}.")
     return notes
+
+
+CHAPTER = Chapter(
+    name="audit",
+    heading="Audit",
+    about="What each quirk of the published code and splits does to Recall@5: from the corrected "
+    "protocol, one quirk put in at a time; from the published one, one repaired at a time.",
+    absent="The audit hasn't been run. The configuration's part audit names one, and "
+    "results/tables/audit_<name>.md makes it.",
+    tables=(Shown("audit", "Audit", TABLE, sections, missing, named=" "),),
+    caption="{name}: by how much Recall@5 changes when one flag of the published protocol is changed "
+    "by itself: switched on where all else is corrected, and repaired where all else is as published. "
+    "Marks: difference from the run with no other change, mean over seeds and both directions, "
+    "hollow where the two test on different spots; lines: 95 % intervals over test spots; ticks: "
+    "least and greatest of single seeds. One panel has the published gallery, batches of 64 dealt "
+    "out to four processes; the other the full one, the whole test split. Grey: flags that can't "
+    "make a difference here, and why.",
+)

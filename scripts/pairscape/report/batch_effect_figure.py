@@ -2,37 +2,24 @@
 
 from collections.abc import Mapping, Sequence
 
-from pairscape.report import layout, words
+from pairscape.report import layout, style, words
 from pairscape.report.batch_effect_table import CONFOUNDING, EVERY_PAIR
+from pairscape.report.rows import split_by
 from pairscape.report.style import BLACK, BLUE
 
-_DPI = 150
 _SHORT = dict(zip(CONFOUNDING, ("organ", "disease"), strict=True))
 
 
 def plot_points(rows: Sequence[Mapping], title: str):
-    """Draw the points of one encoder pair, batch and resolution, a panel per gallery.
+    """Draw the points of one encoder pair, batch and resolution, as ``choose`` chose them.
 
-    Parameters
-    ----------
-    rows
-        Of ``batch_effect_table.points``, chosen by ``choose``.
-    title
-        Title of the figure.
-
-    Returns
-    -------
-    A matplotlib figure. Beside each point stand its dataset, Cramér's V of the split with organ and
-    disease state, and the share of spots in skipped clusters.
+    A matplotlib figure, a panel per gallery. Beside each point stand its dataset, Cramér's V of the
+    split with organ and disease state, and the share of spots in skipped clusters.
     """
-    from matplotlib.figure import Figure
-
-    galleries = list(dict.fromkeys(row["gallery"] for row in rows))
-    width = 7.4 * len(galleries)
-    figure = Figure(figsize=(width, 5.4), dpi=_DPI, layout="constrained")
+    galleries = split_by(rows, "gallery")
+    figure = style.new_figure(7.4 * len(galleries), 5.4)
     axes = figure.subplots(1, len(galleries), squeeze=False)[0]
-    for axis, gallery in zip(axes, galleries, strict=True):
-        drawn = [r for r in rows if r["gallery"] == gallery]
+    for axis, (gallery, drawn) in zip(axes, galleries.items(), strict=True):
         _draw(axis, [row for row in drawn if row["silhouette_batch"] is not None])
         missing = [row["dataset"] for row in drawn if row["silhouette_batch"] is None]
         axis.set_title(words.gallery_words(gallery).capitalize(), loc="left")
@@ -42,17 +29,17 @@ def plot_points(rows: Sequence[Mapping], title: str):
             "apart  \N{LEFTWARDS ARROW}        \N{RIGHTWARDS ARROW}  mixed"
         )
         axis.set_ylabel(f"mean Recall@{first['recall_at']} of I2G and G2I")
-        said = _correlation_words(first)
+        note = correlation_words(first)
         if missing:
-            said += f"\nnot defined: {', '.join(missing)}"
+            note += f"\nnot defined: {', '.join(missing)}"
         axis.annotate(
-            said, (0.02, 0.98), xycoords="axes fraction", va="top", fontsize=8, color="#333333"
+            note, (0.02, 0.98), xycoords="axes fraction", va="top", fontsize=8, color="#333333"
         )
     pair = rows[0]
-    of = f"{pair['image_encoder']} with {pair['gene_encoder']}"
+    whose = words.pair_words(pair)
     if pair["image_encoder"] == EVERY_PAIR:
-        of = f"mean over {pair['pairs']} encoder pairs"
-    figure.suptitle(f"{title}: {of}", x=0.01, ha="left", fontsize=11)
+        whose = f"mean over {pair['pairs']} encoder pairs"
+    figure.suptitle(f"{title}: {whose}", x=0.01, ha="left", fontsize=11)
     figure.supxlabel(
         "A point is a panel. Panels differ in much at once: V is Cramér's V of the split with organ "
         "and with disease state (1: one tells the other).\nThe coefficient describes these panels "
@@ -70,10 +57,10 @@ def choose(
 ) -> list[Mapping]:
     """The rows that are drawn: of the named pair, else of the mean over pairs, else of the first."""
     rows = [row for row in rows if (row["batch"], row["resolution"]) == (batch, resolution)]
-    pairs = list(dict.fromkeys((row["image_encoder"], row["gene_encoder"]) for row in rows))
+    pairs = split_by(rows, "image_encoder", "gene_encoder")
     mean = (EVERY_PAIR, EVERY_PAIR)
     wanted = tuple(pair) if pair else mean if mean in pairs else next(iter(pairs), None)
-    return [row for row in rows if (row["image_encoder"], row["gene_encoder"]) == wanted]
+    return pairs.get(wanted, [])
 
 
 def _draw(axis, rows: Sequence[Mapping]) -> None:
@@ -125,14 +112,12 @@ def _spread(heights: Sequence[float]) -> list[float]:
 
 
 def _facts(row: Mapping) -> str:
-    parts = [
-        f"V {short} " + (layout.NOT_RUN if row[name] is None else f"{row[name]:.2f}")
-        for name, short in _SHORT.items()
-    ]
+    parts = [f"V {short} {layout.number(row[name], '.2f')}" for name, short in _SHORT.items()]
     return ", ".join([*parts, f"skipped {row['spots_skipped']:.0%}"])
 
 
-def _correlation_words(row: Mapping) -> str:
+def correlation_words(row: Mapping, form: str = ".2f") -> str:
+    """Spearman's coefficient with its p-value, or why there is none."""
     if row["spearman"] is None:
         return row["p_test"]
-    return f"Spearman {row['spearman']:.2f}, p = {row['p_value']:.3g} ({row['p_test']})"
+    return f"Spearman {row['spearman']:{form}}, p = {row['p_value']:.3g} ({row['p_test']})"

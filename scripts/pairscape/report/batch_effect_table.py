@@ -1,7 +1,6 @@
 """Batch effects for the reader: the table over datasets, and the points of the figure over panels."""
 
 import itertools
-import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -10,35 +9,67 @@ import numpy as np
 from pairscape.core import tsv
 from pairscape.evaluate.batch_effect import BATCHES, CONFOUNDERS
 from pairscape.report import layout, words
+from pairscape.report.chapter import Chapter, Shown
+from pairscape.report.columns import columns
+from pairscape.report.rank_correlation import permuted
 
-KEYS = ("dataset", "batch", "label")
-MAIN = ("silhouette_batch", "clusters", "spots_skipped", "bras", "ilisi")
-CONFOUNDING = tuple(f"cramers_v_{fact}" for fact in CONFOUNDERS)
-FACTS = ("resolution", "batches", "spots")
-WORDS = ("note", "representation", "clustering")
 AT = "silhouette_batch_at_"
-POINT_COLUMNS = (
-    "gallery",
-    "image_encoder",
-    "gene_encoder",
-    "dataset",
-    "panel",
-    "batch",
-    "resolution",
-    "silhouette_batch",
-    "spots_skipped",
-    *CONFOUNDING,
-    "recall_at",
-    "recall",
-    "recall_i2g",
-    "recall_g2i",
-    "chance",
-    "seeds",
-    "pairs",
-    "panels",
-    "spearman",
-    "p_value",
-    "p_test",
+CONFOUNDING = tuple(f"cramers_v_{fact}" for fact in CONFOUNDERS)
+WORDS = ("note", "representation", "clustering")
+_CONFOUNDING = tsv.numbers(
+    **{name: f"Cramér's V of the split and {name[10:]}, over spots" for name in CONFOUNDING}
+)
+TABLE = tsv.Table(
+    "batch_effect.tsv",
+    "show_batch_effect",
+    (
+        *columns("dataset", "batch"),
+        *tsv.text(label="leiden clusters or given labels"),
+        *columns("resolution"),
+        *tsv.numbers(
+            batches="batches",
+            spots="spots",
+            silhouette_batch="1: mixed, 0: apart",
+            clusters="labels",
+            spots_skipped="share of spots in labels of one batch",
+            bras="the same by cosine distance to all other batches",
+            ilisi="mixing among neighbours, without labels",
+        ),
+        *_CONFOUNDING,
+        *tsv.text(
+            note="why a score isn't defined",
+            representation="what the spots were compared by",
+            clustering="how they were clustered",
+        ),
+    ),
+    "silhouette_batch at each resolution",
+    others_after="ilisi",
+)
+POINTS = tsv.Table(
+    "batch_effect_<experiment>.tsv",
+    "show_batch_effect",
+    (
+        *columns("gallery", "image_encoder", "gene_encoder", "dataset", "panel", "batch"),
+        *columns("resolution"),
+        *tsv.numbers(
+            silhouette_batch="1: mixed, 0: apart",
+            spots_skipped="share of spots in clusters of one batch",
+        ),
+        *_CONFOUNDING,
+        *columns("recall_at"),
+        *tsv.numbers(
+            recall="mean over seeds and directions",
+            recall_i2g="mean over seeds",
+            recall_g2i="mean over seeds",
+            chance="chance of recall",
+            seeds="least seeds of a direction",
+            pairs="encoder pairs of the mean",
+            panels="points of the correlation",
+            spearman="of silhouette and recall over the panels",
+            p_value="two-sided, by permutation",
+        ),
+        *columns("p_test"),
+    ),
 )
 EVERY_PAIR = "mean"  # stands in place of encoders' names
 _EXACT_PANELS = 9  # 362,880 orders
@@ -52,12 +83,7 @@ FEWEST_PANELS = 4
 def tabulate(scores: Iterable[Mapping], resolutions: Mapping[str, float]) -> list[dict]:
     """One row per dataset, batch and kind of label, of scores as ``batch_effect.read_scores`` has them.
 
-    Parameters
-    ----------
-    scores
-        Of any number of datasets.
-    resolutions
-        The main resolution by dataset.
+    ``resolutions``: the main one by dataset.
     """
     scores = [row for row in scores if row["group"] == "all"]
     at = sorted({row["resolution"] for row in scores if row["resolution"] is not None})
@@ -70,62 +96,39 @@ def tabulate(scores: Iterable[Mapping], resolutions: Mapping[str, float]) -> lis
         if not of_label:
             continue
         main = resolutions[dataset] if label == "leiden" else None
-        found = {row["metric"]: row for row in of_label if row["resolution"] == main}
-        silhouette = found["silhouette_batch"]
+        scored = {row["metric"]: row for row in of_label if row["resolution"] == main}
+        silhouette = scored["silhouette_batch"]
         row = {"dataset": dataset, "batch": batch, "label": label, "resolution": main}
         row |= {name: silhouette[name] for name in ("batches", "spots")}
         row |= {
             "silhouette_batch": silhouette["value"],
             "clusters": silhouette["labels"],
             "spots_skipped": silhouette["spots_skipped"],
-            "bras": found["bras"]["value"],
+            "bras": scored["bras"]["value"],
             "ilisi": next((r["value"] for r in of_batch if r["metric"] == "ilisi"), None),
         }
         values = {
             r["resolution"]: r["value"] for r in of_label if r["metric"] == "silhouette_batch"
         }
         row |= {f"{AT}{one:g}": values.get(one) for one in at}
-        for name, fact in zip(CONFOUNDING, CONFOUNDERS, strict=True):
-            row[name] = next(
-                (r["value"] for r in of_batch if (r["metric"], r["label"]) == ("cramers_v", fact)),
-                None,
-            )
+        facts = {r["label"]: r["value"] for r in of_batch[::-1] if r["metric"] == "cramers_v"}
+        row |= {f"cramers_v_{fact}": facts.get(fact) for fact in CONFOUNDERS}
         row |= {name: silhouette[name] for name in WORDS}
         table.append(row)
     return table
 
 
-def write_table(path, rows: Sequence[Mapping]) -> None:
-    """Write the table as TSV, numbers with 6 significant digits, ``None`` as an empty field."""
-    tsv.write_numbers(path, rows, list(rows[0]))
-
-
-def is_batch_effect_table(columns: Iterable[str]) -> bool:
-    """Whether a TSV with these columns was written by ``write_table``."""
-    return {*KEYS, *FACTS, *MAIN, *CONFOUNDING, *WORDS} <= set(columns)
-
-
-def read_table(path) -> list[dict]:
-    """Read what ``write_table`` wrote; numbers as float, empty ones as None."""
-    return tsv.read_numbers(
-        path,
-        (*KEYS, *FACTS, *MAIN, *CONFOUNDING, *WORDS),
-        "delete it and tabulate again",
-        texts=(*KEYS, *WORDS),
-    )
-
-
 def sections(rows: Sequence[Mapping]) -> list[dict]:
-    """Lay the table out for a reader, as ``tables.retrieval_sections`` does."""
+    """Lay the table out for a reader."""
     main = {f"{AT}{row['resolution']:g}" for row in rows if row["label"] == "leiden"}
     at = [name for name in rows[0] if name.startswith(AT) and main != {name}]
     body = [
         [row["dataset"], f"{row['batch']} ({row['batches']:.0f})", _label_words(row)]
-        + [f"{row['spots']:.0f}", f"{row['clusters']:.0f}", _number(row["silhouette_batch"])]
+        + [f"{row['spots']:.0f}", f"{row['clusters']:.0f}", layout.number(row["silhouette_batch"])]
         + [f"{row['spots_skipped']:.0%}"]
-        + [_number(row[name]) if row["label"] == "leiden" else "" for name in at]
-        + [_number(row["bras"]), _number(row["ilisi"])]
-        + [_number(row[name]) if row["batch"] == "split" else "" for name in CONFOUNDING]
+        + [layout.number(row[name]) if row["label"] == "leiden" else "" for name in at]
+        + [layout.number(row["bras"]), layout.number(row["ilisi"])]
+        + [layout.number(row[name]) if row["batch"] == "split" else "" for name in CONFOUNDING]
         for row in rows
     ]
     notes = [
@@ -141,31 +144,34 @@ def sections(rows: Sequence[Mapping]) -> list[dict]:
     ]
     choices = dict.fromkeys((row["representation"], row["clustering"]) for row in rows)
     notes += [f"Made by: {representation}; {clustering}." for representation, clustering in choices]
-    said: dict[str, list[str]] = {}
+    noted: dict[str, list[str]] = {}
     for row in rows:
         if row["note"]:
-            said.setdefault(row["note"], []).append(f"{row['dataset']} by {row['batch']}")
-    notes += [f"{', '.join(dict.fromkeys(whose))}: {note}." for note, whose in said.items()]
-    return [
-        {
-            "title": "How well batches mix within clusters of spots",
-            "header": ["Dataset", "Batch (number)", "Labels", "Spots", "Number of labels"]
-            + ["Silhouette-batch", "In skipped labels"]
-            + [f"at resolution {name.removeprefix(AT)}" for name in at]
-            + ["BRAS", "iLISI", "V organ", "V disease state"],
-            "rows": body,
-            "chance": [],
-            "notes": notes,
-        }
-    ]
+            noted.setdefault(row["note"], []).append(f"{row['dataset']} by {row['batch']}")
+    notes += [f"{', '.join(dict.fromkeys(whose))}: {note}." for note, whose in noted.items()]
+    header = ["Dataset", "Batch (number)", "Labels", "Spots", "Number of labels"]
+    header += ["Silhouette-batch", "In skipped labels"]
+    header += [f"at resolution {name.removeprefix(AT)}" for name in at]
+    header += ["BRAS", "iLISI", "V organ", "V disease state"]
+    return [layout.section("How well batches mix within clusters of spots", header, body, notes)]
 
 
 def _label_words(row: Mapping) -> str:
     return f"Leiden {row['resolution']:g}" if row["label"] == "leiden" else "as given"
 
 
-def _number(value: float | None) -> str:
-    return layout.NOT_RUN if value is None else f"{value:.3f}"
+CHAPTER = Chapter(
+    name="batch_effects",
+    heading="Batch effects",
+    about="Whether the expression of spots tells which split or donor they are from: silhouette-batch "
+    "and its kin, 1 for well mixed, from counts alone.",
+    absent="Batch effects haven't been scored. The configuration's batch_effect: {score: true} asks "
+    "for it.",
+    tables=(Shown("batch_effect", "Batch effects", TABLE, sections),),
+    caption="{name}: silhouette-batch of each panel's splits and the mean recall on that panel. V: "
+    "Cramér's V of the split with organ and disease state. The numbers, for each encoder pair, "
+    "batch and resolution, are in {stem}.tsv beside the figure.",
+)
 
 
 # ------------------------------------------------------------------------- against recall, over panels
@@ -175,32 +181,26 @@ def spearman(first: Sequence[float], second: Sequence[float], seed: int = 0):
     """Spearman's rank correlation with its two-sided permutation p-value.
 
     Up to nine points the p-value is exact: over all orders of one against the other. Beyond, over
-    99,999 random ones and the one that was found.
-
-    Returns
-    -------
-    The coefficient, p, and the name of the test; the numbers are None for fewer than four points (no
-    order of three is rarer than one in three) and where one side is constant.
+    99,999 random ones and the one that was found. Returns the coefficient, p, and the name of the
+    test; the numbers are None for fewer than four points (no order of three is rarer than one in
+    three) and where one side is constant.
     """
-    from scipy.stats import rankdata
-
     count = len(first)
     if count < FEWEST_PANELS:
         return None, None, f"too few panels: {count}"
-    one, two = (rankdata(values) - (count + 1) / 2 for values in (first, second))
-    length = math.sqrt((one @ one) * (two @ two))
-    if not length:
-        return None, None, "no correlation: all values are equal"
-    found = float(one @ two / length)
-    if count <= _EXACT_PANELS:
-        orders = np.array(list(itertools.permutations(range(count))), np.int8)
-        null = two[orders] @ one / length
-        p = np.mean(np.abs(null) >= abs(found) - 1e-9)
-        return found, float(p), f"exact, {len(orders)} orders of {count} panels"
     rng = np.random.default_rng([seed, 5])
-    null = np.array([rng.permutation(two) @ one for _ in range(_DRAWS)]) / length
-    p = (1 + np.count_nonzero(np.abs(null) >= abs(found) - 1e-9)) / (1 + _DRAWS)
-    return found, float(p), f"{_DRAWS} random orders of {count} panels"
+
+    def deal(values):
+        return np.array([rng.permutation(values) for _ in range(_DRAWS)])
+
+    value, null, is_exact = permuted(first, second, _EXACT_PANELS, deal)
+    if value is None:
+        return None, None, "no correlation: all values are equal"
+    beyond = np.abs(null) >= abs(value) - 1e-9
+    if is_exact:
+        return value, float(np.mean(beyond)), f"exact, {len(null)} orders of {count} panels"
+    p = (1 + np.count_nonzero(beyond)) / (1 + _DRAWS)
+    return value, float(p), f"{_DRAWS} random orders of {count} panels"
 
 
 def points(
@@ -215,20 +215,10 @@ def points(
     Recall is the mean over seeds and the two directions, in the galleries of equal size (in-batch):
     in the whole split, chance differs between panels.
 
-    Parameters
-    ----------
-    batch_scores
-        Rows of ``batch_effect.read_scores``.
-    retrieval_scores
-        Rows of ``retrieval.read_scores``, of one experiment.
-    panels
-        The panel of each dataset. Datasets of one panel aren't independent: no correlation then.
-
-    Returns
-    -------
-    Rows with ``POINT_COLUMNS``: a point per gallery, encoder pair, batch, resolution and dataset, with
-    the correlation over the datasets of the group. The pair ``mean`` is the mean over the pairs
-    that have a score on every dataset.
+    ``panels``: the panel of each dataset. Datasets of one panel aren't independent: no correlation
+    then. A row is a point per gallery, encoder pair, batch, resolution and dataset, with the
+    correlation over the datasets of the group. The pair ``mean`` is the mean over the pairs that have
+    a score on every dataset.
     """
     silhouettes = {}
     confounding: dict[str, dict] = {}
@@ -242,10 +232,10 @@ def points(
             confounding.setdefault(row["dataset"], {})["cramers_v_" + row["label"]] = row["value"]
     rows = []
     for (gallery, *pair), recalls in _recalls(retrieval_scores, recall_at).items():
-        for (batch, resolution), found in silhouettes.items():
-            both = [name for name in panels if name in found and name in recalls]
-            measured = [name for name in both if found[name]["value"] is not None]
-            values = [found[name]["value"] for name in measured]
+        for (batch, resolution), scored in silhouettes.items():
+            both = [name for name in panels if name in scored and name in recalls]
+            measured = [name for name in both if scored[name]["value"] is not None]
+            values = [scored[name]["value"] for name in measured]
             result = spearman(values, [recalls[name]["recall"] for name in measured], seed)
             if len({panels[name] for name in measured}) < len(measured):
                 result = (None, None, "no correlation: datasets of one panel aren't independent")
@@ -258,8 +248,8 @@ def points(
                     "panel": panels[name],
                     "batch": batch,
                     "resolution": resolution,
-                    "silhouette_batch": found[name]["value"],
-                    "spots_skipped": found[name]["spots_skipped"],
+                    "silhouette_batch": scored[name]["value"],
+                    "spots_skipped": scored[name]["spots_skipped"],
                     **{key: confounding.get(name, {}).get(key) for key in CONFOUNDING},
                     "recall_at": recall_at,
                     **recalls[name],
@@ -285,12 +275,12 @@ def _recalls(scores: Iterable[Mapping], recall_at: int) -> dict[tuple, dict]:
         of_dataset.setdefault(row["direction"], {})[row["seed"]] = row["value"]
         chances[row["gallery"], row["dataset"]] = row["chance"]
         datasets[row["dataset"]] = None
-    found: dict[tuple, dict] = {}
+    recalls: dict[tuple, dict] = {}
     for key, of_pair in cells.items():
-        found[key] = {}
+        recalls[key] = {}
         for dataset, directions in of_pair.items():
             means = {d: statistics.fmean(values.values()) for d, values in directions.items()}
-            found[key][dataset] = {
+            recalls[key][dataset] = {
                 "recall": statistics.fmean(means.values()),
                 **{f"recall_{direction}": means.get(direction) for direction in words.DIRECTIONS},
                 "chance": chances[key[0], dataset],
@@ -298,13 +288,13 @@ def _recalls(scores: Iterable[Mapping], recall_at: int) -> dict[tuple, dict]:
                 "pairs": 1,
             }
     for gallery in dict.fromkeys(key[0] for key in cells):
-        pairs = [key for key in found if key[0] == gallery and set(found[key]) == set(datasets)]
+        pairs = [k for k in recalls if k[0] == gallery and set(recalls[k]) == set(datasets)]
         if len(pairs) > 1:
-            found[gallery, EVERY_PAIR, EVERY_PAIR] = {
-                dataset: _mean_of_pairs([found[pair][dataset] for pair in pairs])
+            recalls[gallery, EVERY_PAIR, EVERY_PAIR] = {
+                dataset: _mean_of_pairs([recalls[pair][dataset] for pair in pairs])
                 for dataset in datasets
             }
-    return found
+    return recalls
 
 
 def _mean_of_pairs(recalls: Sequence[Mapping]) -> dict:
@@ -315,8 +305,3 @@ def _mean_of_pairs(recalls: Sequence[Mapping]) -> dict:
     }
     seeds = min(one["seeds"] for one in recalls)
     return {**recalls[0], **means, "seeds": seeds, "pairs": len(recalls)}
-
-
-def write_points(path, rows: Sequence[Mapping]) -> None:
-    """Write the numbers behind the figure as TSV."""
-    tsv.write_numbers(path, rows, POINT_COLUMNS)

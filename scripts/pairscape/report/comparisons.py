@@ -7,58 +7,55 @@ the effect is shown beside it, never counted as further data.
 
 from collections.abc import Mapping, Sequence
 
+from pairscape.core import tsv
 from pairscape.evaluate.intervals import DONORS_NEEDED
 from pairscape.report import layout, words
+from pairscape.report.columns import columns
+from pairscape.report.rows import split_by
 
-COLUMNS = (
-    "dataset",
-    "gallery",
-    "direction",
-    "metric",
-    "shared",
-    "first",
-    "second",
-    "effect",
-    "donors",
-    "donors_above",
-    "donors_below",
-    "donor_low",
-    "donor_high",
-    "donor_effects",
-    "p_value",
-    "p_holm",
-    "p_test",
-    "seeds",
-    "seed_low",
-    "seed_high",
-    "seeds_left_out",
-    "control",
+TABLE = tsv.Table(
+    "retrieval-comparisons_<experiment>.tsv",
+    "show_retrieval",
+    (
+        *columns("dataset", "gallery", "direction"),
+        *tsv.text(
+            metric="the recall that is compared",
+            shared="the encoder that both pairs have",
+            first="the one encoder",
+            second="the other",
+        ),
+        *tsv.numbers(
+            effect="first less second, mean over donors",
+            donors="donors of both",
+            donors_above="donors above 0",
+            donors_below="donors below 0",
+            donor_low="least of the donors",
+            donor_high="greatest of the donors",
+        ),
+        *tsv.text(donor_effects="the effect on each donor"),
+        *tsv.numbers(p_value="two-sided", p_holm="corrected after Holm"),
+        *columns("p_test"),
+        *tsv.numbers(
+            seeds="seeds of both", seed_low="least of single seeds", seed_high="greatest of them"
+        ),
+        *tsv.text(seeds_left_out="seeds of one alone"),
+        *columns("control"),
+    ),
 )
 
 
-# ----------------------------------------------------------------------------------- for the reader
-
-
 def sections(rows: Sequence[Mapping]) -> list[dict]:
-    """Lay comparisons out for a reader, as ``tables.retrieval_sections`` does."""
-    found = []
-    for gallery in dict.fromkeys(row["gallery"] for row in rows):
-        of_gallery = [row for row in rows if row["gallery"] == gallery]
-        found.append(
-            {
-                "title": f"{words.metric_words(of_gallery[0]['metric'])}, gallery: "
-                f"{words.gallery_words(gallery)}",
-                "header": [
-                    *("Dataset", "Direction", "First", "Second", "Both with", "Effect"),
-                    *("Range over donors", "Donors above, below 0", "Range over seeds"),
-                    *("p", "p (Holm)"),
-                ],
-                "rows": [_line(row) for row in of_gallery],
-                "chance": [],
-                "notes": _notes(of_gallery),
-            }
+    """Lay comparisons out for a reader."""
+    header = ["Dataset", "Direction", "First", "Second", "Both with", "Effect"]
+    header += ["Range over donors", "Donors above, below 0", "Range over seeds", "p", "p (Holm)"]
+    laid_out = []
+    for gallery, inside in split_by(rows, "gallery").items():
+        metric = words.metric_words(inside[0]["metric"])
+        title = f"{metric}, gallery: {words.gallery_words(gallery)}"
+        laid_out.append(
+            layout.section(title, header, [_line(row) for row in inside], _notes(inside))
         )
-    return found
+    return laid_out
 
 
 def _line(row: Mapping) -> list[str]:

@@ -13,51 +13,53 @@ from pairscape.evaluate.expression import AFTER, ALL, AS_IT_CAME, SHARED
 from pairscape.evaluate.intervals import DONORS_NEEDED
 from pairscape.evaluate.statistics import TOO_FEW, sign_flip
 from pairscape.evaluate.targets import RECIPES
-from pairscape.report import layout
+from pairscape.report import layout, words
+from pairscape.report.chapter import Chapter, Shown
+from pairscape.report.columns import columns
+from pairscape.report.rows import mean_sd, split_by
 
 TASK = "expression"
 METRICS = ("pearson", "spearman", "r2")  # of r2_train_mean there is no before and after
 RUN = ("dataset", "image_encoder", "gene_encoder")
 HEAD = ("task", "recipe", "metric", *RUN, "representation")
-TEXT = (
-    *HEAD,
-    "control",
-    "target",
-    "difference_by_donor",
-    "p_test",
-    "reads",
-    "seeds_missing",
-    "note",
-    "donors_shared",
+TABLE = tsv.Table(
+    "expression_<experiment>.tsv",
+    "show_expression",
+    (
+        *tsv.text(
+            task="what is predicted",
+            recipe="published or corrected",
+            metric="mean over genes of this",
+        ),
+        *columns("dataset", "image_encoder", "gene_encoder"),
+        *tsv.text(representation="of which embedding"),
+        *columns("control"),
+        *tsv.text(target="what is made of the counts"),
+        *tsv.numbers(
+            before="from the encoder's own features",
+            after="from those after pretraining, mean over seeds",
+            after_sd="standard deviation over seeds",
+            difference="after less before, all test spots",
+            difference_sd="standard deviation over seeds",
+            difference_over_donors="mean of the donors'",
+        ),
+        *tsv.text(difference_by_donor="each donor's, mean over seeds"),
+        *tsv.numbers(donors="donors with both", donors_up="above 0", donors_down="below 0"),
+        *tsv.text(reads="the difference in words"),
+        *tsv.numbers(p_value="two-sided, by flipping the donors' signs"),
+        *columns("p_test"),
+        *tsv.numbers(
+            train_mean="R² of the train mean",
+            genes="genes predicted",
+            before_undefined="of them without a correlation, before",
+            after_undefined="and after",
+        ),
+        *columns("spots", "seeds_run", "seeds_planned", "seeds_missing"),
+        *tsv.text(note="why not"),
+        *columns("donors_shared"),
+    ),
 )
-COLUMNS = (
-    *HEAD,
-    "control",
-    "target",
-    "before",
-    "after",
-    "after_sd",
-    "difference",
-    "difference_sd",
-    "difference_over_donors",
-    "difference_by_donor",
-    "donors",
-    "donors_up",
-    "donors_down",
-    "reads",
-    "p_value",
-    "p_test",
-    "train_mean",
-    "genes",
-    "before_undefined",
-    "after_undefined",
-    "spots",
-    "seeds_run",
-    "seeds_planned",
-    "seeds_missing",
-    "note",
-    "donors_shared",
-)
+COLUMNS = TABLE.names
 _AFTER_COLUMN = 5
 _MINUS = "\N{MINUS SIGN}"
 
@@ -72,12 +74,7 @@ def tabulate(scores: Sequence[Mapping], expected: Iterable[Mapping]) -> list[dic
     seeds of the pretrained pair's; ``difference`` is theirs, by donor and over all spots. Seeds don't
     make donors more: a donor's difference is the mean over seeds.
 
-    Parameters
-    ----------
-    scores
-        Rows of ``expression.read_experiment_scores`` (means over genes).
-    expected
-        The planned runs: ``dataset``, ``image_encoder``, ``gene_encoder``, ``seed``.
+    ``scores``: rows of ``expression.read_experiment_scores``; ``expected``: the planned runs.
     """
     planned: dict[tuple, list[str]] = {}
     for run in expected:
@@ -119,38 +116,38 @@ def _row(metric, key, before, after, fact, planned) -> dict:
     row |= {"representation": key[4]}
     row |= {name: fact[name] if fact else "" for name in ("control", "target", "donors_shared")}
     row |= dict.fromkeys(("difference_by_donor", "p_test", "seeds_missing", "note", "reads"), "")
-    found_before = _by_group(before, metric)
-    if found_before.get(ALL):
-        one = next(iter(found_before[ALL].values()))
-        row |= {"before": one["value"], "before_undefined": one["undefined"]}
-        row |= {"genes": one["genes"] + one["undefined"], "spots": one["spots"]}
+    before_by_group = _by_group(before, metric)
+    if ALL in before_by_group:
+        score = next(iter(before_by_group[ALL].values()))
+        row |= {"before": score["value"], "before_undefined": score["undefined"]} | _counts(score)
     if metric == "r2":
         for cell in (before, after):
             base = next(iter(_by_group(cell, "r2_train_mean").get(ALL, {}).values()), None)
             row["train_mean"] = base["value"] if base else row["train_mean"]
     if after is None:
         return row
-    found = _by_group(after, metric)
-    seeds = found.get(ALL, {})
+    after_by_group = _by_group(after, metric)
+    seeds = after_by_group.get(ALL, {})
     unscored = [r for r in after.get("pearson", {}).get(ALL, {}).values() if r["note"]]
-    wanted = planned.get(key[1:4], []) or [*seeds, *(one["seed"] for one in unscored)]
-    row["seeds_run"] = len(seeds)
-    row["seeds_planned"] = len({*wanted, *seeds, *(one["seed"] for one in unscored)})
+    known = [*seeds, *(score["seed"] for score in unscored)]
+    wanted = planned.get(key[1:4], []) or known
+    row["seeds_run"], row["seeds_planned"] = len(seeds), len({*wanted, *known})
     row["seeds_missing"] = " ".join(seed for seed in wanted if seed not in seeds)
-    row["note"] = "; ".join(dict.fromkeys(one["note"] for one in unscored))
-    values = [one["value"] for one in seeds.values() if one["value"] is not None]
+    row["note"] = "; ".join(dict.fromkeys(score["note"] for score in unscored))
     if seeds:
-        one = next(iter(seeds.values()))
-        row["after_undefined"] = max(one["undefined"] for one in seeds.values())
-        row |= {"genes": one["genes"] + one["undefined"], "spots": one["spots"]}
+        row["after_undefined"] = max(score["undefined"] for score in seeds.values())
+        row |= _counts(next(iter(seeds.values())))
+    values = [score["value"] for score in seeds.values() if score["value"] is not None]
     if values:
-        row["after"], row["after_sd"] = statistics.fmean(values), _deviation(values)
+        row["after"], row["after_sd"] = mean_sd(values)
     if values and row["before"] is not None:
         differences = [value - row["before"] for value in values]
-        row["difference"] = statistics.fmean(differences)
-        row["difference_sd"] = _deviation(differences)
-    row |= _over_donors(found_before, found)
-    return row
+        row["difference"], row["difference_sd"] = mean_sd(differences)
+    return row | _over_donors(before_by_group, after_by_group)
+
+
+def _counts(score: Mapping) -> dict:
+    return {"genes": score["genes"] + score["undefined"], "spots": score["spots"]}
 
 
 def _by_group(cells: Mapping | None, metric: str) -> dict:
@@ -162,19 +159,15 @@ def _by_group(cells: Mapping | None, metric: str) -> dict:
     }
 
 
-def _deviation(values: Sequence[float]) -> float | None:
-    return statistics.stdev(values) if len(values) > 1 else None
-
-
 def donor_differences(before: Mapping, after: Mapping) -> dict[str, float]:
     """After less before of each donor where both are defined, after as the mean over seeds."""
-    found = {}
+    differences = {}
     for donor, seeds in after.items():
         values = [row["value"] for row in seeds.values() if row["value"] is not None]
         came = next((row["value"] for row in before.get(donor, {}).values()), None)
         if donor != ALL and values and came is not None:
-            found[donor] = statistics.fmean(values) - came
-    return found
+            differences[donor] = statistics.fmean(values) - came
+    return differences
 
 
 def _over_donors(before: Mapping, after: Mapping) -> dict:
@@ -206,80 +199,48 @@ def _over_donors(before: Mapping, after: Mapping) -> dict:
     }
 
 
-def write_table(path, rows: Sequence[Mapping]) -> None:
-    """Write the table as TSV, numbers with 6 significant digits, ``None`` as an empty field."""
-    tsv.write_numbers(path, rows, COLUMNS)
-
-
-def is_expression_table(columns: Iterable[str]) -> bool:
-    """Whether a TSV with these columns was written by ``write_table``."""
-    return set(COLUMNS) <= set(columns)
-
-
-def read_table(path) -> list[dict]:
-    """Read what ``write_table`` wrote; numbers as float, empty ones as None."""
-    return tsv.read_numbers(path, COLUMNS, "delete it and tabulate again", set(COLUMNS) - set(TEXT))
-
-
 # ----------------------------------------------------------------------------------- for the reader
 
 
 def sections(rows: Sequence[Mapping]) -> list[dict]:
-    """The table laid out for a reader, as ``tables.to_markdown`` and ``to_latex`` take it.
+    """The table laid out for a reader.
 
     First the encoders as they came; then, by recipe, what pretraining did to the mean Pearson.
     """
     came = [row for row in rows if not row["gene_encoder"]]
     pairs = [row for row in rows if row["gene_encoder"]]
     laid_out = [_came_section(came)] if came else []
-    for recipe in dict.fromkeys(row["recipe"] for row in pairs):
-        laid_out.append(_pairs_section(recipe, [r for r in pairs if r["recipe"] == recipe]))
-    return laid_out
+    return laid_out + [_pairs_section(*group) for group in split_by(pairs, "recipe").items()]
 
 
 def _came_section(rows: Sequence[Mapping]) -> dict:
     recipes = list(dict.fromkeys(row["recipe"] for row in rows))
     body, scores = [], {}
-    for dataset, encoder in dict.fromkeys((row["dataset"], row["image_encoder"]) for row in rows):
-        of = {
-            (row["recipe"], row["metric"]): row
-            for row in rows
-            if (row["dataset"], row["image_encoder"]) == (dataset, encoder)
-        }
-        line = [dataset, _named(next(iter(of.values())))]
-        control = next(iter(of.values()))["control"]
+    for (dataset, _), encoder_rows in split_by(rows, "dataset", "image_encoder").items():
+        cells = {(row["recipe"], row["metric"]): row for row in encoder_rows}
+        first = encoder_rows[0]
+        line = [dataset, _named(first)]
         for recipe in recipes:
             for column, metric in enumerate(METRICS, start=len(line)):
-                if not control:
+                if not first["control"]:
                     of_column = scores.setdefault((dataset, column), {})
-                    of_column[len(body), column] = of[recipe, metric]["before"]
-            line += [_number(of[recipe, metric]["before"]) for metric in METRICS]
-            line.append(_undefined(of[recipe, "pearson"], "before_undefined"))
-        baseline = next(
-            (
-                row["train_mean"]
-                for row in of.values()
-                if row["recipe"] == recipes[-1] and row["metric"] == "r2"
-            ),
-            None,
-        )
+                    of_column[len(body), column] = cells[recipe, metric]["before"]
+            line += [_number(cells[recipe, metric]["before"]) for metric in METRICS]
+            line.append(_undefined(cells[recipe, "pearson"], "before_undefined"))
+        baseline = cells.get((recipes[-1], "r2"), {}).get("train_mean")
         body.append([*line, _number(baseline)])
-    words = {"pearson": "Pearson", "spearman": "Spearman", "r2": "R²"}
+    named = {"pearson": "Pearson", "spearman": "Spearman", "r2": "R²"}
     header = ["Dataset", "Image encoder"]
     for recipe in recipes:
-        header += [*(f"{words[metric]}, {recipe}" for metric in METRICS), "undefined"]
-    return {
-        "title": "Expression from image embeddings as they came",
-        "header": [*header, f"R² of the train mean, {recipes[-1]}"],
-        "rows": body,
-        "chance": [],
-        "marks": _marks(scores),
-        "notes": [
-            *_notes(rows),
-            "R² of the published recipe is far below 0 since its ridge has no intercept; its target, "
-            "genes and those of the corrected recipe differ, so their numbers don't compare.",
-        ],
-    }
+        header += [*(f"{named[metric]}, {recipe}" for metric in METRICS), "undefined"]
+    header.append(f"R² of the train mean, {recipes[-1]}")
+    notes = [
+        *_notes(rows),
+        "R² of the published recipe is far below 0 since its ridge has no intercept; its target, "
+        "genes and those of the corrected recipe differ, so their numbers don't compare.",
+    ]
+    title = "Expression from image embeddings as they came"
+    return layout.section(title, header, body, notes, marks=_marks(scores))
 
 
 def _pairs_section(recipe: str, rows: Sequence[Mapping]) -> dict:
@@ -299,43 +260,36 @@ def _pairs_section(recipe: str, rows: Sequence[Mapping]) -> dict:
     for row in rows:
         if row["seeds_missing"]:
             why = f" ({row['note']})" if row["note"] else ""
-            pair = f"{row['dataset']}, {row['image_encoder']} with {row['gene_encoder']}"
+            pair = f"{row['dataset']}, {words.pair_words(row)}"
             notes.append(f"{layout.NOT_RUN}: {pair}: no score of seed {row['seeds_missing']}{why}.")
-    return {
-        "title": f"What contrastive pretraining does to it: mean Pearson, {recipe} recipe",
-        "header": [
-            *("Dataset", "Image encoder", "Gene encoder", "Embedding", "Before", "After"),
-            *("Difference", "By donor", "Reads", "p", "Undefined before, after", "Seeds"),
-        ],
-        "rows": [
-            [
-                *(row["dataset"], _named(row), row["gene_encoder"], row["representation"]),
-                _number(row["before"]),
-                _with_sd(_number, row["after"], row["after_sd"]),
-                _with_sd(_signed, row["difference"], row["difference_sd"]),
-                row["difference_by_donor"] or layout.NOT_RUN,
-                row["reads"],
-                _p(row),
-                f"{_undefined(row, 'before_undefined')}, {_undefined(row, 'after_undefined')}",
-                _seeds(row),
-            ]
-            for row in rows
-        ],
-        "chance": [],
-        "marks": _marks(scores),
-        "notes": [*_notes(rows), *dict.fromkeys(notes)],
-    }
+    header = ["Dataset", "Image encoder", "Gene encoder", "Embedding", "Before", "After"]
+    header += ["Difference", "By donor", "Reads", "p", "Undefined before, after", "Seeds"]
+    body = [
+        [
+            *(row["dataset"], _named(row), row["gene_encoder"], row["representation"]),
+            _number(row["before"]),
+            _number(row["after"]) + layout.deviation(row["after_sd"]),
+            _signed(row["difference"]) + layout.deviation(row["difference_sd"]),
+            row["difference_by_donor"] or layout.NOT_RUN,
+            row["reads"],
+            row["p_test"] or layout.NOT_RUN
+            if row["p_value"] is None
+            else layout.number(row["p_value"], ".2g"),
+            f"{_undefined(row, 'before_undefined')}, {_undefined(row, 'after_undefined')}",
+            layout.seeds(row),
+        ]
+        for row in rows
+    ]
+    title = f"What contrastive pretraining does to it: mean Pearson, {recipe} recipe"
+    notes = [*_notes(rows), *dict.fromkeys(notes)]
+    return layout.section(title, header, body, notes, marks=_marks(scores))
 
 
 def _marks(scores: Mapping[tuple, Mapping]) -> dict[tuple, str]:
     """The best and the second of each group of cells, as far as the table's digits tell them apart."""
     marks = {}
     for cells in scores.values():
-        shown = {place: round(value, 3) for place, value in cells.items() if value is not None}
-        order = sorted(set(shown.values()), reverse=True)[:2]
-        if len(order) == 2:
-            words = dict(zip(order, (layout.BEST, layout.SECOND), strict=True))
-            marks |= {place: words[value] for place, value in shown.items() if value in words}
+        marks |= layout.mark_two_best({k: round(v, 3) for k, v in cells.items() if v is not None})
     return marks
 
 
@@ -352,9 +306,9 @@ def _notes(rows: Sequence[Mapping]) -> list[str]:
     targets = dict.fromkeys((row["recipe"], row["target"]) for row in rows if row["target"])
     notes += [f"Target, {recipe}: {target}." for recipe, target in targets]
     notes += [
-        f"{dataset}: donors are shared between splits: {words}."
-        for dataset, words in dict.fromkeys((row["dataset"], row["donors_shared"]) for row in rows)
-        if words
+        f"{dataset}: donors are shared between splits: {why}."
+        for dataset, why in dict.fromkeys((row["dataset"], row["donors_shared"]) for row in rows)
+        if why
     ]
     return notes
 
@@ -364,16 +318,12 @@ def _named(row: Mapping) -> str:
     return row["image_encoder"] + control
 
 
-def _number(value: float | None) -> str:
-    return layout.NOT_RUN if value is None else f"{value:.3f}".replace("-", _MINUS)
+def _number(value: float | None, form: str = ".3f") -> str:
+    return layout.number(value, form).replace("-", _MINUS)
 
 
 def _signed(value: float | None) -> str:
-    return layout.NOT_RUN if value is None else f"{value:+.3f}".replace("-", _MINUS)
-
-
-def _with_sd(form, value: float | None, deviation: float | None) -> str:
-    return form(value) + (f" ({deviation:.3f})" if deviation is not None else "")
+    return _number(value, "+.3f")
 
 
 def _undefined(row: Mapping, name: str) -> str:
@@ -382,12 +332,25 @@ def _undefined(row: Mapping, name: str) -> str:
     return f"{row[name]:.0f} of {row['genes']:.0f}"
 
 
-def _p(row: Mapping) -> str:
-    if row["p_value"] is not None:
-        return f"{row['p_value']:.2g}"
-    return row["p_test"] or layout.NOT_RUN
+def missing(rows: Sequence[Mapping]) -> list[str]:
+    """The runs that are missing, and why."""
+    return [
+        f"{row['dataset']}, {words.pair_words(row)}, {words.seeds_missing_words(row)}"
+        + (f" ({row['note']})" if row["note"] else "")
+        for row in rows
+        if row["seeds_missing"]
+    ]
 
 
-def _seeds(row: Mapping) -> str:
-    text = f"{row['seeds_run']:.0f} of {row['seeds_planned']:.0f}"
-    return text + (f", without {row['seeds_missing']}" if row["seeds_missing"] else "")
+CHAPTER = Chapter(
+    name="expression",
+    heading="Expression prediction",
+    about="Genes of a spot predicted from its image by a linear model on frozen features, before and "
+    "after contrastive pretraining.",
+    absent="Expression prediction hasn't been run. The configuration's expression: {score: true} asks "
+    "for it.",
+    tables=(Shown("expression", "Expression prediction", TABLE, sections, missing),),
+    caption="{name}: correlation of predicted and measured expression, mean over genes, from each "
+    "encoder's features as they came and after contrastive pretraining, by two recipes whose "
+    "targets differ. Large marks: all test spots, mean over seeds; dots: test donors.",
+)

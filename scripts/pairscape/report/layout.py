@@ -1,4 +1,4 @@
-"""Tables for reading: Markdown and LaTeX."""
+"""Tables for reading: Markdown and LaTeX, and how their cells say numbers."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -6,25 +6,72 @@ from collections.abc import Iterable, Mapping, Sequence
 from pairscape.core import files
 
 NOT_RUN = "\N{EM DASH}"
-
-
 MINUS_TO = "\N{EN DASH}"
-
-
 BEST, SECOND = "best", "second"
 
 
-def write_for_reading(paths: Sequence, title: str, sections: Sequence[Mapping]) -> None:
-    """Write sections as Markdown and as LaTeX, to two paths."""
-    for path, text in zip(
-        paths, (to_markdown(title, sections), to_latex(title, sections)), strict=True
-    ):
+# ----------------------------------------------------------------------------------------- sections
+
+
+def section(title: str, header: Sequence[str], rows: Sequence, notes: Iterable[str] = (), **more):
+    """A table laid out for a reader.
+
+    Returns
+    -------
+    A mapping with ``title``, ``header`` (texts), ``rows`` (lists of texts), ``notes`` (texts),
+    ``chance`` (the numbers of rows with a rule above them: those of chance, or of a base) and, where
+    given, ``marks`` (``best`` and ``second`` by row and column).
+    """
+    laid_out = {"title": title, "header": list(header), "rows": rows, "notes": list(notes)}
+    return {"chance": [], **laid_out, **more}
+
+
+def number(value: float | None, form: str = ".3f") -> str:
+    """A number, or that there is none."""
+    return NOT_RUN if value is None else f"{value:{form}}"
+
+
+def interval(low: float | None, high: float | None, form: str = ".3f", to: str = MINUS_TO) -> str:
+    """An interval in brackets behind its number; empty where there is none."""
+    return "" if low is None else f" [{low:{form}}{to}{high:{form}}]"
+
+
+def deviation(value: float | None, form: str = ".3f") -> str:
+    """A standard deviation in brackets behind its mean; empty where there is none."""
+    return "" if value is None else f" ({value:{form}})"
+
+
+def seeds(row: Mapping) -> str:
+    """How many of the planned seeds were run, and which are missing."""
+    missing = f", without {row['seeds_missing']}" if row["seeds_missing"] else ""
+    return f"{row['seeds_run']:.0f} of {row['seeds_planned']:.0f}{missing}"
+
+
+def mark_two_best(values: Mapping, highest_first: bool = True) -> dict:
+    """``best`` and ``second`` of values by their keys; what is equal is marked alike.
+
+    Nothing is marked where no two differ.
+    """
+    order = sorted(set(values.values()), reverse=highest_first)[:2]
+    if len(order) < 2:
+        return {}
+    marks = dict(zip(order, (BEST, SECOND), strict=True))
+    return {key: marks[value] for key, value in values.items() if value in marks}
+
+
+# ------------------------------------------------------------------------------- Markdown and LaTeX
+
+
+def write(table, paths: Sequence, title: str, rows: Sequence[Mapping], sections: Sequence) -> None:
+    """Write a table in its three forms: as TSV the rows, as Markdown and LaTeX their sections."""
+    table.write(paths[0], rows)
+    for path, form in zip(paths[1:], (to_markdown, to_latex), strict=True):
         with files.atomic_path(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_text(form(title, sections), encoding="utf-8")
 
 
 def to_markdown(title: str, sections: Iterable[Mapping]) -> str:
-    """Sections of ``retrieval_sections`` as Markdown."""
+    """Sections as Markdown."""
     parts = [f"# {_escape_markdown(title)}\n"]
     sections = list(sections)
     parts += [] if sections else ["Nothing to tabulate.\n"]
@@ -74,7 +121,7 @@ def escape_latex(text: str) -> str:
 
 
 def to_latex(title: str, sections: Iterable[Mapping]) -> str:
-    """Sections of ``retrieval_sections`` as LaTeX tables; needs ``\\usepackage{booktabs}``."""
+    """Sections as LaTeX tables; needs ``\\usepackage{booktabs}``."""
     parts = [r"% needs \usepackage{booktabs} and, for quotation marks, \usepackage[T1]{fontenc}"]
     for section in sections:
         right = _numeric_columns(section)

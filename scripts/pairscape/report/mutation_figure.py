@@ -2,58 +2,37 @@
 
 from collections.abc import Mapping, Sequence
 
-from pairscape.report import mutation_table
+from pairscape.report import mutation_table, style
+from pairscape.report.rows import split_by
 from pairscape.report.style import BLACK, BLUE, ORANGE, VERMILION
-from pairscape.slides.mutation_scores import EXTERNAL, RANKED, TEST
+from pairscape.slides.mutation_scores import RANKED
+from pairscape.slides.predictions import EXTERNAL, TEST
 
-_DPI = 150
 _CHANCE = "#D9D9D9"
 _BETWEEN = 0.28  # rows of a model: the test folds, and below them each external cohort
 
 
 def plot_mutation(table: Sequence[Mapping], scores: Sequence[Mapping], title: str):
-    """Draw AUROC, AUPRC and balanced accuracy of one entry.
+    """Draw AUROC, AUPRC and balanced accuracy of one entry: the rows of
+    ``mutation_table.tabulate_mutation``, and for the folds the scores that they were made from.
 
-    Parameters
-    ----------
-    table
-        Rows of ``mutation_tables.tabulate_mutation``.
-    scores
-        The tidy scores it was made from, for the folds.
-    title
-        Title of the figure.
-
-    Returns
-    -------
     A matplotlib figure: a row of panels per target, a panel per metric, models from the top down.
     """
-    from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    targets = list(dict.fromkeys(row["target"] for row in table))
-    models = {
-        target: list(dict.fromkeys(row["model"] for row in table if row["target"] == target))
-        for target in targets
-    }
+    targets = split_by(table, "target")
+    models = {target: list(split_by(rows, "model")) for target, rows in targets.items()}
     outside = list(dict.fromkeys(row["role"] for row in table if row["role"] != TEST))
     pitch = 0.75 + _BETWEEN * len(outside)
     heights = [0.25 + 0.62 * pitch * len(models[target]) for target in targets]
-    figure = Figure(figsize=(9.5, sum(heights) + 0.75 * len(targets) + 1.0), dpi=_DPI)
-    figure.set_layout_engine("constrained")
-    panels = figure.subplots(
-        *(len(targets), len(RANKED)),
-        squeeze=False,
-        sharey="row",
-        gridspec_kw={"height_ratios": heights},
-    )
+    figure = style.new_figure(9.5, sum(heights) + 0.75 * len(targets) + 1.0)
+    panels = style.panel_grid(figure, len(targets), len(RANKED), heights)
     folds: dict[tuple, list[float]] = {}
     for row in scores:
         if row["group"].startswith("fold ") and not row["compared_model"]:
             key = (row["target"], row["model"], row["role"], row["metric"])
             folds.setdefault(key, []).append(row["value"])
-    for line, target in zip(panels, targets, strict=True):
-        rows = [row for row in table if row["target"] == target]
+    for line, (target, rows) in zip(panels, targets.items(), strict=True):
         for panel, metric in zip(line, RANKED, strict=True):
             for row in rows:
                 y = models[target].index(row["model"]) * pitch
@@ -66,38 +45,21 @@ def plot_mutation(table: Sequence[Mapping], scores: Sequence[Mapping], title: st
                 [number * pitch for number in range(len(models[target]))],
                 [mutation_table.short_model(model) for model in models[target]],
             )
-            panel.tick_params(axis="y", length=0, labelsize=8)
+            style.plain_rows(panel)
             panel.set_ylim((len(models[target]) - 1) * pitch + pitch - 0.35, -0.4)
-            panel.grid(axis="x", color="#EEEEEE", zorder=0)
     marks = {"linestyle": "", "markeredgecolor": "white"}
+    hollow = {"color": "white", "markeredgecolor": "#555555", "linestyle": "", "markersize": 4}
     handles = [
-        Line2D([], [], color=BLUE, marker="o", markersize=6, label="mean of test folds", **marks),
-        Line2D(
-            *([], []),
-            color="white",
-            marker="o",
-            markersize=4,
-            markeredgecolor="#555555",
-            linestyle="",
-            label="fold",
-        ),
-        Line2D([], [], color=BLACK, linewidth=1.2, label="95 % interval over patients"),
+        style.handle("mean of test folds", color=BLUE, marker="o", markersize=6, **marks),
+        style.handle("fold", marker="o", **hollow),
+        style.handle("95 % interval over patients", color=BLACK, linewidth=1.2),
         Patch(color=_CHANCE, label="95 % of chance"),
-        Line2D([], [], color=VERMILION, linewidth=2, label="chance"),
+        style.handle("chance", color=VERMILION, linewidth=2),
     ]
     for role in outside:
         label = f"external: {role.removeprefix(EXTERNAL)}"
-        handles.append(Line2D([], [], color=ORANGE, marker="D", label=label, **marks))
-    figure.legend(
-        handles=handles,
-        loc="outside upper left",
-        title=title,
-        title_fontsize=12,
-        alignment="left",
-        ncols=4,
-        frameon=False,
-        fontsize=8.5,
-    )
+        handles.append(style.handle(label, color=ORANGE, marker="D", **marks))
+    style.legend_above(figure, handles, title)
     return figure
 
 
@@ -107,14 +69,7 @@ def _draw_row(panel, y: float, row: Mapping, metric: str, dots: Sequence[float])
     value = row[metric]
     if value is None:
         x = panel.get_yaxis_transform()
-        panel.text(
-            *(0.02, y, "not run"),
-            transform=x,
-            va="center",
-            fontsize=7.5,
-            color="#666666",
-            style="italic",
-        )
+        panel.text(0.02, y, "not run", transform=x, va="center", **style.NOT_RUN)
         return
     tested = row["role"] == TEST
     chance, low, high = (row[metric + part] for part in ("_chance", "_chance_low", "_chance_high"))
@@ -123,29 +78,15 @@ def _draw_row(panel, y: float, row: Mapping, metric: str, dots: Sequence[float])
         panel.barh(y, high - low, 2 * half, left=low, color=_CHANCE, zorder=1)
         panel.plot([chance] * 2, [y - half, y + half], color=VERMILION, linewidth=2, zorder=2)
     if tested:
-        panel.scatter(
-            dots,
-            [y] * len(dots),
-            s=14,
-            color="white",
-            edgecolor="#555555",
-            linewidth=0.7,
-            zorder=3,
-        )
+        looks = {"color": "white", "edgecolor": "#555555", "linewidth": 0.7}
+        panel.scatter(dots, [y] * len(dots), s=14, zorder=3, **looks)
     low, high = row[metric + "_ci_low"], row[metric + "_ci_high"]
     if low is not None:
         panel.plot([low, high], [y, y], color=BLACK, linewidth=1.2, zorder=4)
-    colour, marker = (BLUE, "o") if tested else (ORANGE, "D")
-    size = 46 if tested else 30
-    panel.scatter(
-        *([value], [y]),
-        s=size,
-        color=colour,
-        marker=marker,
-        edgecolor="white",
-        linewidth=0.7,
-        zorder=5,
-    )
+    looks = {"color": BLUE, "marker": "o", "s": 46}
+    if not tested:
+        looks = {"color": ORANGE, "marker": "D", "s": 30}
+    panel.scatter([value], [y], edgecolor="white", linewidth=0.7, zorder=5, **looks)
     if tested:
         panel.annotate(
             *(f"{value:.3f}", (value, y)),

@@ -3,28 +3,72 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from pairscape.core import tsv
-from pairscape.report.layout import MINUS_TO, NOT_RUN
+from pairscape.report import layout
+from pairscape.report.chapter import Chapter, Shown
+from pairscape.report.rows import split_by
 from pairscape.slides import site_folds
-from pairscape.slides.mutation_scores import RANKED, TEST
+from pairscape.slides.mutation_scores import RANKED
+from pairscape.slides.predictions import TEST
 
 TITLE = "Slide-level mutation prediction"
 
 HEAD = ("mutation", "leaking", "cohort", "target", "model", "role")
-PARTS = ("", "_sd", "_ci_low", "_ci_high", "_chance", "_chance_low", "_chance_high")
-ALONE = ("brier", "brier_chance", "calibration_in_the_large", "calibration_slope")
-TESTS = ("auroc_ranks", "auroc_p_value", "auroc_site_chance", "auroc_site_p_value")
+PARTS = {
+    "": "",
+    "_sd": ", standard deviation over folds",
+    "_ci_low": ", lower bound",
+    "_ci_high": ", upper bound",
+    "_chance": " of chance",
+    "_chance_low": " of chance, lower bound",
+    "_chance_high": " of chance, upper bound",
+}
 CHANGE = ("", "_ci_low", "_ci_high", "_p_value")
-TEXTS = (*HEAD, "baseline", "preserved", "ci_over", "change_over")
-COLUMNS = (
-    *HEAD,
-    *("patients", "positives"),
-    *(metric + part for metric in RANKED for part in PARTS),
-    *(*TESTS, *ALONE, "ci_over"),
-    *("baseline", *(f"{metric}_gain{part}" for metric in RANKED for part in CHANGE)),
-    *("preserved", *(f"{metric}_leak{part}" for metric in RANKED for part in CHANGE)),
-    "change_over",
-)
 METRIC_WORDS = {"auroc": "AUROC", "auprc": "AUPRC", "balanced_accuracy": "Balanced accuracy"}
+
+
+def _changes(kind: str, what: str) -> tuple[tsv.Column, ...]:
+    names = [f"{metric}_{kind}{part}" for metric in RANKED for part in CHANGE]
+    return tsv.numbers(**dict.fromkeys(names, what))
+
+
+TABLE = tsv.Table(
+    "mutation.tsv",
+    "show_mutation",
+    (
+        *tsv.text(
+            mutation="the entry of the configuration",
+            leaking="whether sites stand in several folds",
+            cohort="cohort",
+            target="label",
+            model="whose embeddings",
+            role="test folds, or an external cohort",
+        ),
+        *tsv.numbers(patients="patients", positives="of them positive"),
+        *tsv.numbers(
+            **{
+                metric + part: f"{METRIC_WORDS[metric]}{words}"
+                for metric in RANKED
+                for part, words in PARTS.items()
+            }
+        ),
+        *tsv.numbers(
+            auroc_ranks="AUROC of ranks within folds",
+            auroc_p_value="for a score above chance",
+            auroc_site_chance="mean for labels dealt anew within sites",
+            auroc_site_p_value="for a score above that",
+            brier="Brier score, the class weight undone",
+            brier_chance="that of the share of positives",
+            calibration_in_the_large="intercept of the logits' calibration",
+            calibration_slope="slope of the logits' calibration",
+        ),
+        *tsv.text(ci_over="what the intervals are over", baseline="what the gain is over"),
+        *_changes("gain", "difference to the baseline, its interval, p"),
+        *tsv.text(preserved="the entry that the leak is over"),
+        *_changes("leak", "difference to preserved sites, its interval, p"),
+        *tsv.text(change_over="what the intervals of differences are over"),
+    ),
+)
+COLUMNS = TABLE.names
 
 
 def tabulate_mutation(scores: Iterable[Mapping], expected: Iterable[Mapping]) -> list[dict]:
@@ -34,13 +78,8 @@ def tabulate_mutation(scores: Iterable[Mapping], expected: Iterable[Mapping]) ->
     difference to the ``baseline``: the encoder before pretraining, or its untrained control;
     ``_leak`` that of leaked to ``preserved`` sites.
 
-    Parameters
-    ----------
-    scores
-        Rows of ``mutation_scores.read_scores``, of any number of entries.
-    expected
-        The planned runs: ``mutation``, ``leaking``, ``cohort``, ``target``, ``model``. What isn't
-        among the scores gets a row without values.
+    ``scores``: rows of ``mutation_scores.read_scores``, of any number of entries. ``expected``: the
+    planned runs (the first five of ``HEAD``); what isn't among the scores gets a row without values.
     """
     table: dict[tuple, dict] = {}
     for run in expected:
@@ -81,62 +120,35 @@ def tabulate_mutation(scores: Iterable[Mapping], expected: Iterable[Mapping]) ->
     return list(table.values())
 
 
-def write_table(path, rows: Sequence[Mapping]) -> None:
-    """Write the table as TSV, numbers with 6 significant digits, ``None`` as an empty field."""
-    tsv.write_numbers(path, rows, COLUMNS)
-
-
-def is_mutation_table(columns: Iterable[str]) -> bool:
-    """Whether a TSV with these columns was written by ``write_table``."""
-    return set(COLUMNS) <= set(columns)
-
-
-def read_table(path) -> list[dict]:
-    """Read what ``write_table`` wrote; numbers as float, empty ones as None."""
-    return tsv.read_numbers(path, COLUMNS, "delete it and tabulate again", texts=TEXTS)
-
-
 # ----------------------------------------------------------------------------------- for the reader
 
 
 def mutation_sections(rows: Sequence[Mapping], balances: Iterable[Mapping] = ()) -> list[dict]:
-    """Lay the table out for a reader, in the form that ``tables.to_markdown`` takes.
+    """Lay the table out for a reader: a section per entry and cohort, and one of leaked against
+    preserved sites where both were run.
 
-    A section per entry and cohort, and one of leaked against preserved sites where both were run.
-
-    Parameters
-    ----------
-    rows
-        Rows of ``tabulate_mutation``.
-    balances
-        What ``site_folds.read_balance`` read, for the notes.
+    ``balances``: what ``site_folds.read_balance`` read, for the notes.
     """
     balances = list(balances)
     names = list(dict.fromkeys(row["mutation"] for row in rows))
-    places = dict.fromkeys((row["mutation"], row["role"], row["cohort"]) for row in rows)
-    places = sorted(places, key=lambda place: names.index(place[0]))  # stable
-    sections = [
-        _scores(
-            [row for row in rows if (row["mutation"], row["role"], row["cohort"]) == place],
-            balances,
-        )
-        for place in places
-    ]
+    places = split_by(rows, "mutation", "role", "cohort")
+    order = sorted(places, key=lambda place: names.index(place[0]))  # stable
+    sections = [_scores(places[place], balances) for place in order]
     leaked = [row for row in rows if row["preserved"]]
     return sections + ([_leaked(leaked, rows)] if leaked else [])
 
 
 def _scores(rows: Sequence[Mapping], balances: Sequence[Mapping]) -> dict:
     first, body, rules = rows[0], [], []
-    targets = list(dict.fromkeys(row["target"] for row in rows))
-    for target in targets:
+    targets = split_by(rows, "target")
+    for target, of_target in targets.items():
         rules.append(len(body))
-        for row in (row for row in rows if row["target"] == target):
+        for row in of_target:
             body.append(
                 [target, _folds(row), row["model"]]
                 + [_value(row, metric) for metric in RANKED]
                 + [_range(row, "auroc_chance"), _p(row["auroc_p_value"])]
-                + [_number(row["auroc_site_chance"]), _p(row["auroc_site_p_value"])]
+                + [layout.number(row["auroc_site_chance"]), _p(row["auroc_site_p_value"])]
                 + [_brier(row), _change(row, "auroc_gain"), _patients(row)]
             )
     tested = first["role"] == TEST
@@ -166,23 +178,17 @@ def _scores(rows: Sequence[Mapping], balances: Sequence[Mapping]) -> dict:
             f"({'; '.join(dict.fromkeys(baselines))}), 95 % interval over {ways}."
         )
     if any(row["auroc"] is None for row in rows):
-        notes.append(f"{NOT_RUN}: not run.")
+        notes.append(f"{layout.NOT_RUN}: not run.")
     for balance in balances:
         same = (balance["cohort"], str(bool(balance["leaking"])).lower())
         known = same == (first["cohort"], first["leaking"]) and balance["target"] in targets
         if tested and known:
             words = site_folds.balance_words(balance)
             notes.append(f"Folds of {balance['target']}: {words}.")
-    return {
-        "title": f"{first['mutation']}: {first['cohort']}, {where}",
-        "header": [
-            *("Target", "Sites", "Model", *METRIC_WORDS.values(), "Chance (AUROC)", "p"),
-            *("Site alone", "p given site", "Brier", "Gain (AUROC)", "Patients (positive)"),
-        ],
-        "rows": body,
-        "chance": rules,
-        "notes": notes,
-    }
+    title = f"{first['mutation']}: {first['cohort']}, {where}"
+    header = ["Target", "Sites", "Model", *METRIC_WORDS.values(), "Chance (AUROC)", "p"]
+    header += ["Site alone", "p given site", "Brier", "Gain (AUROC)", "Patients (positive)"]
+    return layout.section(title, header, body, notes, chance=rules)
 
 
 def _leaked(leaked: Sequence[Mapping], rows: Sequence[Mapping]) -> dict:
@@ -192,26 +198,20 @@ def _leaked(leaked: Sequence[Mapping], rows: Sequence[Mapping]) -> dict:
         other = kept.get((row["preserved"], row["target"], row["model"]), dict.fromkeys(COLUMNS))
         body.append(
             [row["cohort"], _patients(row), row["target"], row["model"]]
-            + [_value(of, "auroc") for of in (other, row)]
+            + [_value(entry, "auroc") for entry in (other, row)]
             + [_change(row, "auroc_leak")]
-            + [_number(of["auroc_site_chance"]) for of in (other, row)]
+            + [layout.number(entry["auroc_site_chance"]) for entry in (other, row)]
         )
     over = "; ".join(dict.fromkeys(row["change_over"] for row in leaked if row["change_over"]))
-    return {
-        "title": "Leaked against preserved sites (AUROC)",
-        "header": [
-            *("Cohort", "Patients (positive)", "Target", "Model", "Preserved", "Leaked"),
-            *("Leaked - preserved", "Site alone, preserved", "Site alone, leaked"),
-        ],
-        "rows": body,
-        "chance": [],
-        "notes": [
-            "Leaked: patients are dealt to folds whatever their site, so that the model may learn "
-            "the site and with it the site's share of positives. Site alone: what these predictions "
-            "score when labels are dealt anew among the patients of each fold and site.",
-            f"Differences with their 95 % interval over {over}.",
-        ],
-    }
+    header = ["Cohort", "Patients (positive)", "Target", "Model", "Preserved", "Leaked"]
+    header += ["Leaked - preserved", "Site alone, preserved", "Site alone, leaked"]
+    notes = [
+        "Leaked: patients are dealt to folds whatever their site, so that the model may learn "
+        "the site and with it the site's share of positives. Site alone: what these predictions "
+        "score when labels are dealt anew among the patients of each fold and site.",
+        f"Differences with their 95 % interval over {over}.",
+    ]
+    return layout.section("Leaked against preserved sites (AUROC)", header, body, notes)
 
 
 def _tested(row: Mapping) -> bool:
@@ -222,49 +222,39 @@ def _folds(row: Mapping) -> str:
     return "leaked" if row["leaking"] == "true" else "preserved"
 
 
-def _number(value: float | None) -> str:
-    return NOT_RUN if value is None else f"{value:.3f}"
-
-
 def _value(row: Mapping, metric: str) -> str:
-    text = _number(row[metric])
-    if row[metric + "_sd"] is not None:
-        text += f" ({row[metric + '_sd']:.3f})"
-    if row[metric + "_ci_low"] is not None:
-        text += f" [{row[metric + '_ci_low']:.3f}{MINUS_TO}{row[metric + '_ci_high']:.3f}]"
-    return text
+    spread, low, high = (row[metric + part] for part in ("_sd", "_ci_low", "_ci_high"))
+    return layout.number(row[metric]) + layout.deviation(spread) + layout.interval(low, high)
 
 
 def _range(row: Mapping, name: str) -> str:
     if row[name + "_low"] is None:
-        return NOT_RUN
-    return f"{row[name + '_low']:.3f}{MINUS_TO}{row[name + '_high']:.3f}"
+        return layout.NOT_RUN
+    return f"{row[name + '_low']:.3f}{layout.MINUS_TO}{row[name + '_high']:.3f}"
 
 
 def _brier(row: Mapping) -> str:
     if row["brier"] is None:
-        return NOT_RUN
-    chance = "" if row["brier_chance"] is None else f" ({row['brier_chance']:.3f})"
-    return f"{row['brier']:.3f}{chance}"
+        return layout.NOT_RUN
+    return layout.number(row["brier"]) + layout.deviation(row["brier_chance"])
 
 
 def _change(row: Mapping, name: str) -> str:
     if row[name] is None:
         return ""
     text = f"{row[name]:+.3f}"
-    if row[name + "_ci_low"] is not None:
-        text += f" [{row[name + '_ci_low']:+.3f} to {row[name + '_ci_high']:+.3f}]"
-    if row[name + "_p_value"] is not None:
-        text += f", p {_p(row[name + '_p_value'])}"
-    return text
+    text += layout.interval(row[name + "_ci_low"], row[name + "_ci_high"], "+.3f", " to ")
+    return text + (
+        f", p {_p(row[name + '_p_value'])}" if row[name + "_p_value"] is not None else ""
+    )
 
 
 def _p(value: float | None) -> str:
-    return NOT_RUN if value is None else f"{value:.2g}"
+    return layout.number(value, ".2g")
 
 
 def _patients(row: Mapping) -> str:
-    return f"{row['patients']:.0f} ({row['positives']:.0f})" if row["patients"] else NOT_RUN
+    return f"{row['patients']:.0f} ({row['positives']:.0f})" if row["patients"] else layout.NOT_RUN
 
 
 def short_model(name: str) -> str:
@@ -274,3 +264,15 @@ def short_model(name: str) -> str:
         return name
     experiment, dataset, pair, seed = parts
     return f"{pair}\n{experiment}, {dataset}, {seed}"
+
+
+CHAPTER = Chapter(
+    name="mutation",
+    heading="Mutation prediction",
+    about="Labels of whole slides predicted from frozen patch embeddings, by folds that share no site.",
+    absent="Mutation prediction hasn't been run: it needs cohorts of labelled slides (the "
+    "configuration's parts cohorts and mutation).",
+    tables=(Shown("mutation", "Mutation prediction", TABLE, mutation_sections),),
+    caption="{name}: AUROC of a slide's label from frozen patch embeddings, mean over folds with its "
+    "interval over patients; dots: folds.",
+)

@@ -7,11 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from pairscape.core import files, tsv
-from pairscape.core.errors import InputError
+from pairscape.core.errors import InputError, missing_file
 from pairscape.dataset import leakage
-from pairscape.report import (
-    layout,
-)
+from pairscape.report import layout
 from pairscape.report.chapters import CHAPTERS
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
@@ -55,26 +53,23 @@ def read_audits(paths: Sequence) -> list[dict]:
 def read_datasets(splits: Sequence, leaks: Sequence) -> list[dict]:
     """The splits of each dataset and what leaks between them.
 
-    A dataset is named after the folder of its splits.tsv.
-
-    Returns
-    -------
-    Mappings of ``name``, ``rows`` (of splits.tsv), ``leaks`` (of leakage.tsv; None where it wasn't
-    given), ``leak_columns``, ``words`` (with which shared donors are admitted), ``donors`` (as
+    A dataset is named after the folder of its splits.tsv. Returns mappings of ``name``, ``rows`` (of
+    splits.tsv), ``columns``, ``leaks`` (of leakage.tsv; None where it wasn't given),
+    ``leak_columns``, ``words`` (with which shared donors are admitted), ``donors`` (as
     ``count_donors`` has them) and ``splits`` (by split: samples, donors, spots).
     """
     leaks = {_folder(path): tsv.read_tsv(path, ("finding", "donor", "sample")) for path in leaks}
     datasets = []
     for path in splits:
         rows = tsv.read_tsv(path, SPLIT_COLUMNS)
-        found = leaks.get(_folder(path))
+        leaking = leaks.get(_folder(path))
         parts = {}
         for split in dict.fromkeys(row["split"] for row in rows):
-            of_split = [row for row in rows if row["split"] == split]
-            spots = [row.get("spots") or "" for row in of_split]
+            inside = [row for row in rows if row["split"] == split]
+            spots = [row.get("spots") or "" for row in inside]
             parts[split] = {
-                "samples": len(of_split),
-                "donors": len({row["donor"] for row in of_split}),
+                "samples": len(inside),
+                "donors": len({row["donor"] for row in inside}),
                 "spots": sum(map(int, spots)) if all(text.isdigit() for text in spots) else None,
             }
         datasets.append(
@@ -83,8 +78,8 @@ def read_datasets(splits: Sequence, leaks: Sequence) -> list[dict]:
                 "rows": rows,
                 "columns": list(rows[0]) if rows else list(SPLIT_COLUMNS),
                 "donors": count_donors(rows),
-                "leaks": found,
-                "leak_columns": list(found[0]) if found else [],
+                "leaks": leaking,
+                "leak_columns": list(leaking[0]) if leaking else [],
                 "words": list(dict.fromkeys(filter(None, (r.get("shared_donors") for r in rows)))),
                 "splits": parts,
             }
@@ -95,12 +90,10 @@ def read_datasets(splits: Sequence, leaks: Sequence) -> list[dict]:
 def count_donors(rows: Iterable[Mapping]) -> dict[str, int]:
     """How many samples and donors some rows of the sample table, or of splits, hold.
 
-    Returns
-    -------
-    ``samples``; ``donors``, of which ``known`` are named by a source, and so are distinct persons;
-    ``placeholders`` stand for one bundle each whose donor no source names; of the ``unstated`` it
-    isn't said. ``least`` is the least number of persons that this can be: placeholders may be
-    anyone, ``donors`` the greatest.
+    Of the ``donors``, ``known`` are named by a source, and so are distinct persons; ``placeholders``
+    stand for one bundle each whose donor no source names; of the ``unstated`` it isn't said.
+    ``least`` is the least number of persons that this can be: placeholders may be anyone, ``donors``
+    the greatest.
     """
     rows = list(rows)
     stated: dict[str, str] = {}
@@ -109,8 +102,8 @@ def count_donors(rows: Iterable[Mapping]) -> dict[str, int]:
             continue
         # What any row of a donor knows of it holds for all of them.
         stated[donor] = max(stated.get(donor, ""), str(row.get("donor_known") or ""))
-    known = sum(said == "True" for said in stated.values())
-    placeholders = sum(leakage.is_placeholder({"donor_known": said}) for said in stated.values())
+    known = sum(word == "True" for word in stated.values())
+    placeholders = sum(leakage.is_placeholder({"donor_known": word}) for word in stated.values())
     return {
         "samples": len({row["sample"] for row in rows}),
         "donors": len(stated),
@@ -173,7 +166,7 @@ def _encode(path, width: int) -> tuple[str, bytes]:
         with Image.open(path) as opened:
             image = opened.convert("RGB")
     except FileNotFoundError:
-        raise InputError(path, "file", "nothing", "make it or correct the path") from None
+        raise missing_file(path) from None
     except (OSError, ValueError) as error:
         raise InputError(path, "image", str(error), "delete it and make it again") from None
     if image.width > width:
@@ -195,22 +188,19 @@ def _encode(path, width: int) -> tuple[str, bytes]:
 
 def kind_of_input(samples: Sequence[Mapping]) -> str:
     """``simulated``, ``real``, ``mixed`` or ``unknown``, from the samples' sources."""
-    simulated = {sample.get("source") == "simulated" for sample in samples if sample.get("source")}
-    if not simulated:
-        return "unknown"
-    return "mixed" if len(simulated) == 2 else "simulated" if simulated == {True} else "real"
+    kinds = {sample["source"] == "simulated" for sample in samples if sample.get("source")}
+    if len(kinds) != 1:
+        return "mixed" if kinds else "unknown"
+    return "simulated" if True in kinds else "real"
 
 
 def render(context: Mapping) -> str:
-    """The page.
+    """The page of what was read above.
 
-    Parameters
-    ----------
-    context
-        ``title``; ``samples`` (rows of the sample table, or what is known of them); ``datasets``,
-        ``checks``, ``audits``, ``runs``, ``tables`` as read above; ``overlays``, ``spot_figures``,
-        ``curves`` (mappings of ``uri``, ``alt``, ``caption``), ``chapter_figures`` (the same by
-        chapter); ``experiments``.
+    ``context``: ``title``; ``samples`` (rows of the sample table, or what is known of them);
+    ``datasets``, ``checks``, ``alignments``, ``audits``, ``runs``, ``tables``; ``overlays``,
+    ``spot_figures``, ``curves`` (mappings of ``uri``, ``alt``, ``caption``), ``chapter_figures`` (the
+    same by chapter); ``experiments``.
     """
     import jinja2
 
@@ -221,20 +211,20 @@ def render(context: Mapping) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["nice"] = _nice
-    environment.filters["share"] = lambda part, whole: f"{part / whole:.1%}" if whole else ""
-    environment.filters["filled_columns"] = _filled_places
-    environment.filters["dictvalues"] = lambda row: list(row.values())
-    environment.filters["json"] = lambda value: json.dumps(value, indent=1, ensure_ascii=False)
+    environment.filters |= {
+        "nice": _nice,
+        "share": lambda part, whole: f"{part / whole:.1%}" if whole else "",
+        "filled_columns": _filled_places,
+        "dictvalues": lambda row: list(row.values()),
+        "json": lambda value: json.dumps(value, indent=1, ensure_ascii=False),
+    }
     runs = context["runs"]
     return environment.get_template(TEMPLATE.name).render(
         **context,
         chapters=CHAPTERS,
         input_kind=kind_of_input(context["samples"]),
         sample_columns=_filled_columns(context["samples"]),
-        drop_reasons=list(
-            dict.fromkeys(r for audit in context["audits"] for r in audit["dropped"])
-        ),
+        drop_reasons=list(dict.fromkeys(r for a in context["audits"] for r in a["dropped"])),
         versions=_over_runs(runs, "versions"),
         commits=_over_runs(runs, "git_commit"),
         donors=count_donors(context["samples"]),
@@ -250,11 +240,8 @@ def _missing(context: Mapping) -> list[str]:
     """What isn't in the report: the chapters that are empty, then single runs."""
     filled = {table["kind"] for table in context["tables"]}
     filled |= {name for name, figures in context["chapter_figures"].items() if figures}
-    empty = [of.heading for name, of in CHAPTERS.items() if name not in filled]
-    return [
-        *empty,
-        *(text for table in context["tables"] for text in table["missing"]),
-    ]
+    empty = [chapter.heading for name, chapter in CHAPTERS.items() if name not in filled]
+    return empty + [text for table in context["tables"] for text in table["missing"]]
 
 
 def _filled_columns(samples: Sequence[Mapping]) -> list[str]:

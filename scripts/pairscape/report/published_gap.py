@@ -11,34 +11,57 @@ deviation, it stands for the other's, with its n - 1 degrees of freedom. Half a 
 published digit is added.
 """
 
-import itertools
 import math
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
-
-import numpy as np
 
 from pairscape.core import options, tsv
 from pairscape.report import published_scores
+from pairscape.report.columns import columns
 from pairscape.report.published_scores import DIRECTIONS, GALLERY, REPORTED
+from pairscape.report.rows import mean_sd, split_by
+from pairscape.report.words import pair_words, seeds_missing_words
 
 CELL = ("panel", "image_encoder", "gene_encoder", "direction", "recall_at")
-COLUMNS = (
-    *("source", "factor", "level", "panel", "image_encoder", "gene_encoder", "direction"),
-    *("recall_at", "published_mean", "published_sd", "published_seeds", "published_status"),
-    *("published_note", "experiment", "dataset", "ours_mean", "ours_sd", "ours_seeds"),
-    *("ours_chance", "ours_status", "seeds_missing", "difference", "spread", "inside", "setting"),
+TABLE = tsv.Table(
+    "published-gap_<comparison>.tsv",
+    "compare_published",
+    (
+        *tsv.text(
+            source="the published table",
+            factor="what an ablation changes",
+            level="and to what",
+        ),
+        *columns(*CELL),
+        *tsv.numbers(
+            published_mean="the paper's recall",
+            published_sd="its standard deviation over seeds",
+            published_seeds="its seeds",
+        ),
+        *tsv.text(
+            published_status="reported, or why not",
+            published_note="what the paper says of the cell",
+            experiment="ours",
+            dataset="ours",
+        ),
+        *tsv.numbers(
+            ours_mean="our recall, mean over seeds",
+            ours_sd="standard deviation over seeds",
+            ours_seeds="our seeds",
+            ours_chance="chance of recall",
+        ),
+        *tsv.text(ours_status="scored, or why not"),
+        *columns("seeds_missing"),
+        *tsv.numbers(difference="ours less published", spread="half-width, by the rule above"),
+        *tsv.text(
+            inside="whether the difference is within the spread",
+            setting="in which options ours differ from the paper's",
+        ),
+    ),
 )
-NUMBERS = (
-    *("recall_at", "published_mean", "published_sd", "published_seeds", "ours_mean", "ours_sd"),
-    *("ours_seeds", "ours_chance", "difference", "spread"),
-)
-RANK_COLUMNS = ("source", "panel", "direction", "recall_at", "of", "items", "spearman", "p", "test")
 ABSENT = "not published"
 SCORED, MISSING, NOT_PLANNED, FAILED = "scored", "not run", "not planned", "failed"
 NOT_COMPARED = "not compared"
 ROUNDING = 0.0005  # published means have three digits
-EXACT_UP_TO, LEAST_ITEMS, SHUFFLES = 8, 4, 9999
 # Options that name the machine, or that make the level of an ablation.
 _NO_DIFFERENCE = {
     *("devices", "nodes", "loader_workers", "precision", "loggers", "micro_batch"),
@@ -71,13 +94,13 @@ def compare(
 
     Returns
     -------
-    Rows of ``COLUMNS``: the published cells in their order, then what only we have, then the
+    Rows of ``TABLE``: the published cells in their order, then what only we have, then the
     datasets that aren't compared.
     """
     factors = _tables_of(experiments)
     cells = [row for row in published if row["factor"] in factors]
     ours = _collect(scores, experiments, datasets)
-    settings = {name: _setting(of) for name, of in experiments.items()}
+    settings = {name: _setting(experiment) for name, experiment in experiments.items()}
     rows, used = [], set()
     for cell in cells:
         fitting = [
@@ -96,9 +119,11 @@ def compare(
             rows.append(_row(cell, key, ours[key], settings[key[0]]))
         if not fitting:
             rows.append(_row(cell, None, {}, ""))
-    wanted = {cell["recall_at"] for cell in cells} or {k for of in ours.values() for k in of["at"]}
-    for key, of in ours.items():
-        for k in sorted(wanted & set(of["at"])):
+    wanted = {cell["recall_at"] for cell in cells} or {
+        k for cells in ours.values() for k in cells["at"]
+    }
+    for key, entry in ours.items():
+        for k in sorted(wanted & set(entry["at"])):
             if (*key, k) not in used:
                 cell = dict.fromkeys(("source", "factor", "level", "note"), "") | {
                     "panel": datasets[key[1]]["panel"],
@@ -107,14 +132,13 @@ def compare(
                     "status": ABSENT,
                     **dict.fromkeys(("mean", "sd", "seeds")),
                 }
-                rows.append(_row(cell, key, of, settings[key[0]]))
-    for name, of in datasets.items():
-        if of["unlike"]:
+                rows.append(_row(cell, key, entry, settings[key[0]]))
+    for name, dataset in datasets.items():
+        if dataset["unlike"]:
             rows.append(
-                dict.fromkeys(COLUMNS, "")
-                | dict.fromkeys(NUMBERS)
-                | {"panel": of["panel"], "dataset": name}
-                | {"ours_status": f"{NOT_COMPARED}: {of['unlike']}"}
+                {column.name: "" if column.type is str else None for column in TABLE.columns}
+                | {"panel": dataset["panel"], "dataset": name}
+                | {"ours_status": f"{NOT_COMPARED}: {dataset['unlike']}"}
             )
     return rows
 
@@ -124,7 +148,7 @@ def _tables_of(experiments: Mapping[str, Mapping]) -> set[str]:
 
     What fits the benchmark isn't compared with the ablation that repeats its numbers.
     """
-    trainings = [of["training"] for of in experiments.values()]
+    trainings = [experiment["training"] for experiment in experiments.values()]
     factors = ["", *published_scores.FIXED]
     fitting = {f for f in factors if all(published_scores.fits(t, f) for t in trainings)}
     return {""} if "" in fitting else fitting
@@ -139,7 +163,7 @@ def _setting(experiment: Mapping) -> str:
         for key, value in paper.items()
         if key not in _NO_DIFFERENCE and training[key] != value
     ]
-    return "; ".join([f"protocol {protocol}"] * bool(protocol) + words)
+    return "; ".join(([f"protocol {protocol}"] if protocol else []) + words)
 
 
 def _collect(scores, experiments, datasets) -> dict[tuple, dict]:
@@ -147,38 +171,39 @@ def _collect(scores, experiments, datasets) -> dict[tuple, dict]:
 
     ``at``: the values by k and seed, and the chance; ``planned``: seeds; ``failed``: reasons.
     """
-    found: dict[tuple, dict] = {}
+    ours: dict[tuple, dict] = {}
 
-    def of(experiment, row, direction):
+    def entry_of(experiment, row, direction):
         key = (experiment, row["dataset"], row["image_encoder"], row["gene_encoder"], direction)
-        return found.setdefault(key, {"at": {}, "planned": [], "failed": {}, "chance": {}})
+        return ours.setdefault(key, {"at": {}, "planned": [], "failed": {}, "chance": {}})
 
-    comparable = {name for name, of in datasets.items() if not of["unlike"]}
+    comparable = {name for name, dataset in datasets.items() if not dataset["unlike"]}
     for name, plan in experiments.items():
         for run in plan["expected"]:
             if run["dataset"] in comparable:
                 for direction in DIRECTIONS:
-                    of(name, run, direction)["planned"].append(str(run["seed"]))
+                    entry_of(name, run, direction)["planned"].append(str(run["seed"]))
     for row in scores:
         if row["dataset"] not in comparable:
             continue
         if row["status"] not in (SCORED, ""):
             for direction in DIRECTIONS:
-                of(row["experiment"], row, direction)["failed"][str(row["seed"])] = row["status"]
+                entry = entry_of(row["experiment"], row, direction)
+                entry["failed"][str(row["seed"])] = row["status"]
             continue
         metric, _, k = row["metric"].partition("@")
         wanted = row["gallery"] == GALLERY and row["group_by"] == "all"
         if wanted and metric == "recall" and k.isdigit() and row["value"] is not None:
-            entry = of(row["experiment"], row, row["direction"])
+            entry = entry_of(row["experiment"], row, row["direction"])
             entry["at"].setdefault(int(k), {})[str(row["seed"])] = row["value"]
             entry["chance"][int(k)] = row["chance"]
-    return found
+    return ours
 
 
-def _row(cell: Mapping, key: tuple | None, of: Mapping, setting: str) -> dict:
+def _row(cell: Mapping, key: tuple | None, entry: Mapping, setting: str) -> dict:
     k = cell["recall_at"]
-    values = of.get("at", {}).get(k, {})
-    mean, deviation = _mean_sd(list(values.values()))
+    values = entry.get("at", {}).get(k, {})
+    mean, deviation = mean_sd(list(values.values()))
     row = {name: cell[name] for name in ("source", "factor", "level", *CELL)}
     row |= {f"published_{name}": cell[name] for name in ("mean", "sd", "seeds", "status", "note")}
     row |= {
@@ -187,12 +212,12 @@ def _row(cell: Mapping, key: tuple | None, of: Mapping, setting: str) -> dict:
         "ours_mean": mean,
         "ours_sd": deviation,
         "ours_seeds": len(values),
-        "ours_chance": of.get("chance", {}).get(k),
-        "ours_status": _status(key, of, values),
+        "ours_chance": entry.get("chance", {}).get(k),
+        "ours_status": _status(key, entry, values),
         "seeds_missing": " ".join(
             seed
-            for seed in of.get("planned", [])
-            if seed not in values and seed not in of["failed"]
+            for seed in entry.get("planned", [])
+            if seed not in values and seed not in entry["failed"]
         ),
         **dict.fromkeys(("difference", "spread")),
         "inside": "",
@@ -206,22 +231,16 @@ def _row(cell: Mapping, key: tuple | None, of: Mapping, setting: str) -> dict:
     return row
 
 
-def _status(key, of: Mapping, values: Mapping) -> str:
-    failed = [f"{why} (seed {seed})" for seed, why in of.get("failed", {}).items()]
+def _status(key, entry: Mapping, values: Mapping) -> str:
+    failed = [f"{why} (seed {seed})" for seed, why in entry.get("failed", {}).items()]
     words = [f"{FAILED}: {', '.join(failed)}"] if failed else []
     if values:
         return "; ".join([SCORED, *words])
     if key is None:
         return NOT_PLANNED
-    if of["at"]:
+    if entry["at"]:
         words.append("scored without this k")
     return "; ".join(words) or MISSING
-
-
-def _mean_sd(values: Sequence[float]) -> tuple[float | None, float | None]:
-    if not values:
-        return None, None
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
 def half_width(
@@ -254,112 +273,9 @@ def half_width(
     return float(t.ppf(0.975, freedom)) * math.sqrt(sum(parts)) + ROUNDING
 
 
-# -------------------------------------------------------------------------------- rank agreement
-
-
-def agreement(rows: Sequence[Mapping]) -> list[dict]:
-    """Whether encoders (levels, cells) stand in the order in which the paper has them.
-
-    For each published table, panel, direction and k: Spearman's rank correlation of published and
-    our means, with the probability that it is as large or larger in a random order (one-sided).
-    Means over the cells that all of them have; items are left out that share none.
-
-    Returns
-    -------
-    Rows of ``RANK_COLUMNS``; ``of`` is image encoders, gene encoders, levels, or cells; ``test``
-    says how ``p`` was found, or why not.
-    """
-    found = []
-    for group, members in groups(rows, ("source", "panel", "direction", "recall_at")).items():
-        both = [row for row in members if row["difference"] is not None]
-        for of, name in (
-            ("image encoders", "image_encoder"),
-            ("gene encoders", "gene_encoder"),
-            ("levels", "level"),
-        ):
-            if len({row[name] for row in members}) > 1:
-                found.append(_agreement(group, of, *_margins(both, name)))
-        means = ("published_mean", "ours_mean")
-        found.append(_agreement(group, "cells", *([row[n] for row in both] for n in means)))
-    return found
-
-
-def _margins(rows: Sequence[Mapping], name: str) -> tuple[list[float], list[float]]:
-    """Published and our mean of each item, over the other names that all items have."""
-    others = [n for n in ("image_encoder", "gene_encoder", "level", "dataset") if n != name]
-    values: dict[str, dict[tuple, Mapping]] = {}
-    for row in rows:
-        values.setdefault(row[name], {})[tuple(row[n] for n in others)] = row
-    common = set.intersection(*map(set, values.values())) if values else set()
-    if not common:
-        return [], []
-    return tuple(
-        [statistics.fmean(of[c][mean] for c in sorted(common)) for of in values.values()]
-        for mean in ("published_mean", "ours_mean")
-    )
-
-
-def _agreement(group: tuple, of: str, published: Sequence, ours: Sequence) -> dict:
-    value, p, test = spearman(published, ours)
-    row = dict(zip(("source", "panel", "direction", "recall_at"), group, strict=True))
-    return row | {"of": of, "items": len(ours), "spearman": value, "p": p, "test": test}
-
-
-def spearman(first: Sequence[float], second: Sequence[float]) -> tuple:
-    """Spearman's rank correlation, its one-sided p, and how that was found.
-
-    Every order is gone through up to ``EXACT_UP_TO`` items; beyond, ``SHUFFLES`` random ones. With
-    fewer than ``LEAST_ITEMS`` even perfect agreement says little, and there is neither. Values that
-    agree to nine digits are ties.
-    """
-    from scipy.stats import rankdata
-
-    if len(first) < LEAST_ITEMS:
-        return None, None, "too few"
-    a, b = (rankdata(np.round(values, 9)) for values in (first, second))
-    if np.ptp(a) == 0 or np.ptp(b) == 0:
-        return None, None, "all equal"
-    a, b = ((x - x.mean()) / np.linalg.norm(x - x.mean()) for x in (a, b))
-    value = float(np.clip(a @ b, -1, 1))
-    if len(a) <= EXACT_UP_TO:
-        orders = np.array(list(itertools.permutations(range(len(a)))))
-        return value, float(np.mean(b[orders] @ a >= value - 1e-9)), "exact"
-    rng = np.random.default_rng(0)
-    shuffled = rng.permuted(np.tile(b, (SHUFFLES, 1)), axis=1) @ a
-    above = int(np.sum(shuffled >= value - 1e-9))
-    return value, (1 + above) / (1 + SHUFFLES), f"{SHUFFLES} random orders"
-
-
-def groups(rows: Iterable[Mapping], names: Sequence[str]) -> dict[tuple, list[Mapping]]:
+def groups(rows: Iterable[Mapping], *names: str) -> dict:
     """The rows that stand for published cells, by some of their columns."""
-    found: dict[tuple, list[Mapping]] = {}
-    for row in rows:
-        if row["source"]:
-            found.setdefault(tuple(row[name] for name in names), []).append(row)
-    return found
-
-
-# ------------------------------------------------------------------------------------------- format
-
-
-def write_table(path, rows: Iterable[Mapping]) -> None:
-    """Write the rows of ``compare``."""
-    tsv.write_numbers(path, rows, COLUMNS)
-
-
-def write_ranks(path, rows: Iterable[Mapping]) -> None:
-    """Write the rows of ``agreement``."""
-    tsv.write_numbers(path, rows, RANK_COLUMNS)
-
-
-def is_gap_table(columns: Iterable[str]) -> bool:
-    """Whether a TSV with these columns was written by ``write_table``."""
-    return set(COLUMNS) <= set(columns)
-
-
-def read_table(path) -> list[dict]:
-    """Read what ``write_table`` wrote; numbers as float, empty ones as None."""
-    return tsv.read_numbers(path, COLUMNS, "delete it and compare again", NUMBERS)
+    return split_by((row for row in rows if row["source"]), *names)
 
 
 # ----------------------------------------------------------------------------------- for the reader
@@ -372,16 +288,16 @@ def filled(rows: Iterable[Mapping]) -> list[Mapping]:
 
 def missing(rows: Sequence[Mapping]) -> list[str]:
     """What we lack of the published cells, by name; a panel without any number is named whole."""
-    found = {}
-    for (panel,), members in groups(rows, ("panel",)).items():
+    words = {}
+    for panel, members in groups(rows, "panel").items():
         lacking = [row for row in members if row["ours_mean"] is None or row["seeds_missing"]]
         if all(row["ours_mean"] is None and row["ours_status"] == MISSING for row in members):
-            found[f"{panel}: nothing is scored"] = None
+            words[f"{panel}: nothing is scored"] = None
         elif all(row["ours_status"] == NOT_PLANNED for row in members):
-            found[f"{panel}: {NOT_PLANNED}"] = None
+            words[f"{panel}: {NOT_PLANNED}"] = None
         else:
-            found |= dict.fromkeys(f"{panel}: {_lacking_words(row)}" for row in lacking)
-    return list(found)
+            words |= dict.fromkeys(f"{panel}: {_lacking_words(row)}" for row in lacking)
+    return list(words)
 
 
 def _lacking_words(row: Mapping) -> str:
@@ -389,7 +305,7 @@ def _lacking_words(row: Mapping) -> str:
     if row["ours_status"] != SCORED and row["ours_mean"] is None:
         words += row["ours_status"]
         return words + (f" (Recall@{row['recall_at']:g})" if "this k" in words else "")
-    return words + f"seed {row['seeds_missing'].replace(' ', ', ')}"
+    return words + seeds_missing_words(row)
 
 
 def untrained(row: Mapping) -> bool:
@@ -398,4 +314,4 @@ def untrained(row: Mapping) -> bool:
 
 def pair(row: Mapping) -> str:
     level = f", {row['level']}" if row["level"] else ""
-    return f"{row['image_encoder']} with {row['gene_encoder']}{level}"
+    return pair_words(row) + level

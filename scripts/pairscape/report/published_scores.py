@@ -7,7 +7,7 @@ test split in data set order: ``GALLERY``. It compares with no other gallery.
 from collections.abc import Mapping
 
 from pairscape.core import tsv
-from pairscape.core.errors import InputError
+from pairscape.core.errors import InputError, one_of
 
 GALLERY = "in_batch_64_ranks_4"  # retrieval.gallery_name(64, 4)
 REPORTED = "reported"
@@ -30,8 +30,6 @@ BENCHMARK = {"image_projection": "mlp", "loss": "clip", "image_tuned": True, "ge
 def read_retrieval(path) -> list[dict]:
     """The published Recall@k of encoder pairs.
 
-    Returns
-    -------
     Rows of ``NAMES``, ``factor`` and ``level`` (empty), ``mean`` and ``sd`` (None where the paper
     gives none), ``seeds`` (behind the mean), ``status`` and ``note``.
     """
@@ -45,10 +43,10 @@ def read_ablations(path) -> list[dict]:
     """The published ablations: as ``read_retrieval``, with ``factor`` and ``level``."""
     rows = tsv.read_tsv(path, ABLATION_COLUMNS)
     for line, row in enumerate(rows, start=2):
-        _allowed(path, line, "factor", row["factor"], FIXED)
+        one_of(row["factor"], FIXED, path, f"line {line}, factor")
         if row["factor"] == "finetuning_image/gene":
             words = [f"{image}/{gene}" for image in _TUNED for gene in _TUNED]
-            _allowed(path, line, "level", row["level"], words)
+            one_of(row["level"], words, path, f"line {line}, level")
     return _checked(path, ({**row, "sd": ""} for row in rows), ABLATION_SEEDS)
 
 
@@ -80,43 +78,31 @@ def _settings(training: Mapping) -> dict:
 def _checked(path, rows, seeds: int) -> list[dict]:
     checked, seen = [], {}
     for line, row in enumerate(rows, start=2):
-        _allowed(path, line, "direction", row["direction"], DIRECTIONS)
+        one_of(row["direction"], DIRECTIONS, path, f"line {line}, direction")
         for name in NAMES:
             if not row[name]:
                 raise InputError(path, f"line {line}, {name}", "nothing", "name it")
-        if not row["recall_at"].isdigit() or int(row["recall_at"]) < 1:
-            raise InputError(
-                path, f"line {line}, recall_at", repr(row["recall_at"]), "give the k of Recall@k"
-            )
+        k, status = row["recall_at"], row["status"]
+        if not k.isdigit() or int(k) < 1:
+            raise InputError(path, f"line {line}, recall_at", repr(k), "give the k of Recall@k")
         numbers = {name: _share(path, line, name, row[name]) for name in ("mean", "sd")}
-        if (row["status"] == REPORTED) != (numbers["mean"] is not None):
-            raise InputError(
-                path,
-                f"line {line}, mean",
-                f"{row['mean'] or 'nothing'}, with status {row['status'] or 'empty'}",
-                f"give a mean with status {REPORTED}, and none with any other",
-            )
-        if not row["status"]:
+        if (status == REPORTED) != (numbers["mean"] is not None):
+            given = f"{row['mean'] or 'nothing'}, with status {status or 'empty'}"
+            remedy = f"give a mean with status {REPORTED}, and none with any other"
+            raise InputError(path, f"line {line}, mean", given, remedy)
+        if not status:
             raise InputError(path, f"line {line}, status", "nothing", f"say {REPORTED}, or why not")
-        found = {name: row[name] for name in (*NAMES, "factor", "level", "status", "note")}
-        found |= {**numbers, "recall_at": int(row["recall_at"]), "seeds": seeds}
-        cell = tuple(found[name] for name in (*NAMES, "factor", "level"))
+        entry = {name: row[name] for name in (*NAMES, "factor", "level", "status", "note")}
+        entry |= {**numbers, "recall_at": int(k), "seeds": seeds}
+        cell = tuple(entry[name] for name in (*NAMES, "factor", "level"))
         if cell in seen:
-            raise InputError(
-                path, f"line {line}", f"the cell of line {seen[cell]} again", "give each cell once"
-            )
+            again = f"the cell of line {seen[cell]} again"
+            raise InputError(path, f"line {line}", again, "give each cell once")
         seen[cell] = line
-        checked.append(found)
+        checked.append(entry)
     if not checked:
         raise InputError(path, "rows", "none", "copy the published table there again")
     return checked
-
-
-def _allowed(path, line: int, column: str, value: str, allowed) -> None:
-    if value not in allowed:
-        raise InputError(
-            path, f"line {line}, {column}", repr(value), f"allowed: {', '.join(allowed)}"
-        )
 
 
 def _share(path, line: int, column: str, text: str) -> float | None:

@@ -1,33 +1,21 @@
-"""Figures of scores. Colours are Okabe and Ito's, which colour-blind readers tell apart."""
+"""The figure of retrieval: recall of every encoder pair, with chance, intervals and seeds."""
 
 from collections.abc import Mapping, Sequence
 
-from pairscape.report import retrieval_table
-from pairscape.report.style import BLACK, DIRECTION_COLOURS, DIRECTION_WORDS, DPI, VERMILION
+from pairscape.report import retrieval_table, style
+from pairscape.report.rows import split_by
+from pairscape.report.style import BLACK, DIRECTION_COLOURS, DIRECTION_WORDS, VERMILION
 from pairscape.report.words import DIRECTIONS, gallery_words
 
 _BAR = 0.38
 
 
 def plot_recall(table: Sequence[Mapping], scores: Sequence[Mapping], title: str):
-    """Recall of every encoder pair, with chance, intervals and the seeds behind each bar.
+    """Draw the rows of ``retrieval_table.tabulate_retrieval``; the scores are for the seeds.
 
-    Parameters
-    ----------
-    table
-        Rows of ``tables.tabulate_retrieval``.
-    scores
-        The scores it was made from, for the seeds.
-    title
-        Title of the figure.
-
-    Returns
-    -------
     A matplotlib figure: a row of panels per dataset, a panel per k; in each the encoder pairs,
     first in the whole split, then in batches as published.
     """
-    from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
     seeds: dict[tuple, list[float]] = {}
@@ -36,48 +24,24 @@ def plot_recall(table: Sequence[Mapping], scores: Sequence[Mapping], title: str)
             key = (*(row[name] for name in retrieval_table.HEAD), row["metric"])
             seeds.setdefault(key, []).append(row["value"])
     shown = _shown(table)
-    datasets = list(dict.fromkeys(row["dataset"] for row in shown))
     recall = [name for name in retrieval_table.metric_names(shown[0]) if name.startswith("recall@")]
-    layouts = {name: _lay_out([r for r in shown if r["dataset"] == name]) for name in datasets}
+    layouts = {name: _lay_out(rows) for name, rows in split_by(shown, "dataset").items()}
     heights = [max(1.2, 0.42 * layout["height"]) for layout in layouts.values()]
-    figure_height = sum(heights) + 0.75 * len(heights) + 0.9
-    figure = Figure(figsize=(9.5, figure_height), dpi=DPI, layout="constrained")
-    panels = figure.subplots(
-        len(datasets),
-        len(recall) or 1,
-        squeeze=False,
-        sharey="row",
-        gridspec_kw={"height_ratios": heights},
-    )
+    figure = style.new_figure(9.5, sum(heights) + 0.75 * len(heights) + 0.9)
+    panels = style.panel_grid(figure, len(layouts), len(recall) or 1, heights)
     for line, (dataset, layout) in zip(panels, layouts.items(), strict=True):
         for panel, metric in zip(line, recall, strict=False):
             _draw_panel(panel, layout, metric, seeds)
             panel.set_title(f"{dataset}: Recall@{metric.removeprefix('recall@')}", loc="left")
             panel.set_xlabel("recall")
-    figure.legend(
-        handles=[
-            *(Patch(color=DIRECTION_COLOURS[d], label=DIRECTION_WORDS[d]) for d in DIRECTIONS),
-            Line2D([], [], color=VERMILION, linewidth=2, label="chance"),
-            Line2D([], [], color=BLACK, linewidth=1.2, label=f"95 % interval, {_over(shown)}"),
-            Line2D(
-                [],
-                [],
-                color="white",
-                marker="o",
-                markeredgecolor=BLACK,
-                linestyle="",
-                markersize=4,
-                label="seed",
-            ),
-        ],
-        loc="outside upper left",
-        title=title,  # a title of the figure would lie upon the legend
-        title_fontsize=12,
-        alignment="left",
-        ncols=5,
-        frameon=False,
-        fontsize=8.5,
-    )
+    hollow = {"color": "white", "markeredgecolor": BLACK, "linestyle": "", "markersize": 4}
+    handles = [
+        *(Patch(color=DIRECTION_COLOURS[d], label=DIRECTION_WORDS[d]) for d in DIRECTIONS),
+        style.handle("chance", color=VERMILION, linewidth=2),
+        style.handle(f"95 % interval, {_over(shown)}", color=BLACK, linewidth=1.2),
+        style.handle("seed", marker="o", **hollow),
+    ]
+    style.legend_above(figure, handles, title, columns=5)
     return figure
 
 
@@ -101,19 +65,16 @@ def _over(rows: Sequence[Mapping]) -> str:
 def _lay_out(rows: Sequence[Mapping]) -> dict:
     """Where each bar of a dataset lies: from the top down, galleries, and in them encoder pairs."""
     bars, labels, headings, y = [], [], [], 0.0
-    for gallery in sorted({row["gallery"] for row in rows}, key=lambda name: name != "split"):
-        of_gallery = [row for row in rows if row["gallery"] == gallery]
+    galleries = split_by(rows, "gallery")
+    for gallery in sorted(galleries, key=lambda name: name != "split"):
+        of_gallery = galleries[gallery]
         sizes = {row["gallery_size"] for row in of_gallery if row["gallery_size"]}
         among = f" ({min(sizes):.4g} pairs)" if sizes and gallery == "split" else ""
         headings.append((y, gallery_words(gallery).capitalize() + among))
         y += 0.9
-        pairs = dict.fromkeys((row["image_encoder"], row["gene_encoder"]) for row in of_gallery)
-        for pair in pairs:
-            of_pair = {
-                row["direction"]: row
-                for row in of_gallery
-                if (row["image_encoder"], row["gene_encoder"]) == pair
-            }
+        pairs = split_by(of_gallery, "image_encoder", "gene_encoder")
+        for pair, directions in pairs.items():
+            of_pair = {row["direction"]: row for row in directions}
             for number, direction in enumerate(DIRECTIONS):
                 if direction in of_pair:
                     bars.append((y + (number - 0.5) * _BAR, direction, of_pair[direction]))
@@ -125,51 +86,7 @@ def _lay_out(rows: Sequence[Mapping]) -> dict:
 
 def _draw_panel(panel, layout: Mapping, metric: str, seeds: Mapping) -> None:
     for y, direction, row in layout["bars"]:
-        value = row[metric]
-        if value is None:
-            why = row["seeds_failed"].partition(":")[0] or "not run"
-            panel.text(0, y, f" {why}", va="center", fontsize=7.5, color="#666666", style="italic")
-            continue
-        panel.barh(y, value, _BAR, color=DIRECTION_COLOURS[direction], zorder=2)
-        low, high = row[metric + "_ci_low"], row[metric + "_ci_high"]
-        if low is not None:
-            # A white edge keeps it in sight on dark bars.
-            for colour, width in (("white", 3), (BLACK, 1.2)):
-                panel.plot([low, high], [y, y], color=colour, linewidth=width, zorder=4)
-            for bound in (low, high):
-                panel.plot([bound] * 2, [y - 0.07, y + 0.07], color=BLACK, linewidth=1.2, zorder=4)
-        chance = row[metric + "_chance"]
-        for colour, width in (("white", 4), (VERMILION, 2)):
-            panel.plot(
-                [chance] * 2,
-                [y - _BAR / 2, y + _BAR / 2],
-                color=colour,
-                linewidth=width,
-                zorder=5,
-                solid_capstyle="butt",
-            )
-        dots = seeds.get((*(row[name] for name in retrieval_table.HEAD), metric), [])
-        if len(dots) > 1:
-            panel.scatter(
-                dots,
-                [y + 0.1] * len(dots),
-                s=10,
-                color="white",
-                edgecolor=BLACK,
-                linewidth=0.7,
-                zorder=6,
-            )
-        end = max(value, high or 0, chance, *dots)
-        panel.annotate(
-            f"{value:.3f}",
-            (end, y),
-            xytext=(4, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=7.5,
-            color="#333333",
-            zorder=6,
-        )
+        _draw_bar(panel, y, direction, row, metric, seeds)
     for y, text in layout["headings"]:
         if y:
             panel.axhline(y - 0.45, color="#DDDDDD", linewidth=0.8, zorder=0)
@@ -186,9 +103,42 @@ def _draw_panel(panel, layout: Mapping, metric: str, seeds: Mapping) -> None:
                 color="#333333",
                 annotation_clip=False,
             ).set_in_layout(False)  # a long one runs on above the next panel, where nothing is
-    panel.set_yticks([y for y, _ in layout["labels"]], [text for _, text in layout["labels"]])
-    panel.tick_params(axis="y", length=0, labelsize=8)
+    panel.set_yticks(*zip(*layout["labels"], strict=True))
+    style.plain_rows(panel)
     panel.set_ylim(layout["height"] - 0.4, -0.3)
     panel.set_xlim(0, panel.get_xlim()[1] * 1.12)
     panel.locator_params(axis="x", nbins=5)
-    panel.grid(axis="x", color="#EEEEEE", zorder=0)
+
+
+def _draw_bar(panel, y: float, direction: str, row: Mapping, metric: str, seeds: Mapping) -> None:
+    value = row[metric]
+    if value is None:
+        why = row["seeds_failed"].partition(":")[0] or "not run"
+        panel.text(0, y, f" {why}", va="center", **style.NOT_RUN)
+        return
+    panel.barh(y, value, _BAR, color=DIRECTION_COLOURS[direction], zorder=2)
+    low, high = row[metric + "_ci_low"], row[metric + "_ci_high"]
+    if low is not None:
+        # A white edge keeps it in sight on dark bars.
+        for colour, width in (("white", 3), (BLACK, 1.2)):
+            panel.plot([low, high], [y, y], color=colour, linewidth=width, zorder=4)
+        for bound in (low, high):
+            panel.plot([bound] * 2, [y - 0.07, y + 0.07], color=BLACK, linewidth=1.2, zorder=4)
+    chance, ends = row[metric + "_chance"], [y - _BAR / 2, y + _BAR / 2]
+    for colour, width in (("white", 4), (VERMILION, 2)):
+        looks = {"color": colour, "linewidth": width, "solid_capstyle": "butt"}
+        panel.plot([chance] * 2, ends, zorder=5, **looks)
+    dots = seeds.get((*(row[name] for name in retrieval_table.HEAD), metric), [])
+    if len(dots) > 1:
+        looks = {"color": "white", "edgecolor": BLACK, "linewidth": 0.7}
+        panel.scatter(dots, [y + 0.1] * len(dots), s=10, zorder=6, **looks)
+    panel.annotate(
+        f"{value:.3f}",
+        (max(value, high or 0, chance, *dots), y),
+        xytext=(4, 0),
+        textcoords="offset points",
+        va="center",
+        fontsize=7.5,
+        color="#333333",
+        zorder=6,
+    )

@@ -4,8 +4,15 @@ import numba
 import numpy as np
 from scipy import ndimage
 
+from pairscape.simulation.knobs import MARGIN_UM
+
 STEP_UM = 4.0
-"""Grid step of all fields."""
+"""Grid step of all fields; their first node lies ``MARGIN_UM`` before the region on both axes."""
+
+
+def axes_um(shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Coordinates (µm) of a grid's rows and of its columns."""
+    return tuple(np.arange(n) * STEP_UM - MARGIN_UM for n in shape)
 
 
 def gaussian_field(random: np.random.Generator, shape, sigma_um: float) -> np.ndarray:
@@ -47,11 +54,15 @@ def interpolate(field, row, column):
 
 
 @numba.njit(cache=True)
-def at_points(field, x_um, y_um, origin_um):
-    """Values of a field at points; ``origin_um`` is the coordinate of its first node on both axes."""
+def at_um(field, x_um, y_um):
+    """Value of a field at a point."""
+    return interpolate(field, (y_um + MARGIN_UM) / STEP_UM, (x_um + MARGIN_UM) / STEP_UM)
+
+
+@numba.njit(cache=True)
+def at_points(field, x_um, y_um):
+    """Values of a field at points, float32."""
     values = np.empty(len(x_um), np.float32)
     for i in range(len(x_um)):
-        values[i] = interpolate(
-            field, (y_um[i] - origin_um) / STEP_UM, (x_um[i] - origin_um) / STEP_UM
-        )
+        values[i] = at_um(field, x_um[i], y_um[i])
     return values

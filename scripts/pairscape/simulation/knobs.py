@@ -45,3 +45,9 @@ def rng(seed: list[int], *tags: int | str) -> np.random.Generator:
     """A random stream of its own for each list of tags under one seed."""
     codes = [zlib.crc32(tag.encode()) if isinstance(tag, str) else tag for tag in tags]
     return np.random.default_rng([*seed, *codes])
+
+
+def in_region(x_um, y_um, knobs: dict, beyond_um: float = 0.0) -> np.ndarray:
+    """Which points lie in the region, or not further than ``beyond_um`` from it."""
+    width_um, height_um = knobs["width_um"] + beyond_um, knobs["height_um"] + beyond_um
+    return (x_um >= -beyond_um) & (x_um < width_um) & (y_um >= -beyond_um) & (y_um < height_um)

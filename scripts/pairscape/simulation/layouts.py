@@ -14,34 +14,26 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 ROW_GROUP = 1 << 17
+_COLUMNS = ("codeword_category", "is_gene")  # those that came with later versions
+_OLD = {"text": "bytes", "images": "file", "without": _COLUMNS}
 # Layout -> what it changes; versions of the software, and packed forms of them.
 LAYOUTS = {
-    "1.0": {"version": "xenium-1.0.2", "ids": "integer", "text": "bytes", "images": "file"},
+    "1.0": {"version": "xenium-1.0.2", "ids": "integer", **_OLD},
     "1.0-csv": {
         "version": "xenium-1.0.2",
         "ids": "integer",
-        "text": "bytes",
-        "images": "file",
         "csv": True,
         "absent": ["gene_panel.json", "cells.zarr.zip"],
+        **_OLD,
     },
-    "1.4": {"version": "xenium-1.4.0.6", "text": "bytes", "images": "file"},
-    "1.9": {"version": "Xenium-1.9.2.0", "columns": ["codeword_category"], "images": "mip"},
-    "2.0": {"version": "xenium-2.0.0.10", "columns": ["codeword_category", "is_gene"]},
-    "3.0": {"version": "xenium-3.0.0.15", "columns": ["codeword_category", "is_gene"], "stains": 4},
-    "3.0-csv": {
-        "version": "xenium-3.0.0.15",
-        "columns": ["codeword_category", "is_gene"],
-        "csv": True,
-    },
-    "3.1-ranger": {
-        "version": "xenium-1.6.0.7",
-        "ranger": "xenium-3.1.0.0",
-        "columns": ["codeword_category", "is_gene"],
-    },
+    "1.4": {"version": "xenium-1.4.0.6", **_OLD},
+    "1.9": {"version": "Xenium-1.9.2.0", "without": ["is_gene"], "images": "mip"},
+    "2.0": {"version": "xenium-2.0.0.10"},
+    "3.0": {"version": "xenium-3.0.0.15", "stains": 4},
+    "3.0-csv": {"version": "xenium-3.0.0.15", "csv": True},
+    "3.1-ranger": {"version": "xenium-1.6.0.7", "ranger": "xenium-3.1.0.0"},
     "4.0": {
         "version": "xenium-4.0.1.0",
-        "columns": ["codeword_category", "is_gene"],
         "images": "named",
         "stains": 4,
         "absent": ["cells.zarr.zip"],
@@ -56,10 +48,7 @@ def change_layout(bundle, layout: str) -> Path:
     """
     bundle, spec = Path(bundle), LAYOUTS[layout]
     path = bundle / "transcripts.parquet"
-    transcripts = pq.read_table(path).to_pandas()
-    for column in ("codeword_category", "is_gene"):
-        if column not in spec.get("columns", []):
-            transcripts = transcripts.drop(columns=column)
+    transcripts = pq.read_table(path).to_pandas().drop(columns=list(spec.get("without", [])))
     cells = pq.read_table(bundle / "cells.parquet").to_pandas()
     if spec.get("ids") == "integer":
         number = {cell: i + 1 for i, cell in enumerate(cells["cell_id"])}
@@ -90,7 +79,8 @@ def change_layout(bundle, layout: str) -> Path:
 def _write_table(table: pd.DataFrame, path: Path, spec: dict) -> None:
     if spec.get("csv"):
         path.unlink()
-        table.to_csv(path.with_suffix(".csv.gz"), index=False, quoting=2)
+        packed = {"method": "gzip", "mtime": 0}  # no clock gets into the bytes
+        table.to_csv(path.with_suffix(".csv.gz"), index=False, quoting=2, compression=packed)
         return
     if spec.get("text") == "bytes":
         texts = table.columns[[isinstance(value, str) for value in table.iloc[0]]]

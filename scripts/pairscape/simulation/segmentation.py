@@ -5,7 +5,8 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from pairscape.simulation import knobs as knob
-from pairscape.simulation.tissue import OUTLINE_POINTS, Tissue
+from pairscape.simulation.kinds import OUTLINE_POINTS
+from pairscape.simulation.tissue import Tissue
 
 EXPANSION_UM = 5.0
 """A cell is its nucleus and what lies within this distance, up to its neighbours (10x Genomics)."""
@@ -30,8 +31,8 @@ def outline_cells(tissue: Tissue, index: np.ndarray) -> tuple[np.ndarray, np.nda
     neighbours = tree.query_ball_point(
         points[index], reach.max(axis=1) + EXPANSION_UM + 15.0, return_sorted=True
     )
-    counts = np.array([len(found) for found in neighbours], np.int64)
-    flat = np.array([j for found in neighbours for j in found], np.int64)
+    counts = np.array([len(near) for near in neighbours], np.int64)
+    flat = np.array([j for near in neighbours for j in near], np.int64)
     limit = _limit(points, radius, index, counts, flat, directions, reach + EXPANSION_UM)
     nucleus = np.minimum(reach, 0.94 * limit)
     centres = points[index][:, None, :]
@@ -93,15 +94,15 @@ def _fill(labels, outlines, start):
         low, high = outlines[i, :, 1].min(), outlines[i, :, 1].max()
         for r in range(max(start, int(low)), min(start + rows, int(high) + 1)):
             y = r + 0.5
-            found = 0
+            crossed = 0
             for k in range(points):
                 x0, y0 = outlines[i, k]
                 x1, y1 = outlines[i, (k + 1) % points]
                 if (y0 <= y) != (y1 <= y):
-                    crossings[found] = x0 + (y - y0) / (y1 - y0) * (x1 - x0)
-                    found += 1
-            ordered = np.sort(crossings[:found])
-            for k in range(0, found - 1, 2):
+                    crossings[crossed] = x0 + (y - y0) / (y1 - y0) * (x1 - x0)
+                    crossed += 1
+            ordered = np.sort(crossings[:crossed])
+            for k in range(0, crossed - 1, 2):
                 first = max(0, int(np.ceil(ordered[k] - 0.5)))
                 last = min(columns, int(np.ceil(ordered[k + 1] - 0.5)))
                 labels[r - start, first:last] = i + 1

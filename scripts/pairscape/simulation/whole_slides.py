@@ -7,6 +7,7 @@ import numpy as np
 
 from pairscape.simulation import histology, tissue
 from pairscape.simulation import knobs as knob
+from pairscape.simulation.kinds import KINDS
 
 # What each target with a label_signal of 1 moves apart, in standard deviations of the fields of a
 # tissue; the fourth target starts over. Unstable tumours are poorly differentiated and draw
@@ -24,22 +25,20 @@ JPEG_LEVEL = 90
 
 
 def plan_cohort(knobs: dict, cohort: str, seed: int) -> list[dict]:
-    """Who has which slides, at which site, with which labels.
+    """Who has which slides, at which site, with which labels: a row for each slide.
 
-    Returns
-    -------
-    One dictionary per slide: slide, patient, site and each target as 0 or 1. A target's labels
-    depend on its own knobs and name alone; half the sites (rounded down) have the higher prevalence.
+    It holds slide, patient, site and each target as 0 or 1. A target's labels depend on its own
+    knobs and name alone; half the sites (rounded down) have the higher prevalence.
     """
     seeds = _seeds(cohort, seed)
     patients, sites = knobs["patients"], knobs["sites"]
     digits = len(str(patients))
     site_of = np.arange(patients) * sites // patients
     dealt = {}
-    for target, of in knobs["targets"].items():
+    for target, options in knobs["targets"].items():
         random = knob.rng(seeds["labels"], target)
         high = np.isin(np.arange(sites), random.permutation(sites)[: sites // 2])
-        share = of["prevalence"] + of["site_spread"] * np.where(high, 1, -1)
+        share = options["prevalence"] + options["site_spread"] * np.where(high, 1, -1)
         # Each patient is drawn for itself. Labels dealt to exact numbers would tell on each other:
         # a site whose training patients have many would have few left to test on, so that leaking
         # sites would score below chance where they should score at it.
@@ -61,31 +60,24 @@ def plan_cohort(knobs: dict, cohort: str, seed: int) -> list[dict]:
 def field_shifts(knobs: dict, row: dict, cohort: str, seed: int) -> dict[str, float]:
     """What a patient adds to the fields of a tissue: a part of its own, and what its labels do."""
     names = list(dict.fromkeys(name for direction in DIRECTIONS for name in direction))
-    own = knob.rng(_seeds(cohort, seed)["patients"], row["patient"]).standard_normal(len(names))
-    shifts = dict(zip(names, PATIENT_SD * own, strict=True))
-    for i, (target, of) in enumerate(knobs["targets"].items()):
+    patient = knob.rng(_seeds(cohort, seed)["patients"], row["patient"]).standard_normal(len(names))
+    shifts = dict(zip(names, PATIENT_SD * patient, strict=True))
+    for i, (target, options) in enumerate(knobs["targets"].items()):
         for name, size in DIRECTIONS[i % len(DIRECTIONS)].items():
-            shifts[name] += of["label_signal"] * size * (row[target] - 0.5)
+            shifts[name] += options["label_signal"] * size * (row[target] - 0.5)
     return shifts
 
 
 def draw_slide(knobs: dict, row: dict, cohort: str, seed: int) -> tuple[np.ndarray, dict]:
     """Grow the tissue of one slide and stain it the way its site does.
 
-    Returns
-    -------
     The H&E, uint8 (rows, columns, 3), and what is in it: cells, and how many of some types.
     """
     seeds = _seeds(cohort, seed)
     region_um = knobs["width_um"] - 2 * knob.MARGIN_UM
+    region = {"width_um": region_um, "height_um": region_um, "cell_density": 1.0}
     grown = tissue.grow_tissue(
-        {
-            "width_um": region_um,
-            "height_um": region_um,
-            "tissue_cover": knobs["tissue_cover"],
-            "domain_um": knobs["domain_um"],
-            "cell_density": 1.0,
-        },
+        region | {name: knobs[name] for name in ("tissue_cover", "domain_um")},
         [*seeds["slides"], _code(row["slide"])],
         field_shifts(knobs, row, cohort, seed),
     )
@@ -94,12 +86,12 @@ def draw_slide(knobs: dict, row: dict, cohort: str, seed: int) -> tuple[np.ndarr
         np.eye(2) * knobs["um_per_px"], np.full(2, -knob.MARGIN_UM), side_px, side_px
     )
     site = knob.rng(seeds["sites"], row["site"]).standard_normal(11)
-    own = knob.rng(seeds["stains"], row["slide"]).standard_normal(11)
-    stain = histology.shifted_stain(knobs["site_stain"] * site + knobs["slide_stain"] * own)
+    slide = knob.rng(seeds["stains"], row["slide"]).standard_normal(11)
+    stain = histology.shifted_stain(knobs["site_stain"] * site + knobs["slide_stain"] * slide)
     picture = histology.draw_he(grown, frame, stain, [*seeds["stains"], _code(row["slide"])])
-    kinds = np.bincount(grown.cells["kind"], minlength=len(tissue.KINDS))
-    counts = {name: int(kinds[tissue.KINDS.index(name)]) for name in ("tumour", "lymphocyte")}
-    return picture, {"cells": int(kinds.sum()), **counts}
+    counts = np.bincount(grown.cells["kind"], minlength=len(KINDS)).tolist()
+    content = {name: counts[KINDS.index(name)] for name in ("tumour", "lymphocyte")}
+    return picture, {"cells": sum(counts), **content}
 
 
 def write_slide(path: Path, picture: np.ndarray, um_per_px: float) -> None:
@@ -108,20 +100,18 @@ def write_slide(path: Path, picture: np.ndarray, um_per_px: float) -> None:
 
     density = 1e4 / um_per_px
     options = {
+        **histology.TIFF_OPTIONS,
         "photometric": "rgb",
         "tile": (TILE_PX, TILE_PX),
         "compression": "jpeg",
         "compressionargs": {"level": JPEG_LEVEL},
         "resolutionunit": "CENTIMETER",
-        "software": "pairscape",
-        "metadata": None,
-        "maxworkers": 1,
     }
     with tifffile.TiffWriter(path) as tif:
         tif.write(picture, resolution=(density, density), **options)
-        while min(picture.shape[:2]) >= 2 * TILE_PX:
-            picture, density = histology.halve(picture), density / 2
-            tif.write(picture, subfiletype=1, resolution=(density, density), **options)
+        for level in histology.halvings(picture, TILE_PX):
+            density /= 2
+            tif.write(level, subfiletype=1, resolution=(density, density), **options)
 
 
 def _seeds(cohort: str, seed: int) -> dict[str, list[int]]:

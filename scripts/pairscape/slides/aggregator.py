@@ -27,58 +27,37 @@ class Attention(nn.Module):
         """q of ``queries``, k and v of ``tokens``: (B, heads, tokens, head_dim) each."""
         to_q, to_kv = self.to_qkv.weight.tensor_split([len(self.to_qkv.weight) // 3])
         k, v = functional.linear(tokens, to_kv).chunk(2, dim=-1)
-        found = functional.linear(queries, to_q), k, v
-        return tuple(x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in found)
+        parts = functional.linear(queries, to_q), k, v
+        return tuple(x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in parts)
 
     def forward(self, tokens, queries) -> torch.Tensor:
         mixed = functional.scaled_dot_product_attention(*self.project(tokens, queries))
         return self.to_out(mixed.transpose(1, 2).flatten(2))
 
 
-class FeedForward(nn.Module):
-    """Linear, GELU, linear."""
+def _normed(dim: int, layer: nn.Module) -> nn.ModuleDict:
+    """A layer behind its LayerNorm; this and what follows by the names that published files hold."""
+    return nn.ModuleDict({"norm": nn.LayerNorm(dim), "fn": layer})
 
-    def __init__(self, dim: int):
-        super().__init__()
-        self.net = nn.Sequential(
+
+def _blocks(dim: int, depth: int, heads: int, head_dim: int) -> nn.ModuleDict:
+    """Pre-norm blocks of attention and of feed-forward layers: linear, GELU, linear."""
+    layers = nn.ModuleList()
+    for _ in range(depth):
+        attention = _normed(dim, Attention(dim, heads, head_dim))
+        net = nn.Sequential(
             nn.Linear(dim, dim), nn.GELU(), nn.Dropout(0.0), nn.Linear(dim, dim), nn.Dropout(0.0)
         )
-
-
-class Normed(nn.Module):
-    """A layer behind its LayerNorm: the names that the published files hold."""
-
-    def __init__(self, dim: int, layer: nn.Module):
-        super().__init__()
-        self.norm = nn.LayerNorm(dim)
-        self.fn = layer
-
-
-class Blocks(nn.Module):
-    """Pre-norm blocks of attention and feed-forward layers."""
-
-    def __init__(self, dim: int, depth: int, heads: int, head_dim: int):
-        super().__init__()
-        self.layers = nn.ModuleList(
-            nn.ModuleList(
-                [Normed(dim, Attention(dim, heads, head_dim)), Normed(dim, FeedForward(dim))]
-            )
-            for _ in range(depth)
-        )
+        layers.append(nn.ModuleList([attention, _normed(dim, nn.ModuleDict({"net": net}))]))
+    return nn.ModuleDict({"layers": layers})
 
 
 class Aggregator(nn.Module):
     """Bags of patch embeddings (B, N, width) to logits (B, classes), through a class token.
 
-    Parameters
-    ----------
-    width
-        Numbers per patch.
-    classes
-        Logits per bag.
-    dim, depth, heads, head_dim
-        Width of the tokens, blocks, attention heads in each and their width. The published code
-        has no room for other widths than ``dim`` = ``heads`` x ``head_dim``.
+    ``dim``, ``depth``, ``heads`` and ``head_dim`` are the width of the tokens, the blocks, attention
+    heads in each and their width. The published code has no room for other widths than ``dim`` =
+    ``heads`` x ``head_dim``.
     """
 
     def __init__(
@@ -93,7 +72,7 @@ class Aggregator(nn.Module):
         super().__init__()
         self.projection = nn.Sequential(nn.Linear(width, dim), nn.ReLU())
         self.cls_token = nn.Parameter(torch.randn(1, 1, dim))
-        self.transformer = Blocks(dim, depth, heads, head_dim)
+        self.transformer = _blocks(dim, depth, heads, head_dim)
         self.norm = nn.LayerNorm(dim)
         self.mlp_head = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, classes))
 
@@ -127,14 +106,7 @@ def patch_attention(aggregator: Aggregator, bag: torch.Tensor) -> torch.Tensor:
     half of what its attention, as the mean over heads, gathers; blocks multiply. Rows of the
     attention are made some at a time, so that a slide of 20,000 patches fits into memory.
 
-    Parameters
-    ----------
-    bag
-        (N, width).
-
-    Returns
-    -------
-    (N,) float32 that sums to 1. 1 / N each is attention that doesn't choose.
+    ``bag`` (N, width) gives (N,) float32 that sums to 1; 1 / N each is attention that doesn't choose.
     """
     attended = []
     aggregator.class_token(bag[None], attended)

@@ -17,25 +17,20 @@ def plot_attention(
     picture: tuple[np.ndarray, float] | None,
     title: str,
 ) -> None:
-    """Draw a slide beside the same slide under its patches, coloured by attention.
+    """Draw a slide beside the same slide under its patches, coloured by attention, as PNG.
 
     Parameters
     ----------
-    path
-        The PNG to write.
     relative
         (N,) attention times the number of patches: 1 where nothing is chosen.
-    coords
-        (N, 2) top-left corners, level-0 px.
-    side_px
-        Of a patch, in level-0 px; None takes the least step between corners.
+    coords, side_px
+        (N, 2) top-left corners and the side of a patch, level-0 px; None takes the least step
+        between corners.
     um_per_px
         Of level 0; None leaves the axes in pixels.
     picture
-        The whole slide, uint8 (H, W, 3), and level-0 px per pixel of it (``whole_slide.thumbnail``).
+        The whole slide, uint8 (H, W, 3), and level-0 px per pixel of it (``HEImage.thumbnail``).
         None leaves its place white.
-    title
-        Title of the figure.
     """
     import matplotlib
 
@@ -79,6 +74,5 @@ def plot_attention(
 
 def _spacing(coords: np.ndarray) -> int:
     """The side of a patch in a file that doesn't say it: the least step between corners."""
-    steps = [np.diff(np.unique(axis)) for axis in coords.T]
-    steps = np.concatenate(steps)
+    steps = np.concatenate([np.diff(np.unique(axis)) for axis in coords.T])
     return int(steps.min()) if len(steps) else 1

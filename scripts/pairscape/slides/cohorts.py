@@ -11,7 +11,6 @@ from pathlib import Path
 
 from pairscape.core.errors import InputError
 from pairscape.core.tsv import read_tsv, write_tsv
-from pairscape.slides import cohorts
 
 COLUMNS = ("slide", "patient", "site", "file", "um_per_px", "notes")
 FEATURE_SUFFIX = ".h5"  # a `file` that ends so holds features already, not a picture
@@ -25,58 +24,40 @@ _TCGA = r"TCGA-([A-Z0-9]{2})-[A-Z0-9]{4}"
 
 def tissue_source_site(patient: str) -> str:
     """The tissue source site of a TCGA barcode (its characters 6 and 7), or nothing."""
-    found = re.match(rf"{_TCGA}(?![A-Z0-9])", patient)
-    return found[1] if found else ""
+    barcode = re.match(rf"{_TCGA}(?![A-Z0-9])", patient)
+    return barcode[1] if barcode else ""
 
 
 def read_cohort(path, may_be_empty=False) -> list[dict]:
-    """Read and check a cohort table.
+    """Read and check a cohort table; one without slides, still to be filled, may be let through.
 
-    Parameters
-    ----------
-    path
-        The table.
-    may_be_empty
-        Whether a table without slides is let through, as one that is still to be filled.
-
-    Returns
-    -------
     One dictionary per slide, in the order of the table: ``slide``, ``patient``, ``site`` (from the
     barcode where the table leaves it empty; empty where neither tells), ``file``, ``um_per_px``
     (float or None), ``notes``, and each target as 1, 0 or None.
     """
     rows = read_tsv(path, ["slide", "patient", "file"], remark="#")
-    if not rows and may_be_empty:
-        return []
     if not rows:
-        raise InputError(
-            path, "table", "no slide", "give each slide a row; README.md says where to take them"
-        )
+        if may_be_empty:
+            return []
+        remedy = "give each slide a row; README.md says where to take them"
+        raise InputError(path, "table", "no slide", remedy)
     for target in (column for column in rows[0] if column not in COLUMNS):
         if not re.fullmatch(_NAME, target):
-            raise InputError(
-                path,
-                "header",
-                f"the column {target!r}",
-                f"name a target by letters, digits, _ and -, or use {', '.join(COLUMNS)}",
-            )
+            remedy = f"name a target by letters, digits, _ and -, or use {', '.join(COLUMNS)}"
+            raise InputError(path, "header", f"the column {target!r}", remedy)
     cohort, slides, files, patients = [], set(), {}, {}
     for row in rows:
         checked = _check_row(path, row)
         slide, patient = checked["slide"], checked["patient"]
         if slide in slides:
-            raise InputError(
-                path, f"slide {slide}", "a second row of that name", "give each slide one name"
-            )
+            fault = "a second row of that name"
+            raise InputError(path, f"slide {slide}", fault, "give each slide one name")
         slides.add(slide)
         other = files.setdefault(checked["file"], slide)
         if other != slide:
-            raise InputError(
-                path,
-                f"slide {slide}, column file",
-                f"{checked['file']}, the file of {other}",
-                "give each slide a file of its own, or drop one row",
-            )
+            fault = f"{checked['file']}, the file of {other}"
+            remedy = "give each slide a file of its own, or drop one row"
+            raise InputError(path, f"slide {slide}, column file", fault, remedy)
         _check_patient(path, checked, patients.setdefault(patient, {}))
         cohort.append(checked)
     for row in cohort:  # what one row of a patient leaves open another may tell
@@ -100,43 +81,26 @@ def labels(cohort: Sequence[Mapping], target: str) -> dict[str, int]:
 def labelled_patients(cohort: Sequence[Mapping], target: str, path, *, sites=True) -> list[dict]:
     """The patients with a label: ``patient``, ``site``, ``label`` and ``slides`` (their names).
 
-    Parameters
-    ----------
-    cohort
-        What ``read_cohort`` returned.
-    target
-        One of its targets.
-    path
-        Its table, for messages.
-    sites
-        Whether each patient needs a site: not so where folds aren't split by it.
+    ``cohort`` is what ``read_cohort`` returned of the table ``path``. Each patient needs a site
+    where folds are split by ``sites``.
     """
     if target not in targets_of(cohort):
-        raise InputError(
-            path,
-            f"column {target}",
-            f"only the targets {', '.join(targets_of(cohort)) or '(none)'}",
-            "add the column or correct the target",
-        )
+        fault = f"only the targets {', '.join(targets_of(cohort)) or '(none)'}"
+        raise InputError(path, f"column {target}", fault, "add the column or correct the target")
     known = labels(cohort, target)
     if len(set(known.values())) < 2:
-        found = f"only the label {set(known.values()).pop()}" if known else "no label"
-        raise InputError(path, f"column {target}", found, "label patients with 1 and others with 0")
-    found = {}
-    for row in cohort:
+        fault = f"only the label {set(known.values()).pop()}" if known else "no label"
+        raise InputError(path, f"column {target}", fault, "label patients with 1 and others with 0")
+    by_name = {}
+    for row in (row for row in cohort if row["patient"] in known):
         patient = row["patient"]
-        if patient not in known:
-            continue
         if sites and not row["site"]:
-            raise InputError(
-                path,
-                f"slide {row['slide']}, column site",
-                f"nothing, and {patient} is no TCGA barcode that tells it",
-                "name the hospital or laboratory that the slide comes from",
-            )
+            fault = f"nothing, and {patient} is no TCGA barcode that tells it"
+            remedy = "name the hospital or laboratory that the slide comes from"
+            raise InputError(path, f"slide {row['slide']}, column site", fault, remedy)
         first = {"patient": patient, "site": row["site"], "label": known[patient], "slides": []}
-        found.setdefault(patient, first)["slides"].append(row["slide"])
-    return list(found.values())
+        by_name.setdefault(patient, first)["slides"].append(row["slide"])
+    return list(by_name.values())
 
 
 def is_features(row: Mapping) -> bool:
@@ -157,55 +121,41 @@ def write_cohort(path, cohort: Sequence[Mapping], targets: Sequence[str]) -> Non
 def _check_row(path, row: Mapping[str, str]) -> dict:
     row = {column: value.strip() for column, value in row.items()}
     slide, patient = row["slide"], row["patient"]
+
+    def refuse(column, fault, remedy):
+        return InputError(path, f"slide {slide}, column {column}", fault, remedy)
+
     if not re.fullmatch(_SLIDE, slide):
-        raise InputError(
-            path,
-            f"slide {slide or '(empty)'}",
-            f"the name {slide!r}",
-            "use letters, digits, dots, _ and -: its features are stored under it",
-        )
+        remedy = "use letters, digits, dots, _ and -: its features are stored under it"
+        raise InputError(path, f"slide {slide or '(empty)'}", f"the name {slide!r}", remedy)
     if not patient:
-        raise InputError(path, f"slide {slide}, column patient", "nothing", "name the patient")
+        raise refuse("patient", "nothing", "name the patient")
     if tissue_source_site(patient) and len(patient) > 12:
-        raise InputError(
-            path,
-            f"slide {slide}, column patient",
-            f"{patient}, the barcode of a sample or slide",
-            f"write the patient's, {patient[:12]}, so that all slides of a patient stay together",
-        )
+        fault = f"{patient}, the barcode of a sample or slide"
+        whole = "so that all slides of a patient stay together"
+        raise refuse("patient", fault, f"write the patient's, {patient[:12]}, {whole}")
     if tissue_source_site(slide) and tissue_source_site(patient) and slide[:12] != patient:
-        raise InputError(
-            path,
-            f"slide {slide}, column patient",
-            f"{patient}, though the slide's barcode says {slide[:12]}",
-            "correct one of them",
-        )
+        fault = f"{patient}, though the slide's barcode says {slide[:12]}"
+        raise refuse("patient", fault, "correct one of them")
     if not row["file"]:
-        raise InputError(
-            path, f"slide {slide}, column file", "nothing", "name the slide's image or .h5 file"
-        )
+        raise refuse("file", "nothing", "name the slide's image or .h5 file")
     known = {
         "slide": slide,
         "patient": patient,
         "site": row.get("site") or tissue_source_site(patient),
         "file": row["file"],
-        "um_per_px": _um_per_px(path, slide, row.get("um_per_px", "")),
+        "um_per_px": _um_per_px(row.get("um_per_px", ""), refuse),
         "notes": row.get("notes", ""),
     }
-    for target, value in row.items():
-        if target not in COLUMNS:
-            if value not in ("0", "1", ""):
-                raise InputError(
-                    path,
-                    f"slide {slide}, column {target}",
-                    repr(value),
-                    "write 1 (mutated, or unstable), 0 (not), or nothing where it isn't known",
-                )
-            known[target] = int(value) if value else None
+    for target in (column for column in row if column not in COLUMNS):
+        if row[target] not in ("0", "1", ""):
+            remedy = "write 1 (mutated, or unstable), 0 (not), or nothing where it isn't known"
+            raise refuse(target, repr(row[target]), remedy)
+        known[target] = int(row[target]) if row[target] else None
     return known
 
 
-def _um_per_px(path, slide: str, text: str) -> float | None:
+def _um_per_px(text: str, refuse) -> float | None:
     if not text:
         return None
     try:
@@ -213,13 +163,8 @@ def _um_per_px(path, slide: str, text: str) -> float | None:
     except ValueError:
         value = 0.0
     if not UM_PER_PX[0] <= value <= UM_PER_PX[1]:
-        raise InputError(
-            path,
-            f"slide {slide}, column um_per_px",
-            repr(text),
-            f"give µm per pixel of the full resolution, {UM_PER_PX[0]:g} to {UM_PER_PX[1]:g}, or"
-            " nothing where the file tells it",
-        )
+        remedy = f"give µm per pixel of the full resolution, {UM_PER_PX[0]:g} to {UM_PER_PX[1]:g}"
+        raise refuse("um_per_px", repr(text), f"{remedy}, or nothing where the file tells it")
     return value
 
 
@@ -229,18 +174,15 @@ def _check_patient(path, row: Mapping, known: dict) -> None:
         if (column != "site" and column in COLUMNS) or value in (None, ""):
             continue
         if known.setdefault(column, value) != value:
-            raise InputError(
-                path,
-                f"slide {row['slide']}, column {column}",
-                f"{value}, where another slide of patient {row['patient']} has {known[column]}",
-                f"give all slides of a patient one {'site' if column == 'site' else 'label'}",
-            )
+            fault = f"{value}, where another slide of patient {row['patient']} has {known[column]}"
+            remedy = f"give all slides of a patient one {'site' if column == 'site' else 'label'}"
+            raise InputError(path, f"slide {row['slide']}, column {column}", fault, remedy)
 
 
 def read_cohorts(config: Mapping) -> dict[str, list[dict]]:
     """The rows of each cohort that is given by a table; none for a table that is still empty."""
     return {
-        name: cohorts.read_cohort(cohort["table"], may_be_empty=True)
+        name: read_cohort(cohort["table"], may_be_empty=True)
         for name, cohort in config["cohorts"].items()
         if cohort["table"]
     }
@@ -249,20 +191,12 @@ def read_cohorts(config: Mapping) -> dict[str, list[dict]]:
 def check_slide_simulation(place: str, knobs: Mapping, source) -> None:
     """Check what a schema can't in the knobs of a simulated cohort, at ``place`` of ``source``."""
     if knobs["sites"] > knobs["patients"]:
-        raise InputError(
-            source,
-            f"{place}.sites",
-            f"{knobs['sites']} for {knobs['patients']} patients",
-            "give each site a patient at least",
-        )
+        fault = f"{knobs['sites']} for {knobs['patients']} patients"
+        raise InputError(source, f"{place}.sites", fault, "give each site a patient at least")
     for name, target in knobs["targets"].items():
-        if name in cohorts.COLUMNS:
-            raise InputError(
-                source,
-                f"{place}.targets",
-                f"the name {name}",
-                f"choose another: {', '.join(cohorts.COLUMNS)} are columns of the table",
-            )
+        if name in COLUMNS:
+            remedy = f"choose another: {', '.join(COLUMNS)} are columns of the table"
+            raise InputError(source, f"{place}.targets", f"the name {name}", remedy)
         low, high = (target["prevalence"] + sign * target["site_spread"] for sign in (-1, 1))
         if not 0 <= low <= high <= 1:
             raise InputError(

@@ -6,8 +6,10 @@ weighted loss; the weights with the lowest validation loss are kept.
 
 import collections
 import copy
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,13 +19,39 @@ from torch.nn import functional
 
 from pairscape.core.errors import InputError
 from pairscape.core.logs import progress
+from pairscape.core.tsv import Table, counts, numbers, text
 from pairscape.slides import slide_features
 from pairscape.slides.aggregator import Aggregator
 
 PARTS = ("train", "val", "test")
 KEPT_BYTES = 2 << 30  # of features that stay in memory between the epochs
-CURVE_COLUMNS = ("fold", "epoch", "step", "split", "loss", "patients", "pos_weight", "selected")
-MIN_FOLDS = len(PARTS)
+TRAINING = Table(
+    "training.tsv",
+    "fit_mutation",
+    (
+        *counts(fold="that is tested", epoch="from 1", step="patients trained on so far"),
+        *text(split="train or val"),
+        *numbers(loss="mean over the patients"),
+        *counts(patients="that it is a mean of"),
+        *numbers(pos_weight="what a patient with label 1 counts for"),
+        *counts(selected="1 where the weights were kept"),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class MutationTraining:
+    """The configuration's part ``mutation_training``, which says what each means."""
+
+    latent_dim: int
+    layers: int
+    heads: int
+    head_dim: int
+    epochs: int
+    learning_rate: float
+    weight_decay: float
+    validate_every: int
+    attention_slides: int
 
 
 class Fitted(NamedTuple):
@@ -31,18 +59,14 @@ class Fitted(NamedTuple):
 
     aggregator: Aggregator  # with the selected weights
     pos_weight: float  # of the loss: negatives per positive among those it trained on
-    curve: list[dict]  # rows of CURVE_COLUMNS but `fold`
+    curve: list[dict]  # rows of TRAINING but `fold`
 
 
 class Bags:
     """Bags of patch embeddings by patient: all patches of all slides, in the order given.
 
-    Read when asked for; the latest stay in memory, up to ``kept_bytes``.
-
-    Parameters
-    ----------
-    slides
-        Feature files (``slide_features``) by patient.
+    Read when asked for; the latest stay in memory, up to ``kept_bytes``. ``slides`` are the feature
+    files (``slide_features``) by patient.
     """
 
     def __init__(self, slides: Mapping[str, Sequence[Path]], kept_bytes: int = KEPT_BYTES):
@@ -55,8 +79,8 @@ class Bags:
         if patient in self.kept:
             self.kept.move_to_end(patient)
             return self.kept[patient]
-        found = [slide_features.read_slide_features(file).features for file in self.slides[patient]]
-        bag = torch.from_numpy(np.concatenate(found))
+        parts = [slide_features.read_slide_features(file).features for file in self.slides[patient]]
+        bag = torch.from_numpy(np.concatenate(parts))
         self.kept[patient] = bag
         while sum(bag.nbytes for bag in self.kept.values()) > self.kept_bytes:
             self.kept.popitem(last=False)
@@ -66,16 +90,14 @@ class Bags:
 def common_width(slides: Mapping[str, Sequence[Path]]) -> int:
     """Numbers per patch, the same in all files."""
     width, first = None, None
-    for file in (file for of_patient in slides.values() for file in of_patient):
-        found = slide_features.read_slide_facts(file)[0][1]
+    for file in itertools.chain.from_iterable(slides.values()):
+        (_, held), _, _ = slide_features.read_slide_facts(file)
         if width is None:
-            width, first = found, file
-        elif found != width:
+            width, first = held, file
+        elif held != width:
+            fault = f"{held} numbers per patch, where {first} has {width}"
             raise InputError(
-                file,
-                "features",
-                f"{found} numbers per patch, where {first} has {width}",
-                "embed all slides of all cohorts by one model",
+                file, "features", fault, "embed all slides of all cohorts by one model"
             )
     return width
 
@@ -94,21 +116,17 @@ def fold_parts(folds: Mapping[str, int], fold: int, number: int) -> dict[str, li
 
 def check_folds(path, folds: Mapping[str, int], labels: Mapping[str, int], number: int) -> None:
     """Refuse folds that can't be trained, selected or scored on."""
-    if number < MIN_FOLDS:
-        raise InputError(
-            path, "column fold", f"{number} folds", "three train, validate and test: make more"
-        )
+    if number < len(PARTS):
+        remedy = "three train, validate and test: make more"
+        raise InputError(path, "column fold", f"{number} folds", remedy)
     for fold in range(number):
         known = collections.Counter(labels[name] for name in folds if folds[name] == fold)
         if len(known) < 2:
-            raise InputError(
-                path,
-                f"fold {fold}",
-                f"only the label {min(known)} among its {known.total()} patients"
-                if known
-                else "no patient with an embedded slide",
-                "nothing can be scored on it: make fewer folds, or add patients and sites",
-            )
+            fault = "no patient with an embedded slide"
+            if known:
+                fault = f"only the label {min(known)} among its {known.total()} patients"
+            remedy = "nothing can be scored on it: make fewer folds, or add patients and sites"
+            raise InputError(path, f"fold {fold}", fault, remedy)
 
 
 def fit_fold(
@@ -116,60 +134,44 @@ def fit_fold(
     labels: Mapping[str, int],
     parts: Mapping[str, Sequence[str]],
     width: int,
-    training: Mapping,
+    training: MutationTraining,
     seed: Sequence[int],
     device: torch.device | str = "cpu",
 ) -> Fitted:
     """Train an aggregator on one fold and keep the weights with the lowest validation loss.
 
-    Parameters
-    ----------
-    bags, labels
-        By patient.
-    parts
-        Patients that train and those that validate.
-    width
-        Numbers per patch.
-    training
-        Options (``mutation_training`` in the schema).
-    seed
-        Of the first weights and of the order of patients. The latter doesn't depend on the model
-        whose embeddings are read, so models are compared on the same course.
+    ``bags`` and ``labels`` are by patient; ``parts`` the patients that train and those that validate;
+    ``width`` the numbers per patch; ``seed`` that of the first weights and of the order of patients.
+    The latter doesn't depend on the model whose embeddings are read, so models are compared on the
+    same course.
     """
     rng = np.random.default_rng(seed)
     torch.manual_seed(int(rng.integers(1 << 62)))
     aggregator = Aggregator(
         width,
-        dim=training["latent_dim"],
-        depth=training["layers"],
-        heads=training["heads"],
-        head_dim=training["head_dim"],
+        dim=training.latent_dim,
+        depth=training.layers,
+        heads=training.heads,
+        head_dim=training.head_dim,
     ).to(device)
     optimizer = torch.optim.AdamW(
         aggregator.parameters(),
-        lr=training["learning_rate"],
-        weight_decay=training["weight_decay"],
+        lr=training.learning_rate,
+        weight_decay=training.weight_decay,
         fused=True,
     )
     train, val = parts["train"], parts["val"]
     positives = sum(labels[patient] for patient in train)
     pos_weight = (len(train) - positives) / positives
-    every = min(training["validate_every"], len(train))
-    steps = training["epochs"] * len(train)
+    every = min(training.validate_every, len(train))
+    steps = training.epochs * len(train)
     best, best_loss, curve, since = None, math.inf, [], []
 
-    def row(split, loss, patients):
-        return {
-            "epoch": (step - 1) // len(train) + 1,
-            "step": step,
-            "split": split,
-            "loss": loss,
-            "patients": patients,
-            "pos_weight": pos_weight,
-            "selected": 0,
-        }
+    def add_row(split, loss, patients):
+        row = {"epoch": (step - 1) // len(train) + 1, "step": step, "split": split, "loss": loss}
+        curve.append({**row, "patients": patients, "pos_weight": pos_weight, "selected": 0})
 
-    for step, patient in enumerate(_course(train, training["epochs"], rng), start=1):
+    for step, patient in enumerate(_course(train, training.epochs, rng), start=1):
         logit = aggregator(bags.read(patient)[None].to(device))
         loss = weighted_loss(logit, labels[patient], pos_weight)
         optimizer.zero_grad()
@@ -177,19 +179,15 @@ def fit_fold(
         optimizer.step()
         since.append(loss.detach())
         if step % every == 0 or step == steps:
-            curve.append(row("train", float(torch.stack(since).mean()), len(since)))
+            add_row("train", float(torch.stack(since).mean()), len(since))
             since.clear()
-            curve.append(row("val", mean_loss(aggregator, bags, labels, val, pos_weight), len(val)))
+            add_row("val", mean_loss(aggregator, bags, labels, val, pos_weight), len(val))
             if curve[-1]["loss"] < best_loss:
                 best, best_loss = copy.deepcopy(aggregator.state_dict()), curve[-1]["loss"]
                 selected = curve[-1]
     if best is None:
-        raise InputError(
-            "--options",
-            "training.learning_rate",
-            f"{training['learning_rate']:g}, by which the validation loss is never a number",
-            "lower it",
-        )
+        fault = f"{training.learning_rate:g}, by which the validation loss is never a number"
+        raise InputError("--options", "training.learning_rate", fault, "lower it")
     selected["selected"] = 1
     aggregator.load_state_dict(best)
     return Fitted(aggregator, pos_weight, curve)
@@ -219,10 +217,8 @@ def mean_loss(
 ) -> float:
     """The weighted loss as the mean over patients."""
     logits = torch.from_numpy(predict(aggregator, bags, patients))
-    losses = [
-        weighted_loss(logit, labels[patient], pos_weight)
-        for logit, patient in zip(logits, patients, strict=True)
-    ]
+    given = [labels[patient] for patient in patients]
+    losses = [weighted_loss(x, label, pos_weight) for x, label in zip(logits, given, strict=True)]
     return float(torch.stack(losses).mean())
 
 

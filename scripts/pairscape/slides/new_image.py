@@ -14,8 +14,8 @@ import numpy as np
 from pairscape.core import files
 from pairscape.core.errors import InputError
 from pairscape.dataset import pair_shards
-from pairscape.images.any_image import HEImage
 from pairscape.images.encoding import encode_patch, tissue_fraction
+from pairscape.images.he_image import HEImage
 
 NEAREST = 5
 INDEX_COLUMNS = ("patch", "x_px", "y_px", "side_px", "tissue_fraction")
@@ -37,12 +37,6 @@ class Field(NamedTuple):
         return self.patch_px * self.um_per_px
 
 
-# ------------------------------------------------------------------------------------------- images
-
-
-# -------------------------------------------------------------------------------------------- pairs
-
-
 def read_facts(path) -> dict:
     """The facts that a pair was saved with: names, dataset, seed, ``options_sha256``."""
     from pairscape.pretrain import stored_pair
@@ -54,17 +48,9 @@ def read_facts(path) -> dict:
 def load_model(path, weights=None):
     """The whole way from patches to a pair's shared space, whether its encoder was frozen or not.
 
-    Parameters
-    ----------
-    path
-        ``model.ckpt`` of a run.
-    weights
-        The file of the image encoder's weights; not for those in a Python package, and not for an
-        encoder that was trained whole.
-
-    Returns
-    -------
-    A ``slide_embedding.Model`` whose tower makes what its ``project`` takes (None: embeddings).
+    ``path`` is the ``model.ckpt`` of a run, ``weights`` the file of the image encoder's weights; not
+    for those in a Python package, and not for an encoder that was trained whole. The tower of the
+    ``slide_embedding.Model`` makes what its ``project`` takes (None: embeddings).
     """
     from pairscape.encoders.weights import find_weights
     from pairscape.slides import slide_embedding
@@ -78,27 +64,19 @@ def load_model(path, weights=None):
     trunk = slide_embedding.encoder_model(
         "trunk", spec, None if spec["weights"] is None else find_weights(spec, weights)
     )
-    found, expected = trunk.facts["weights_sha256"], model.facts["weights_sha256"]
-    if found != expected:
-        raise InputError(
-            path,
-            "weights of the images",
-            f"others ({found[:12]}) than it was trained on ({expected[:12]})",
-            "give the weights of its training with --image-weights, see options.json beside it",
-        )
+    given, expected = trunk.facts["weights_sha256"], model.facts["weights_sha256"]
+    if given != expected:
+        found = f"others ({given[:12]}) than it was trained on ({expected[:12]})"
+        remedy = "give the weights of its training with --image-weights, see options.json beside it"
+        raise InputError(path, "weights of the images", found, remedy)
     return model._replace(tower=trunk.tower)
 
 
 def find_field(model_path, dataset: str) -> Field:
     """The field of view that a run was trained on, from the shards of its dataset.
 
-    Parameters
-    ----------
-    model_path
-        ``<results>/runs/<experiment>/<dataset>/<pair>/seed<k>/model.ckpt``.
-    dataset
-        Its dataset. One that uses another's shards (``shards_of``) is told by the shards in its
-        ``options.json``.
+    The model lies at ``<results>/runs/<experiment>/<dataset>/<pair>/seed<k>/model.ckpt``. A dataset
+    that uses another's shards (``shards_of``) is told by the shards in the run's ``options.json``.
     """
     give = "give --patch-px and --patch-um-per-px"
     folder = Path(model_path).resolve().parent
@@ -128,8 +106,6 @@ def embed_patches(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Cut and embed patches; those with less tissue than ``min_tissue`` are left out.
 
-    Returns
-    -------
     Places of the kept patches among ``centres`` (n,), ascending; embeddings (n, width) float32;
     tissue fraction (n,).
     """
@@ -142,7 +118,7 @@ def embed_patches(
 
     def batches():
         kept = []
-        cut = image.cut(centres, side_px, field.patch_px)
+        cut = image.iter_patches(centres, side_px, field.patch_px)
         for place, patch in logs.progress(cut, "patches", len(centres), "patch"):
             share = tissue_fraction(patch)
             if share < min_tissue:
@@ -159,23 +135,18 @@ def embed_patches(
         if kept:
             yield fit_all(kept, model.spec["input"])
 
-    blocks = list(image_encoders.embed(model.tower, model.spec, _same, batches(), threads))
+    blocks = list(
+        image_encoders.embed(model.tower, model.spec, lambda batch: batch, batches(), threads)
+    )
     if not blocks:
-        raise InputError(
-            image.path,
-            "tissue",
-            f"none of {len(centres)} patches with a share of {min_tissue:g}",
-            "look at the image, or lower --min-tissue",
-        )
-    found = np.concatenate(blocks)
+        found = f"none of {len(centres)} patches with a share of {min_tissue:g}"
+        remedy = "look at the image, or lower --min-tissue"
+        raise InputError(image.path, "tissue", found, remedy)
+    embeddings = np.concatenate(blocks)
     if model.project is not None:
-        found = model.project(found)
+        embeddings = model.project(embeddings)
     order = np.argsort(places)
-    return np.array(places)[order], found[order], np.array(tissue)[order]
-
-
-def _same(batch: np.ndarray) -> np.ndarray:
-    return batch
+    return np.array(places)[order], embeddings[order], np.array(tissue)[order]
 
 
 def _refuse_closed_form(path) -> None:
@@ -183,46 +154,30 @@ def _refuse_closed_form(path) -> None:
         with zipfile.ZipFile(path) as stored:
             names = stored.namelist()
         if "image_map.npy" in names:
-            raise InputError(
-                path,
-                "model",
-                "a closed-form alignment of stored features, without an image encoder",
-                "give the model.ckpt of a trained pair",
-            )
-
-
-# ------------------------------------------------------------------------------------------ gallery
+            found = "a closed-form alignment of stored features, without an image encoder"
+            raise InputError(path, "model", found, "give the model.ckpt of a trained pair")
 
 
 def read_gallery(path, meta: dict) -> dict:
     """Read the embedded gene profiles of a run (``<split>_genes.npy``), checked with its index.
 
-    Parameters
-    ----------
-    path
-        In a run's folder ``embeddings``, with what lies beside it.
-    meta
-        Facts of the pair; its own run alone shares its space.
+    It lies in a run's folder ``embeddings``, with what belongs to it. ``meta`` are the facts of the
+    pair: its own run alone shares its space.
     """
     from pairscape.pretrain import run_embeddings
 
     path = Path(path)
     split = path.name.removesuffix("_genes.npy")
     if split == path.name or path.parent.name != "embeddings":
-        raise InputError(
-            path, "name", path.name, "give embeddings/<split>_genes.npy of the pair's run"
-        )
-    found = run_embeddings.read_run_embeddings(path.parent.parent, split)
-    if found["meta"].get("options_sha256") != meta.get("options_sha256"):
+        remedy = "give embeddings/<split>_genes.npy of the pair's run"
+        raise InputError(path, "name", path.name, remedy)
+    gallery = run_embeddings.read_run_embeddings(path.parent.parent, split)
+    if gallery["meta"].get("options_sha256") != meta.get("options_sha256"):
         names = ("experiment", "dataset", "image_encoder", "gene_encoder", "seed")
-        run = json.dumps({name: found["meta"].get(name) for name in names})
-        raise InputError(
-            path,
-            "run",
-            f"embeddings by another pair: {run}",
-            "give those in the folder of --model: each pair has a space of its own",
-        )
-    return found
+        run = json.dumps({name: gallery["meta"].get(name) for name in names})
+        remedy = "give those in the folder of --model: each pair has a space of its own"
+        raise InputError(path, "run", f"embeddings by another pair: {run}", remedy)
+    return gallery
 
 
 def nearest_profiles(images: np.ndarray, gallery: dict, count: int = NEAREST) -> Iterable[dict]:

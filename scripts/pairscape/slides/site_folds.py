@@ -8,15 +8,22 @@ is minimised is the sum of absolute deviations, which a bound from whole numbers
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from pairscape.core.errors import InputError
 from pairscape.core.files import read_json
-from pairscape.core.tsv import read_tsv, write_tsv
+from pairscape.core.tsv import Table, counts, text
 
-COLUMNS = ("patient", "site", "label", "fold")
+FOLDS = Table(
+    "folds/<target>.tsv",
+    "split_sites",
+    (
+        *text(patient="the patient", site="where the slides come from"),
+        *counts(label="1 or 0", fold="that the patient is dealt to, from 0"),
+    ),
+)
 BALANCE = (
     *("cohort", "target", "patients", "positives", "sites", "folds", "leaking", "by_fold"),
     *("off_by", "unavoidable", "optimal", "cost", "cost_at_least", "sites_in_two_folds"),
@@ -30,28 +37,14 @@ PROGRAM_UP_TO = 400  # site-fold choices; beyond that the local search has alway
 def deal_folds(
     patients: Sequence[Mapping], folds: int, seed: int, *, leaking: bool = False, source="--options"
 ) -> tuple[list[dict], dict]:
-    """Put each patient into a fold.
+    """Put each of the patients, by ``patient``, ``site`` and ``label`` (0 or 1), into a fold.
 
-    Parameters
-    ----------
-    patients
-        ``patient``, ``site`` and ``label`` (0 or 1) of each.
-    folds
-        Number of folds.
-    seed
-        Which of equally good dealings it becomes.
-    leaking
-        Deal patients whatever their site, as is common and as HistoBistro does.
-    source
-        The cohort's file, for messages.
+    ``seed`` chooses among equally good dealings; ``leaking`` deals patients whatever their site, as
+    is common and as HistoBistro does; ``source`` is the cohort's file, for messages.
 
-    Returns
-    -------
-    rows
-        ``COLUMNS`` of each patient, by fold and name.
-    balance
-        What ``measure_balance`` says, and ``folds``, ``seed``, ``leaking``, ``method``, ``cost``,
-        ``cost_at_least`` (no dealing of these sites costs less), ``optimal``.
+    Returned are the rows of ``FOLDS``, by fold and name, and their balance: what ``measure_balance``
+    says, and ``folds``, ``seed``, ``leaking``, ``method``, ``cost``, ``cost_at_least`` (no dealing of
+    these sites costs less), ``optimal``.
     """
     patients = sorted(patients, key=lambda row: row["patient"])
     names = [row["patient"] for row in patients]
@@ -59,28 +52,26 @@ def deal_folds(
         twice = next(one for one, two in itertools.pairwise(names) if one == two)
         raise InputError(source, f"patient {twice}", "it twice", "give each patient once")
     # Whoever is dealt as one: a site with all of its patients, or each patient for themselves.
-    units = [row["patient" if leaking else "site"] for row in patients]
-    order = {unit: place for place, unit in enumerate(sorted(set(units)))}
     kind = "patient" if leaking else "site"
-    if len(order) < folds:
+    units, place = np.unique([row[kind] for row in patients], return_inverse=True)
+    if len(units) < folds:
         remedy = "ask for fewer folds" + (
             "" if leaking else ", or set leaking: true to see why not"
         )
-        raise InputError(source, f"{kind}s", f"{len(order)} for {folds} folds", remedy)
-    place = np.array([order[unit] for unit in units])
+        raise InputError(source, f"{kind}s", f"{len(units)} for {folds} folds", remedy)
     label = np.array([row["label"] for row in patients])
     if leaking:
-        dealt, told = _deal_patients(label, folds, np.random.default_rng([seed, folds]))
+        dealt, how = _deal_patients(label, folds, np.random.default_rng([seed, folds]))
     else:
-        sizes = np.zeros((len(order), 2), np.int64)
+        sizes = np.zeros((len(units), 2), np.int64)
         np.add.at(sizes, (place, label), 1)
-        dealt, told = deal_sites(sizes, folds, seed)
+        dealt, how = deal_sites(sizes, folds, seed)
     rows = [
-        {**{name: row[name] for name in COLUMNS[:3]}, "fold": int(dealt[unit])}
+        {**{name: row[name] for name in FOLDS.names[:3]}, "fold": int(dealt[unit])}
         for row, unit in zip(patients, place, strict=True)
     ]
     rows.sort(key=lambda row: (row["fold"], row["patient"]))
-    balance = {"folds": folds, "seed": seed, "leaking": leaking, **told}
+    balance = {"folds": folds, "seed": seed, "leaking": leaking, **how}
     return rows, balance | measure_balance(rows, folds)
 
 
@@ -91,23 +82,17 @@ def deal_sites(sizes: np.ndarray, folds: int, seed: int) -> tuple[np.ndarray, di
     and ``MISSING`` for each label that a fold lacks. A local search from seeded orders finds a
     dealing; where its cost isn't the bound from whole numbers, the integer program goes on.
 
-    Parameters
-    ----------
-    sizes
-        Patients of each site by label, integers (sites, 2).
-
-    Returns
-    -------
-    The fold of each site (sites,), and ``method``, ``cost``, ``cost_at_least``, ``optimal``.
+    ``sizes`` (sites, 2) are the patients of each site by label. Returned are the fold of each site
+    (sites,), and ``method``, ``cost``, ``cost_at_least``, ``optimal``.
     """
     bound = _least_cost(sizes.sum(0), folds)
     rng = np.random.default_rng([seed, folds])
     best, cost = None, np.inf
     for _ in range(STARTS):
         dealt = _search(sizes, folds, rng)
-        found = _cost(sizes, dealt, folds)
-        if found < cost - 1e-9:
-            best, cost = dealt, found
+        reached = _cost(sizes, dealt, folds)
+        if reached < cost - 1e-9:
+            best, cost = dealt, reached
         if cost <= bound + 1e-9:
             break
     method = "local search"
@@ -128,14 +113,12 @@ def deal_sites(sizes: np.ndarray, folds: int, seed: int) -> tuple[np.ndarray, di
 def measure_balance(rows: Sequence[Mapping], folds: int) -> dict:
     """How the folds hold labels and sites.
 
-    Returns
-    -------
     ``patients``, ``positives``, ``sites``; ``by_fold`` (``fold``, ``patients``, ``positives``,
     ``sites``, ``lacks``: the labels it hasn't); ``sites_in_two_folds``; ``off_by`` (largest
     deviation from the even share, in patients, of ``positives`` and ``negatives``) and
     ``unavoidable`` (the deviation that whole patients cost anyway).
     """
-    by_fold = []
+    by_fold, folds_of = [], {}
     for fold in range(folds):
         held = [row for row in rows if row["fold"] == fold]
         labels = [row["label"] for row in held]
@@ -148,24 +131,22 @@ def measure_balance(rows: Sequence[Mapping], folds: int) -> dict:
                 "lacks": sorted({0, 1} - set(labels)),
             }
         )
-    of_site: dict[str, set] = {}
     for row in rows:
-        of_site.setdefault(row["site"], set()).add(row["fold"])
-    patients, positives = len(rows), sum(row["label"] for row in rows)
-    totals = {"positives": positives, "negatives": patients - positives}
-    counts = {
-        "positives": [of["positives"] for of in by_fold],
-        "negatives": [of["patients"] - of["positives"] for of in by_fold],
+        folds_of.setdefault(row["site"], set()).add(row["fold"])
+    by_label = {
+        "positives": [held["positives"] for held in by_fold],
+        "negatives": [held["patients"] - held["positives"] for held in by_fold],
     }
+    totals = {name: sum(each) for name, each in by_label.items()}
     return {
-        "patients": patients,
-        "positives": positives,
-        "sites": len(of_site),
-        "sites_in_two_folds": sum(len(of) > 1 for of in of_site.values()),
+        "patients": len(rows),
+        "positives": totals["positives"],
+        "sites": len(folds_of),
+        "sites_in_two_folds": sum(len(several) > 1 for several in folds_of.values()),
         "by_fold": by_fold,
         "off_by": {
-            name: round(max(abs(n - totals[name] / folds) for n in counts[name]), 6)
-            for name in totals
+            name: round(max(abs(n - total / folds) for n in by_label[name]), 6)
+            for name, total in totals.items()
         },
         "unavoidable": {
             name: round(max(_remainders(total, folds)), 6) for name, total in totals.items()
@@ -175,59 +156,48 @@ def measure_balance(rows: Sequence[Mapping], folds: int) -> dict:
 
 def balance_words(balance: Mapping) -> str:
     """How far off the folds are, in words for a log line or a footnote."""
-    positives = [of["positives"] for of in balance["by_fold"]]
-    patients = [of["patients"] for of in balance["by_fold"]]
-    words = (
-        f"{balance['patients']} patients ({balance['positives']} positive) of "
-        f"{balance['sites']} sites in {balance['folds']} folds of {_span(patients)} patients with "
-        f"{_span(positives)} positives"
+    patients, positives = (
+        _span([held[name] for held in balance["by_fold"]]) for name in ("patients", "positives")
     )
+    words = [
+        f"{balance['patients']} patients ({balance['positives']} positive) of "
+        f"{balance['sites']} sites in {balance['folds']} folds of {patients} patients with "
+        f"{positives} positives"
+    ]
     off = [
         f"{balance['off_by'][name]:.3g} {name}"
         for name in ("positives", "negatives")
         if balance["off_by"][name] > balance["unavoidable"][name] + 1e-6
     ]
     if off:
-        words += f"; off an even share by up to {' and '.join(off)}"
-        if not balance["leaking"]:
-            words += (
-                ", the least cost with sites kept whole"
-                if balance["optimal"]
-                else f" (cost {balance['cost']:.3g}, no dealing below {balance['cost_at_least']:.3g})"
-            )
+        words.append(f"off an even share by up to {' and '.join(off)}")
+        if balance["optimal"] and not balance["leaking"]:
+            words[-1] += ", the least cost with sites kept whole"
+        elif not balance["leaking"]:
+            least = f"no dealing below {balance['cost_at_least']:.3g}"
+            words[-1] += f" (cost {balance['cost']:.3g}, {least})"
     lacking = [
-        f"fold {of['fold']} has no patient with label {' or '.join(map(str, of['lacks']))}"
-        for of in balance["by_fold"]
-        if of["lacks"]
+        f"fold {held['fold']} has no patient with label {' or '.join(map(str, held['lacks']))}"
+        for held in balance["by_fold"]
+        if held["lacks"]
     ]
-    if lacking:
-        words += f"; {', '.join(lacking)}"
+    words += [", ".join(lacking)] if lacking else []
     if balance["sites_in_two_folds"]:
-        words += f"; {balance['sites_in_two_folds']} sites stand in several folds"
-    return words
-
-
-def write_folds(path, rows: Iterable[Mapping]) -> None:
-    """Write the table of folds."""
-    write_tsv(path, rows, COLUMNS)
+        words.append(f"{balance['sites_in_two_folds']} sites stand in several folds")
+    return "; ".join(words)
 
 
 def read_folds(path) -> list[dict]:
-    """Read a table of folds; ``label`` and ``fold`` as integers."""
-    rows, seen = read_tsv(path, COLUMNS), set()
+    """Read and check a table of folds."""
+    rows, seen = FOLDS.read(path), set()
     for number, row in enumerate(rows, start=2):
-        if row["label"] not in ("0", "1") or not row["fold"].isdecimal():
-            raise InputError(
-                path,
-                f"line {number}",
-                f"label {row['label']!r}, fold {row['fold']!r}",
-                "labels are 0 or 1, folds count from 0: delete the file and split again",
-            )
-        row["label"], row["fold"] = int(row["label"]), int(row["fold"])
+        if row["label"] not in (0, 1) or row["fold"] is None:
+            fault = f"label {row['label']}, fold {row['fold']}"
+            remedy = "labels are 0 or 1, folds count from 0: delete the file and split again"
+            raise InputError(path, f"line {number}", fault, remedy)
         if row["patient"] in seen:
-            raise InputError(
-                path, f"line {number}, patient", row["patient"] + " again", "give each patient once"
-            )
+            fault = f"{row['patient']} again"
+            raise InputError(path, f"line {number}, patient", fault, "give each patient once")
         seen.add(row["patient"])
     return rows
 
@@ -252,8 +222,8 @@ def _deal_patients(label: np.ndarray, folds: int, rng) -> tuple[np.ndarray, dict
     dealt[order] = np.arange(len(order)) % folds
     sizes = np.stack([label == 0, label == 1], 1).astype(np.int64)
     cost = round(_cost(sizes, dealt, folds), 6)
-    told = {"method": "patients dealt in turn", "cost": cost, "cost_at_least": cost}
-    return dealt, told | {"optimal": True}
+    how = {"method": "patients dealt in turn", "cost": cost, "cost_at_least": cost}
+    return dealt, how | {"optimal": True}
 
 
 def _remainders(total: int, folds: int) -> list[float]:
@@ -295,35 +265,28 @@ def _search(sizes: np.ndarray, folds: int, rng) -> np.ndarray:
     cost = _costs(held[None], totals)[0]
     one, two = np.triu_indices(len(sizes), 1)
     while True:
-        sites = np.repeat(np.arange(len(sizes)), folds)
-        to = np.tile(np.arange(folds), len(sizes))
+        sites, to = np.divmod(np.arange(len(sizes) * folds), folds)
         kept = to != dealt[sites]
         sites, to = sites[kept], to[kept]
-        moved = np.repeat(held[None], len(sites), 0)
-        rows = np.arange(len(sites))
-        moved[rows, dealt[sites]] -= sizes[sites]
-        moved[rows, to] += sizes[sites]
-        by_move = _costs(moved, totals)
-
         kept = dealt[one] != dealt[two]
         left, right = one[kept], two[kept]
-        swapped = np.repeat(held[None], len(left), 0)
-        rows, change = np.arange(len(left)), sizes[right] - sizes[left]
-        swapped[rows, dealt[left]] += change
-        swapped[rows, dealt[right]] -= change
-        by_swap = _costs(swapped, totals)
-
-        least = min(by_move.min(initial=np.inf), by_swap.min(initial=np.inf))
-        if least >= cost - 1e-9:
+        # What the folds would hold after each move of a site, and after each swap of two.
+        source = np.concatenate([dealt[sites], dealt[left]])
+        target = np.concatenate([to, dealt[right]])
+        change = np.concatenate([sizes[sites], sizes[left] - sizes[right]])
+        after, rows = np.repeat(held[None], len(source), 0), np.arange(len(source))
+        after[rows, source] -= change
+        after[rows, target] += change
+        costs = _costs(after, totals)
+        if costs.min(initial=np.inf) >= cost - 1e-9:
             return dealt
-        if by_move.min(initial=np.inf) <= least:
-            best = int(np.argmin(by_move))
-            dealt[sites[best]], held = to[best], moved[best]
+        best = int(np.argmin(costs))
+        if best < len(sites):
+            dealt[sites[best]] = to[best]
         else:
-            best = int(np.argmin(by_swap))
-            dealt[left[best]], dealt[right[best]] = dealt[right[best]], dealt[left[best]]
-            held = swapped[best]
-        cost = least
+            pair = [left[best - len(sites)], right[best - len(sites)]]
+            dealt[pair] = dealt[pair[::-1]]
+        held, cost = after[best], costs[best]
 
 
 def _solve(sizes: np.ndarray, folds: int, ceiling: float) -> tuple[np.ndarray | None, float]:

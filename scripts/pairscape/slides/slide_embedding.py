@@ -6,6 +6,8 @@ them, so that each slide goes through an encoder once.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +18,8 @@ from torch import nn
 from pairscape.core import files
 from pairscape.core.errors import InputError
 from pairscape.encoders import image_encoders, specs
-from pairscape.images import whole_slide
+from pairscape.images.grids import Grid
+from pairscape.images.whole_slide import WholeSlide
 from pairscape.pretrain import stored_pair
 from pairscape.pretrain.side import Side
 from pairscape.slides import slide_features
@@ -28,6 +31,17 @@ TRIDENT_NAMES = {
     "h_optimus_0": ("hoptimus0",),
     "h0_mini": ("h0-mini",),
 }
+
+
+@dataclass(frozen=True)
+class SlideEmbedding:
+    """The configuration's part ``slide_embedding``, which says what each means."""
+
+    patch_px: int
+    um_per_px: float
+    min_tissue: float
+    bad_slides: str
+    figures: int
 
 
 class Model(NamedTuple):
@@ -52,14 +66,10 @@ def encoder_model(name: str, spec: Mapping, weights) -> Model:
 
 
 def pair_model(name: str, checkpoint, weights=None) -> Model:
-    """The image side of a pretrained pair.
+    """The image side of a pretrained pair, from its ``model.ckpt``.
 
-    Parameters
-    ----------
-    checkpoint
-        Its ``model.ckpt``.
-    weights
-        Those of its image encoder, for one that ran in the training (see ``pair.load_image_side``).
+    ``weights`` are those of its image encoder, for one that ran in the training (see
+    ``stored_pair.load_image_side``).
     """
     side, description = stored_pair.load_image_side(checkpoint, weights)
     facts = {
@@ -73,18 +83,13 @@ def pair_model(name: str, checkpoint, weights=None) -> Model:
 
 
 def embed_patches(
-    model: Model, slide: whole_slide.WholeSlide, grid: whole_slide.Grid, batch: int, threads: int
+    model: Model, slide: WholeSlide, grid: Grid, batch: int, threads: int
 ) -> Iterator[np.ndarray]:
-    """Read and embed the patches of a slide, batch by batch, in the order of the grid.
-
-    Yields
-    ------
-    (B, width) float32 arrays.
-    """
+    """Yield the embedded patches of a slide in batches (B, width) float32, in the grid's order."""
     from pairscape.images import encoding
 
     def read(rows):
-        patches = (whole_slide.read_patch(slide, grid, row) for row in rows)
+        patches = (slide.read_patch(grid.coords[row], grid.side_px, grid.patch_px) for row in rows)
         return encoding.fit_all(patches, model.spec["input"])
 
     count = len(grid.coords)
@@ -95,34 +100,22 @@ def embed_patches(
 def check_features(path, model_name: str, width: int, facts: Mapping, attributes: Mapping) -> None:
     """Refuse features of a user's that aren't this encoder's, as far as their file tells.
 
-    Parameters
-    ----------
-    model_name, facts
-        The encoder's name, and the facts of its ``Model`` as far as they are known.
-    width, attributes
-        Numbers per patch and attributes of the file.
+    ``facts`` are those of the encoder's ``Model`` as far as they are known; ``width`` and
+    ``attributes`` the numbers per patch and the attributes of the file.
     """
-    found = attributes.get("encoder")
+    refuse = partial(InputError, path)
+    made_by = attributes.get("encoder")
     names = (model_name, *TRIDENT_NAMES.get(model_name, ()))
-    if found is not None and found not in names:
-        raise InputError(
-            path, "encoder", str(found), f"features by {' or '.join(names)} are needed for this"
-        )
+    if made_by is not None and made_by not in names:
+        remedy = f"features by {' or '.join(names)} are needed for this"
+        raise refuse("encoder", str(made_by), remedy)
     if width != facts["width"]:
-        raise InputError(
-            path,
-            "features",
-            f"{width} numbers per patch",
-            f"{model_name} makes {facts['width']}: give its features",
-        )
+        remedy = f"{model_name} makes {facts['width']}: give its features"
+        raise refuse("features", f"{width} numbers per patch", remedy)
     sha256 = attributes.get("weights_sha256")
     if sha256 is not None and facts.get("weights_sha256") not in (None, "", sha256):
-        raise InputError(
-            path,
-            "weights_sha256",
-            str(sha256)[:12],
-            f"the weights of {model_name} are others ({facts['weights_sha256'][:12]}): embed again",
-        )
+        others = f"the weights of {model_name} are others ({facts['weights_sha256'][:12]})"
+        raise refuse("weights_sha256", str(sha256)[:12], f"{others}: embed again")
 
 
 def is_made(path, made_from: str) -> bool:
@@ -133,8 +126,7 @@ def is_made(path, made_from: str) -> bool:
         _, _, attributes = slide_features.read_slide_facts(path)
         if attributes.get("made_from") != made_from:
             return False
-        for _ in slide_features.iter_slide_features(path):
-            pass  # it verifies every number
+        slide_features.verify(path)
     except InputError:
         return False
     return True

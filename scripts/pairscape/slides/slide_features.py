@@ -20,8 +20,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pairscape.core import files, tsv
-from pairscape.core.errors import InputError
+from pairscape.core import files
+from pairscape.core.errors import InputError, missing_file
+from pairscape.core.tsv import Table, counts, numbers, text
 
 FEATURE_KEYS = ("features", "feats")  # TRIDENT's and HistoBistro's; the first one there is read
 COORDS_ATTRIBUTES = (
@@ -36,7 +37,16 @@ COORDS_ATTRIBUTES = (
     "level0_height",
 )
 EMBEDDED, SKIPPED = "embedded", "skipped"
-SLIDES_COLUMNS = ("slide", "status", "reason", "patches", "um_per_px", "file", "sha256")
+SLIDES = Table(
+    "slides.tsv",
+    "embed_slides",
+    (
+        *text(slide="the slide", status="embedded or skipped", reason="why it was skipped"),
+        *counts(patches="of the slide"),
+        *numbers(um_per_px="of its full resolution; empty if unknown"),
+        *text(file="its features, from the table's folder", sha256="of that file"),
+    ),
+)
 SUM = "rows_sha256"
 _BLOCK_ROWS = 1 << 13
 
@@ -58,52 +68,39 @@ def write_slide_features(
     attributes: Mapping,
     more: Mapping | None = None,
 ) -> int:
-    """Write the embeddings of one slide, block by block, in bounded memory.
+    """Write the embeddings of one slide, block by block, in bounded memory; returns their number.
+
+    The stem of ``path``, an ``.h5``, is the slide's name; nothing of it stays after an error.
 
     Parameters
     ----------
-    path
-        The ``.h5`` to write; its stem is the slide's name. Nothing of it stays after an error.
     blocks
-        Arrays (n, width), whose rows follow each other in the order of ``coords``.
+        Arrays (n, width) of features by ``encoder``, whose rows follow each other in the order of
+        ``coords``.
     coords
-        (N, 2) level-0 px, top-left corners. None where they aren't known: then the data set is
-        left out.
-    width
-        D, numbers per patch.
-    encoder
-        What made the features.
+        (N, 2) level-0 px, top-left corners; None, where they aren't known, leaves them out.
     attributes
         Of ``coords``: those of ``COORDS_ATTRIBUTES`` but ``name`` and ``savetodir``, and more of
-        our own such as ``um_per_px``.
-    more
-        More attributes of ``features``, such as checksums.
-
-    Returns
-    -------
-    N.
+        our own such as ``um_per_px``. ``more`` are those of ``features``, such as checksums.
     """
     import h5py
 
     path = Path(path)
     # The folder by its name alone: results move, and a path would name the machine.
-    own = {"name": path.stem, "savetodir": path.parent.name}
+    names = {"name": path.stem, "savetodir": path.parent.name}
     with files.atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
         features = file.create_dataset(
             "features", (0, width), np.float32, maxshape=(None, width), chunks=(1, width)
         )
-        features.attrs.update({**own, "encoder": encoder, **(more or {})})
+        features.attrs.update({**names, "encoder": encoder, **(more or {})})
         at, digest = 0, hashlib.sha256()
         for block in blocks:
             if block.shape[1] != width:
                 raise ValueError(f"blocks of width {block.shape[1]}, not {width}")
             if not np.isfinite(block).all():
-                raise InputError(
-                    path,
-                    f"features of the patches {at} to {at + len(block) - 1}",
-                    "numbers that aren't finite",
-                    "look at those patches and at the encoder's weights",
-                )
+                place = f"features of the patches {at} to {at + len(block) - 1}"
+                remedy = "look at those patches and at the encoder's weights"
+                raise InputError(path, place, "numbers that aren't finite", remedy)
             features.resize(at + len(block), axis=0)
             features[at:] = block
             digest.update(np.ascontiguousarray(block, np.float32))
@@ -113,7 +110,7 @@ def write_slide_features(
             if len(coords) != at:
                 raise ValueError(f"the blocks hold {at} rows, the coordinates {len(coords)}")
             places = file.create_dataset("coords", data=coords)
-            places.attrs.update({**attributes, **own})
+            places.attrs.update({**attributes, **names})
         features.attrs[SUM] = _sum(digest, features, file.get("coords"))
     return at
 
@@ -121,12 +118,12 @@ def write_slide_features(
 def read_slide_features(path) -> SlideFeatures:
     """Read the embeddings of one slide: ours, TRIDENT's or HistoBistro's. All of it, into memory."""
     with _open(path) as (features, coords, attributes):
-        found = np.empty(features.shape[-2:], np.float32)
+        array = np.empty(features.shape[-2:], np.float32)
         at = 0
         for block in _blocks(path, features, coords, _BLOCK_ROWS):
-            found[at : at + len(block)] = block
+            array[at : at + len(block)] = block
             at += len(block)
-        return SlideFeatures(found, None if coords is None else _corners(coords), attributes)
+        return SlideFeatures(array, _corners(coords), attributes)
 
 
 def iter_slide_features(path, rows: int = _BLOCK_ROWS):
@@ -138,15 +135,20 @@ def iter_slide_features(path, rows: int = _BLOCK_ROWS):
         yield from _blocks(path, features, coords, rows)
 
 
+def verify(path) -> None:
+    """Look at every number of a slide's features, and at their checksum."""
+    for _ in iter_slide_features(path):
+        pass
+
+
 def read_slide_facts(path) -> tuple[tuple[int, int], np.ndarray | None, dict]:
     """Shape (N, D), coordinates and attributes of a slide's file, without its features."""
     with _open(path) as (features, coords, attributes):
-        shape = tuple(map(int, features.shape[-2:]))
-        return shape, None if coords is None else _corners(coords), attributes
+        return tuple(map(int, features.shape[-2:])), _corners(coords), attributes
 
 
 def write_slides(path, rows: Sequence[Mapping]) -> None:
-    """Write ``slides.tsv``: one row per slide of the cohort, with ``SLIDES_COLUMNS``.
+    """Write ``slides.tsv``: one row per slide of the cohort.
 
     ``file`` is taken as a path (or empty) and written relative to the table's folder.
     """
@@ -155,51 +157,29 @@ def write_slides(path, rows: Sequence[Mapping]) -> None:
     def relative(file):
         return Path(os.path.relpath(Path(file).resolve(), folder)).as_posix() if file else ""
 
-    tsv.write_tsv(path, [{**row, "file": relative(row["file"])} for row in rows], SLIDES_COLUMNS)
+    SLIDES.write(path, [{**row, "file": relative(row["file"])} for row in rows], digits=None)
 
 
 def read_slides(path, verify: bool = False) -> list[dict]:
-    """Read ``slides.tsv``.
+    """Read ``slides.tsv`` and, to ``verify`` them, the files' checksums.
 
-    Parameters
-    ----------
-    verify
-        Compare the files' checksums with the table's.
-
-    Returns
-    -------
-    One row per slide of the cohort: ``slide``, ``status`` (``embedded`` or ``skipped``), ``reason``
-    (why it was skipped), ``patches`` (int), ``um_per_px`` (float or None), ``file`` (a path that
-    opens from here, or None), ``sha256``.
+    ``file`` is a path that opens from here, or None.
     """
     path = Path(path)
-    rows = []
-    for number, row in enumerate(tsv.read_tsv(path, SLIDES_COLUMNS), 2):
-        try:
-            if row["status"] not in (EMBEDDED, SKIPPED):
-                raise ValueError(f"the status {row['status']!r}")
-            row["patches"] = int(row["patches"])
-            row["um_per_px"] = float(row["um_per_px"]) if row["um_per_px"] else None
-        except ValueError as error:
-            raise InputError(
-                path, f"line {number}", str(error), "delete the table and embed the slides again"
-            ) from None
+    again = "delete the table and embed the slides again"
+    rows = SLIDES.read(path)
+    for number, row in enumerate(rows, 2):
+        if row["status"] not in (EMBEDDED, SKIPPED):
+            raise InputError(path, f"line {number}", f"the status {row['status']!r}", again)
+        if row["patches"] is None:
+            raise InputError(path, f"line {number}, patches", "nothing", again)
         row["file"] = path.parent / row["file"] if row["status"] == EMBEDDED else None
-        if row["file"] is not None and not row["file"].is_file():
-            raise InputError(
-                path,
-                f"file of {row['slide']}",
-                f"nothing at {row['file']}",
-                "delete the table and embed the slides again",
-            )
-        if verify and row["file"] is not None and files.sha256_file(row["file"]) != row["sha256"]:
-            raise InputError(
-                row["file"],
-                "sha256",
-                "another than slides.tsv holds",
-                "delete the table and embed the slides again",
-            )
-        rows.append(row)
+        if row["file"] is None:
+            continue
+        if not row["file"].is_file():
+            raise InputError(path, f"file of {row['slide']}", f"nothing at {row['file']}", again)
+        if verify and files.sha256_file(row["file"]) != row["sha256"]:
+            raise InputError(row["file"], "sha256", "another than slides.tsv holds", again)
     return rows
 
 
@@ -211,7 +191,7 @@ def _open(path):
     try:
         file = h5py.File(path, "r")
     except FileNotFoundError:
-        raise InputError(path, "file", "nothing", "make it or correct the path") from None
+        raise missing_file(path) from None
     except OSError as error:
         raise _damaged(path, "HDF5", str(error)) from None
     with file:
@@ -234,12 +214,15 @@ def _blocks(path, features, coords, rows: int):
     digest = hashlib.sha256()
     for at in range(0, features.shape[-2], rows):
         block = np.ascontiguousarray(source[at : at + rows], np.float32)
-        _require_finite(path, block, at)
+        known = np.isfinite(block).all(1)
+        if not known.all():
+            place = f"features of patch {at + int(np.argmin(known))}"
+            raise InputError(path, place, "a number that isn't finite", "make the file again")
         digest.update(block)
         yield block
-    wanted, found = _attributes(features).get(SUM), _sum(digest, features, coords)
-    if wanted not in (None, found):
-        raise _damaged(path, SUM, f"{str(wanted)[:12]} for numbers that give {found[:12]}")
+    wanted, actual = _attributes(features).get(SUM), _sum(digest, features, coords)
+    if wanted not in (None, actual):
+        raise _damaged(path, SUM, f"{str(wanted)[:12]} for numbers that give {actual[:12]}")
 
 
 def _checked(path, file) -> tuple:
@@ -248,30 +231,23 @@ def _checked(path, file) -> tuple:
     key = next((key for key in FEATURE_KEYS if key in file), None)
     if key is None:
         keys = ", ".join(sorted(file)[:6]) or "nothing"
-        raise InputError(
-            path, "keys", keys, "give a file with `features` (N, D), as TRIDENT writes it"
-        )
+        remedy = "give a file with `features` (N, D), as TRIDENT writes it"
+        raise InputError(path, "keys", keys, remedy)
     features, coords = file[key], file.get("coords")
     shape = getattr(features, "shape", ())
     is_table = len(shape) == 2 or (len(shape) == 3 and shape[0] == 1)
     if not isinstance(features, h5py.Dataset) or not is_table or features.dtype.kind != "f":
-        raise InputError(
-            path,
-            key,
-            f"{getattr(features, 'dtype', 'a group')} of shape {tuple(shape)}",
-            "one row of floating-point numbers per patch is needed",
-        )
+        fault = f"{getattr(features, 'dtype', 'a group')} of shape {tuple(shape)}"
+        remedy = "one row of floating-point numbers per patch is needed"
+        raise InputError(path, key, fault, remedy)
     if coords is not None and (
         not isinstance(coords, h5py.Dataset)
         or coords.dtype.kind not in "iuf"
         or coords.shape[-2:] != (shape[-2], 2)
     ):
-        raise InputError(
-            path,
-            "coords",
-            f"{getattr(coords, 'dtype', 'a group')} of shape {getattr(coords, 'shape', ())}",
-            f"one x and y for each of {shape[-2]} patches is needed",
-        )
+        fault = f"{getattr(coords, 'dtype', 'a group')} of shape {getattr(coords, 'shape', ())}"
+        remedy = f"one x and y for each of {shape[-2]} patches is needed"
+        raise InputError(path, "coords", fault, remedy)
     attributes = {} if coords is None else _attributes(coords)
     attributes |= _attributes(features)
     return features, coords, {key: v for key, v in attributes.items() if key != SUM}
@@ -296,16 +272,8 @@ def _attributes(dataset) -> dict:
     return {key: v.decode() if isinstance(v, bytes) else v for key, v in plain.items()}
 
 
-def _corners(coords) -> np.ndarray:
-    return np.asarray(coords[...]).reshape(-1, 2).astype(np.int64)
-
-
-def _require_finite(path, block: np.ndarray, at: int) -> None:
-    if not np.isfinite(block).all():
-        row = at + int(np.flatnonzero(~np.isfinite(block).all(1))[0])
-        raise InputError(
-            path, f"features of patch {row}", "a number that isn't finite", "make the file again"
-        )
+def _corners(coords) -> np.ndarray | None:
+    return None if coords is None else np.asarray(coords[...]).reshape(-1, 2).astype(np.int64)
 
 
 def _damaged(path, field: str, what: str) -> InputError:

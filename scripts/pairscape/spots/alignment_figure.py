@@ -23,14 +23,8 @@ def draw_alignment(
 ) -> None:
     """Draw the figure as PNG, one panel for each hypothesis.
 
-    Parameters
-    ----------
-    thumbnail, scale
-        uint8 RGB, and H&E pixels per pixel of it.
-    region
-        What the bundle says; contours are of its first map.
-    panels
-        Heading and (3, 3) matrix of H&E pixels to morphology pixels.
+    ``thumbnail`` is uint8 RGB with ``scale`` H&E pixels per pixel of it; contours are of the first
+    map of ``region``; ``panels`` are headings and (3, 3) matrices of H&E pixels to morphology pixels.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -1,5 +1,6 @@
 """Where spots lie: lattices of squares, hexagons and circles in µm or H&E pixels."""
 
+import functools
 import math
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -10,19 +11,11 @@ import numpy as np
 from pairscape.acquire import bundle as xenium
 from pairscape.acquire.alignment import decompose, um_to_he_matrix
 from pairscape.core.errors import InputError
-
-LATTICES = {"square": ("square",), "hexagon": ("hexagonal",), "circle": ("square", "hexagonal")}
-
+from pairscape.spots.preset import LATTICES
 
 MAX_ENTRIES = 1 << 34  # spots x genes, one byte each, touched only where there is tissue
-
-
 MAX_EXTENT_UM = 200_000  # several slides; what lies farther apart is no position on a slide
-
-
 MAX_BUCKETS = 1 << 22
-
-
 SQUARES, SMALL_SQUARES, CIRCLES, HEXAGONS, HEXAGON_CIRCLES, CENTRES = range(6)
 
 
@@ -32,6 +25,11 @@ class Frame(NamedTuple):
     to_units: np.ndarray  # (2, 3) float64
     origin: np.ndarray  # (2,) units
     unit_um: float
+
+    @property
+    def is_um(self) -> bool:
+        """Whether its axes and units are those of Xenium micrometres."""
+        return np.array_equal(self.to_units, np.eye(3)[:2])
 
 
 class Grid(NamedTuple):
@@ -48,11 +46,11 @@ class Grid(NamedTuple):
     to_units: np.ndarray
     origin: np.ndarray
     # Given centres: which of them reach into a bucket, a square of the plane.
-    centres: np.ndarray  # (S, 2)
-    low: np.ndarray  # (2,) corner of the first bucket
-    bucket: float  # side of a bucket
-    starts: np.ndarray  # (rows * cols + 1,) where a bucket's centres start in members
-    members: np.ndarray  # centres by bucket, in the order given
+    centres: np.ndarray = np.empty((0, 2))  # (S, 2)
+    low: np.ndarray = np.zeros(2)  # (2,) corner of the first bucket
+    bucket: float = 1.0  # side of a bucket
+    starts: np.ndarray = np.zeros(1, np.int64)  # (rows * cols + 1,) where a bucket's centres start
+    members: np.ndarray = np.empty(0, np.int64)  # centres by bucket, in the order given
 
 
 class Layout(NamedTuple):
@@ -95,7 +93,7 @@ def he_frame(he_matrix: np.ndarray, pixel_size_um: float) -> Frame:
 
 def to_um(frame: Frame, points: np.ndarray) -> np.ndarray:
     """Points (N, 2) in units of the frame, from its origin on, as Xenium micrometres (N, 2)."""
-    if np.array_equal(frame.to_units, np.eye(3)[:2]):
+    if frame.is_um:
         return points + frame.origin
     inverse = np.linalg.inv(frame.to_units[:, :2])
     return (points + frame.origin - frame.to_units[:, 2]) @ inverse.T
@@ -109,40 +107,21 @@ def lattice(
     arrangement: str | None = None,
     frame: Frame | None = None,
 ) -> Layout:
-    """A lattice of spots that covers ``bounds``.
+    """A lattice of spots that covers ``bounds``: least u, v and greatest u, v in units of the frame.
 
-    Parameters
-    ----------
-    shape
-        "square", "hexagon" or "circle".
-    size_um
-        Side of the square, diameter of the circle, or distance of opposite sides of the hexagon.
-    pitch_um
-        Distance of neighbouring centres; at least ``size_um``, and the same for hexagons.
-    bounds
-        Least u, v and greatest u, v of the transcripts, in units of the frame.
-    arrangement
-        "square" or "hexagonal"; None takes the one of the shape, the square one for circles.
-    frame
-        None takes Xenium micrometres from (0, 0) on.
+    See ``preset.SpotPreset`` for shape, size, pitch and arrangement (``lattice`` there); no frame
+    stands for Xenium micrometres from (0, 0) on.
     """
     _check_size(shape, size_um)
     arrangement = arrangement or LATTICES[shape][0]
+    refuse = functools.partial(InputError, "--options")
     if arrangement not in LATTICES[shape]:
-        raise InputError(
-            "--options",
-            "spots.lattice",
-            f"{arrangement} for shape {shape}",
-            f"use {' or '.join(LATTICES[shape])}",
-        )
+        others = f"use {' or '.join(LATTICES[shape])}"
+        raise refuse("spots.lattice", f"{arrangement} for shape {shape}", others)
     if not pitch_um >= size_um:
-        raise InputError(
-            "--options", "spots.pitch_um", pitch_um, f"spots overlap: give at least {size_um}"
-        )
+        raise refuse("spots.pitch_um", pitch_um, f"spots overlap: give at least {size_um}")
     if shape == "hexagon" and pitch_um != size_um:
-        raise InputError(
-            "--options", "spots.pitch_um", pitch_um, f"hexagons have no gaps: give {size_um}"
-        )
+        raise refuse("spots.pitch_um", pitch_um, f"hexagons have no gaps: give {size_um}")
     frame = frame or xenium_frame()
     pitch, radius = pitch_um / frame.unit_um, size_um / frame.unit_um / 2
     u_min, v_min, u_max, v_max = (float(value) for value in bounds)
@@ -176,11 +155,6 @@ def lattice(
             cols=last_col - first_col + 1,
             to_units=frame.to_units,
             origin=np.asarray(frame.origin, np.float64),
-            centres=np.empty((0, 2)),
-            low=np.zeros(2),
-            bucket=1.0,
-            starts=np.zeros(1, np.int64),
-            members=np.empty(0, np.int64),
         ),
     )
 
@@ -193,9 +167,8 @@ def circles(centres_um: np.ndarray, names: Iterable[str], size_um: float) -> Lay
     low = centres_um.min(axis=0) - 1.001 * radius
     extent = centres_um.max(axis=0) + 1.001 * radius - low
     if extent.max() > MAX_EXTENT_UM:
-        raise InputError(
-            "--options", "spots.centres", "centres too far apart", "give them in micrometres"
-        )
+        far = "centres too far apart"
+        raise InputError("--options", "spots.centres", far, "give them in micrometres")
     # Small buckets: nearly all of them see one circle or none. Larger ones for a large slide.
     bucket = max(radius / 2, math.sqrt(extent[0] * extent[1] / MAX_BUCKETS))
     cols, rows = (int(value) + 1 for value in extent // bucket)
@@ -235,13 +208,10 @@ def _fill_buckets(centres, radius: float, low, bucket: float, rows: int, cols: i
     col = np.clip(first[:, None, None, 0] + step[:, None], 0, cols - 1)
     row = np.clip(first[:, None, None, 1] + step[None, :], 0, rows - 1)
     col, row = np.broadcast_arrays(col, row)
-    nearest_u = np.clip(centres[:, None, None, 0], low[0] + col * bucket, None)
-    nearest_u = np.minimum(nearest_u, low[0] + (col + 1) * bucket)
-    nearest_v = np.clip(centres[:, None, None, 1], low[1] + row * bucket, None)
-    nearest_v = np.minimum(nearest_v, low[1] + (row + 1) * bucket)
-    distance = np.hypot(
-        nearest_u - centres[:, None, None, 0], nearest_v - centres[:, None, None, 1]
-    )
+    u, v = centres[:, None, None, 0], centres[:, None, None, 1]
+    nearest_u = np.clip(u, low[0] + col * bucket, low[0] + (col + 1) * bucket)
+    nearest_v = np.clip(v, low[1] + row * bucket, low[1] + (row + 1) * bucket)
+    distance = np.hypot(nearest_u - u, nearest_v - v)
     centre = np.broadcast_to(np.arange(len(centres))[:, None, None], col.shape)
     reached = distance <= 1.001 * radius  # a little more, whatever is rounded
     pairs = np.unique(np.column_stack([(row * cols + col)[reached], centre[reached]]), axis=0)
@@ -267,9 +237,14 @@ def columns_needed(names: list[str], assigned: str = "all") -> list[str]:
 
 def outline_um(layout: Layout) -> np.ndarray | None:
     """The corners of a spot, (K, 2) µm from its centre; None for a circle."""
-    corners = _corners(layout.shape, layout.size_um)
-    if corners is None:
+    if layout.shape == "circle":
         return None
+    if layout.shape == "square":
+        corners = layout.size_um / 2 * np.array([[-1.0, -1], [1, -1], [1, 1], [-1, 1]])
+    else:
+        angles = np.radians(np.arange(30, 390, 60))
+        radius = layout.size_um / math.sqrt(3)
+        corners = radius * np.column_stack([np.cos(angles), np.sin(angles)])
     linear = np.linalg.inv(layout.frame.to_units[:, :2] * layout.frame.unit_um)
     return corners if np.array_equal(linear, np.eye(2)) else corners @ linear.T
 
@@ -300,16 +275,6 @@ def spot_centres_um(layout: Layout, spots: np.ndarray) -> np.ndarray:
         v = grid.row_pitch / 6 + rows * (grid.row_pitch / 2)  # pitch / (2 sqrt 3) is row_pitch / 6
         points = np.column_stack([cols * (grid.pitch / 2), v])
     return to_um(layout.frame, points)
-
-
-def _corners(shape: str, size: float) -> np.ndarray | None:
-    half = size / 2
-    if shape == "square":
-        return half * np.array([[-1.0, -1], [1, -1], [1, 1], [-1, 1]])
-    if shape == "hexagon":
-        angles = np.radians(np.arange(30, 390, 60))
-        return size / math.sqrt(3) * np.column_stack([np.cos(angles), np.sin(angles)])
-    return None
 
 
 def _places(layout: Layout, spots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -15,6 +15,7 @@ where a section is small, or has nothing to do with its H&E, many places fit ali
 to stand out from the other places as well.
 """
 
+import functools
 import math
 
 import numpy as np
@@ -40,12 +41,7 @@ RESAMPLES = 2000
 def known_mistakes(
     matrix: np.ndarray, size_px, region: Region, pixel_size_um: float, he_um_per_px: float | None
 ) -> dict[str, np.ndarray]:
-    """Alignments that would be right if the given one held a mistake that people make.
-
-    Returns
-    -------
-    What it would be -> (3, 3) matrix of H&E pixels to morphology pixels.
-    """
+    """Alignments that would be right if the given one held a mistake that people make, by its name."""
     width, height = size_px
     rows, columns = region.tissue.shape
     middle = (region.low_um + np.array([columns, rows]) * PIXEL_UM / 2) / pixel_size_um
@@ -58,22 +54,24 @@ def known_mistakes(
         "with x and y exchanged": np.array([[0.0, 1.0], [1.0, 0.0]]),
         "with x and y exchanged, turned by 180 degrees": np.array([[0.0, -1.0], [-1.0, 0.0]]),
     }
-    found = {"the inverse of the matrix": np.linalg.inv(matrix), "the identity": np.eye(3)}
+    mistakes = {"the inverse of the matrix": np.linalg.inv(matrix), "the identity": np.eye(3)}
     if he_um_per_px:
         scale = he_um_per_px / pixel_size_um
-        found["`microns`"] = np.diag([scale, scale, 1.0])
+        mistakes["`microns`"] = np.diag([scale, scale, 1.0])
     for name, turn in turned.items():
-        found[f"the H&E {name}"] = matrix @ about(turn, np.array([width, height]) / 2)
+        mistakes[f"the H&E {name}"] = matrix @ about(turn, np.array([width, height]) / 2)
     for name, turn in turned.items():
-        found[f"the Xenium region {name}"] = about(turn, middle) @ matrix
+        mistakes[f"the Xenium region {name}"] = about(turn, middle) @ matrix
     swap = np.array([[0.0, 1, 0], [1, 0, 0], [0, 0, 1]])
-    found["the matrix with rows and columns for x and y"] = swap @ matrix @ swap
-    found["the matrix, taken as micrometres,"] = np.diag([1 / pixel_size_um] * 2 + [1.0]) @ matrix
-    found["the matrix times the pixel size"] = np.diag([pixel_size_um] * 2 + [1.0]) @ matrix
+    mistakes["the matrix with rows and columns for x and y"] = swap @ matrix @ swap
+    mistakes["the matrix, taken as micrometres,"] = (
+        np.diag([1 / pixel_size_um] * 2 + [1.0]) @ matrix
+    )
+    mistakes["the matrix times the pixel size"] = np.diag([pixel_size_um] * 2 + [1.0]) @ matrix
     for factor in (2, 4, 8, 16):
         smaller = matrix @ np.diag([1 / factor, 1 / factor, 1.0])
-        found[f"the matrix of an H&E {factor} times smaller"] = smaller
-    return found
+        mistakes[f"the matrix of an H&E {factor} times smaller"] = smaller
+    return mistakes
 
 
 def farthest_um(matrix, rival, region: Region, pixel_size_um: float) -> float:
@@ -96,26 +94,19 @@ def judge(
     he_um_per_px: float | None,
     seed: int,
 ) -> dict:
-    """Hold an alignment against its rivals.
+    """Hold an alignment, (3, 3) H&E pixels to morphology pixels, against its rivals.
 
-    Parameters
-    ----------
-    matrix
-        (3, 3), H&E pixels to morphology pixels.
-    he_um_per_px
-        Pixel size of the H&E by another source than the matrix, or None.
-    seed
-        Of the resampling.
+    ``he_um_per_px`` is the pixel size of the H&E by another source than the matrix, or None; ``seed``
+    that of the resampling.
 
     Returns
     -------
     ``verdict`` (accepted, undecided, refused) and ``why``; ``score`` and ``score_low`` of the
     alignment; ``rival`` (``name``, ``matrix``, ``score``, ``farthest_um``), the best of all, or,
-    where the alignment isn't led, the best of those in other places;
-    ``lead`` (``value``, ``low``, ``high``), by how much the rivals that either half of the tissue
-    chooses are better on the other half; ``second``, the best of the places elsewhere than the
-    rival, and how far it is ``behind``; ``scores`` of the known mistakes. Without data for a verdict
-    there is only the verdict and why.
+    where the alignment isn't led, the best in other places; ``lead`` (``value``, ``low``, ``high``),
+    by how much the rivals that either half of the tissue chooses are better on the other half;
+    ``second``, the best place elsewhere than the rival, and how far it is ``behind``; ``scores`` of
+    the known mistakes. Without data for a verdict there is only the verdict and why.
     """
     if not region.maps:
         counts = " and ".join(f"{count} {name}" for name, count in region.counts.items())
@@ -126,72 +117,41 @@ def judge(
         return _undecided(f"tissue in {blocks} blocks of {BLOCK_UM:g} µm is too little")
     if not picture.density.any():
         return _undecided("the H&E has no contrast")
+    draws = _draws(board.white, seed)
 
+    apart = functools.partial(farthest_um, region=region, pixel_size_um=pixel_size_um)
     mistakes = known_mistakes(matrix, picture.size_px, region, pixel_size_um, he_um_per_px)
-    scales = _scales(matrix, pixel_size_um, he_um_per_px)
-    given = board.sums(matrix)
-
-    def away(rival):
-        return farthest_um(matrix, rival, region, pixel_size_um)
-
-    rivals, chosen = {}, []
-    whole = np.ones(board.blocks, bool)
-    halves = [board.white, ~board.white, whole]
-    searched = search(board, halves, scales, decompose(matrix, pixel_size_um)["rotation_degrees"])
-    for half, found in zip(halves, searched, strict=True):
-        named = mistakes | {
-            describe_change(matrix, rival, region, pixel_size_um): rival for rival in found
-        }
-        rivals |= {
-            name: (rival, board.sums(rival))
-            for name, rival in named.items()
-            if name not in rivals and away(rival) > SPOT_UM
-        }
-        own = [name for name in named if name in rivals]
-        chosen.append(max(own, key=lambda name: score(half, rivals[name][1])))
+    rivals, chosen = _find_rivals(board, matrix, mistakes, he_um_per_px)
+    whole, given = np.ones(board.blocks, bool), board.sums(matrix)
     scores = {name: float(score(whole, sums)) for name, (_, sums) in rivals.items()}
     best = max(scores, key=scores.get)
-    best = next(  # by its name where a known mistake is the same place
-        (
-            name
-            for name in mistakes
-            if name in rivals
-            and farthest_um(rivals[best][0], rivals[name][0], region, pixel_size_um) <= SPOT_UM
-        ),
-        best,
-    )
-
-    draws = _draws(board.white, seed)
+    # By its name where a known mistake is the same place.
+    known = (name for name in mistakes if name in rivals)
+    best = next((n for n in known if apart(rivals[best][0], rivals[n][0]) <= SPOT_UM), best)
 
     def lead(weights):
         """Of the rival that one half of the tissue chose, on the other half; mean of both."""
-        leads = [
-            score(weights * other, rivals[name][1]) - score(weights * other, given)
-            for name, other in zip(chosen[:2], (~board.white, board.white), strict=True)
-        ]
-        return (leads[0] + leads[1]) / 2
+        white, black = weights * board.white, weights * ~board.white
+        on_black = score(black, rivals[chosen[0]][1]) - score(black, given)
+        on_white = score(white, rivals[chosen[1]][1]) - score(white, given)
+        return (on_black + on_white) / 2
 
     low, high = np.quantile(lead(draws), [1 - CONFIDENCE, CONFIDENCE]).tolist()
-    own, best_drawn = score(draws, given), score(draws, rivals[best][1])
-    others = [
-        name
-        for name, (rival, _) in rivals.items()
-        if farthest_um(rivals[best][0], rival, region, pixel_size_um) > APART_UM
-    ]
+    drawn = score(draws, given)
+    others = [name for name in rivals if apart(rivals[best][0], rivals[name][0]) > APART_UM]
     second = max(others, key=scores.get)
-    gap = best_drawn - score(draws, rivals[second][1])
-    shown = best
-    if low <= 0:  # what is near, and no better, is the alignment's own place
-        far = [name for name, (rival, _) in rivals.items() if away(rival) > APART_UM]
-        shown = max(far, key=scores.get)
+    gap = score(draws, rivals[best][1]) - score(draws, rivals[second][1])
+    # What is near, and no better, is the alignment's own place.
+    far = [name for name in rivals if apart(matrix, rivals[name][0]) > APART_UM]
+    shown = best if low > 0 else max(far, key=scores.get)
     result = {
         "score": float(score(whole, given)),
-        "score_low": float(np.quantile(own, 1 - CONFIDENCE)),
+        "score_low": float(np.quantile(drawn, 1 - CONFIDENCE)),
         "rival": {
             "name": shown,
             "matrix": rivals[shown][0],
             "score": scores[shown],
-            "farthest_um": away(rivals[shown][0]),
+            "farthest_um": apart(matrix, rivals[shown][0]),
         },
         "lead": {"value": float(lead(whole)), "low": low, "high": high},
         "second": {
@@ -203,17 +163,43 @@ def judge(
         "scores": {name: value for name, value in scores.items() if name in mistakes},
         "blocks": blocks,
     }
-    stands_out = result["second"]["behind_low"] > 0 and scores[best] > MIN_SCORE
-    if result["lead"]["value"] > MARGIN and low > 0 and stands_out:
-        return result | {"verdict": "refused", "why": f"{best} fits better"}
+    nearest = max(result["scores"], key=result["scores"].get)
+    behind = np.quantile(score(draws, rivals[nearest][1]) - drawn, CONFIDENCE)
+    return result | _decide(result, best, scores[best], nearest if behind >= 0 else None)
+
+
+def _find_rivals(board: Board, matrix, mistakes: dict, he_um_per_px: float | None):
+    """Matrix and sums of each rival by name; and the best on either colour of blocks, and on all."""
+    region, pixel_size_um = board.region, board.pixel_size_um
+    rivals, chosen = {}, []
+    halves = [board.white, ~board.white, np.ones(board.blocks, bool)]
+    scales = _scales(matrix, pixel_size_um, he_um_per_px)
+    degrees = decompose(matrix, pixel_size_um)["rotation_degrees"]
+    for half, matrices in zip(halves, search(board, halves, scales, degrees), strict=True):
+        named = dict(mistakes)
+        for rival in matrices:
+            named[describe_change(matrix, rival, region, pixel_size_um)] = rival
+        for name, rival in named.items():
+            if name not in rivals and farthest_um(matrix, rival, region, pixel_size_um) > SPOT_UM:
+                rivals[name] = rival, board.sums(rival)
+        scores = {name: score(half, rivals[name][1]) for name in named if name in rivals}
+        chosen.append(max(scores, key=scores.get))
+    return rivals, chosen
+
+
+def _decide(result: dict, best: str, best_score: float, as_good: str | None) -> dict:
+    """The verdict; ``as_good`` is a known mistake that the alignment may not be better than."""
+    leads = result["lead"]["low"] > 0
+    stands_out = result["second"]["behind_low"] > 0 and best_score > MIN_SCORE
+    if result["lead"]["value"] > MARGIN and leads and stands_out:
+        return {"verdict": "refused", "why": f"{best} fits better"}
     if result["score_low"] <= MIN_SCORE:
-        return result | _undecided("the H&E doesn't follow nuclei and transcripts")
-    if low > 0:
-        return result | _undecided(f"{best} fits a little better")
-    known = max(result["scores"], key=result["scores"].get)
-    if np.quantile(score(draws, rivals[known][1]) - own, CONFIDENCE) >= 0:
-        return result | _undecided(f"{known} fits about as well")
-    return result | {"verdict": "accepted", "why": "no rival fits as well"}
+        return _undecided("the H&E doesn't follow nuclei and transcripts")
+    if leads:
+        return _undecided(f"{best} fits a little better")
+    if as_good:
+        return _undecided(f"{as_good} fits about as well")
+    return {"verdict": "accepted", "why": "no rival fits as well"}
 
 
 def score(weights: np.ndarray, sums: np.ndarray) -> np.ndarray:
@@ -259,9 +245,9 @@ def _undecided(why: str) -> dict:
 
 def _scales(matrix, pixel_size_um: float, he_um_per_px: float | None) -> list[float]:
     """Pixel sizes of the H&E that the search tries (µm): those that something speaks for."""
-    own = pixel_size_um * math.sqrt(abs(np.linalg.det(matrix[:2, :2])))
+    by_matrix = pixel_size_um * math.sqrt(abs(np.linalg.det(matrix[:2, :2])))
     scales = []
-    for scale in (own, he_um_per_px or pixel_size_um**2 / own):
+    for scale in (by_matrix, he_um_per_px or pixel_size_um**2 / by_matrix):
         if 0.05 <= scale <= 5 and all(abs(scale / other - 1) > MARGIN for other in scales):
             scales.append(scale)
     return scales

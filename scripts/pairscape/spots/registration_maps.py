@@ -9,35 +9,15 @@ from pairscape.acquire import bundle as xenium
 from pairscape.core.errors import InputError
 
 PIXEL_UM = 20.0
-
-
 SMOOTHING_UM = 30.0
-
-
 BLOCK_UM = 220.0
-
-
 SPOT_UM = 55.0  # hypotheses that differ by no more than this everywhere are one
-
-
 APART_UM = 4 * SPOT_UM  # those that differ by more than this somewhere are other places
-
-
 MIN_CELLS = 200
-
-
 MIN_TRANSCRIPTS = 2000
-
-
 MIN_QV = 20
-
-
 THUMBNAIL_PX = 2048
-
-
 LARGEST_UM = 100_000.0  # four slides: coordinates beyond it are damage
-
-
 BLACK = 12  # all channels below this: no tissue, but the fill of an image that was turned
 
 

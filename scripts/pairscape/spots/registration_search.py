@@ -17,14 +17,8 @@ from pairscape.spots.registration_maps import (
 )
 
 SEARCH_SIDE = 64  # pixels along the region
-
-
 SEARCH_STEP_DEGREES = 6.0
-
-
 SEARCH_KEPT = 3  # peaks that are refined
-
-
 REFINED_POINTS = 6_000
 
 
@@ -41,10 +35,7 @@ class Board:
         self._blurred = {}
 
     def blurred(self, um_per_px: float) -> tuple[np.ndarray, float]:
-        """The picture smoothed as the region is where its pixels have this size.
-
-        Returns the density and the H&E pixels per pixel of it.
-        """
+        """The density smoothed as the region is, for pixels of this size; its H&E pixels a pixel."""
         sigma = SMOOTHING_UM / (um_per_px * self.picture.scale)
         key = round(math.log(sigma) * 20)
         if key not in self._blurred:
@@ -91,11 +82,8 @@ def search(board: Board, halves: list, scales: list[float], degrees: float) -> l
     """The best alignments over all turns, mirrors and shifts, on each of some sets of blocks.
 
     The turns go in steps from ``degrees`` on. For each, the correlation under every shift comes
-    from Fourier transforms of a coarse grid; the highest peaks are refined.
-
-    Returns
-    -------
-    For each set at most ``SEARCH_KEPT`` (3, 3) matrices of H&E pixels to morphology pixels.
+    from Fourier transforms of a coarse grid; the highest peaks are refined: for each set at most
+    ``SEARCH_KEPT`` (3, 3) matrices of H&E pixels to morphology pixels.
     """
     from scipy import fft
     from scipy.ndimage import affine_transform
@@ -119,7 +107,7 @@ def search(board: Board, halves: list, scales: list[float], degrees: float) -> l
                 offset = middle - back @ np.full(2, (side - 1) / 2)
                 h = affine_transform(density, back, offset, (side, side), order=1)
                 once, twice = fft.rfft2(h, shape), fft.rfft2(h * h, shape)
-                for (weight, pattern), found in zip(wanted, peaks, strict=True):
+                for (weight, pattern), of_half in zip(wanted, peaks, strict=True):
                     variance = fft.irfft2(twice * weight, shape)
                     variance -= fft.irfft2(once * weight, shape) ** 2
                     fit = fft.irfft2(once * pattern, shape) / np.sqrt(np.maximum(variance, 1e-4))
@@ -127,11 +115,11 @@ def search(board: Board, halves: list, scales: list[float], degrees: float) -> l
                     shift = [p if p < side else p - n for p, n in zip(place, shape, strict=True)]
                     centre_um = (side / 2 - np.array(shift[::-1])) * coarse_um
                     centre_um += board.region.low_um
-                    found.append((float(fit[place]), scale, mirrored, turn, centre_um))
+                    of_half.append((float(fit[place]), scale, mirrored, turn, centre_um))
     refined = []
-    for half, found in zip(halves, peaks, strict=True):
+    for half, of_half in zip(halves, peaks, strict=True):
         kept = []
-        for peak in sorted(found, key=lambda peak: -peak[0]):
+        for peak in sorted(of_half, key=lambda peak: -peak[0]):
             if len(kept) < SEARCH_KEPT and all(_apart(peak, other) for other in kept):
                 kept.append(peak)
         refined.append([_refine(board, half, _placed(board, *peak[1:])) for peak in kept])

@@ -1,8 +1,13 @@
 """The quality figure of a sample's spots: a gene per cell and per spot, and the distributions."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import numpy as np
 
 from pairscape.acquire.alignment import he_px_to_um
+from pairscape.spots.lattice import Layout, outline_um
+from pairscape.spots.pooling import Pooled
 
 THUMBNAIL_PX = 1600
 BLOCK = 1 << 20
@@ -23,58 +28,46 @@ def choose_gene(counts, genes: list[str]) -> str:
     return genes[int(np.argmax(square - mean**2))]
 
 
+@dataclass(frozen=True)
+class He:
+    """A picture of the H&E, uint8 RGB, its H&E pixels per pixel, and the alignment."""
+
+    picture: np.ndarray
+    scale: float
+    matrix: np.ndarray
+    pixel_size_um: float
+
+
+@dataclass(frozen=True)
+class Cells:
+    """What a bundle tells of its cells; None where it tells nothing."""
+
+    xy_um: np.ndarray | None = None  # (C, 2)
+    gene_counts: np.ndarray | None = None  # (C,) of the figure's gene
+    sums: tuple | None = None  # transcripts (C,) and genes (C,) of each cell first
+    distances: Mapping[str, float] | None = None  # of spots, by the measures of ``spot_quality``
+
+
 def draw_spots(
     path,
-    *,
     title: str,
     gene: str,
-    spot_xy_um: np.ndarray,
-    spot_counts: np.ndarray,
-    shape: str,
-    size_um: float,
-    transcripts: np.ndarray,
-    genes: np.ndarray,
-    corners_um: np.ndarray | None = None,
-    cell_sums: tuple | None = None,
-    distances: dict[str, float] | None = None,
-    cell_xy_um: np.ndarray | None = None,
-    cell_counts: np.ndarray | None = None,
-    he: tuple[np.ndarray, float] | None = None,
-    he_matrix: np.ndarray | None = None,
-    pixel_size_um: float = 1.0,
+    gene_counts: np.ndarray,
+    pooled: Pooled,
+    layout: Layout,
+    cells: Cells,
+    he: He | None,
 ) -> None:
-    """Draw the figure as PNG.
-
-    Parameters
-    ----------
-    spot_xy_um, spot_counts
-        (S, 2) centres and (S,) counts of ``gene``.
-    transcripts, genes
-        (S,) transcripts and detected genes of each spot.
-    corners_um
-        (K, 2) corners of a spot from its centre; None for circles and upright squares.
-    cell_sums
-        Transcripts (C,) and genes (C,) of each cell first; None where the bundle has none.
-    distances
-        Between spots and cells, by the measures of ``spot_qc``.
-    cell_xy_um, cell_counts
-        (C, 2) and (C,), or None where the bundle has no cells.
-    he
-        A thumbnail of the H&E, uint8 RGB, and its H&E pixels per pixel; None without H&E.
-    he_matrix, pixel_size_um
-        The alignment of the H&E.
-    """
+    """Draw the figure as PNG; ``gene_counts`` are the (S,) counts of ``gene`` in the spots."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.collections import EllipseCollection, PolyCollection
     from matplotlib.figure import Figure
 
-    margin = size_um / 2
+    spot_xy_um = np.column_stack([pooled.layout["x_um"], pooled.layout["y_um"]])
+    margin = layout.size_um / 2
     low, high = spot_xy_um.min(axis=0) - margin, spot_xy_um.max(axis=0) + margin
-    if cell_xy_um is not None and len(cell_xy_um):
-        low, high = (
-            np.minimum(low, cell_xy_um.min(axis=0)),
-            np.maximum(high, cell_xy_um.max(axis=0)),
-        )
+    if cells.xy_um is not None and len(cells.xy_um):
+        low = np.minimum(low, cells.xy_um.min(axis=0))
+        high = np.maximum(high, cells.xy_um.max(axis=0))
     low, high = low - 0.02 * (high - low), high + 0.02 * (high - low)
     width, height = high - low
     map_height = float(np.clip(5.4 * height / width, 2.2, 7.5))
@@ -87,61 +80,62 @@ def draw_spots(
 
     per_cell, per_spot = maps.subplots(1, 2, sharex=True, sharey=True)
     for axes in (per_cell, per_spot):
-        if he is not None and he_matrix is not None:
-            _draw_he(axes, he, he_matrix, pixel_size_um)
+        if he is not None:
+            _draw_he(axes, he)
         axes.set(xlim=(low[0], high[0]), ylim=(high[1], low[1]), aspect="equal", xlabel="x (µm)")
         axes.tick_params(labelsize=8, colors=INK)
     per_cell.set_ylabel("y (µm)")
     per_spot.tick_params(labelleft=True)
+    points_per_um = 72 * min(5.4 / width, map_height / height)
+    _map_cells(maps, per_cell, gene, cells, width * height, points_per_um)
+    _map_spots(maps, per_spot, gene, gene_counts, spot_xy_um, layout)
 
-    if cell_xy_um is None or not len(cell_xy_um):
-        per_cell.text(
-            0.5, 0.5, "no cells in this bundle", transform=per_cell.transAxes, ha="center"
-        )
-        per_cell.set_title(f"{gene} per cell", fontsize=10)
-    else:
-        shown = np.flatnonzero(cell_counts)
-        shown = shown[np.argsort(cell_counts[shown], kind="stable")]  # the rare high ones on top
-        spacing_um = np.sqrt(width * height / len(cell_counts))
-        diameter_um = np.clip(0.8 * spacing_um, 8, 32)
-        points_per_um = 72 * min(5.4 / width, map_height / height)
-        dots = per_cell.scatter(
-            *cell_xy_um[shown].T,
-            c=cell_counts[shown],
-            s=float(np.clip(diameter_um * points_per_um, 0.8, 6)) ** 2,
-            cmap=_colours(),
-            vmin=0,
-            vmax=_top(cell_counts),
-            linewidths=0,
-        )
-        _colour_bar(maps, dots, per_cell, "transcripts per cell", cell_counts)
-        per_cell.set_title(f"{gene} per cell ({len(cell_counts):,} cells)", fontsize=10)
-
-    half = size_um / 2
-    if shape == "circle":
-        sides = np.full(len(spot_xy_um), size_um)
-        zeros = np.zeros(len(spot_xy_um))
-        spots = EllipseCollection(
-            sides, sides, zeros, units="xy", offsets=spot_xy_um, offset_transform=per_spot.transData
-        )
-    else:
-        if corners_um is None:
-            corners_um = np.array([[-half, -half], [half, -half], [half, half], [-half, half]])
-        spots = PolyCollection(spot_xy_um[:, None] + corners_um)
-    spots.set(array=spot_counts, cmap=_colours(), clim=(0, _top(spot_counts)))
-    spots.set(edgecolor="#77777755", linewidth=0.3)  # shows the spots without a transcript
-    per_spot.add_collection(spots, autolim=False)
-    _colour_bar(maps, spots, per_spot, "transcripts per spot", spot_counts)
-    per_spot.set_title(
-        f"{gene} per pseudo-spot ({len(spot_counts):,} {shape}s of {size_um:g} µm)", fontsize=10
-    )
-
-    for i, (axes, what, of_spots) in enumerate(
-        zip(histograms.subplots(1, 2), ("transcripts", "genes"), (transcripts, genes), strict=True)
-    ):
-        of_cells = None if cell_sums is None else cell_sums[i]
-        _draw_distributions(axes, what, of_spots, of_cells, distances or {})
+    transcripts = np.asarray(pooled.counts.sum(axis=1)).ravel()
+    per_spot = {"transcripts": transcripts, "genes": np.diff(pooled.counts.indptr)}
+    for i, (axes, what) in enumerate(zip(histograms.subplots(1, 2), per_spot, strict=True)):
+        per_cell = None if cells.sums is None else cells.sums[i]
+        _draw_distributions(axes, what, per_spot[what], per_cell, cells.distances or {})
     figure.savefig(path, format="png", metadata={"Software": None})
+
+
+def _map_cells(maps, axes, gene: str, cells: Cells, area_um2: float, points_per_um: float) -> None:
+    if cells.xy_um is None or not len(cells.xy_um):
+        axes.text(0.5, 0.5, "no cells in this bundle", transform=axes.transAxes, ha="center")
+        axes.set_title(f"{gene} per cell", fontsize=10)
+        return
+    counts = cells.gene_counts
+    shown = np.flatnonzero(counts)
+    shown = shown[np.argsort(counts[shown], kind="stable")]  # the rare high ones on top
+    diameter_um = np.clip(0.8 * np.sqrt(area_um2 / len(counts)), 8, 32)
+    dots = axes.scatter(
+        *cells.xy_um[shown].T,
+        c=counts[shown],
+        s=float(np.clip(diameter_um * points_per_um, 0.8, 6)) ** 2,
+        cmap=_colours(),
+        vmin=0,
+        vmax=_top(counts),
+        linewidths=0,
+    )
+    _colour_bar(maps, dots, axes, "transcripts per cell", counts)
+    axes.set_title(f"{gene} per cell ({len(counts):,} cells)", fontsize=10)
+
+
+def _map_spots(maps, axes, gene: str, counts, xy_um: np.ndarray, layout: Layout) -> None:
+    from matplotlib.collections import EllipseCollection, PolyCollection
+
+    corners_um = outline_um(layout)
+    if corners_um is None:
+        sides = np.full(len(xy_um), layout.size_um)
+        places = {"units": "xy", "offsets": xy_um, "offset_transform": axes.transData}
+        spots = EllipseCollection(sides, sides, np.zeros(len(xy_um)), **places)
+    else:
+        spots = PolyCollection(xy_um[:, None] + corners_um)
+    spots.set(array=counts, cmap=_colours(), clim=(0, _top(counts)))
+    spots.set(edgecolor="#77777755", linewidth=0.3)  # shows the spots without a transcript
+    axes.add_collection(spots, autolim=False)
+    _colour_bar(maps, spots, axes, "transcripts per spot", counts)
+    what = f"{len(counts):,} {layout.shape}s of {layout.size_um:g} µm"
+    axes.set_title(f"{gene} per pseudo-spot ({what})", fontsize=10)
 
 
 def _colours():
@@ -160,16 +154,15 @@ def _top(counts: np.ndarray) -> float:
     return max(float(np.quantile(positive, 0.99)), 1.0) if len(positive) else 1.0
 
 
-def _draw_he(axes, he, he_matrix: np.ndarray, pixel_size_um: float) -> None:
+def _draw_he(axes, he: He) -> None:
     from matplotlib.transforms import Affine2D
 
-    picture, scale = he
+    picture = he.picture
     grey = picture @ np.array([0.299, 0.587, 0.114])
     pale = 0.1 * picture + 0.35 * grey[..., None] + 0.55 * 255  # a quiet ground for the colours
     rows, cols = picture.shape[:2]
-    corners = he_px_to_um(
-        he_matrix, pixel_size_um, np.array([[0, 0], [cols * scale, 0], [0, rows * scale]])
-    )
+    ends_px = np.array([[0, 0], [cols * he.scale, 0], [0, rows * he.scale]])
+    corners = he_px_to_um(he.matrix, he.pixel_size_um, ends_px)
     (a, b), (c, d) = (corners[1:] - corners[0]) / [[cols], [rows]]
     move = Affine2D(np.array([[a, c, corners[0, 0]], [b, d, corners[0, 1]], [0, 0, 1]]))
     axes.imshow(
@@ -189,18 +182,18 @@ def _colour_bar(figure, mappable, axes, label: str, counts: np.ndarray) -> None:
     bar.outline.set_visible(False)
 
 
-def _draw_distributions(axes, what: str, per_spot, per_cell, distances: dict) -> None:
+def _draw_distributions(axes, what: str, per_spot, per_cell, distances: Mapping) -> None:
     """Spots against cells on a logarithmic axis; what holds nothing can't stand there."""
     groups = [("spot", np.asarray(per_spot), BAR, True)]
     if per_cell is not None:
         groups.append(("cell", np.asarray(per_cell), LINE, False))
-    groups = [(of, values[values > 0], *style) for of, values, *style in groups]
+    groups = [(name, values[values > 0], *style) for name, values, *style in groups]
     groups = [group for group in groups if len(group[1])]
     top = max(int(values.max()) for _, values, *_ in groups)
     # Edges between whole numbers, so that no bar holds more of them than its width tells.
     edges = np.unique(np.round(2 ** np.arange(0, np.log2(top + 1) + 0.25, 0.25))) - 0.5
     edges = np.append(edges, top + 0.5) if edges[-1] < top else edges
-    for of, values, colour, fill in groups:
+    for name, values, colour, fill in groups:
         share = np.histogram(values, edges)[0] / len(values) / np.diff(np.log2(edges))
         median = float(np.median(values))
         axes.stairs(
@@ -210,7 +203,7 @@ def _draw_distributions(axes, what: str, per_spot, per_cell, distances: dict) ->
             color=colour,
             alpha=0.55 if fill else 1,
             linewidth=1.5,
-            label=f"per {of}: median {median:,.4g}, n = {len(values):,}",
+            label=f"per {name}: median {median:,.4g}, n = {len(values):,}",
         )
         axes.axvline(median, color=colour, linewidth=1.2, linestyle="--")
     ks, moved = (distances.get(f"{what}_{name}") for name in ("ks", "wasserstein_log2_centred"))

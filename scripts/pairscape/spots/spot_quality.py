@@ -10,24 +10,29 @@ import numpy as np
 
 from pairscape.acquire import bundle as xenium
 from pairscape.core.errors import InputError
+from pairscape.core.tsv import Table, numbers, text
 
-COLUMNS = ("sample", "spots", "of", "measure", "value")
+QUALITY = Table(
+    "qc.tsv",
+    "pool_spots",
+    (
+        *text(
+            sample="the sample",
+            spots="the spot preset",
+            of="rows, spots, cells or spots_vs_cells",
+            measure="what was measured",
+        ),
+        *numbers(value="its value"),
+    ),
+)
 
 
 def read_cell_sums(bundle, genes: list[str], block: int = 1 << 24):
     """Transcripts and detected genes of each cell, from ``cell_feature_matrix.h5``.
 
-    In bounded memory. (10x counts transcripts of quality 20 or more there.)
-
-    Parameters
-    ----------
-    genes
-        The features that count.
-
-    Returns
-    -------
-    Arrays of int64: transcripts (C,) and genes (C,) of the cells, and transcripts (G,) of the
-    genes over all cells.
+    In bounded memory; only ``genes`` count. (10x counts transcripts of quality 20 or more there.)
+    Arrays of int64: transcripts (C,) and genes (C,) of the cells, and transcripts (G,) of the genes
+    over all cells.
     """
     import h5py
 
@@ -66,23 +71,19 @@ def read_cell_sums(bundle, genes: list[str], block: int = 1 << 24):
 
 
 def distances(per_spot: np.ndarray, per_cell: np.ndarray) -> dict[str, float]:
-    """How far two distributions of counts lie apart; see the head of this module.
+    """How far two distributions of counts lie apart (see the head of this module).
 
-    Returns
-    -------
     ``ks`` and ``wasserstein_log2``, and the same ``_centred`` at the medians.
     """
     from scipy.stats import ks_2samp, wasserstein_distance
 
     spots, cells = (np.log2(1 + np.asarray(values, float)) for values in (per_spot, per_cell))
-    found = {}
-    for word, a, b in (
-        ("", spots, cells),
-        ("_centred", spots - np.median(spots), cells - np.median(cells)),
-    ):
-        found["ks" + word] = float(ks_2samp(a, b, method="asymp").statistic)
-        found["wasserstein_log2" + word] = float(wasserstein_distance(a, b))
-    return found
+    centred = spots - np.median(spots), cells - np.median(cells)
+    apart = {}
+    for word, (a, b) in {"": (spots, cells), "_centred": centred}.items():
+        apart["ks" + word] = float(ks_2samp(a, b, method="asymp").statistic)
+        apart["wasserstein_log2" + word] = float(wasserstein_distance(a, b))
+    return apart
 
 
 def profile_correlation(spot_sums: np.ndarray, cell_sums: np.ndarray) -> float | None:
@@ -94,26 +95,15 @@ def profile_correlation(spot_sums: np.ndarray, cell_sums: np.ndarray) -> float |
 
 
 def summarise(audit: dict, counts, cells) -> list[dict]:
-    """The rows of ``qc.tsv``.
+    """The rows of ``QUALITY``.
 
-    Parameters
-    ----------
-    audit
-        Of pool_spots.
-    counts
-        (S, G) CSR.
-    cells
-        As ``read_cell_sums`` gives it, or None.
-
-    Returns
-    -------
-    Rows of ``of`` (rows, spots, cells, spots_vs_cells), ``measure`` and ``value``. Medians and
-    quantiles are of transcripts and of genes; cells without a transcript of the genes count in
-    ``number`` alone.
+    ``audit`` is that of pool_spots, ``counts`` (S, G) CSR, ``cells`` as ``read_cell_sums`` gives it,
+    or None. Medians and quantiles are of transcripts and of genes; cells without a transcript of the
+    genes count in ``number`` alone. Values have the six digits of the table.
     """
-    found = [("rows", "read", audit["rows_read"]), ("rows", "pooled", audit["pooled"])]
-    found += [("rows", reason, rows) for reason, rows in audit["dropped"].items()]
-    found += [
+    measured = [("rows", "read", audit["rows_read"]), ("rows", "pooled", audit["pooled"])]
+    measured += [("rows", reason, rows) for reason, rows in audit["dropped"].items()]
+    measured += [
         ("spots", "number", audit["spots"]),
         ("spots", "dropped", audit["spots_dropped"]),
         ("spots", "without_tissue", audit["spots_without_tissue"]),
@@ -121,36 +111,35 @@ def summarise(audit: dict, counts, cells) -> list[dict]:
     ]
     sums = np.asarray(counts.sum(axis=1, dtype=np.int64)).ravel()
     per_spot = {"transcripts": sums, "genes": np.diff(counts.indptr)}
-    found += _quantiles("spots", {name: values[sums > 0] for name, values in per_spot.items()})
+    measured += _quantiles("spots", {name: values[sums > 0] for name, values in per_spot.items()})
     if cells is not None and (cells[0] > 0).any():
         transcripts, genes, per_gene = cells
         filled = transcripts > 0
-        found.append(("cells", "number", len(transcripts)))
-        found.append(("cells", "empty", int((~filled).sum())))
+        measured.append(("cells", "number", len(transcripts)))
+        measured.append(("cells", "empty", int((~filled).sum())))
         per_cell = {"transcripts": transcripts[filled], "genes": genes[filled]}
-        found += _quantiles("cells", per_cell)
+        measured += _quantiles("cells", per_cell)
         for name, values in per_spot.items():
             for measure, value in distances(values[sums > 0], per_cell[name]).items():
-                found.append(("spots_vs_cells", f"{name}_{measure}", value))
+                measured.append(("spots_vs_cells", f"{name}_{measure}", value))
         in_spots = np.asarray(counts.sum(axis=0, dtype=np.int64)).ravel()
-        found.append(
-            ("spots_vs_cells", "gene_profile_pearson", profile_correlation(in_spots, per_gene))
-        )
+        correlation = profile_correlation(in_spots, per_gene)
+        measured.append(("spots_vs_cells", "gene_profile_pearson", correlation))
     return [
         {
             "sample": audit["sample"],
             "spots": audit["spots_name"],
-            "of": of,
+            "of": group,
             "measure": measure,
-            "value": f"{value:.6g}" if isinstance(value, float) else value,
+            "value": float(f"{value:.6g}") if isinstance(value, float) else value,
         }
-        for of, measure, value in found
+        for group, measure, value in measured
     ]
 
 
-def _quantiles(of: str, values: dict[str, np.ndarray]) -> list[tuple]:
+def _quantiles(group: str, values: dict[str, np.ndarray]) -> list[tuple]:
     return [
-        (of, f"{name}_{word}", float(np.quantile(array, share)))
+        (group, f"{name}_{word}", float(np.quantile(array, share)))
         for name, array in values.items()
         for word, share in (("q05", 0.05), ("median", 0.5), ("q95", 0.95))
     ]

@@ -6,6 +6,7 @@ Coordinate systems: ``xenium_um``; ``global``, which is pixels of the morphology
 spatialdata-io; and ``he_px``, pixels of the full-resolution H&E, where an alignment is given.
 """
 
+import functools
 import json
 from pathlib import Path
 
@@ -22,53 +23,28 @@ REMAKE = "delete it and let pool_spots make it again"
 
 def write_spots(
     path,
-    counts,
+    pooled,
     genes: list[dict],
-    layout: dict,
     *,
-    shape: str,
     size_um: float,
+    corners_um: np.ndarray | None,
     pixel_size_um: float,
     he_matrix: np.ndarray | None,
     attrs: dict,
-    corners_um: np.ndarray | None = None,
 ) -> None:
     """Write a ``spots.zarr``, atomically, and the checksums of its files to ``spots.zarr.sha256``.
 
     A chunk that is missing from a Zarr reads as zeros, and one that is damaged as other numbers.
 
-    Parameters
-    ----------
-    counts
-        (S, G) sparse int32.
-    genes
-        G dictionaries with ``gene_symbol`` and ``gene_id``.
-    layout
-        Arrays (S,): ``spot`` (text), ``array_row``, ``array_col``, ``x_um``, ``y_um``; others
-        become columns of the table, too.
-    shape
-        "square", "hexagon" or "circle".
-    size_um
-        Side, distance of opposite sides, or diameter.
-    pixel_size_um
-        Size of a morphology pixel.
-    he_matrix
-        The alignment matrix (see ``alignment``), or None where there is no H&E.
-    attrs
-        What else a reader must know; JSON values. Read back as ``adata.uns["pairscape"]``.
-    corners_um
-        (K, 2) corners of a spot from its centre; None for circles and upright squares.
+    ``pooled`` is a ``pooling.Pooled``; ``genes`` have ``gene_symbol`` and ``gene_id``. Spots are
+    circles of ``size_um``, or have (K, 2) corners from their centre. A morphology pixel has
+    ``pixel_size_um``; without an H&E ``he_matrix`` is None. What else a reader must know stands in
+    ``attrs`` (JSON), read back as ``adata.uns["pairscape"]``.
     """
-    import anndata
-    import geopandas
-    import pandas as pd
-    import shapely
     import spatialdata
     from spatialdata.models import ShapesModel, TableModel
     from spatialdata.transformations import Affine, Identity, Scale
 
-    x_um, y_um = np.asarray(layout["x_um"]), np.asarray(layout["y_um"])
-    names = pd.Index(np.asarray(layout["spot"], object), name="spot")
     transforms = {
         "xenium_um": Identity(),
         "global": Scale([1 / pixel_size_um] * 2, axes=("x", "y")),
@@ -76,20 +52,41 @@ def write_spots(
     if he_matrix is not None:
         to_he = um_to_he_matrix(he_matrix, pixel_size_um)
         transforms["he_px"] = Affine(to_he, input_axes=("x", "y"), output_axes=("x", "y"))
-    half = size_um / 2
-    if shape == "circle":
-        outlines = geopandas.GeoDataFrame(
-            {"radius": np.full(len(names), half)}, geometry=shapely.points(x_um, y_um), index=names
-        )
-    elif corners_um is not None:
-        centres = np.column_stack([x_um, y_um])
-        rings = centres[:, None] + np.asarray(corners_um, float)
-        outlines = geopandas.GeoDataFrame(geometry=shapely.polygons(rings), index=names)
-    else:
-        boxes = shapely.box(x_um - half, y_um - half, x_um + half, y_um + half)
-        outlines = geopandas.GeoDataFrame(geometry=boxes, index=names)
-    outlines.index.name = None
+    outlines = _outlines(pooled.layout, size_um, corners_um)
+    table = _table(pooled.counts, pooled.layout, genes)
+    # One JSON text: what comes out is what went in, None and nested lists included.
+    table.uns[ATTRS] = json.dumps(attrs, sort_keys=True, allow_nan=False)
+    keys = {"region": "spots", "region_key": "region", "instance_key": "spot_id"}
+    data = spatialdata.SpatialData(
+        shapes={"spots": ShapesModel.parse(outlines, transformations=transforms)},
+        tables={"counts": TableModel.parse(table, **keys)},
+    )
+    sums_path(path).unlink(missing_ok=True)
+    with atomic_path(path) as temporary:
+        data.write(temporary)
+    write_sums(path)
 
+
+def _outlines(layout: dict, size_um: float, corners_um: np.ndarray | None):
+    """The spots as shapes: circles by their radius, the others as polygons."""
+    import geopandas
+    import shapely
+
+    names = np.asarray(layout["spot"], object)
+    centres = np.column_stack([layout["x_um"], layout["y_um"]])
+    if corners_um is None:
+        radius = {"radius": np.full(len(names), size_um / 2)}
+        return geopandas.GeoDataFrame(radius, geometry=shapely.points(centres), index=names)
+    rings = shapely.polygons(centres[:, None] + np.asarray(corners_um, float))
+    return geopandas.GeoDataFrame(geometry=rings, index=names)
+
+
+def _table(counts, layout: dict, genes: list[dict]):
+    """The counts as an AnnData; arrays of the layout beside those of ``OBS`` become columns, too."""
+    import anndata
+    import pandas as pd
+
+    names = pd.Index(np.asarray(layout["spot"], object))
     obs = pd.DataFrame({name: layout[name] for name in OBS[:4]}, index=names)
     obs["transcripts"] = np.asarray(counts.sum(axis=1, dtype=np.int64)).ravel()
     obs["genes"] = np.diff(counts.indptr).astype(np.int32)
@@ -102,21 +99,7 @@ def write_spots(
         {"gene_id": np.array([gene["gene_id"] for gene in genes], object)},
         index=pd.Index([gene["gene_symbol"] for gene in genes], name="gene_symbol", dtype=object),
     )
-    table = anndata.AnnData(X=counts, obs=obs, var=var)
-    # One JSON text: what comes out is what went in, None and nested lists included.
-    table.uns[ATTRS] = json.dumps(attrs, sort_keys=True, allow_nan=False)
-    data = spatialdata.SpatialData(
-        shapes={"spots": ShapesModel.parse(outlines, transformations=transforms)},
-        tables={
-            "counts": TableModel.parse(
-                table, region="spots", region_key="region", instance_key="spot_id"
-            )
-        },
-    )
-    sums_path(path).unlink(missing_ok=True)
-    with atomic_path(path) as temporary:
-        data.write(temporary)
-    write_sums(path)
+    return anndata.AnnData(X=counts, obs=obs, var=var)
 
 
 def read_spots(path):
@@ -128,29 +111,29 @@ def read_spots(path):
     import anndata
     from scipy import sparse
 
-    path = Path(path)
+    path, refuse = Path(path), functools.partial(InputError, path)
     if not path.is_dir():
-        raise InputError(path, "spots", "nothing", "let pool_spots make it")
+        raise refuse("spots", "nothing", "let pool_spots make it")
     check_sums(path, REMAKE)
     try:
         table = anndata.read_zarr(path / "tables" / "counts")
     except Exception as error:  # zarr and anndata raise whatever the damaged part makes them raise
-        raise InputError(path, "tables/counts", f"{type(error).__name__} {error}", REMAKE) from None
+        raise refuse("tables/counts", f"{type(error).__name__} {error}", REMAKE) from None
     for column in OBS:
         if column not in table.obs:
-            raise InputError(path, f"tables/counts/obs/{column}", "nothing", REMAKE)
+            raise refuse(f"tables/counts/obs/{column}", "nothing", REMAKE)
     if "gene_id" not in table.var or not isinstance(table.uns.get(ATTRS), str):
-        raise InputError(path, "tables/counts", "a table that isn't ours", REMAKE)
+        raise refuse("tables/counts", "a table that isn't ours", REMAKE)
     counts = table.X
     if not sparse.issparse(counts) or counts.format != "csr" or counts.dtype != np.int32:
-        raise InputError(path, "tables/counts/X", "no int32 CSR matrix", REMAKE)
+        raise refuse("tables/counts/X", "no int32 CSR matrix", REMAKE)
     sums = np.asarray(counts.sum(axis=1, dtype=np.int64)).ravel()
     if (counts.data < 0).any() or not np.array_equal(sums, table.obs["transcripts"]):
-        raise InputError(path, "tables/counts/X", "counts that don't add up", REMAKE)
+        raise refuse("tables/counts/X", "counts that don't add up", REMAKE)
     if not table.obs_names.is_unique or not table.var_names.is_unique:
-        raise InputError(path, "tables/counts", "a spot or gene twice", REMAKE)
+        raise refuse("tables/counts", "a spot or gene twice", REMAKE)
     try:
         table.uns[ATTRS] = json.loads(table.uns[ATTRS])
     except json.JSONDecodeError as error:
-        raise InputError(path, f"tables/counts/uns/{ATTRS}", str(error), REMAKE) from None
+        raise refuse(f"tables/counts/uns/{ATTRS}", str(error), REMAKE) from None
     return table

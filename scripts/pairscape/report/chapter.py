@@ -1,0 +1,44 @@
+"""What a chapter of the report declares: its texts, its tables, and how they are read and laid out."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from pairscape.core import tsv
+
+Rows = Sequence[Mapping]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A kind of table in a chapter, and the figures of the same names.
+
+    Their files are ``<stem>.tsv`` or ``<stem>_<name>.tsv``; in words they are the ``title``, then
+    ``named`` and the name. ``sections`` lays the rows out for a reader, ``missing`` says what they
+    lack.
+    """
+
+    stem: str
+    title: str
+    table: tsv.Table
+    sections: Callable[[Rows], list[dict]]
+    missing: Callable[[Rows], list[str]] = lambda rows: []
+    named: str = ", experiment "
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """A chapter of scores.
+
+    ``about`` says what it shows, ``absent`` stands there when nothing does. ``caption`` is that of
+    its figures, with ``{name}`` and ``{stem}``. ``reading`` explains terms (HTML). ``experiments``:
+    only the tables of experiments whose names begin so.
+    """
+
+    name: str
+    heading: str
+    about: str
+    absent: str
+    tables: tuple[Shown, ...]
+    caption: str = "{name}"
+    reading: tuple[tuple[str, str], ...] = ()
+    experiments: str = ""

@@ -1,0 +1,113 @@
+"""What is retrieved: for each encoder pair a good, a median and a bad query with their hits.
+
+The rule. The queries of a pair's first seed and a direction are put in the order of the rank of their
+right partner, those of one rank by sample and spot. *Best* is the first, *median* the one in the
+middle, *bad* the one behind which the last tenth begins.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from pairscape.core import tsv
+from pairscape.evaluate.hits import RUN
+from pairscape.report import layout, words
+from pairscape.report.chapter import Chapter, Shown
+from pairscape.report.columns import columns
+from pairscape.report.rows import split_by
+
+SHARES = {"best": 0.0, "median": 0.5, "bad": 0.9}  # where in the order
+TABLE = tsv.Table(
+    "hits_<experiment>.tsv",
+    "show_hits",
+    (
+        *columns("dataset", "image_encoder", "gene_encoder"),
+        *tsv.text(seed="the first one of the pair"),
+        *columns("direction"),
+        *tsv.text(
+            query="best, median or bad",
+            sample="sample of the query",
+            spot="spot of the query",
+        ),
+        *tsv.numbers(
+            rank="of the right partner",
+            gallery_size="entries of the gallery",
+            hits="nearest partners that are told",
+            same_sample="of them in the query's sample",
+            nearest_um="least distance of those from the right partner",
+        ),
+        *tsv.text(retrieved="the hits in order: sample, spot, similarity, distance"),
+    ),
+)
+
+
+def tabulate(tables: Iterable) -> list[dict]:
+    """The example queries of each pair's first seed, of tables as ``hits.read_hits`` yields them."""
+    firsts: dict[tuple, object] = {}
+    for table in tables:
+        first = table.iloc[0]
+        key = (first["dataset"], first["image_encoder"], first["gene_encoder"], first["direction"])
+        if key not in firsts or first["seed"] < firsts[key].iloc[0]["seed"]:
+            firsts[key] = table
+    return [row for table in firsts.values() for row in _examples(table)]
+
+
+def _examples(table) -> list[dict]:
+    ordered = table.sort_values(["rank", "sample", "spot"], kind="stable")
+    rows = []
+    for name, share in SHARES.items():
+        query = ordered.iloc[min(int(share * len(ordered)), len(ordered) - 1)]
+        away = np.asarray(query["distances_um"], float)
+        near = away[np.isfinite(away)]
+        row = {key: str(query[key]) for key in (*RUN[1:], "direction", "sample", "spot")}
+        row |= {"query": name, "rank": float(query["rank"])}
+        row |= {"gallery_size": float(query["gallery_size"]), "hits": len(away)}
+        row |= {"same_sample": len(near), "nearest_um": float(near.min()) if len(near) else None}
+        hits = zip(
+            query["hit_samples"], query["hit_spots"], query["similarities"], away, strict=True
+        )
+        rows.append(row | {"retrieved": "; ".join(_hit(*hit) for hit in hits)})
+    return rows
+
+
+def _hit(sample: str, spot: str, similarity: float, away_um: float) -> str:
+    place = f", {away_um:.0f} µm" if np.isfinite(away_um) else ""
+    return f"{sample} {spot} ({similarity:.3f}{place})"
+
+
+def sections(rows: Sequence[Mapping]) -> list[dict]:
+    """Lay the table out for a reader: a section per dataset."""
+    header = ["Image encoder", "Gene encoder", "Direction", "Query", "Spot", "Rank of its partner"]
+    header += ["Hits in its sample", "Nearest of those", "Hits"]
+    note = (
+        "Queries of each pair's first seed in the whole test split, in the order of the rank of their "
+        "right partner: best is the first, median the one in the middle, bad the one behind which the "
+        "last tenth begins. Hits, nearest first: similarity, and within the query's sample the "
+        "distance from the right partner."
+    )
+    laid_out = []
+    for dataset, of_dataset in split_by(rows, "dataset").items():
+        body = [
+            [
+                *(row["image_encoder"], row["gene_encoder"], words.DIRECTIONS[row["direction"]]),
+                *(row["query"], f"{row['sample']} {row['spot']}"),
+                f"{row['rank']:g} of {row['gallery_size']:.0f}",
+                f"{row['same_sample']:.0f} of {row['hits']:.0f}",
+                layout.NOT_RUN if row["nearest_um"] is None else f"{row['nearest_um']:.0f} µm",
+                row["retrieved"],
+            ]
+            for row in of_dataset
+        ]
+        laid_out.append(layout.section(dataset, header, body, [note]))
+    return laid_out
+
+
+CHAPTER = Chapter(
+    name="hits",
+    heading="What is retrieved",
+    about="What a good, a median and a bad query of each encoder pair find in place of their partner, "
+    "and how far off it lies.",
+    absent="What the queries retrieve hasn't been told. The configuration's hits: {score: true} asks "
+    "for it.",
+    tables=(Shown("hits", "What is retrieved", TABLE, sections),),
+)
