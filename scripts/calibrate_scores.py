@@ -88,7 +88,7 @@ def check_options(options):
     from pairscape.calibrate.calibration import CalibrationGrid, GridRow
     from pairscape.evaluate.clustering import BatchEffectOptions
     from pairscape.evaluate.targets import ExpressionOptions
-    from pairscape.pretrain import training_loop
+    from pairscape.pretrain.options import resolve_training
 
     grid = CalibrationGrid(**resolve_part("calibration", options["calibration"]))
     return GridRow(
@@ -99,7 +99,7 @@ def check_options(options):
         morphology_signal=grid.morphology_signal,
         donors=grid.donors,
         simulation=grid.simulation,
-        training=training_loop.resolve_training({**grid.training, "select": "last"}),
+        training=resolve_training({**grid.training, "select": "last"}),
         batch_effect_scoring=BatchEffectOptions.of(options.get("batch_effect_scoring", {})),
         expression_scoring=ExpressionOptions.of(options.get("expression_scoring", {})),
     )

@@ -23,12 +23,13 @@ from pairscape.pretrain import (
     augmentation,
     batches,
     contrastive,
+    evaluation,
     experiment,
     pair,
     run_embeddings,
     stored_pair,
-    training_loop,
 )
+from pairscape.pretrain.options import resolve_training
 from pairscape.pretrain.processes import World
 from pairscape.pretrain.side import Side
 
@@ -49,7 +50,7 @@ def resolved(**plan):
 
 
 def make_pair(image=SPEC, stored=False, seed=0, **training):
-    training = training_loop.resolve_training({**TRAINING, **training})
+    training = resolve_training({**TRAINING, **training})
     genes = [{"gene_symbol": gene, "gene_id": gene} for gene in GENES]
     facts = expression_counts.TrainFacts(10.0, np.ones(len(GENES)))
     widths = {"images": 24, "genes": None} if stored else {}
@@ -141,7 +142,8 @@ def test_untrained_ctranspath_has_no_weights_and_needs_no_file():
     spec = specs.read_encoder(ENCODERS, "image", "ctranspath_published")
     assert spec["weights"] is None
     description = {"image_encoder": spec, "stored_width": {"images": None, "genes": 1}}
-    tower = pair.build_towers(description | {"training": {"image_tuning": "frozen"}})["images"]
+    description["training"] = resolve_training({"image_tuning": "frozen"}).as_dict()
+    tower = pair.build_towers(description)["images"]
     assert sum(p.numel() for p in tower.parameters()) == spec["parameters"]
 
 
@@ -254,7 +256,7 @@ def test_the_statistics_that_a_trunk_takes_up_in_training_are_saved_with_the_pai
     assert all(torch.equal(weights[name], value) for name, value in fresh.named_parameters())
     counts = expression_counts.Counts(Shards.open(tiny[1]), GENES)
     data = batches.PairRows(patch_reader.PatchReader(tiny[1], SPEC["input"]), counts, len(counts))
-    found = training_loop.embed_pairs(module, data, np.arange(68, 92))["images"]
+    found = evaluation.embed_pairs(module, data, np.arange(68, 92))["images"]
     stored = run_embeddings.read_run_embeddings(out, "test")["images"]
     assert np.abs(found - stored).max() < 1e-5
 
@@ -319,7 +321,9 @@ def test_only_evaluation_is_cropped_where_that_alone_is_asked_for(tiny):
     reader = patch_reader.PatchReader(tiny[1], SPEC["input"])
     rows, counts = np.arange(48), expression_counts.Counts(Shards.open(tiny[1]), GENES)
     plain = batches.PairRows(reader, counts, len(counts))
-    cropped = batches.PairRows(reader, counts, len(counts), crops_evaluation=True)
+    cropped = batches.PairRows(
+        reader, counts, len(counts), augmented=augmentation.Augmentation(crops_evaluation=True)
+    )
     read = [of[(None, rows, None)]["images"] for of in (plain, cropped)]
     differs = (read[0] != read[1]).flatten(1).any(1)
     assert 10 < int(differs.sum()) < 40
@@ -353,7 +357,7 @@ def test_the_published_augmentation_is_trained_on_from_end_to_end(tiny, tmp_path
 def test_stored_views_cannot_have_what_only_a_running_encoder_shows(options):
     views = {"image_tuning": "frozen", "augmentation": "hescape", "stored_views": 2}
     with pytest.raises(InputError, match=r"stored views|runs in every step"):
-        training_loop.resolve_training({**views, **options})
+        resolve_training({**views, **options})
 
 
 # ----------------------------------------------------------------------------------- H21, H22 and H29
@@ -398,7 +402,7 @@ def test_what_depends_on_the_batch_is_embedded_64_at_a_time_whatever_the_memory(
         "genes": torch.from_numpy(np.ones((100, len(GENES)), np.int32)),
     }
     large.load_state_dict(small.state_dict())
-    found = [training_loop.embed_batch(of.eval(), inputs)[0] for of in (small, large)]
+    found = [evaluation.embed_batch(of.eval(), inputs)[0] for of in (small, large)]
     assert torch.equal(*found)
 
 

@@ -18,7 +18,7 @@ from pairscape.core.options import resolve_part
 from pairscape.encoders import specs
 from pairscape.evaluate.clustering import BatchEffectOptions
 from pairscape.evaluate.targets import ExpressionOptions
-from pairscape.pretrain import training_loop
+from pairscape.pretrain.options import resolve_training
 from pairscape.report import calibration_table
 from pairscape.simulation import histology, knobs, sections, tissue
 from pairscape.simulation.kinds import KINDS
@@ -41,7 +41,7 @@ def options(**more):
         "morphology_signal": [0, 1],
         "donors": 3,
         "simulation": resolve_part("simulation", SMALL),
-        "training": training_loop.resolve_training(training),
+        "training": resolve_training(training),
         "batch_effect_scoring": BatchEffectOptions.of({}),
         "expression_scoring": ExpressionOptions.of({}),
         **more,

@@ -23,7 +23,7 @@ from pairscape.dataset import expression_counts, gene_lists, pair_shards, stored
 from pairscape.dataset.shards import Shards
 from pairscape.encoders.architectures import drvi
 from pairscape.evaluate import retrieval
-from pairscape.pretrain import run_embeddings, runs, stored_pair, training_loop
+from pairscape.pretrain import checkpoints, run_embeddings, runs, stored_pair
 from pairscape.slides import slide_embedding, slide_features
 from pairscape.spots import pooling, spots_zarr
 
@@ -109,7 +109,7 @@ def write_last(folder):
 
 def read_last(folder):
     """What is gone on from; one that is set aside stands for a refusal."""
-    path = training_loop.resumable(folder, IDENTITY)
+    path = checkpoints.resumable(folder, IDENTITY)
     if path is None:
         if (folder / "last.ckpt").exists():
             raise AssertionError("a last.ckpt in the way")
@@ -262,7 +262,7 @@ def test_a_file_cut_off_or_gone_is_never_used(copied, name, file, damage):
     if damage == "gone":
         path.unlink()
         if name == "last":  # that is what a run begins with
-            assert training_loop.resumable(folder, IDENTITY) is None
+            assert checkpoints.resumable(folder, IDENTITY) is None
             return
     elif damage == "a bit less" and name == "splits":
         path.write_bytes(content[: content.rindex(b"\t") + 1])  # the last field: another split

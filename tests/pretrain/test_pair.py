@@ -12,8 +12,10 @@ from pairscape.core.errors import InputError
 from pairscape.dataset.expression_counts import TrainFacts
 from pairscape.encoders import gene_encoders, image_encoders, specs
 from pairscape.encoders.towers import GeneTower, ImageTower
-from pairscape.pretrain import contrastive, pair, stored_pair, training_loop
+from pairscape.pretrain import contrastive, evaluation, pair, stored_pair, training_loop
 from pairscape.pretrain.heads import TransformerHead, projection
+from pairscape.pretrain.options import resolve_training
+from pairscape.pretrain.processes import World
 
 ENCODERS = Path(__file__).parents[2] / "config" / "encoders"
 MLP = specs.read_encoder(ENCODERS, "gene", "mlp")
@@ -31,8 +33,8 @@ VIT_SPEC = SPEC | {
 
 def make_pair(image=LORA_SPEC, gene=MLP, genes=GENE_ROWS, seed=0, **training):
     """A pair with towers at random, which no program would build for these encoders."""
-    training = training_loop.resolve_training({"embedding_dim": 16, **training})
-    stored = {"images": 24} if training["image_tuning"] == "frozen" else {}
+    training = resolve_training({"embedding_dim": 16, **training})
+    stored = {"images": 24} if training.image_tuning == "frozen" else {}
     description = pair.describe(image, gene, training, genes, stored, FACTS)
     torch.manual_seed(seed)
     towers = {
@@ -140,7 +142,7 @@ def test_the_temperature_starts_at_the_published_value_and_siglip_has_its_bias()
 def test_uni_with_lora_and_the_mlp_head_trains_the_published_number_of_parameters():
     """1,489,792 of 304,840,576 in HESCAPE's notebook; on the meta device, since UNI is large."""
     uni = specs.read_encoder(ENCODERS, "image", "uni")
-    training = training_loop.resolve_training({})
+    training = resolve_training({})
     with torch.device("meta"):
         tower = ImageTower(image_encoders.BUILDERS[uni["builder"]](uni), uni)
         description = pair.describe(uni, MLP, training, GENE_ROWS, {"genes": 128})
@@ -154,9 +156,7 @@ def test_uni_with_lora_and_the_mlp_head_trains_the_published_number_of_parameter
 @pytest.mark.parametrize("tuning", ["frozen", "lora", "full"])
 def test_only_what_is_tuned_is_trained_and_frozen_trunks_stay_in_eval_mode(tuning):
     frozen_by_tokens = {"image_projection": "transformer"} if tuning == "frozen" else {}
-    training = training_loop.resolve_training(
-        {"embedding_dim": 16, "image_tuning": tuning, **frozen_by_tokens}
-    )
+    training = resolve_training({"embedding_dim": 16, "image_tuning": tuning, **frozen_by_tokens})
     description = pair.describe(VIT_SPEC, MLP, training, GENE_ROWS, {}, FACTS)
     towers = {
         "images": image_encoders.build(VIT_SPEC, None),
@@ -165,9 +165,9 @@ def test_only_what_is_tuned_is_trained_and_frozen_trunks_stay_in_eval_mode(tunin
     module = pair.Pair(description, towers).train()
     before = {name: value.clone() for name, value in module.state_dict().items()}
     optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=1e-2)
-    world = training_loop.World(0, 1, torch.device("cpu"))
+    world = World(0, 1, torch.device("cpu"))
     for step in range(2):
-        training_loop.train_step(module, optimizer, make_batch(), 6, world, 1, step, 1e-2)
+        training_loop.train_step(module, optimizer, make_batch(), 6, world, 1, step)
     changed = {name for name, value in module.state_dict().items() if not value.equal(before[name])}
     of_tower = {name for name in changed if name.startswith("images.tower.")}
     in_tower = {name for name, _ in module.named_parameters() if name.startswith("images.tower.")}
@@ -206,7 +206,7 @@ def test_every_adapter_of_a_tuned_gene_encoder_gets_a_gradient():
     tower.forward = lambda counts: tower.model(
         counts.float()[:, :, None].expand(-1, -1, 16).contiguous(), None
     ).mean(1)
-    training = training_loop.resolve_training(
+    training = resolve_training(
         {"embedding_dim": 16, "image_tuning": "frozen", "gene_tuning": "lora", "micro_batch": 4}
     )
     description = pair.describe(SPEC, nicheformer, training, GENE_ROWS, {"images": 24})
@@ -215,7 +215,7 @@ def test_every_adapter_of_a_tuned_gene_encoder_gets_a_gradient():
         module,
         make_batch(stored=True),
         6,
-        training_loop.World(0, 1, torch.device("cpu")),
+        World(0, 1, torch.device("cpu")),
         lambda side, chunk: torch.manual_seed(10 * side + chunk),
     )
     ups = {n: p for n, p in module.named_parameters() if "lora_B" in n}
@@ -228,7 +228,7 @@ def test_a_saved_pair_embeds_as_before_and_holds_no_frozen_trunk(tmp_path, tunin
     weights = tmp_path / "weights.pth"
     torch.manual_seed(5)
     torch.save(image_encoders.build(SPEC, None).model.state_dict(), weights)
-    training = training_loop.resolve_training({"embedding_dim": 16, "image_tuning": tuning})
+    training = resolve_training({"embedding_dim": 16, "image_tuning": tuning})
     description = pair.describe(LORA_SPEC, MLP, training, GENE_ROWS, {}, FACTS)
     towers = pair.build_towers(description, weights)
     description["trunk_sha256"] = pair.trunk_checksums(description, towers)
@@ -257,8 +257,8 @@ def test_a_saved_pair_embeds_as_before_and_holds_no_frozen_trunk(tmp_path, tunin
     )  # one that was trained whole needs no other file
     assert meta == {"selected_step": 3}
     for mine, theirs in zip(
-        training_loop.embed_batch(loaded, batch),
-        training_loop.embed_batch(module, batch),
+        evaluation.embed_batch(loaded, batch),
+        evaluation.embed_batch(module, batch),
         strict=True,
     ):
         assert torch.equal(mine, theirs)

@@ -1,6 +1,7 @@
 """Pretraining: what is learned, kept, resumed and refused."""
 
 import csv
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -13,18 +14,23 @@ from tiny_pairs import GENES, SAMPLES, SPEC, write_dataset
 import pretrain
 from pairscape.core import files
 from pairscape.core.errors import InputError
+from pairscape.core.options import read_schema, resolve_part
 from pairscape.dataset import patch_reader, stored_features
 from pairscape.dataset.shards import Shards
 from pairscape.encoders import image_encoders, specs
 from pairscape.images import encoding
 from pairscape.pretrain import (
     batches,
+    checkpoints,
+    evaluation,
     failures,
     processes,
     run_embeddings,
     stored_pair,
     training_loop,
+    training_record,
 )
+from pairscape.pretrain.options import Training, resolve_training
 
 ENCODERS = Path(__file__).parents[2] / "config" / "encoders"
 MLP = specs.read_encoder(ENCODERS, "gene", "mlp")
@@ -155,7 +161,7 @@ def test_the_stored_model_gives_the_stored_embeddings(dataset, trained):
     module, meta = stored_pair.load_pair(trained / "model.ckpt")
     _, _, features, counts = dataset
     data = batches.PairRows(features, counts, len(counts))
-    images, genes = training_loop.embed_pairs(module, data, np.arange(68, 92)).values()
+    images, genes = evaluation.embed_pairs(module, data, np.arange(68, 92)).values()
     read = run_embeddings.read_run_embeddings(trained, "test")
     assert np.abs(images - read["images"]).max() < 1e-6
     assert np.abs(genes - read["genes"]).max() < 1e-6
@@ -171,7 +177,7 @@ def test_the_library_size_is_the_median_of_the_train_split_alone(dataset, traine
 
 def test_metrics_hold_both_splits_and_the_selected_step_is_the_best(trained):
     rows = list(csv.DictReader((trained / "metrics.csv").open()))
-    assert list(rows[0]) == list(training_loop.METRIC_COLUMNS)
+    assert list(rows[0]) == list(training_record.METRIC_COLUMNS)
     assert [int(r["step"]) for r in rows if r["split"] == "val"] == [20, 40, 60]
     assert [int(r["step"]) for r in rows if r["split"] == "train"] == list(range(4, 61, 4))
     best = min((r for r in rows if r["split"] == "val"), key=lambda r: float(r["loss"]))
@@ -209,14 +215,14 @@ class Killed(BaseException):
 
 
 def kill_after(monkeypatch, step):
-    real = training_loop.Record.after_step
+    real = training_record.Record.after_step
 
     def hook(self, module, done, *args):
         if done == step:
             raise Killed
         return real(self, module, done, *args)
 
-    monkeypatch.setattr(training_loop.Record, "after_step", hook)
+    monkeypatch.setattr(training_record.Record, "after_step", hook)
 
 
 def test_a_killed_run_goes_on_to_the_same_files(dataset, trained, tmp_path, monkeypatch):
@@ -229,7 +235,7 @@ def test_a_killed_run_goes_on_to_the_same_files(dataset, trained, tmp_path, monk
     steps = []
     real = training_loop.train_step
     monkeypatch.setattr(
-        training_loop, "train_step", lambda *args: steps.append(args[6]) or real(*args)
+        training_loop, "train_step", lambda *args, **k: steps.append(args[6]) or real(*args, **k)
     )
     run(dataset, out)
     assert steps == list(range(40, 60))
@@ -247,7 +253,7 @@ def test_a_leftover_of_other_options_is_set_aside(dataset, tmp_path, monkeypatch
     assert (out / "model.ckpt").read_bytes() == (fresh / "model.ckpt").read_bytes()
     assert len(list(out.glob("last-set-aside-*.ckpt"))) == 1
     (out / "last.ckpt").write_bytes(b"damaged")
-    assert training_loop.resumable(out, "any") is None
+    assert checkpoints.resumable(out, "any") is None
     assert len(list(out.glob("last-set-aside-*.ckpt"))) == 2
 
 
@@ -502,7 +508,7 @@ def test_stored_views_are_trained_on_and_the_plain_one_is_embedded(dataset, tmp_
     out = run(dataset, tmp_path / "run", features=tmp_path, **settings)
     module, _ = stored_pair.load_pair(out / "model.ckpt")
     plain = batches.PairRows(features, counts, len(counts))
-    images = training_loop.embed_pairs(module, plain, np.arange(68, 92))["images"]
+    images = evaluation.embed_pairs(module, plain, np.arange(68, 92))["images"]
     assert np.abs(images - run_embeddings.read_run_embeddings(out, "test")["images"]).max() < 1e-6
     with pytest.raises(InputError, match=r"views by flips where training.augmentation is hescape"):
         run(dataset, tmp_path / "no", features=tmp_path, **settings | {"augmentation": "hescape"})
@@ -517,7 +523,9 @@ def test_training_stops_early_as_published(dataset, tmp_path):
     steps = [int(row["step"]) for row in rows if row["split"] == "val"]
     assert steps == [3, 6, 9, 12, 15, 18]  # 48 pairs are 3 batches; the first sets the mark
     patient = {"patience": 2, "min_delta": 0.0}
-    record = training_loop.Record({"select": "last", "early_stopping": patient}, 1)
+    record = training_record.Record(
+        resolve_training({"select": "last", "early_stopping": patient}), 1
+    )
     module = stored_pair.load_pair(out / "model.ckpt")[0]
     over = []
     for step, loss in enumerate([3.0, 2.0, 2.0, 1.9, 1.95, 1.9]):
@@ -666,3 +674,9 @@ def test_a_run_whose_memory_ran_out_says_so_in_a_file(dataset, tmp_path, monkeyp
         with pytest.raises(ZeroDivisionError):
             run(dataset, tmp_path / "run")
     assert not (tmp_path / "run" / "failed.json").exists()
+
+
+def test_the_training_options_are_those_of_the_schema():
+    fields = [field.name for field in dataclasses.fields(Training)]
+    assert fields == list(read_schema("config")["$defs"]["training"]["properties"])
+    assert resolve_training({}).as_dict() == resolve_part("training", {})

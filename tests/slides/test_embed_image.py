@@ -18,7 +18,8 @@ from pairscape.core.errors import InputError
 from pairscape.dataset import expression_counts, pair_shards, patch_reader
 from pairscape.encoders import image_encoders, specs
 from pairscape.images import encoding
-from pairscape.pretrain import pair, run_embeddings, stored_pair, training_loop
+from pairscape.pretrain import pair, run_embeddings, stored_pair
+from pairscape.pretrain.options import resolve_training
 from pairscape.slides import new_image
 
 ROOT = Path(__file__).parents[2]
@@ -42,7 +43,7 @@ def save_run(results: Path, tuning: str, weights: Path) -> Path:
     spec = SPEC | {"finetuning": {"lora_targets": ["conv_pw", "conv_pwl"]}}
     trunk = image_encoders.build(spec, weights)
     genes = [{"gene_symbol": gene, "gene_id": f"ENSG{gene}"} for gene in GENES]
-    training = training_loop.resolve_training({"embedding_dim": 16, "image_tuning": tuning})
+    training = resolve_training({"embedding_dim": 16, "image_tuning": tuning})
     frozen = tuning == "frozen"
     description = pair.describe(
         spec,
@@ -51,8 +52,8 @@ def save_run(results: Path, tuning: str, weights: Path) -> Path:
         genes,
         {"images": trunk.width if frozen else None},
         expression_counts.TrainFacts(100.0, np.ones(len(GENES))),
-        {"images": image_encoders.tower_sha256(trunk)},
     )
+    description["trunk_sha256"] = {"images": image_encoders.tower_sha256(trunk)}
     torch.manual_seed(7)
     towers = pair.build_towers(description, weights)
     description["trunk_sha256"] |= pair.trunk_checksums(description, towers)

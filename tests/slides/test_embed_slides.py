@@ -16,7 +16,8 @@ from pairscape.core import files
 from pairscape.core.errors import InputError
 from pairscape.encoders import gene_encoders, image_encoders, specs
 from pairscape.images import encoding, grids, whole_slide
-from pairscape.pretrain import pair, stored_pair, training_loop
+from pairscape.pretrain import pair, stored_pair
+from pairscape.pretrain.options import resolve_training
 from pairscape.slides import slide_features
 
 PATCHES = {"patch_px": 64, "um_per_px": 0.5, "min_tissue": 0.1}
@@ -256,8 +257,8 @@ def test_feature_files_of_another_encoder_or_without_patches_are_skipped(slides,
 
 def save_pair(path, weights, **training):
     """A pair at random, as the pretraining would save it; returns its image side."""
-    training = training_loop.resolve_training({"embedding_dim": 16, **training})
-    stored = {"images": 256} if training["image_tuning"] == "frozen" else {}
+    training = resolve_training({"embedding_dim": 16, **training})
+    stored = {"images": 256} if training.image_tuning == "frozen" else {}
     description = pair.describe(LORA, MLP, training, GENE_ROWS, stored)
     tower = image_encoders.build(LORA, weights)
     description["trunk_sha256"] = {"images": image_encoders.tower_sha256(tower)}

@@ -14,14 +14,14 @@ import pytest
 import torch
 from conftest import ROOT
 from test_pair import GENE_ROWS, LORA_SPEC, MLP, make_batch
+from test_pretrain import write_features
 from tiny_pairs import GENES, SAMPLES, SPEC, write_dataset
 
-from pairscape.core import files
 from pairscape.core.errors import InputError
-from pairscape.dataset import stored_features
 from pairscape.dataset.expression_counts import TrainFacts
-from pairscape.encoders import gene_encoders, image_encoders, specs
+from pairscape.encoders import gene_encoders, image_encoders
 from pairscape.pretrain import contrastive, pair, processes, run_embeddings, training_loop
+from pairscape.pretrain.options import resolve_training
 
 ROWS = 7  # shares of different sizes
 ONE = processes.World(0, 1, torch.device("cpu"))
@@ -34,12 +34,12 @@ def still(spec):
 
 def gradient(world, **training):
     """Loss and gradients of one fixed batch by a fixed pair, without dropout."""
-    training = training_loop.resolve_training(
+    training = resolve_training(
         {"embedding_dim": 16, "projection_dropout": 0.0, "lora_dropout": 0.0, **training}
     )
     facts = TrainFacts(100.0, np.ones(len(GENES)))
     description = pair.describe(LORA_SPEC, still(MLP), training, GENE_ROWS, {}, facts)
-    if training["image_tuning"] == "frozen" and training["image_projection"] != "transformer":
+    if training.image_tuning == "frozen" and training.image_projection != "transformer":
         description["stored_width"]["images"] = 24
     torch.manual_seed(3 + world.rank)  # `equalise` has to make them the same
     module = pair.Pair(
@@ -132,7 +132,7 @@ def test_a_chunk_that_runs_a_second_time_draws_the_same():
     """With dropout, the recomputed chunks must be those that the loss was taken of."""
 
     def run(rows, same):
-        training = training_loop.resolve_training(
+        training = resolve_training(
             {"embedding_dim": 16, "image_tuning": "frozen", "micro_batch": rows}
         )
         facts = TrainFacts(100.0, np.ones(len(GENES)))
@@ -210,21 +210,7 @@ def dataset(tmp_path_factory):
     shards, _, _, causes = write_dataset(folder, patch_px=32)
     rng = np.random.default_rng(1)
     features = causes @ rng.standard_normal((4, 24)) + 0.05 * rng.standard_normal((len(causes), 24))
-    stored_features.write_features(
-        folder / "features.npy",
-        folder / "features.json",
-        [features.astype(np.float32)],
-        [
-            {"sample": sample, "rows": n, "sha256": files.sha256_file(path)}
-            for (sample, (_, _, n)), path in zip(SAMPLES.items(), shards, strict=True)
-        ],
-        24,
-        {
-            "encoder_sha256": specs.spec_sha256(SPEC),
-            "weights_sha256": "",
-            "fingerprint": [0.0],
-        },
-    )
+    write_features(folder, shards, features.astype(np.float32))
     return folder, shards
 
 

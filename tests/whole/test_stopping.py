@@ -15,20 +15,20 @@ from test_distributed import dataset as shards  # noqa: F401
 from test_pretrain import dataset, one_commit, outputs, run, trained  # noqa: F401
 
 from pairscape.core import files, logs
-from pairscape.pretrain import batches, processes, training_loop
+from pairscape.pretrain import batches, checkpoints, processes, training_loop, training_record
 from pairscape.pretrain.processes import World
 
 
 def signal_at(monkeypatch, step, number):
     """Send this process a signal while it takes a step."""
-    real = training_loop.Record.after_step
+    real = training_record.Record.after_step
 
     def hook(self, module, done, *args):
         if done == step:
             os.kill(os.getpid(), number)
         return real(self, module, done, *args)
 
-    monkeypatch.setattr(training_loop.Record, "after_step", hook)
+    monkeypatch.setattr(training_record.Record, "after_step", hook)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_a_stopped_run_goes_on_to_the_same_files(
     taken = []
     real = training_loop.train_step
     monkeypatch.setattr(
-        training_loop, "train_step", lambda *args: taken.append(args[6]) or real(*args)
+        training_loop, "train_step", lambda *args, **k: taken.append(args[6]) or real(*args, **k)
     )
     run(dataset, out)
     assert taken == list(range(step, 60))
@@ -206,10 +206,10 @@ def test_a_disk_that_fills_up_while_a_checkpoint_is_saved_is_told_as_that(tmp_pa
             return super().write(data)
 
     (tmp_path / "last.ckpt").write_bytes(b"the one before")
-    monkeypatch.setattr(training_loop, "open", lambda *_: Full(), raising=False)
+    monkeypatch.setattr(checkpoints, "open", lambda *_: Full(), raising=False)
     parts = type("", (), {"kept_state": lambda _: {"a": torch.zeros(5000)}, "state_dict": dict})()
     with pytest.raises(OSError, match="No space left") as told:
-        training_loop._save(tmp_path, "x", parts, parts, parts, 1)
+        checkpoints.save(tmp_path, "x", parts, parts, parts, 1)
     assert told.value.errno == errno.ENOSPC
     assert told.value.filename == str(tmp_path / "last.ckpt")
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]

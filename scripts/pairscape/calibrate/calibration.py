@@ -26,6 +26,7 @@ from pairscape.dataset import expression_counts
 from pairscape.evaluate import batch_effect, clustering, expression, retrieval
 from pairscape.evaluate.clustering import BatchEffectOptions
 from pairscape.evaluate.targets import ExpressionOptions, Source, make_targets
+from pairscape.pretrain.options import Training
 
 KNOBS = ("morphology_signal", "batch_effect")
 DONORS = ("apart", "shared")
@@ -78,7 +79,7 @@ class GridRow:
     morphology_signal: Sequence[float]
     donors: int
     simulation: Mapping  # further knobs
-    training: Mapping
+    training: Training
     batch_effect_scoring: BatchEffectOptions
     expression_scoring: ExpressionOptions
 
@@ -256,7 +257,7 @@ def score_retrieval(
 def _train_pair(data, features, rows, genes, grid: GridRow) -> dict:
     import torch
 
-    from pairscape.pretrain import batches, pair, training_loop
+    from pairscape.pretrain import batches, evaluation, pair, training_loop
     from pairscape.pretrain.processes import World
 
     counts = HeldCounts(data.counts, "simulated counts")
@@ -279,7 +280,7 @@ def _train_pair(data, features, rows, genes, grid: GridRow) -> dict:
             module, read, rows, folder, "calibration", grid.seed, world
         )
     module.load_kept_state(selected["state"])
-    return training_loop.embed_pairs(module, read, rows["test"], world)
+    return evaluation.embed_pairs(module, read, rows["test"], world)
 
 
 # -------------------------------------------------------------------------------------------- reading

@@ -6,6 +6,7 @@ published code does otherwise (H6, H7, H8) is there when asked for.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,6 +19,27 @@ SHARPNESS = 2.0
 # Keeps these draws apart from others of the same seed and step.
 _STREAM = 0x61756721
 _EVALUATION = 0x61756722
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How patches are augmented while a pair trains.
+
+    Attributes
+    ----------
+    kind, per_batch, normalisation
+        See ``augment``; ``kind`` None leaves the train patches as they are.
+    crops_evaluation
+        As published (H8): patches that are read without augmentation are cropped at random.
+    """
+
+    kind: str | None = None
+    per_batch: bool = False
+    normalisation: tuple[Sequence[float], Sequence[float]] | None = None
+    crops_evaluation: bool = False
+
+
+PLAIN = Augmentation()
 
 
 def augment(
@@ -44,19 +66,16 @@ def augment(
     per_batch
         As published (H7): all patches take the draws of the first.
     normalisation
-        As published (H6): mean and std, three numbers each of values from 0 to 1, by which patches are
-        normalised before they are sharpened; torchvision then cuts off what isn't from 0 to 1.
-
-    Returns
-    -------
-    (B, H, W, 3) uint8, a new array; with ``normalisation`` (B, 3, H, W) float32, normalised.
+        As published (H6): mean and std of values from 0 to 1, by which patches are normalised before
+        they are sharpened; torchvision then cuts off what isn't from 0 to 1. The result is then
+        (B, 3, H, W) float32, normalised; without it (B, H, W, 3) uint8, a new array.
     """
     if kind not in KINDS:
         raise ValueError(f"{kind!r} is no kind of augmentation: {', '.join(KINDS)}")
     made, sharpened = np.empty_like(batch), []
     for place, patch, row in zip(made, batch, rows, strict=True):
-        of = rows[0] if per_batch else row
-        draws = np.random.default_rng([_STREAM, seed, step, int(of)]).random(5)
+        drawn_for = rows[0] if per_batch else row
+        draws = np.random.default_rng([_STREAM, seed, step, int(drawn_for)]).random(5)
         sharpened.append(kind == "hescape" and draws[4] < 0.5)
         if kind == "hescape":
             sharpen = sharpened[-1] and normalisation is None
@@ -74,8 +93,8 @@ def crop_at_random(
     """
     made = batch.copy()
     for place, row in zip(made, rows, strict=True):
-        of = rows[0] if per_batch else row
-        if np.random.default_rng([_EVALUATION, seed, int(of)]).random() < 0.5:
+        drawn_for = rows[0] if per_batch else row
+        if np.random.default_rng([_EVALUATION, seed, int(drawn_for)]).random() < 0.5:
             place[:] = _zoom(_to_torch(place)).permute(1, 2, 0).numpy()
     return made
 

@@ -44,22 +44,14 @@ class PairRows(torch.utils.data.Dataset):
 
     Parameters
     ----------
-    images
-        Stored features (view v of pair r in row v x pairs + r), or a ``PatchReader``.
-    genes
-        Stored features, or ``Counts``.
+    images, genes
+        Stored features (images: view v of pair r in row v x pairs + r), or ``PatchReader``, ``Counts``.
     pairs
         Number of pairs of the dataset.
-    seed
-        Of the augmentation.
-    kind
-        Of the augmentation (``augmentation.augment``) of patches, or None.
+    seed, augmented
+        Of the augmentation of patches.
     dealt
         Where images are dealt to other pairs of the train split: the row of the image by pair.
-    per_batch, normalisation
-        Of the augmentation, as published (``augmentation.augment``).
-    crops_evaluation
-        Whether patches that are read without augmentation are cropped at random, as published.
     """
 
     def __init__(
@@ -68,16 +60,11 @@ class PairRows(torch.utils.data.Dataset):
         genes: "Stored | np.ndarray | Counts",
         pairs: int,
         seed: int = 0,
-        kind: str | None = None,
+        augmented: augmentation.Augmentation = augmentation.PLAIN,
         dealt: np.ndarray | None = None,
-        per_batch: bool = False,
-        normalisation: tuple | None = None,
-        crops_evaluation: bool = False,
     ):
         self.images, self.genes, self.pairs = images, genes, pairs
-        self.seed, self.kind, self.dealt = seed, kind, dealt
-        self.per_batch, self.normalisation = per_batch, normalisation
-        self.crops_evaluation = crops_evaluation
+        self.seed, self.augmented, self.dealt = seed, augmented, dealt
 
     @property
     def reads_patches(self) -> bool:
@@ -88,19 +75,14 @@ class PairRows(torch.utils.data.Dataset):
         step, rows, views = key
         image_rows = rows if step is None or self.dealt is None else self.dealt[rows]
         if self.reads_patches:
-            images = self.images.read(image_rows)
-            if step is not None and self.kind is not None:
+            images, how = self.images.read(image_rows), self.augmented
+            if step is not None and how.kind is not None:
+                draws = (self.seed, step, image_rows)
                 images = augmentation.augment(
-                    images,
-                    self.seed,
-                    step,
-                    image_rows,
-                    self.kind,
-                    self.per_batch,
-                    self.normalisation,
+                    images, *draws, how.kind, how.per_batch, how.normalisation
                 )
-            elif step is None and self.crops_evaluation:
-                images = augmentation.crop_at_random(images, self.seed, image_rows, self.per_batch)
+            elif step is None and how.crops_evaluation:
+                images = augmentation.crop_at_random(images, self.seed, image_rows, how.per_batch)
         else:
             images = self.images[image_rows if views is None else views * self.pairs + image_rows]
         return {"images": torch.from_numpy(images), "genes": torch.from_numpy(self.genes[rows])}
@@ -168,14 +150,9 @@ def train_shares(
 def train_batches(
     rows: PairRows, keys: Iterator[tuple], workers: int | None, world: World
 ) -> Iterator[dict[str, torch.Tensor]]:
-    """Read the batches of keys in order, ahead of time in ``workers`` processes.
+    """Read the batches of keys (``train_shares``) in order, ahead of time in ``workers`` processes.
 
-    Parameters
-    ----------
-    keys
-        Such as of ``train_shares``; without end.
-    workers
-        None: up to 8 where a GPU waits for patches, as far as there are CPU cores; else none.
+    ``workers`` None: up to 8 where a GPU waits for patches, as far as there are CPU cores; else none.
     """
     number = _worker_count(rows, workers, world)
     if not number:

@@ -12,6 +12,7 @@ number of processes and chunks.
 import importlib.util
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -45,7 +46,7 @@ LOSSES = {"clip": _losses.ClipLoss(), "siglip": _losses.SigLipLoss()}
 
 def pair_loss(pair: Pair, images: torch.Tensor, genes: torch.Tensor) -> torch.Tensor:
     """The loss of a batch, (N, D) images and genes, by the pair's own kind, temperature and bias."""
-    kind = pair.training_options["loss"]
+    kind = pair.training_options.loss
     bias = {"logit_bias": pair.logit_bias} if kind == "siglip" else {}
     return LOSSES[kind](images, genes, pair.logit_scale.exp(), **bias)
 
@@ -53,9 +54,9 @@ def pair_loss(pair: Pair, images: torch.Tensor, genes: torch.Tensor) -> torch.Te
 def batch_recall(images: torch.Tensor, genes: torch.Tensor, k: int = 5) -> torch.Tensor:
     """Recall@k within a batch, mean of both directions: for the training curve, not for scores."""
     similarity = images @ genes.T
-    own = similarity.diagonal()
-    image_rank = (similarity > own[:, None]).sum(1)
-    gene_rank = (similarity > own[None, :]).sum(0)
+    matched = similarity.diagonal()
+    image_rank = (similarity > matched[:, None]).sum(1)
+    gene_rank = (similarity > matched[None, :]).sum(0)
     return ((image_rank < k).float().mean() + (gene_rank < k).float().mean()) / 2
 
 
@@ -74,11 +75,7 @@ def gradients(
     pair
         In training mode. Its option ``micro_batch`` is the number of rows that run at a time.
     batch
-        This process's share (``world.share``): inputs by side.
-    count
-        Rows of the global batch.
-    world
-        All processes.
+        This process's share (``world.share``) of the ``count`` rows of the global batch, by side.
     draw
         Called with the number of a side and of a chunk before that chunk runs: seeds dropout.
     with_recall
@@ -91,10 +88,8 @@ def gradients(
     leaves, go_back = [], []
     for number, name in enumerate(SIDES):
         side = getattr(pair, name)
-        found, back = _embed(
-            pair, side, batch[name], lambda chunk, number=number: draw(number, chunk)
-        )
-        leaves.append(world.gather(found, count).requires_grad_())
+        embedded, back = _embed(pair, side, batch[name], partial(draw, number))
+        leaves.append(world.gather(embedded, count).requires_grad_())
         go_back.append(back)
     loss = pair_loss(pair, *leaves)
     loss.backward()
@@ -104,17 +99,15 @@ def gradients(
     for leaf, back in zip(leaves, go_back, strict=True):
         back(leaf.grad[world.share(count)])
     world.sum_gradients(pair)
-    found = {"loss": loss.detach()}
-    if with_recall:
-        found["recall@5"] = batch_recall(*(leaf.detach() for leaf in leaves))
-    return found
+    recall = {"recall@5": batch_recall(*(leaf.detach() for leaf in leaves))} if with_recall else {}
+    return {"loss": loss.detach(), **recall}
 
 
 def _embed(
     pair: Pair, side: Side, inputs: torch.Tensor, draw: Callable[[int], None]
 ) -> tuple[torch.Tensor, Callable[[torch.Tensor], None]]:
     """Embed a share; return the embeddings without graph, and what takes their gradient back."""
-    run, rows = side, pair.training_options["micro_batch"] or len(inputs)
+    run, rows = side, pair.training_options.micro_batch or len(inputs)
     if side.tower is not None and side.is_frozen:
         # No gradient goes through it: it runs once, whatever the chunks are.
         features = []
@@ -127,17 +120,17 @@ def _embed(
     if rows >= len(inputs) or not side.is_by_row:
         draw(0)
         with pair.autocast(inputs.device):
-            found = run(inputs)
-        return found.detach(), found.backward if found.requires_grad else _nothing
+            embedded = run(inputs)
+        return embedded.detach(), embedded.backward if embedded.requires_grad else _nothing
     chunks = inputs.split(rows)
 
     def again(gradient: torch.Tensor) -> None:
         for number, (chunk, part) in enumerate(zip(chunks, gradient.split(rows), strict=True)):
             draw(number)
             with pair.autocast(chunk.device):
-                found = run(chunk)
-            if found.requires_grad:
-                found.backward(part)
+                embedded = run(chunk)
+            if embedded.requires_grad:
+                embedded.backward(part)
 
     parts = []
     for number, chunk in enumerate(chunks):

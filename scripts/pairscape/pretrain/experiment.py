@@ -8,15 +8,6 @@ from pairscape.encoders import specs as encoders
 def runs_once(training: Mapping, gene_encoder: Mapping) -> dict[str, bool]:
     """Which sides of a pair are frozen, so that they are embedded once and read from disk.
 
-    Parameters
-    ----------
-    training
-        The resolved training options.
-    gene_encoder
-        The gene encoder's file.
-
-    Returns
-    -------
     ``image``: a frozen trunk under a head that needs one vector per patch, without augmentation or
     with stored views of it. ``gene``: a frozen encoder that doesn't learn with the pair. Neither where
     frozen trunks stay in training mode.

@@ -20,29 +20,18 @@ def reason(error: BaseException) -> str | None:
 
     None for anything else, which is a defect or a bad input, and stops what follows.
     """
-    words = str(error).lower()
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return OUT_OF_MEMORY
-    if isinstance(error, RuntimeError) and (
-        "out of memory" in words or "can't allocate memory" in words
-    ):
-        return OUT_OF_MEMORY
-    return None
+    message = str(error).lower()
+    words = any(text in message for text in ("out of memory", "can't allocate memory"))
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return OUT_OF_MEMORY if named or (isinstance(error, RuntimeError) and words) else None
 
 
 def write(run_dir, run: Mapping, why: str, message: str = "") -> Path:
     """Record that a run failed: ``run`` holds its ``RUN_KEYS``."""
     path = Path(run_dir) / FILE
-    names = {key: run[key] for key in RUN_KEYS}
-    files.write_json(
-        path,
-        {
-            **names,
-            "control": run.get("control", ""),
-            "reason": why,
-            "message": " ".join(message.split())[:500],
-        },
-    )
+    record = {key: run[key] for key in RUN_KEYS} | {"control": run.get("control", "")}
+    record |= {"reason": why, "message": " ".join(message.split())[:500]}
+    files.write_json(path, record)
     return path
 
 

@@ -29,13 +29,8 @@ class TransformerHead(nn.Module):
 
     def __init__(self, width: int, embedding_dim: int, published: bool = False):
         super().__init__()
-        layer = nn.TransformerEncoderLayer(
-            width,
-            TRANSFORMER_HEADS,
-            embedding_dim,
-            dropout=TRANSFORMER_DROPOUT,
-            batch_first=not published,
-        )
+        sizes = (width, TRANSFORMER_HEADS, embedding_dim, TRANSFORMER_DROPOUT)
+        layer = nn.TransformerEncoderLayer(*sizes, batch_first=not published)
         self.transformer = nn.TransformerEncoder(
             layer, TRANSFORMER_LAYERS, enable_nested_tensor=False
         )
@@ -58,21 +53,15 @@ def projection(
         return nn.Linear(width, embedding_dim)
     if kind == "identity":
         if width != embedding_dim:
-            raise InputError(
-                "--options",
-                "training.gene_projection",
-                f"identity for an encoder of width {width}",
-                f"choose linear, or embedding_dim: {width}",
-            )
+            other = f"identity for an encoder of width {width}"
+            remedy = f"choose linear, or embedding_dim: {width}"
+            raise InputError("--options", "training.gene_projection", other, remedy)
         return nn.Identity()
     if kind == "transformer":
         if width % TRANSFORMER_HEADS:
-            raise InputError(
-                "--options",
-                "training.image_projection",
-                f"transformer for tokens of {width} numbers",
-                f"choose mlp: its {TRANSFORMER_HEADS} attention heads don't divide them",
-            )
+            other = f"transformer for tokens of {width} numbers"
+            remedy = f"choose mlp: its {TRANSFORMER_HEADS} attention heads don't divide them"
+            raise InputError("--options", "training.image_projection", other, remedy)
         return TransformerHead(width, embedding_dim, published)
     hidden = 2 * embedding_dim
     return nn.Sequential(

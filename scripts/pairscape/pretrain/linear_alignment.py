@@ -12,16 +12,18 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from pairscape.core import files
-from pairscape.core.errors import InputError
+from pairscape.core.errors import InputError, missing_file, one_of
 from pairscape.core.moments import Moments
 
 log = logging.getLogger("pairscape")
 
 METHODS = ("cca", "ridge")
+ARRAYS = ("image_mean", "image_map", "gene_mean", "gene_map")
 FORMAT = 1
 _BLOCK_ROWS = 1 << 13
 _GALLERY = 1000  # pairs that the penalty is chosen in, at most, per donor
@@ -62,15 +64,9 @@ class Alignment:
     def save(self, path) -> None:
         """Write it as one npz file, whatever the name."""
         with files.atomic_path(path) as temporary, open(temporary, "wb") as handle:
-            np.savez(
-                handle,
-                image_mean=self.image_mean,
-                image_map=self.image_map,
-                gene_mean=self.gene_mean,
-                gene_map=self.gene_map,
-                library_size=self.library_size,
-                about=json.dumps({**self.about, "format": FORMAT}, sort_keys=True),
-            )
+            arrays = {name: getattr(self, name) for name in (*ARRAYS, "library_size")}
+            about = json.dumps({**self.about, "format": FORMAT}, sort_keys=True)
+            np.savez(handle, **arrays, about=about)
 
 
 def load(path) -> Alignment:
@@ -80,11 +76,9 @@ def load(path) -> Alignment:
         with np.load(path, allow_pickle=False) as stored:
             about = json.loads(str(stored["about"]))
             library_size = float(stored["library_size"])
-            arrays = {
-                name: stored[name] for name in ("image_mean", "image_map", "gene_mean", "gene_map")
-            }
+            arrays = {name: stored[name] for name in ARRAYS}
     except FileNotFoundError:
-        raise InputError(path, "file", "nothing", "pretrain first or correct the path") from None
+        raise missing_file(path, "pretrain first or correct the path") from None
     except Exception as error:  # a damaged zip breaks its reader in any way
         raise InputError(path, "linear alignment", str(error), again) from None
     if about.pop("format", None) != FORMAT:
@@ -114,92 +108,94 @@ def fit(
 
     Parameters
     ----------
-    features
-        (N, D), image features of the dataset; may be mapped from disk.
-    counts
-        (N, G) raw counts: ``pair_data.Counts``, or an array.
+    features, counts
+        (N, D) image features, may be mapped from disk; (N, G) raw counts, or ``Counts``.
     rows
         Row numbers of ``train`` and, where there are any, of ``val``.
-    train_facts
-        ``pair_data.TrainFacts``.
     options
-        ``embedding_dim``; ``method`` (``cca`` or ``ridge``); ``penalties``, relative to the mean
-        variance of the standardised inputs; ``donors``: one per row of the dataset, or ``None``;
-        ``seed``, of the galleries.
-
-    Returns
-    -------
-    The alignment; its width is ``embedding_dim`` or what the inputs' ranks allow.
+        ``embedding_dim``, the width unless the ranks allow less; ``method`` (``cca`` or ``ridge``);
+        ``penalties``, relative to the mean variance of the standardised inputs; ``donors``: one per row
+        of the dataset, or ``None``; ``seed``, of the galleries.
     """
     method, penalties = options["method"], [float(value) for value in options["penalties"]]
-    if method not in METHODS:
-        raise InputError(
-            "linear_alignment", "method", repr(method), f"allowed: {', '.join(METHODS)}"
-        )
+    one_of(method, METHODS, "linear_alignment", "method")
     if not penalties or min(penalties) <= 0:
         raise InputError("linear_alignment", "penalties", str(penalties), "give numbers above zero")
     donors = options.get("donors")
     donors = np.zeros(len(features), int) if donors is None else np.asarray(donors)
-    seed, width = options.get("seed", 0), options["embedding_dim"]
-    library_size = float(train_facts.library_size)
+    pairs = _Pairs(features, counts, donors, options.get("seed", 0))
     train, val = np.sort(rows["train"]), np.sort(rows.get("val", np.arange(0)))
-
-    def held_out(fitted: Sequence[Alignment], chosen: np.ndarray) -> list[list[float]]:
-        """The reciprocal ranks of each donor (rows), per alignment (columns)."""
-        found = []
-        for donor in np.unique(donors[chosen]):
-            mine = chosen[donors[chosen] == donor]
-            if len(mine) > _GALLERY:
-                generator = np.random.default_rng([seed, len(found)])
-                mine = np.sort(generator.choice(mine, _GALLERY, replace=False))
-            if len(mine) > 1:
-                images, genes = np.asarray(features[mine]), counts[mine]
-                found.append(
-                    [
-                        reciprocal_rank(one.embed_images(images), one.embed_genes(genes))
-                        for one in fitted
-                    ]
-                )
-        return found
-
+    solve = partial(
+        _solve,
+        method=method,
+        width=options["embedding_dim"],
+        library_size=float(train_facts.library_size),
+    )
     folds = [train]
     train_donors = np.unique(donors[train])
     if not len(val) and len(train_donors) > 1 and len(penalties) > 1:
         groups = np.array_split(train_donors, min(_FOLDS, len(train_donors)))
         folds = [train[np.isin(donors[train], group)] for group in groups]
-    # The same shift for all folds, so that their sums add up; any point near the data will do.
-    first = train[: 1 << 10]
-    shifts = (
-        np.asarray(features[first], np.float64).mean(0),
-        prepare(counts[first], library_size).mean(0),
-    )
-    parts = [_gather(features, counts, fold, library_size, shifts) for fold in folds]
+    parts = pairs.moments(train, folds, float(train_facts.library_size))
     whole = sum(parts[1:], parts[0])
-    if len(penalties) > 1 and (len(val) or len(folds) > 1):
-        if len(val):
-            chosen_on, found = (
-                "val",
-                held_out(_solve(whole, method, penalties, width, library_size), val),
-            )
-        else:
-            chosen_on, found = f"train donors, {len(folds)} folds", []
-            for part, fold in zip(parts, folds, strict=True):
-                found += held_out(
-                    _solve(whole - part, method, penalties, width, library_size), fold
-                )
-    else:
-        chosen_on, found = "nothing: the middle one was taken", []
-    if found:
-        scores = [round(float(score), 6) for score in np.mean(found, axis=0)]
+    ranks: list[list[float]] = []
+    chosen_on = "nothing: the middle one was taken"
+    if len(penalties) > 1 and len(val):
+        chosen_on = "val"
+        ranks = pairs.ranks(solve(whole, penalties=penalties), val)
+    elif len(folds) > 1:
+        chosen_on = f"train donors, {len(folds)} folds"
+        for part, fold in zip(parts, folds, strict=True):
+            ranks += pairs.ranks(solve(whole - part, penalties=penalties), fold)
+    scores, penalty = [], sorted(penalties)[len(penalties) // 2]
+    if ranks:
+        scores = [round(float(score), 6) for score in np.mean(ranks, axis=0)]
         penalty = penalties[int(np.argmax(scores))]
-    else:
-        scores, penalty = [], sorted(penalties)[len(penalties) // 2]
-    (alignment,) = _solve(whole, method, [penalty], width, library_size)
-    if len(penalties) > 1 and penalty in (min(penalties), max(penalties)) and found:
-        log.warning("the best penalty, %g, is at the end of the list %s", penalty, penalties)
+        if penalty in (min(penalties), max(penalties)):
+            log.warning("the best penalty, %g, is at the end of the list %s", penalty, penalties)
+    (alignment,) = solve(whole, penalties=[penalty])
     log.info("linear alignment by %s: penalty %g, chosen on %s", method, penalty, chosen_on)
     alignment.about.update(penalties=penalties, scores=scores, chosen_on=chosen_on, rows=len(train))
     return alignment
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """The dataset: features (N, D), counts (N, G), donors (N,), and the seed of the galleries."""
+
+    features: np.ndarray
+    counts: np.ndarray
+    donors: np.ndarray
+    seed: int
+
+    def moments(self, train, folds, library_size: float) -> list[Moments]:
+        """The moments of each fold of the train rows."""
+        # The same shift for all folds, so that their sums add up; any point near the data will do.
+        first = train[: 1 << 10]
+        shifts = (
+            np.asarray(self.features[first], np.float64).mean(0),
+            prepare(self.counts[first], library_size).mean(0),
+        )
+        inputs = self.features, self.counts
+        return [_gather(*inputs, fold, library_size, shifts) for fold in folds]
+
+    def ranks(self, fitted: Sequence[Alignment], rows: np.ndarray) -> list[list[float]]:
+        """The reciprocal ranks of each donor (rows), per alignment (columns)."""
+        ranks = []
+        for donor in np.unique(self.donors[rows]):
+            mine = rows[self.donors[rows] == donor]
+            if len(mine) > _GALLERY:
+                generator = np.random.default_rng([self.seed, len(ranks)])
+                mine = np.sort(generator.choice(mine, _GALLERY, replace=False))
+            if len(mine) > 1:
+                images, genes = np.asarray(self.features[mine]), self.counts[mine]
+                ranks.append(
+                    [
+                        reciprocal_rank(one.embed_images(images), one.embed_genes(genes))
+                        for one in fitted
+                    ]
+                )
+        return ranks
 
 
 def reciprocal_rank(images: np.ndarray, genes: np.ndarray) -> float:
@@ -208,13 +204,12 @@ def reciprocal_rank(images: np.ndarray, genes: np.ndarray) -> float:
     An equal similarity counts as half a place.
     """
     similarity = images.astype(np.float64) @ genes.T.astype(np.float64)
-    own = similarity.diagonal()
-    found = []
+    matched, means = similarity.diagonal()[:, None], []
     for matrix in (similarity, similarity.T):
-        higher = (matrix > own[:, None]).sum(1)
-        equal = (matrix == own[:, None]).sum(1) - 1
-        found.append(np.mean(1 / (1 + higher + equal / 2)))
-    return float(np.mean(found))
+        higher = (matrix > matched).sum(1)
+        equal = (matrix == matched).sum(1) - 1
+        means.append(np.mean(1 / (1 + higher + equal / 2)))
+    return float(np.mean(means))
 
 
 def _gather(features, counts, rows, library_size, shifts) -> Moments:
@@ -224,7 +219,8 @@ def _gather(features, counts, rows, library_size, shifts) -> Moments:
         block = rows[at : at + _BLOCK_ROWS]
         x = np.asarray(features[block], np.float64) - shifts[0]
         y = prepare(counts[block], library_size) - shifts[1]
-        for total, value in zip(sums, (x.sum(0), y.sum(0), x.T @ x, x.T @ y, y.T @ y), strict=True):
+        parts = (x.sum(0), y.sum(0), x.T @ x, x.T @ y, y.T @ y)
+        for total, value in zip(sums, parts, strict=True):
             total += value
     return Moments(shifts, len(rows), sums)
 
@@ -244,7 +240,7 @@ def _covariances(moments: Moments) -> tuple[np.ndarray, ...]:
 
 
 def _solve(
-    moments: Moments, method: str, penalties: Sequence[float], width: int, library_size: float
+    moments: Moments, method: str, *, penalties: Sequence[float], width: int, library_size: float
 ) -> list[Alignment]:
     """One alignment per penalty, from the same decompositions."""
     x_mean, y_mean, xx, xy, yy = _covariances(moments)
@@ -256,7 +252,7 @@ def _solve(
     y_values, y_axes = _axes(yy, moments.rows, "expression")
     x_unit, y_unit = x_values.mean(), y_values.mean()
     crossed = x_axes.T @ xy @ y_axes
-    found = []
+    solved = []
     for penalty in penalties:
         x_root = np.sqrt(x_values + penalty * x_unit)
         y_root = np.sqrt(y_values + penalty * y_unit) if method == "cca" else np.ones(len(y_values))
@@ -275,17 +271,9 @@ def _solve(
             "penalty": penalty,
             "strengths": [round(float(s), 6) for s in strengths],
         }
-        found.append(
-            Alignment(
-                x_mean,
-                x_scale[:, None] * image_map,
-                y_mean,
-                y_scale[:, None] * gene_map,
-                library_size,
-                about,
-            )
-        )
-    return found
+        image_map, gene_map = x_scale[:, None] * image_map, y_scale[:, None] * gene_map
+        solved.append(Alignment(x_mean, image_map, y_mean, gene_map, library_size, about))
+    return solved
 
 
 def _scales(covariance: np.ndarray) -> np.ndarray:
@@ -307,18 +295,14 @@ def _axes(covariance: np.ndarray, count: int, what: str) -> tuple[np.ndarray, np
     values, axes = np.linalg.eigh(covariance)
     keep = values > max(values[-1], 0) * 1e-10
     if count < 2 or not keep.any():
-        raise InputError(
-            "split train",
-            what,
-            f"no variance over {count} pairs",
-            "put samples with more pairs into train, or look at the encoder",
-        )
+        remedy = "put samples with more pairs into train, or look at the encoder"
+        raise InputError("split train", what, f"no variance over {count} pairs", remedy)
     return values[keep], axes[:, keep]
 
 
 def _embed(values: np.ndarray, mean: np.ndarray, linear: np.ndarray) -> np.ndarray:
-    found = (values - mean) @ linear
-    norms = np.linalg.norm(found, axis=1, keepdims=True)
-    found = np.divide(found, norms, out=np.zeros_like(found), where=norms > 0)
-    found[norms[:, 0] == 0, 0] = 1  # exactly the mean: no direction, so any
-    return found.astype(np.float32)
+    embedded = (values - mean) @ linear
+    norms = np.linalg.norm(embedded, axis=1, keepdims=True)
+    embedded = np.divide(embedded, norms, out=np.zeros_like(embedded), where=norms > 0)
+    embedded[norms[:, 0] == 0, 0] = 1  # exactly the mean: no direction, so any
+    return embedded.astype(np.float32)

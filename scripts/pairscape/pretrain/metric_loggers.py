@@ -7,20 +7,11 @@ from pairscape.core.errors import InputError
 
 
 class MetricLoggers:
-    """The loggers of a run that were asked for.
+    """The loggers of a run that were asked for, of ``tensorboard`` and ``wandb``.
 
-    Parameters
-    ----------
-    names
-        Of ``tensorboard`` and ``wandb``.
-    folder
-        The run's folder; each logger has a folder of its own in it.
-    identity
-        The run's checksum: a run that is gone on with goes on there, too.
-    config
-        What is shown as the run's settings.
-    start
-        The first step; what an interrupted run told of later ones is replaced.
+    Each has a folder of its own in the run's ``folder``. A run that is gone on with goes on there, too,
+    by its checksum ``identity``; what an interrupted one told of steps from ``start`` on is replaced.
+    ``config`` is shown as the run's settings.
     """
 
     def __init__(self, names: Sequence[str], folder, identity: str, config: Mapping, start: int):
@@ -44,15 +35,12 @@ class MetricLoggers:
                     resume="allow",
                 )
             except wandb.errors.Error as error:
-                raise InputError(
-                    "--options",
-                    "training.loggers",
-                    f"wandb, which says: {error}",
-                    "set WANDB_API_KEY, or WANDB_MODE=offline, or leave it out",
-                ) from None
+                remedy = "set WANDB_API_KEY, or WANDB_MODE=offline, or leave it out"
+                says = f"wandb, which says: {error}"
+                raise InputError("--options", "training.loggers", says, remedy) from None
 
     def log(self, row: Mapping) -> None:
-        """Tell one row of the metrics (``pretraining.METRIC_COLUMNS``)."""
+        """Tell one row of the metrics (``training_record.METRIC_COLUMNS``)."""
         values = {
             f"{row['split']}/{name}": value
             for name, value in row.items()

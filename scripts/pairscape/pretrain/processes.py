@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -25,6 +26,11 @@ TIMEOUT = datetime.timedelta(minutes=30)
 # What a scheduler sends before it kills: at the time limit, at a preemption, at scancel.
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 _ASK_SECONDS = 1.0
+_RELAUNCH = (
+    "launch one process per device (srun --ntasks-per-node, torchrun, or a plain call on one node),"
+    " or ask for what you launch"
+)
+_refuse = partial(InputError, "--options", "training.devices")
 
 
 @dataclass(frozen=True)
@@ -99,31 +105,23 @@ class World:
 
 
 def start(devices: int = 1, nodes: int = 1) -> World:
-    """Start or join the processes of a training.
+    """Start or join the processes of a training: ``devices`` (GPUs, else processes) on each node.
 
     A plain call for several devices runs this program again for each further device of this node,
     with the same arguments; those processes come to this call, too.
-
-    Parameters
-    ----------
-    devices, nodes
-        Devices on each node (GPUs where there are any, else processes), and nodes.
     """
     wanted = devices * nodes
-    launcher, found = launched(os.environ)
-    asked = f"{devices} device(s) on {nodes} node(s)"
-    if found not in (None, wanted):
-        raise _mismatch(f"{found} processes at work ({launcher}) where {wanted} were asked for")
-    if found is None and nodes > 1:
-        raise _mismatch(f"{asked} and a launch on one node")
+    launcher, number = launched(os.environ)
+    if number not in (None, wanted):
+        at_work = f"{number} processes at work ({launcher}) where {wanted} were asked for"
+        raise _refuse(at_work, _RELAUNCH)
+    if number is None and nodes > 1:
+        asked = f"{devices} device(s) on {nodes} node(s)"
+        raise _refuse(f"{asked} and a launch on one node", _RELAUNCH)
     on_gpu = torch.cuda.is_available()
     if on_gpu and torch.cuda.device_count() < devices:
-        raise InputError(
-            "--options",
-            "training.devices",
-            f"{devices} where {torch.cuda.device_count()} GPUs can be seen",
-            "ask for no more, or reserve more",
-        )
+        seen = f"{devices} where {torch.cuda.device_count()} GPUs can be seen"
+        raise _refuse(seen, "ask for no more, or reserve more")
     if wanted == 1:
         return World(0, 1, torch.device("cuda", 0) if on_gpu else torch.device("cpu"))
 
@@ -132,7 +130,7 @@ def start(devices: int = 1, nodes: int = 1) -> World:
     from lightning.fabric.strategies import DDPStrategy
 
     if launcher == "srun" and "SLURM_NTASKS_PER_NODE" not in os.environ:
-        raise _mismatch(f"{found} tasks without --ntasks-per-node")
+        raise _refuse(f"{number} tasks without --ntasks-per-node", _RELAUNCH)
     environment = {
         "torchrun": environments.TorchElasticEnvironment,
         "srun": environments.SLURMEnvironment,
@@ -146,7 +144,8 @@ def start(devices: int = 1, nodes: int = 1) -> World:
     )
     fabric.launch()
     if fabric.world_size != wanted or distributed.get_world_size() != wanted:
-        raise _mismatch(f"{fabric.world_size} processes at work where {wanted} were asked for")
+        at_work = f"{fabric.world_size} processes at work where {wanted} were asked for"
+        raise _refuse(at_work, _RELAUNCH)
     return World(fabric.global_rank, wanted, fabric.device)
 
 
@@ -194,14 +193,8 @@ def ignore_signals(worker: int = 0) -> None:
 class StopQuestion:
     """Whether any process of a training was sent a signal to stop: the same answer in all of them.
 
-    Each answer makes the processes wait for each other, and so they ask about once a second.
-
-    Parameters
-    ----------
-    world
-        The processes; each asks after every step.
-    arrived
-        What ``noted_signals`` gave.
+    Each answer makes the processes wait for each other, and so they ask about once a second, though
+    each calls ``ask`` after every step. ``arrived`` is what ``noted_signals`` gave.
     """
 
     def __init__(self, world: World, arrived: list[int]):
@@ -217,10 +210,10 @@ class StopQuestion:
         if self.passed < self.wanted and not is_last:
             return 0
         seconds = (time.monotonic() - self.asked) / self.passed
-        found, seconds = self.world.highest([mine, seconds])
+        sent, seconds = self.world.highest([mine, seconds])
         self.asked, self.passed = time.monotonic(), 0
         self.wanted = max(1, int(_ASK_SECONDS / max(seconds, 1e-6)))
-        return int(found)
+        return int(sent)
 
 
 def share_batchnorm(module: nn.Module, world: World) -> None:
@@ -274,13 +267,3 @@ class _GlobalBatchNorm(nn.Module):
         return ((wide - mean) * torch.rsqrt(variance + self.eps) * self.weight + self.bias).to(
             x.dtype
         )
-
-
-def _mismatch(found: str) -> InputError:
-    return InputError(
-        "--options",
-        "training.devices",
-        found,
-        "launch one process per device (srun --ntasks-per-node, torchrun, or a plain call on one"
-        " node), or ask for what you launch",
-    )

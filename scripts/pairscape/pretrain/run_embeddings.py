@@ -24,13 +24,8 @@ from pairscape.dataset.stored_features import (
 def run_files(run_dir, split: str) -> dict[str, Path]:
     """The paths of a run's embedded split: ``images``, ``genes``, ``trunk``, ``index``, ``meta``."""
     folder = Path(run_dir) / "embeddings"
-    return {
-        "images": folder / f"{split}_images.npy",
-        "genes": folder / f"{split}_genes.npy",
-        "trunk": folder / f"{split}_trunk.npy",
-        "index": folder / f"{split}.tsv",
-        "meta": folder / f"{split}.json",
-    }
+    arrays = {what: folder / f"{split}_{what}.npy" for what in ("images", "genes", "trunk")}
+    return {**arrays, "index": folder / f"{split}.tsv", "meta": folder / f"{split}.json"}
 
 
 def write_run_embeddings(
@@ -42,18 +37,13 @@ def write_run_embeddings(
     meta: Mapping,
     trunk: np.ndarray | None = None,
 ) -> None:
-    """Write the embedded pairs of one split of a run.
+    """Write the embedded pairs of one split of a run (see ``run_files``).
 
     Parameters
     ----------
-    run_dir
-        The run's folder; the files go to its ``embeddings`` (see ``run_files``).
-    split
-        ``train``, ``val`` or ``test``.
     images, genes
         (N, D) each, rows of unit length but where ``meta`` says ``unit_length`` false; row i of both is
-        pair i. The train split, which is only
-        read by what predicts from images, needs no genes.
+        pair i. The train split, which is only read by what predicts from images, needs no genes.
     index
         One row per pair with ``INDEX_COLUMNS``: a pandas DataFrame or a sequence of mappings.
     meta
@@ -78,12 +68,9 @@ def write_run_embeddings(
             for at in range(0, len(array), BLOCK_ROWS):
                 block = array[at : at + BLOCK_ROWS]
                 if not np.isfinite(block).all():
-                    raise InputError(
-                        paths[what],
-                        f"{what} of {split}",
-                        "embeddings that aren't finite",
-                        "the training diverged: lower learning_rate or gradient_clip",
-                    )
+                    remedy = "the training diverged: lower learning_rate or gradient_clip"
+                    fault = "embeddings that aren't finite"
+                    raise InputError(paths[what], f"{what} of {split}", fault, remedy)
                 stored[at : at + len(block)] = block
             stored.flush()
             del stored
@@ -110,46 +97,40 @@ def write_run_embeddings(
 def read_run_embeddings(run_dir, split: str) -> dict:
     """Read the embedded pairs of one split of a run.
 
-    Returns
-    -------
     ``images`` and ``genes``: (N, D) float32, memory-mapped, read-only, rows of unit length but where
-    ``meta`` says ``unit_length`` false;
-    ``index``: a pandas DataFrame of ``INDEX_COLUMNS``, row i for pair i; ``meta``: the JSON.
+    ``meta`` says ``unit_length`` false; ``index``: a pandas DataFrame of ``INDEX_COLUMNS``, row i for
+    pair i; ``meta``: the JSON.
     """
-    paths = run_files(run_dir, split)
-    meta = read_meta(paths["meta"], ("rows", "width", "sha256"))
-    shape = (meta["rows"], meta["width"])
-    arrays = {
-        what: read_array(paths[what], shape, meta["sha256"].get(what))
-        for what in ("images", "genes")
-    }
+    paths, meta = _read_meta(run_dir, split)
+    arrays = {what: _read_side(paths, meta, what) for what in ("images", "genes")}
     for what, array in arrays.items() if meta.get("unit_length", True) else ():
         for at in range(0, len(array), BLOCK_ROWS):
             norms = np.linalg.norm(array[at : at + BLOCK_ROWS].astype(np.float64), axis=1)
             if len(norms) and np.abs(norms - 1).max() > 1e-3:
-                raise InputError(
-                    paths[what],
-                    f"row {at + int(np.abs(norms - 1).argmax())}",
-                    "an embedding that isn't of unit length",
-                    "delete it and pretrain again",
-                )
+                row = f"row {at + int(np.abs(norms - 1).argmax())}"
+                fault = "an embedding that isn't of unit length"
+                raise InputError(paths[what], row, fault, "delete it and pretrain again")
     return {**arrays, "index": read_index(paths, meta), "meta": meta}
 
 
 def read_run_images(run_dir, split: str) -> dict:
     """Read the image side of one split of a run, which is all that the train split may have.
 
-    Returns
-    -------
-    ``images``: (N, D) float32, memory-mapped, rows of the shared space; ``trunk``: (N, W) what a
-    tuned image encoder gives before the projection, or None; ``index`` and ``meta`` as of
+    ``images``: (N, D) float32, memory-mapped, rows of the shared space; ``trunk``: (N, W) what a tuned
+    image encoder gives before the projection, or None; ``index`` and ``meta`` as of
     ``read_run_embeddings``.
     """
-    paths = run_files(run_dir, split)
-    meta = read_meta(paths["meta"], ("rows", "width", "sha256"))
-    sums = meta["sha256"]
-    images = read_array(paths["images"], (meta["rows"], meta["width"]), sums.get("images"))
-    trunk = None
-    if "trunk" in sums:
-        trunk = read_array(paths["trunk"], (meta["rows"], meta.get("trunk_width")), sums["trunk"])
+    paths, meta = _read_meta(run_dir, split)
+    images, has_trunk = _read_side(paths, meta, "images"), "trunk" in meta["sha256"]
+    trunk = _read_side(paths, meta, "trunk", meta.get("trunk_width")) if has_trunk else None
     return {"images": images, "trunk": trunk, "index": read_index(paths, meta), "meta": meta}
+
+
+def _read_meta(run_dir, split: str) -> tuple[dict[str, Path], dict]:
+    paths = run_files(run_dir, split)
+    return paths, read_meta(paths["meta"], ("rows", "width", "sha256"))
+
+
+def _read_side(paths: Mapping, meta: Mapping, what: str, width: int | None = None) -> np.ndarray:
+    shape = (meta["rows"], width or meta["width"])
+    return read_array(paths[what], shape, meta["sha256"].get(what))

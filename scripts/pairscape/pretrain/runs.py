@@ -12,7 +12,7 @@ from pairscape.pretrain import failures, run_embeddings
 def read_run(
     given, keys: Sequence[str], experiment: str | None = None, dataset: str | None = None
 ) -> tuple[str, dict, bool]:
-    """Read what a run says of itself.
+    """Read what a run says of itself: the file read, what it holds, and whether the run failed.
 
     Parameters
     ----------
@@ -22,10 +22,6 @@ def read_run(
         What options.json must hold beside ``failures.RUN_KEYS``.
     experiment, dataset
         Whose run it must be; None for any.
-
-    Returns
-    -------
-    The file that was read, what it holds, and whether the run failed.
     """
     failed = failures.beside(given)
     path = failed or given
@@ -42,14 +38,8 @@ def read_run(
 def read_scorable(path, run: Mapping, split: str) -> tuple[dict, set[str]]:
     """Read a run's embedded pairs of a split that recall can be taken of.
 
-    Parameters
-    ----------
-    path, run
-        Of ``read_run``, of a run that didn't fail; ``splits`` must be among its keys.
-
-    Returns
-    -------
-    What ``embeddings.read_run_embeddings`` gives, and the donors that no source names.
+    ``path`` and ``run`` are those of ``read_run``, of a run that didn't fail and has the key
+    ``splits``. Returns what ``read_run_embeddings`` gives, and the donors that no source names.
     """
     folder = Path(path).parent
     embedded = run_embeddings.read_run_embeddings(folder, split)
@@ -59,12 +49,9 @@ def read_scorable(path, run: Mapping, split: str) -> tuple[dict, set[str]]:
         raise InputError(index_path, "rows", "no pair to score", remedy)
     donors = index.groupby("sample")["donor"].nunique()
     if donors.max() > 1:
-        raise InputError(
-            index_path,
-            f"sample {donors.idxmax()}",
-            f"{donors.max()} donors",
-            "give each sample one donor in the sample table and pretrain again",
-        )
+        remedy = "give each sample one donor in the sample table and pretrain again"
+        many = f"{donors.max()} donors"
+        raise InputError(index_path, f"sample {donors.idxmax()}", many, remedy)
     return embedded, {row["donor"] for row in run["splits"] if leakage.is_placeholder(row)}
 
 
@@ -85,9 +72,5 @@ def check_experiment(path, rows: Iterable[Mapping], *experiments: str) -> None:
     """Refuse scores of another experiment; ``path`` is their file, for the message."""
     for line, row in enumerate(rows, start=2):
         if row["experiment"] not in experiments:
-            raise InputError(
-                path,
-                f"line {line}, experiment",
-                row["experiment"],
-                f"give only scores of {', '.join(experiments)}",
-            )
+            remedy = f"give only scores of {', '.join(experiments)}"
+            raise InputError(path, f"line {line}, experiment", row["experiment"], remedy)

@@ -7,10 +7,9 @@ from torch import nn
 
 from pairscape.core.errors import InputError
 from pairscape.pretrain.heads import projection
+from pairscape.pretrain.options import Training
 
 SIDES = ("images", "genes")
-
-
 # What a frozen trunk in training mode still learns: the running statistics of batch normalisation.
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -22,8 +21,6 @@ class Side(nn.Module):
     ----------
     tower
         The encoder, or None where the inputs are stored features.
-    head
-        The projection head.
     tuning
         What of the tower is trained: ``frozen``, ``lora``, ``full``, or ``learned`` for one that
         starts from nothing.
@@ -35,8 +32,6 @@ class Side(nn.Module):
     is_by_row
         False where a row's embedding depends on the others of the batch by the tower's preparation or
         by the head.
-    unit_length
-        Whether embeddings are brought to unit length.
     trunk_mode
         ``eval``, or ``train``: what isn't trained of the tower is in training mode in training, too.
     """
@@ -75,9 +70,8 @@ class Side(nn.Module):
         kept, and an embedding depends on no batch. With ``trunk_mode`` train all is in training mode.
         """
         super().train(mode)
-        if self.tower is None or self.tuning == "learned" or not mode:
-            return self
-        if self.trunk_mode == "train":
+        whole = self.tower is None or self.tuning == "learned" or self.trunk_mode == "train"
+        if whole or not mode:
             return self
         if self.tuning != "full":
             self.tower.eval()
@@ -108,8 +102,8 @@ class Side(nn.Module):
 
     def project(self, features: torch.Tensor) -> torch.Tensor:
         """Features (or tokens) of the encoder -> embeddings, float32."""
-        found = self.head(features.float()).float()
-        return nn.functional.normalize(found, dim=1) if self.unit_length else found
+        embedded = self.head(features.float()).float()
+        return nn.functional.normalize(embedded, dim=1) if self.unit_length else embedded
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         return self.project(self.encode(inputs))
@@ -124,39 +118,31 @@ class Side(nn.Module):
 
 
 def image_side(description: Mapping, tower: nn.Module | None) -> Side:
-    training, image = description["training"], description["image_encoder"]
-    takes_tokens = training["image_projection"] == "transformer"
-    across_batch = takes_tokens and training["transformer_attends"] == "batch"
+    training, image = Training(**description["training"]), description["image_encoder"]
+    takes_tokens = training.image_projection == "transformer"
+    across_batch = takes_tokens and training.transformer_attends == "batch"
     width = description["stored_width"]["images"]
     if tower is not None:
         width = tower.token_width if takes_tokens else tower.width
+    sizes = (width, training.embedding_dim, training.projection_dropout)
     return Side(
-        tuned(tower, image, training["image_tuning"], training),
-        projection(
-            training["image_projection"],
-            width,
-            training["embedding_dim"],
-            training["projection_dropout"],
-            across_batch,
-        ),
-        training["image_tuning"],
+        tuned(tower, image, training.image_tuning, training),
+        projection(training.image_projection, *sizes, across_batch),
+        training.image_tuning,
         image["input"],
         takes_tokens,
         not across_batch,
-        training["unit_length"],
-        training["frozen_trunks"],
+        training.unit_length,
+        training.frozen_trunks,
     )
 
 
-def tuned(tower: nn.Module | None, spec: Mapping, tuning: str, training: Mapping):
+def tuned(tower: nn.Module | None, spec: Mapping, tuning: str, training: Training):
     """Make of a frozen tower what is trained; adapters go to the modules that the file names."""
+    option = f"training.{spec['kind']}_tuning"
     if tower is None and tuning in ("lora", "full"):
-        raise InputError(
-            "--options",
-            f"training.{spec['kind']}_tuning",
-            f"{tuning} on stored features",
-            "leave the features out, or choose frozen",
-        )
+        remedy = "leave the features out, or choose frozen"
+        raise InputError("--options", option, f"{tuning} on stored features", remedy)
     if tower is None or tuning == "learned":
         return tower
     tower.requires_grad_(tuning == "full")
@@ -165,18 +151,13 @@ def tuned(tower: nn.Module | None, spec: Mapping, tuning: str, training: Mapping
 
         targets = spec["finetuning"]["lora_targets"]
         if not targets:
-            raise InputError(
-                spec["title"],
-                "finetuning.lora_targets",
-                "none",
-                f"name modules in the encoder's file, or set training.{spec['kind']}_tuning to"
-                " full or frozen",
-            )
+            remedy = f"name modules in the encoder's file, or set {option} to full or frozen"
+            raise InputError(spec["title"], "finetuning.lora_targets", "none", remedy)
         inject_adapter_in_model(
             LoraConfig(
-                r=training["lora_rank"],
-                lora_alpha=training["lora_alpha"],
-                lora_dropout=training["lora_dropout"],
+                r=training.lora_rank,
+                lora_alpha=training.lora_alpha,
+                lora_dropout=training.lora_dropout,
                 target_modules=list(targets),
                 bias="none",
             ),

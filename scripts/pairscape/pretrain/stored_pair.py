@@ -6,8 +6,9 @@ from collections.abc import Mapping
 import torch
 
 from pairscape.core import files
-from pairscape.core.errors import InputError
+from pairscape.core.errors import InputError, missing_file
 from pairscape.encoders import specs
+from pairscape.pretrain.options import Training
 from pairscape.pretrain.pair import FORMAT, Pair, build_towers, load_exactly, trunk_checksums
 from pairscape.pretrain.side import Side, image_side
 
@@ -15,13 +16,9 @@ from pairscape.pretrain.side import Side, image_side
 def save_pair(path, pair: Pair, state: Mapping, meta: Mapping) -> None:
     """Write ``model.ckpt``, all that ``load_pair`` needs. The same input makes the same bytes.
 
-    Parameters
-    ----------
-    state
-        What ``Pair.kept_state`` gave at the selected step: heads, adapters, and encoders that were
-        trained whole. Frozen trunks are told by their checksum.
-    meta
-        More facts, such as names and the selected step.
+    ``state`` is what ``Pair.kept_state`` gave at the selected step: heads, adapters, and encoders that
+    were trained whole; frozen trunks are told by their checksum. ``meta`` holds more facts, such as
+    names.
     """
     # The archive's inner folder takes the file's name: without a file it is always the same.
     buffer = io.BytesIO()
@@ -34,16 +31,9 @@ def save_pair(path, pair: Pair, state: Mapping, meta: Mapping) -> None:
 
 
 def load_pair(path, image_weights=None, gene_weights=None) -> tuple[Pair, dict]:
-    """Read ``model.ckpt`` strictly.
+    """Read ``model.ckpt`` strictly: the pair in eval mode, and the metadata it was saved with.
 
-    Parameters
-    ----------
-    image_weights, gene_weights
-        As for ``build_towers``, for trunks that ran in the training.
-
-    Returns
-    -------
-    The pair in eval mode, and the metadata it was saved with (names, genes, selected step, ...).
+    Weights are as for ``build_towers``, for trunks that ran in the training.
     """
     description, state, meta = read_stored(path)
     towers = build_towers(description, image_weights, gene_weights, with_state=True)
@@ -59,15 +49,8 @@ def load_pair(path, image_weights=None, gene_weights=None) -> tuple[Pair, dict]:
 def load_image_side(path, image_weights=None) -> tuple[Side, dict]:
     """Read the image side alone of a saved pair, strictly; no gene encoder is built.
 
-    Parameters
-    ----------
-    image_weights
-        As for ``build_towers``; not needed where ``encoders.takes_stored_images``.
-
-    Returns
-    -------
-    The side in eval mode, whose tower is None where ``encoders.takes_stored_images``; and the pair's
-    description (see ``describe``), whose ``trunk_sha256`` tells the encoder.
+    Weights aren't needed where ``specs.takes_stored_images``, and the side's tower is None then.
+    Returns the side in eval mode, and the pair's description, whose ``trunk_sha256`` tells the encoder.
     """
     description, state, _ = read_stored(path)
     # Genes as if they were stored: their encoder stays unbuilt.
@@ -79,10 +62,10 @@ def load_image_side(path, image_weights=None) -> tuple[Side, dict]:
     _require_trunks(path, description, trunk_checksums(wanted, towers))
     try:
         side = image_side(wanted, towers["images"])
-        own = {name: value for name, value in side.state_dict().items() if side.is_kept(name)}
+        place = {name: value for name, value in side.state_dict().items() if side.is_kept(name)}
         start = "images."
         kept = {name.removeprefix(start): v for name, v in state.items() if name.startswith(start)}
-        load_exactly(own, kept)
+        load_exactly(place, kept)
     except (ValueError, KeyError, AttributeError) as error:
         raise _damaged(path, error) from None
     return side.eval(), description
@@ -99,24 +82,23 @@ def read_stored(path) -> tuple[dict, dict, dict]:
         description, state, meta = stored["pair"], stored["state"], stored["meta"]
         if "trunk_sha256" not in description:
             raise KeyError("trunk_sha256")
+        Training(**description["training"])  # of these options and no others
     except FileNotFoundError:
-        raise InputError(path, "file", "nothing", "pretrain first or correct the path") from None
+        raise missing_file(path, "pretrain first or correct the path") from None
     except Exception as error:  # a damaged archive fails in many ways
         raise _damaged(path, error) from None
     return description, state, meta
 
 
-def _require_trunks(path, description: Mapping, found: Mapping[str, str]) -> None:
+def _require_trunks(path, description: Mapping, sums: Mapping[str, str]) -> None:
     """Refuse other frozen trunks than those that the pair was trained on."""
     expected = description["trunk_sha256"]
-    for side, sha256 in found.items():
+    for side, sha256 in sums.items():
         if sha256 != expected.get(side):
-            raise InputError(
-                path,
-                f"weights of the {side}",
-                f"others ({sha256[:12]}) than it was trained on ({str(expected.get(side))[:12]})",
-                "give the weights of its training, see options.json beside it",
-            )
+            known = str(expected.get(side))
+            others = f"others ({sha256[:12]}) than it was trained on ({known[:12]})"
+            remedy = "give the weights of its training, see options.json beside it"
+            raise InputError(path, f"weights of the {side}", others, remedy)
 
 
 def _damaged(path, error) -> InputError:
