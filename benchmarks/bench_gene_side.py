@@ -127,10 +127,10 @@ def stepper(spec, genes, images: Path, gene_inputs, batch: int, tower=None, widt
     """A function that takes a step of the training: (number, rows) -> loss."""
     import torch
 
-    from pairscape.pretrain import batches, pair, training_loop
+    from pairscape.pretrain import batches, options, pair, training_loop
     from pairscape.pretrain.processes import World
 
-    training = training_loop.resolve_training({**TRAINING, "batch_size": batch})
+    training = options.resolve_training({**TRAINING, "batch_size": batch})
     stored = {"images": IMAGE_WIDTH, "genes": None if tower else width or spec["width"]}
     image = {"kind": "image", "input": {}, "weights": None}
     description = pair.describe(image, spec, training, genes, stored)
@@ -146,9 +146,7 @@ def stepper(spec, genes, images: Path, gene_inputs, batch: int, tower=None, widt
 
     def step(number: int, rows: np.ndarray) -> float:
         read = data[number, rows, None]
-        found = training_loop.train_step(
-            model, optimizer, read, batch, world, 0, number, training["learning_rate"]
-        )
+        found = training_loop.train_step(model, optimizer, read, batch, world, 0, number)
         return float(found["loss"])
 
     return step

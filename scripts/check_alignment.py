@@ -93,13 +93,11 @@ def main(argv=None):
     _draw(overlay, args.he_image, name, aligned.matrix, region, pixel_size_um, verdict)
     files.write_json(_failed(args.report) if refused else args.report, report)
     if refused:
-        raise InputError(
-            source,
-            field,
-            refusal,
+        remedy = (
             f"correct it (look at {overlay}), or, where it is right all the same, name the sample "
-            "in alignment.trusted of the configuration",
+            "in alignment.trusted of the configuration"
         )
+        raise InputError(source, field, refusal, remedy)
     for warning in warnings:
         logs.log.warning("%s: %s", name or source, warning)
     logs.log.info(

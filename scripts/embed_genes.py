@@ -92,12 +92,8 @@ def find_weights(spec, name: str, path):
     from pairscape.encoders import weights
 
     if spec["learned_from"] == "pair":
-        raise InputError(
-            f"config/encoders/gene/{name}.yaml",
-            "learned_from",
-            "pair",
-            "an encoder that learns with the pair has no embeddings before: pretrain it",
-        )
+        remedy = "an encoder that learns with the pair has no embeddings before: pretrain it"
+        raise InputError(f"config/encoders/gene/{name}.yaml", "learned_from", "pair", remedy)
     if spec["weights"] is not None:
         return weights.find_weights(spec, path)
     if spec.get("control") and path is None:

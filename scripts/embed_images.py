@@ -82,19 +82,11 @@ def check_augmentation(options) -> dict:
 
     kind = options.get("augmentation")
     if kind not in augmentation.KINDS:
-        raise InputError(
-            "--options",
-            "augmentation",
-            repr(kind),
-            f"views after the first need one of {', '.join(augmentation.KINDS)}",
-        )
+        remedy = f"views after the first need one of {', '.join(augmentation.KINDS)}"
+        raise InputError("--options", "augmentation", repr(kind), remedy)
     if options["encoder"]["builder"] == "expression":
-        raise InputError(
-            "--options",
-            "views",
-            str(options["views"]),
-            f"{options['encoder_name']} sees no patches: write 1",
-        )
+        remedy = f"{options['encoder_name']} sees no patches: write 1"
+        raise InputError("--options", "views", str(options["views"]), remedy)
     return {"augmentation": kind, "augmentation_seed": options.get("seed", 0)}
 
 
@@ -107,12 +99,8 @@ def find_weights(spec, name: str, path):
     if path is not None:
         raise InputError(path, "weights", "a file", f"{name} has no weights: leave the flag out")
     if not spec.get("control"):
-        raise InputError(
-            f"config/encoders/image/{name}.yaml",
-            "weights",
-            "null",
-            "declare its weights; only a control (key `control`) may run without any",
-        )
+        remedy = "declare its weights; only a control (key `control`) may run without any"
+        raise InputError(f"config/encoders/image/{name}.yaml", "weights", "null", remedy)
     return None
 
 

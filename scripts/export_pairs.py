@@ -39,12 +39,9 @@ def main(argv=None):
     sample, preset = args.options["sample"], cutting.read_preset(args.options["patches"])
     name = sample["sample"]
     if sample.get("he_image") == "none" or not args.he_image:
-        raise InputError(
-            "sample table",
-            f"sample {name}, he_image",
-            "none: it has no H&E, so there are no image-gene pairs of it",
-            "give its H&E image or take it out of the dataset",
-        )
+        fault = "none: it has no H&E, so there are no image-gene pairs of it"
+        remedy = "give its H&E image or take it out of the dataset"
+        raise InputError("sample table", f"sample {name}, he_image", fault, remedy)
     genes = [gene["gene_symbol"] for gene in gene_lists.read_genes(args.genes)]
 
     from pairscape.images.tiff import TiffImage
@@ -61,13 +58,12 @@ def main(argv=None):
         cut = cutting.plan_cut(preset, centres_px, placed["um_per_px"])
         inside = slide.holds(cut.middles_px, cut.side_px)
         if not inside.any():
-            raise InputError(
-                args.he_alignment or args.he_image,
-                "alignment",
+            fault = (
                 f"none of {len(inside)} patches of {cut.side_px:.0f} pixels within the H&E of "
-                f"{slide.width} x {slide.height} pixels",
-                "give the alignment of this image and this bundle",
+                f"{slide.width} x {slide.height} pixels"
             )
+            remedy = "give the alignment of this image and this bundle"
+            raise InputError(args.he_alignment or args.he_image, "alignment", fault, remedy)
         features = cutting.pair_features(len(genes), args.options["labels"])
         keys = ("patch_px", "um_per_px", "encoding")
         patches = {key: getattr(cut.patches, key) for key in keys}

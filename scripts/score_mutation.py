@@ -32,12 +32,9 @@ def main(argv=None):
     options = args.options
     require_options(options, *OPTIONS)
     if len(options["runs"]) != len(args.predictions):
-        raise InputError(
-            "--options",
-            "runs",
-            f"{len(options['runs'])} for {len(args.predictions)} files of predictions",
-            "name mutation, target and model of each, in the order of the files",
-        )
+        fault = f"{len(options['runs'])} for {len(args.predictions)} files of predictions"
+        remedy = "name mutation, target and model of each, in the order of the files"
+        raise InputError("--options", "runs", fault, remedy)
     runs = {
         (run["mutation"], run["target"], run["model"]): (path, read_predictions(path))
         for run, path in zip(options["runs"], args.predictions, strict=True)

@@ -76,12 +76,10 @@ def _draw(args, options) -> None:
     rows = batch_effect_table.points(scores, recalls, panels, k, options["seed"])
     drawn = batch_effect_figure.choose(rows, resolution, pair)
     if not drawn:
-        raise InputError(
-            args.retrieval[0],
-            f"in-batch recall@{k} of {' with '.join(pair) if pair else 'any encoder pair'}",
-            f"none beside a silhouette at resolution {resolution:g}",
-            "score it, or name another pair, k or resolution",
-        )
+        field = f"in-batch recall@{k} of {' with '.join(pair) if pair else 'any encoder pair'}"
+        fault = f"none beside a silhouette at resolution {resolution:g}"
+        remedy = "score it, or name another pair, k or resolution"
+        raise InputError(args.retrieval[0], field, fault, remedy)
     batch_effect_table.POINTS.write(args.numbers, rows)
     title = f"Batch effects and retrieval, experiment {experiment}"
     style.draw(lambda: batch_effect_figure.plot_points(drawn, title), args.png, args.svg)

@@ -195,10 +195,9 @@ def check_alignment(findings, facts, he_image, path, pixel_size, stated_um, samp
 def check_identity(findings, facts, he_image, he_size, image_size, sample) -> None:
     """An H&E on the pixel grid of the morphology image has its size."""
     if any(abs(a - b) > 0.01 * b for a, b in zip(he_size, image_size, strict=True)):
-        raise InputError(
-            he_image,
-            "size",
-            "{} x {} px where the morphology image has {} x {}".format(*he_size, *image_size),
+        fault = "{} x {} px where the morphology image has {} x {}".format(*he_size, *image_size)
+        remedy = (
             f"give an alignment file: `identity` in he_alignment of sample "
-            f"{sample.get('sample', '')} says that both share one pixel grid",
+            f"{sample.get('sample', '')} says that both share one pixel grid"
         )
+        raise InputError(he_image, "size", fault, remedy)

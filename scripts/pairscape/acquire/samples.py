@@ -15,11 +15,8 @@ def read_samples(path) -> dict[str, dict[str, str]]:
     for number, row in enumerate(read_tsv(path, schema["required"]), start=2):
         refuse_invalid(row, schema, path, f"line {number}")
         if row["sample"] in samples:
-            raise InputError(
-                path,
-                f"line {number}, column sample",
-                f"{row['sample']} for the second time",
-                "give each sample one row and one name",
-            )
+            fault = f"{row['sample']} for the second time"
+            remedy = "give each sample one row and one name"
+            raise InputError(path, f"line {number}, column sample", fault, remedy)
         samples[row["sample"]] = {column: row.get(column, "") for column in schema["properties"]}
     return samples

@@ -155,12 +155,9 @@ def _score_seeds(runs: Sequence[Run], load, options: Mapping) -> Scored | None:
         if scored is None:
             scored = Scored({}, rows, sizes, index, loaded.placeholders, [])
         elif not same_spots(scored.index, index):
-            raise InputError(
-                loaded.path,
-                "test split",
-                f"other spots than those of seed {runs[0].seed}",
-                "delete the run and pretrain it again: seeds of one dataset share its splits",
-            )
+            fault = f"other spots than those of seed {runs[0].seed}"
+            remedy = "delete the run and pretrain it again: seeds of one dataset share its splits"
+            raise InputError(loaded.path, "test split", fault, remedy)
         scored.hits[run.seed] = hits
         scored.sums.append(loaded.options_sha256)
     return scored

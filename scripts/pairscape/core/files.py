@@ -163,11 +163,9 @@ def read_json(path):
     if isinstance(value, dict) and SEAL in value:
         seal, found = value.pop(SEAL), sha256_json(value)
         if seal != found:
-            raise InputError(
-                path,
-                SEAL,
-                str(seal)[:12],
+            remedy = (
                 f"its content gives {found[:12]}: it was changed or damaged; delete it and make it"
-                " again",
+                " again"
             )
+            raise InputError(path, SEAL, str(seal)[:12], remedy)
     return value

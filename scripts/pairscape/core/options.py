@@ -107,24 +107,16 @@ def refuse_invalid(value, schema: Mapping, source, place: str) -> None:
         extra = next(key for key in error.instance if key not in allowed)
         close = difflib.get_close_matches(str(extra), allowed, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
-        raise InputError(
-            source,
-            field or "top level",
-            f"the unknown key {extra!r}",
-            f"{hint}allowed: {', '.join(allowed)}",
-        )
+        remedy = f"{hint}allowed: {', '.join(allowed)}"
+        raise InputError(source, field or "top level", f"the unknown key {extra!r}", remedy)
     if error.validator == "required":
         missing = re.match(r"'(.*?)' is a required", error.message).group(1)
         raise InputError(source, field or "top level", f"no key {missing!r}", f"add {missing}")
     if error.validator == "enum":
         allowed = ", ".join(str(item) for item in error.schema["enum"] if item != "")
         raise InputError(source, field, repr(error.instance), f"allowed: {allowed}")
-    raise InputError(
-        source,
-        field or "top level",
-        f"{error.instance!r} ({error.message})",
-        f"give what the schema asks for: {described or error.validator}",
-    )
+    remedy = f"give what the schema asks for: {described or error.validator}"
+    raise InputError(source, field or "top level", f"{error.instance!r} ({error.message})", remedy)
 
 
 def _dotted(path, after: bool) -> str:

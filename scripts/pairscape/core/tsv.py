@@ -42,12 +42,9 @@ def read_tsv(path, columns: Sequence[str] = (), remark: str = "") -> list[dict[s
             rows = []
             for row in reader:
                 if "" in row or None in row.values():
-                    raise InputError(
-                        path,
-                        f"line {reader.line_num + passed}",
-                        f"a number of fields other than the header's {len(names)}",
-                        "separate the fields by single tabs",
-                    )
+                    fault = f"a number of fields other than the header's {len(names)}"
+                    remedy = "separate the fields by single tabs"
+                    raise InputError(path, f"line {reader.line_num + passed}", fault, remedy)
                 rows.append(row)
     except FileNotFoundError:
         raise InputError(path, "file", "nothing", "make it or correct the path") from None

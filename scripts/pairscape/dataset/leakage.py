@@ -233,13 +233,12 @@ def refuse_leaks(leaks: Iterable[Mapping], place: str, source) -> None:
     """The gate: hard findings that nobody owns up to."""
     errors = [leak for leak in leaks if leak["level"] == "error"]
     if errors:
-        raise InputError(
-            source,
-            place,
-            f"{'; '.join(describe_leaks(errors))} in more than one split",
+        fault = f"{'; '.join(describe_leaks(errors))} in more than one split"
+        remedy = (
             "move the samples so that each donor is in one split, or own up to it: write "
-            f'`shared_donors: "<reason>"` under {place}',
+            f'`shared_donors: "<reason>"` under {place}'
         )
+        raise InputError(source, place, fault, remedy)
 
 
 def describe_leaks(leaks: Iterable[Mapping]) -> list[str]:

@@ -51,12 +51,9 @@ def check_arguments(spec: Mapping) -> None:
     parts = [("arguments", arguments, _ARGUMENTS), ("arguments.quality", quality, _QUALITY)]
     for place, found, wanted in parts:
         for key in sorted(wanted ^ set(found)):
-            raise InputError(
-                spec["title"],
-                f"{place}.{key}",
-                "nothing" if key in wanted else "an unknown key",
-                f"{'add it' if key in wanted else 'leave it out'}; drvi.yaml shows all",
-            )
+            fault = "nothing" if key in wanted else "an unknown key"
+            remedy = f"{'add it' if key in wanted else 'leave it out'}; drvi.yaml shows all"
+            raise InputError(spec["title"], f"{place}.{key}", fault, remedy)
     choices = {
         "arguments.fit_on": (arguments["fit_on"], ("train", "published")),
         "arguments.quality.by": (quality["by"], ("sample", "dataset")),

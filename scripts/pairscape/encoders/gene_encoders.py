@@ -69,12 +69,9 @@ def build(spec: Mapping, weights, genes: Sequence[Mapping], train=None) -> GeneT
     found = sum(parameter.numel() for parameter in tower.parameters())
     declared = spec["parameters"] + spec["parameters_per_gene"] * len(genes)
     if found != declared:
-        raise InputError(
-            spec["title"],
-            "parameters",
-            f"{found:,} in the model that its arguments build for {len(genes)} genes",
-            f"its file declares {declared:,}: correct the arguments or the counts",
-        )
+        fault = f"{found:,} in the model that its arguments build for {len(genes)} genes"
+        remedy = f"its file declares {declared:,}: correct the arguments or the counts"
+        raise InputError(spec["title"], "parameters", fault, remedy)
     return tower if learns else tower.eval().requires_grad_(False)
 
 
@@ -216,12 +213,9 @@ def fingerprint(tower: GeneTower, spec: Mapping, genes: Sequence[Mapping]) -> li
         device = next((p.device for p in tower.parameters()), torch.device("cpu"))
         embedding = tower(torch.from_numpy(fixed_counts(genes)).to(device))[0].double().cpu()
     if embedding.shape != (spec["width"],) or tower.width != spec["width"]:
-        raise InputError(
-            spec["title"],
-            "width",
-            f"an embedding of shape {tuple(embedding.shape)}",
-            f"its file declares {spec['width']}: correct width or arguments",
-        )
+        fault = f"an embedding of shape {tuple(embedding.shape)}"
+        remedy = f"its file declares {spec['width']}: correct width or arguments"
+        raise InputError(spec["title"], "width", fault, remedy)
     if not bool(torch.isfinite(embedding).all()):
         raise InputError(
             spec["title"], "embedding", "numbers that aren't finite", "look at its weights"

@@ -56,12 +56,9 @@ def build(spec: Mapping, weights) -> ImageTower:
         model = BUILDERS[spec["builder"]](spec)
     found = sum(parameter.numel() for parameter in model.parameters())
     if found != spec["parameters"]:
-        raise InputError(
-            spec["title"],
-            "parameters",
-            f"{found:,} in the model that its arguments build",
-            f"its file declares {spec['parameters']:,}: correct the arguments or the count",
-        )
+        fault = f"{found:,} in the model that its arguments build"
+        remedy = f"its file declares {spec['parameters']:,}: correct the arguments or the count"
+        raise InputError(spec["title"], "parameters", fault, remedy)
     if weights is not None and set(dict(model.named_buffers())) <= set(model.state_dict()):
         # All that it holds comes from the file: a giant's random numbers would take minutes.
         model = model.to_empty(device="cpu")
@@ -83,12 +80,8 @@ def load_weights(model: nn.Module, spec: Mapping, path) -> None:
     entries = read_entries(spec, path)
     layout = LAYOUTS.get(spec["weights"]["layout"])
     if layout is None:
-        raise InputError(
-            path,
-            "layout",
-            repr(spec["weights"]["layout"]),
-            f"allowed in the encoder's file: {', '.join(LAYOUTS)}",
-        )
+        remedy = f"allowed in the encoder's file: {', '.join(LAYOUTS)}"
+        raise InputError(path, "layout", repr(spec["weights"]["layout"]), remedy)
     load_strictly(model, layout(entries, path, model), path)
 
 
@@ -113,12 +106,9 @@ def fingerprint(tower: nn.Module, spec: Mapping) -> list[float]:
     with torch.inference_mode(), one_thread():
         embedding = tower(transform(spec)([fixed_patch(spec)]))[0]
     if embedding.shape != (spec["width"],):
-        raise InputError(
-            spec["title"],
-            "width",
-            f"an embedding of shape {tuple(embedding.shape)}",
-            f"its file declares {spec['width']}: correct width or output",
-        )
+        fault = f"an embedding of shape {tuple(embedding.shape)}"
+        remedy = f"its file declares {spec['width']}: correct width or output"
+        raise InputError(spec["title"], "width", fault, remedy)
     generator = np.random.Generator(np.random.PCG64(1234))
     matrix = generator.standard_normal((spec["width"], FINGERPRINT_NUMBERS))
     return [round(float(x), 3) for x in embedding.double().numpy() @ matrix]

@@ -59,12 +59,9 @@ def read_encoder(root, kind: str, name: str) -> dict:
             )
         base = _read_file(root, kind, base_name)
         if "variant_of" in base:
-            raise InputError(
-                path,
-                "variant_of",
-                f"{base_name}, a variant of {base['variant_of']}",
-                f"write variant_of: {base['variant_of']}, and what differs from it",
-            )
+            fault = f"{base_name}, a variant of {base['variant_of']}"
+            remedy = f"write variant_of: {base['variant_of']}, and what differs from it"
+            raise InputError(path, "variant_of", fault, remedy)
         if "title" not in spec:
             raise InputError(path, "title", "nothing", "give the variant a title of its own")
         spec = _merged(base, spec)
@@ -129,12 +126,8 @@ def _read_file(root, kind: str, name: str) -> dict:
     if name not in allowed:
         close = difflib.get_close_matches(name, allowed, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
-        raise InputError(
-            path,
-            f"{kind} encoder",
-            f"no encoder named {name!r}",
-            f"{hint}allowed: {', '.join(allowed) or 'none'}",
-        )
+        remedy = f"{hint}allowed: {', '.join(allowed) or 'none'}"
+        raise InputError(path, f"{kind} encoder", f"no encoder named {name!r}", remedy)
     try:
         spec = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -163,12 +156,8 @@ def require_built(spec: Mapping, file) -> None:
         The encoder's file, for the message.
     """
     if spec.get("built") is not True:
-        raise InputError(
-            file,
-            "built",
-            f"{str(spec.get('built')).lower()}: {spec.get('title')} is declared, not built yet",
-            "use an encoder whose file says built: true",
-        )
+        fault = f"{str(spec.get('built')).lower()}: {spec.get('title')} is declared, not built yet"
+        raise InputError(file, "built", fault, "use an encoder whose file says built: true")
 
 
 def sees_patches(spec: Mapping) -> bool:

@@ -32,12 +32,8 @@ def find_weights(spec: Mapping, path=None) -> Path:
     source = spec["weights"]
     if source["source"] != "package":
         if path is None or not Path(path).is_file():
-            raise InputError(
-                path or "--weights",
-                "file",
-                "nothing",
-                f"fetch the weights of {spec['title']} first",
-            )
+            remedy = f"fetch the weights of {spec['title']} first"
+            raise InputError(path or "--weights", "file", "nothing", remedy)
         return Path(path)
     try:
         package = importlib.metadata.distribution(source["location"])
@@ -64,12 +60,8 @@ def find_extra(spec: Mapping, path) -> dict[str, Path]:
     found = {name: Path(path).parent / name for name in spec["weights"].get("extra_files", ())}
     for name, file in found.items():
         if not file.is_file():
-            raise InputError(
-                file,
-                "file",
-                "nothing",
-                f"{spec['title']} needs {name} beside its weights: fetch it, or put it there",
-            )
+            remedy = f"{spec['title']} needs {name} beside its weights: fetch it, or put it there"
+            raise InputError(file, "file", "nothing", remedy)
     return found
 
 
@@ -92,12 +84,8 @@ def read_entries(spec: Mapping, path) -> dict:
     if wanted is None:
         log.info("%s: the checksum isn't declared; this file's SHA-256 is %s", path, found)
     elif found != wanted:
-        raise InputError(
-            path,
-            "sha256",
-            found,
-            f"{wanted} is declared for {spec['title']}: fetch the file again",
-        )
+        remedy = f"{wanted} is declared for {spec['title']}: fetch the file again"
+        raise InputError(path, "sha256", found, remedy)
     try:
         if str(path).endswith(".safetensors"):
             from safetensors.torch import load_file
@@ -109,12 +97,8 @@ def read_entries(spec: Mapping, path) -> dict:
     except (OSError, MemoryError):
         raise
     except Exception as error:  # bytes at random break an unpickler in any way
-        raise InputError(
-            path,
-            "weights",
-            " ".join(str(error).split(".")[0].split()) or type(error).__name__,
-            "fetch the file again",
-        ) from None
+        fault = " ".join(str(error).split(".")[0].split()) or type(error).__name__
+        raise InputError(path, "weights", fault, "fetch the file again") from None
     if not isinstance(entries, Mapping):
         raise InputError(path, "weights", type(entries).__name__, "give a file of named tensors")
     return dict(entries)
@@ -176,12 +160,9 @@ def load_strictly(model: nn.Module, entries: Mapping, path) -> None:
     for name, value in target.items():
         found = entries[name]
         if not isinstance(found, torch.Tensor) or found.shape != value.shape:
-            raise InputError(
-                path,
-                f"entry {name}",
-                str(tuple(found.shape)) if isinstance(found, torch.Tensor) else repr(found)[:40],
-                f"the model needs the shape {tuple(value.shape)}: give the right file",
-            )
+            fault = str(tuple(found.shape)) if isinstance(found, torch.Tensor) else repr(found)[:40]
+            remedy = f"the model needs the shape {tuple(value.shape)}: give the right file"
+            raise InputError(path, f"entry {name}", fault, remedy)
         if found.is_floating_point() and not bool(torch.isfinite(found).all()):
             raise InputError(
                 path, f"entry {name}", "numbers that aren't finite", "fetch the file again"

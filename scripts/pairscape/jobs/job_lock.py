@@ -58,12 +58,8 @@ def take(path, say: Callable[[str], None], wait: bool = True) -> None:
             _remove_dead(path, found, say)
             continue
         if not wait and (alive or beats):
-            raise InputError(
-                path,
-                "lock",
-                f"{_name(holder)} at work",
-                "wait until that has ended, or end it; then give the same command again",
-            )
+            remedy = "wait until that has ended, or end it; then give the same command again"
+            raise InputError(path, "lock", f"{_name(holder)} at work", remedy)
         if told is None or now - told >= TELL_S:
             told = now
             doubt = "" if alive or beats else f", or is seen to be dead for {DEAD_AFTER_S:g} s"

@@ -228,12 +228,9 @@ def inherit(name: str, datasets: Mapping, source) -> None:
         for key in (*needed, "source", "published_data", "min_panel_share"):
             value = datasets[base].get(key)
             if key in needed and dataset.get(key, value) != value:
-                raise InputError(
-                    source,
-                    f"{place}.{key}",
-                    f"{dataset[key]!r}, where {base} has {value!r}",
-                    "leave it out, or drop shards_of: its shards are those of that dataset",
-                )
+                fault = f"{dataset[key]!r}, where {base} has {value!r}"
+                remedy = "leave it out, or drop shards_of: its shards are those of that dataset"
+                raise InputError(source, f"{place}.{key}", fault, remedy)
             if value is not None or key in dataset:
                 dataset[key] = value
         return
@@ -285,26 +282,17 @@ def _check_sample(row: Mapping, place: str, options: Mapping, table, source) -> 
     """A sample of a dataset has an H&E, or a scale where its pairs are imported; and its panel."""
     name, imports = row["sample"], options["source"] == "published"
     if row["he_image"] in NO_FILE and not imports:
-        raise InputError(
-            table,
-            f"sample {name}, column he_image",
-            f"`none`, but {place} of {source} wants image-gene pairs of it",
-            "give its H&E image or take it out of that dataset",
-        )
+        fault = f"`none`, but {place} of {source} wants image-gene pairs of it"
+        remedy = "give its H&E image or take it out of that dataset"
+        raise InputError(table, f"sample {name}, column he_image", fault, remedy)
     if imports and not float(row["he_um_per_px"] or 0):
-        raise InputError(
-            table,
-            f"sample {name}, column he_um_per_px",
-            f"nothing, but {place} of {source} imports its pairs, which don't tell their scale",
-            "give the µm per pixel of its H&E",
-        )
+        fault = f"nothing, but {place} of {source} imports its pairs, which don't tell their scale"
+        remedy = "give the µm per pixel of its H&E"
+        raise InputError(table, f"sample {name}, column he_um_per_px", fault, remedy)
     if row["panel"] != options["panel"]:
-        raise InputError(
-            source,
-            f"{place}.samples",
-            f"{name}, measured with panel {row['panel']}",
-            f"list only samples of panel {options['panel']}",
-        )
+        fault = f"{name}, measured with panel {row['panel']}"
+        remedy = f"list only samples of panel {options['panel']}"
+        raise InputError(source, f"{place}.samples", fault, remedy)
 
 
 def _dataset_samples(config: Mapping, samples: Mapping[str, Mapping], name: str) -> list[str]:

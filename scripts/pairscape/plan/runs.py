@@ -85,12 +85,9 @@ def views_of(plan: Plan, dataset: str, image: str) -> dict:
         return {"views": 1}
     kinds = {training["augmentation"] for training in trainings}
     if len(kinds) > 1:
-        raise InputError(
-            plan.source,
-            "experiments",
-            f"stored views of {dataset} by {' and '.join(sorted(kinds))}",
-            "name one training.augmentation for all experiments with stored_views on it",
-        )
+        fault = f"stored views of {dataset} by {' and '.join(sorted(kinds))}"
+        remedy = "name one training.augmentation for all experiments with stored_views on it"
+        raise InputError(plan.source, "experiments", fault, remedy)
     views = max(map(stored_views, trainings))
     return {"views": views, "augmentation": kinds.pop(), "seed": plan.config["seed"]}
 

@@ -218,12 +218,9 @@ def check_samples(config: Mapping, source, samples: Mapping[str, Mapping]) -> No
         preset = config["spots"][item["spots"]]
         needs = preset["frame"] == "he_pixels" or preset["min_tissue"] is not None
         if needs and samples[item["sample"]]["he_image"] in NO_FILE:
-            raise InputError(
-                source,
-                f"{place}.spots",
-                f"{item['spots']}, which needs an H&E, for {item['sample']}, which has none",
-                "name a preset with frame: xenium_um and min_tissue: null",
-            )
+            fault = f"{item['spots']}, which needs an H&E, for {item['sample']}, which has none"
+            remedy = "name a preset with frame: xenium_um and min_tissue: null"
+            raise InputError(source, f"{place}.spots", fault, remedy)
     for i, name in enumerate(config["alignment"]["trusted"]):
         one_of(name, samples, source, f"alignment.trusted[{i}]", "samples of the table")
 

@@ -178,12 +178,9 @@ def compared_experiments(plan: Plan, name: str) -> list[str]:
         f"{level}{point}{dataset}" for level in ([stem] if stem in plan.experiments else levels)
     ]
     if not shown or not all(one in plan.shown for one in shown):
-        raise InputError(
-            plan.source,
-            "experiments",
-            f"neither {stem} nor {stem}_...{f' with {dataset}' if dataset else ''}",
-            "name one of them, and after a point one of its datasets",
-        )
+        fault = f"neither {stem} nor {stem}_...{f' with {dataset}' if dataset else ''}"
+        remedy = "name one of them, and after a point one of its datasets"
+        raise InputError(plan.source, "experiments", fault, remedy)
     return shown
 
 
@@ -276,9 +273,6 @@ def check_calibration(config: Mapping, source, encoders: Mapping) -> None:
         one_of(grid[f"{kind}_encoder"], encoders[kind], source, place, f"{kind} encoders")
     learned_from = encoders["gene"][grid["gene_encoder"]]["learned_from"]
     if learned_from != "pair":
-        raise InputError(
-            source,
-            "calibration.gene_encoder",
-            f"{grid['gene_encoder']}, learned from {learned_from}",
-            "name one that is learned with the pair, such as mlp",
-        )
+        fault = f"{grid['gene_encoder']}, learned from {learned_from}"
+        remedy = "name one that is learned with the pair, such as mlp"
+        raise InputError(source, "calibration.gene_encoder", fault, remedy)

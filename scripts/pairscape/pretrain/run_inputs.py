@@ -126,12 +126,8 @@ def read(options: Mapping, training: Training, inputs: Inputs, result_version: i
     encoders = {kind: options[f"{kind}_encoder"] for kind in specs.KINDS}
     once = experiment.runs_once(training.as_dict(), encoders["gene"])
     if is_closed_form(options) and not once["image"]:
-        raise InputError(
-            "--options",
-            "training.image_tuning",
-            training.image_tuning,
-            "a closed form needs stored features: choose frozen, and no tokens",
-        )
+        remedy = "a closed form needs stored features: choose frozen, and no tokens"
+        raise InputError("--options", "training.image_tuning", training.image_tuning, remedy)
     stored = stored_sides.read(inputs.features, encoders, training, shards, inputs.shards, splits)
     rows = expression_counts.split_rows(opened, splits, inputs.splits)
     if not is_closed_form(options):

@@ -40,12 +40,9 @@ def read_audits(paths: Sequence) -> list[dict]:
         audit = _read_object(path, AUDIT_KEYS)
         dropped = sum(audit["dropped"].values())
         if audit["pooled"] + dropped != audit["rows_read"]:
-            raise InputError(
-                path,
-                "rows_read",
-                f"{audit['rows_read']} for {audit['pooled']} pooled and {dropped} dropped",
-                "pool the sample again: its audit must add up",
-            )
+            fault = f"{audit['rows_read']} for {audit['pooled']} pooled and {dropped} dropped"
+            remedy = "pool the sample again: its audit must add up"
+            raise InputError(path, "rows_read", fault, remedy)
         audits.append({**audit, "dropped_rows": dropped})
     return audits
 

@@ -68,13 +68,12 @@ def _check_role(path, role: str, table: Mapping[str, np.ndarray]) -> None:
     for fold in np.unique(folds):
         labels = table["label"][table["fold"] == fold]
         if labels.min() == labels.max():
-            raise InputError(
-                path,
-                f"role {role}, fold {fold}",
-                f"{len(labels)} patient(s), all with label {labels[0]}",
+            fault = f"{len(labels)} patient(s), all with label {labels[0]}"
+            remedy = (
                 "neither label can be told from the other: ask for fewer folds in the"
-                " configuration, or give an external cohort both labels",
+                " configuration, or give an external cohort both labels"
             )
+            raise InputError(path, f"role {role}, fold {fold}", fault, remedy)
     if role != TEST and len(keys) != len(set(folds)) * len(set(patients)):
         raise refuse("patients that lack a fold's score")
 

@@ -188,12 +188,9 @@ def _refuse_extent(layout: Layout, genes: int, file) -> None:
     grid = layout.grid
     extent_um = max(grid.rows, grid.cols) * layout.pitch_um
     if not layout.names and (extent_um > MAX_EXTENT_UM or layout.spots * genes > MAX_ENTRIES):
-        raise InputError(
-            file,
-            "x_location, y_location",
-            f"an extent of {grid.cols} x {grid.rows} spots",
-            "mend the coordinates (they must be micrometres), or make the spots larger",
-        )
+        fault = f"an extent of {grid.cols} x {grid.rows} spots"
+        remedy = "mend the coordinates (they must be micrometres), or make the spots larger"
+        raise InputError(file, "x_location, y_location", fault, remedy)
 
 
 def _count(batches, layout: Layout, genes: list[str], preset: SpotPreset, cells, file):
@@ -275,12 +272,9 @@ def _assign(batch: pa.RecordBatch, assigned: str, cells, points, file, rows_read
     unknown = np.flatnonzero(is_assigned & (cell < 0))
     if len(unknown):
         name = batch.column("cell_id")[unknown[0]].as_py()
-        raise InputError(
-            file,
-            f"row {rows_read + unknown[0]}, cell_id",
-            f"cell {name}, which cells.parquet doesn't list",
-            "use the cells.parquet of this bundle, or assigned: cells",
-        )
+        fault = f"cell {name}, which cells.parquet doesn't list"
+        remedy = "use the cells.parquet of this bundle, or assigned: cells"
+        raise InputError(file, f"row {rows_read + unknown[0]}, cell_id", fault, remedy)
     # A row that isn't finite itself is refused wherever its cell lies.
     fine = is_assigned & np.isfinite(points).all(axis=0)
     places = centroids_um[np.where(fine, cell, 0)]

@@ -82,12 +82,8 @@ def official_layout(entries: Mapping, path, model: nn.Module) -> dict:
         entries = entries["state_dict"]
     entries = {name.removeprefix("module."): value for name, value in entries.items()}
     if not any(name.startswith("visual.") for name in entries):
-        raise InputError(
-            path,
-            "entries visual.*",
-            f"none among {len(entries)} (such as {next(iter(entries), None)})",
-            "give the official file of CONCH",
-        )
+        fault = f"none among {len(entries)} (such as {next(iter(entries), None)})"
+        raise InputError(path, "entries visual.*", fault, "give the official file of CONCH")
     without_pooler = getattr(model, "attn_pool_contrast", None) is None
     reasons = _NOT_THE_IMAGE_SIDE | (_POOLER if without_pooler else {})
     kept = weights.leave_out(entries, reasons, path)

@@ -69,12 +69,9 @@ def official_layout(entries: Mapping, path, model: nn.Module) -> dict:
     """
     wrapped = entries.get("model")
     if not isinstance(wrapped, Mapping):
-        raise InputError(
-            path,
-            "entry model",
-            "nothing" if wrapped is None else type(wrapped).__name__,
-            "the official file holds its weights under this key: give that file",
-        )
+        fault = "nothing" if wrapped is None else type(wrapped).__name__
+        remedy = "the official file holds its weights under this key: give that file"
+        raise InputError(path, "entry model", fault, remedy)
     if len(entries) > 1:
         other = next(name for name in entries if name != "model")
         raise InputError(
@@ -89,12 +86,8 @@ def official_layout(entries: Mapping, path, model: nn.Module) -> dict:
                 and value.shape == wanted.shape
                 and torch.equal(value.to(wanted.dtype), wanted)
             ):
-                raise InputError(
-                    path,
-                    f"entry {name}",
-                    "another table than the one that the model computes",
-                    "give the official file",
-                )
+                fault = "another table than the one that the model computes"
+                raise InputError(path, f"entry {name}", fault, "give the official file")
             continue
         stage = re.fullmatch(r"layers\.(\d+)\.(downsample\..*)", name)
         renamed[f"layers.{int(stage[1]) + 1}.{stage[2]}" if stage else name] = value

@@ -43,12 +43,8 @@ def build(spec: Mapping, path, genes: Sequence[Mapping], train=None) -> Drvi:
                 spec["title"], f"input.{key}", repr(spec["input"][key]), f"write {value}"
             )
     if spec["width"] != spec["arguments"]["n_latent"]:
-        raise InputError(
-            spec["title"],
-            "width",
-            str(spec["width"]),
-            f"write arguments.n_latent, {spec['arguments']['n_latent']}",
-        )
+        remedy = f"write arguments.n_latent, {spec['arguments']['n_latent']}"
+        raise InputError(spec["title"], "width", str(spec["width"]), remedy)
     model = network(len(genes), spec["arguments"])
     if path is not None:
         fit = read_fit(path, spec)
@@ -111,30 +107,21 @@ def read_fit(path, spec: Mapping | None = None) -> dict:
     fit = files.read_json(record)
     missing = [key for key in _FIT_KEYS if not isinstance(fit, dict) or key not in fit]
     if missing or fit.get("format") != FORMAT:
-        raise InputError(
-            record,
-            missing[0] if missing else "format",
-            "nothing" if missing else str(fit.get("format")),
-            f"fit the encoder again (format {FORMAT})",
-        )
+        fault = "nothing" if missing else str(fit.get("format"))
+        remedy = f"fit the encoder again (format {FORMAT})"
+        raise InputError(record, missing[0] if missing else "format", fault, remedy)
     found = files.sha256_file(path)
     if found != fit["sha256"]:
-        raise InputError(
-            path,
-            "sha256",
-            found[:12],
-            f"{fit['sha256'][:12]} is what {FIT_FILE} says: fit the encoder again",
-        )
+        remedy = f"{fit['sha256'][:12]} is what {FIT_FILE} says: fit the encoder again"
+        raise InputError(path, "sha256", found[:12], remedy)
     if spec is not None and fit["arguments"] != spec["arguments"]:
         keys = [*spec["arguments"], *fit["arguments"]]
         changed = next(k for k in keys if fit["arguments"].get(k) != spec["arguments"].get(k))
-        raise InputError(
-            record,
-            f"arguments.{changed}",
+        fault = (
             f"{fit['arguments'].get(changed)!r}, and {spec['arguments'].get(changed)!r} in "
-            f"the file of {spec['title']}",
-            "fit the encoder again",
+            f"the file of {spec['title']}"
         )
+        raise InputError(record, f"arguments.{changed}", fault, "fit the encoder again")
     return fit
 
 
@@ -168,19 +155,12 @@ def check_fitted_on(path, splits: Sequence[Mapping], splits_path, shards: Iterab
         name = sample["sample"]
         where = split_of.get(name, [])
         if "train" not in where and name not in fit["leaked"]:
-            raise InputError(
-                record,
-                f"samples, {name}",
-                f"a sample that is in {' and '.join(where) or 'no split'} of {splits_path}",
-                "fit the encoder again, on the train split alone",
-            )
+            fault = f"a sample that is in {' and '.join(where) or 'no split'} of {splits_path}"
+            remedy = "fit the encoder again, on the train split alone"
+            raise InputError(record, f"samples, {name}", fault, remedy)
         if name in now and now[name] != sample["sha256"]:
-            raise InputError(
-                record,
-                f"samples, {name}",
-                "an encoder fitted on another export of its pairs",
-                "fit the encoder again",
-            )
+            fault = "an encoder fitted on another export of its pairs"
+            raise InputError(record, f"samples, {name}", fault, "fit the encoder again")
     if fit["leaked"]:
         log.warning("%s was fitted on held-out samples: %s", path, ", ".join(fit["leaked"]))
     return fit

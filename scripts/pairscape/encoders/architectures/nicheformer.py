@@ -137,12 +137,8 @@ def build(spec: Mapping, weights, genes: Sequence[Mapping], train=None) -> Niche
     """
     kind = spec["input"]["technology_mean"]
     if kind not in TECHNOLOGY_MEANS:
-        raise InputError(
-            spec["title"],
-            "input.technology_mean",
-            repr(kind),
-            f"allowed: {', '.join(TECHNOLOGY_MEANS)}",
-        )
+        remedy = f"allowed: {', '.join(TECHNOLOGY_MEANS)}"
+        raise InputError(spec["title"], "input.technology_mean", repr(kind), remedy)
     model = Network(spec["arguments"])
     ids = [gene["gene_id"].split(".")[0] for gene in genes]
     extra = {}
@@ -193,22 +189,15 @@ def named_entries(spec: Mapping, entries: Mapping, path) -> dict:
     if layout == "nicheformer":  # a checkpoint of Lightning: the entries are in its state_dict
         inner = entries.get("state_dict")
         if not isinstance(inner, Mapping):
-            raise InputError(
-                path,
-                "entry state_dict",
-                "nothing" if inner is None else type(inner).__name__,
-                "give the checkpoint as published: its entries stand under state_dict",
-            )
+            fault = "nothing" if inner is None else type(inner).__name__
+            remedy = "give the checkpoint as published: its entries stand under state_dict"
+            raise InputError(path, "entry state_dict", fault, remedy)
         entries = dict(inner)
     elif layout == "nicheformer_huggingface":
         entries = {re.sub(r"^nicheformer\.", "", name): v for name, v in entries.items()}
     else:
-        raise InputError(
-            path,
-            "layout",
-            repr(layout),
-            "allowed in the encoder's file: nicheformer, nicheformer_huggingface",
-        )
+        remedy = "allowed in the encoder's file: nicheformer, nicheformer_huggingface"
+        raise InputError(path, "layout", repr(layout), remedy)
     return weight_files.leave_out(entries, LEFT_OUT, path)
 
 
@@ -222,12 +211,9 @@ def read_vocabulary(spec: Mapping, path) -> dict[str, int]:
         raise InputError(path, "vocabulary", str(error), "fetch the file again") from None
     expected = spec["arguments"]["n_tokens"] - RESERVED_TOKENS
     if len(names) != expected or len(set(names)) != expected:
-        raise InputError(
-            path,
-            "variables",
-            f"{len(names):,} genes, {len(set(names)):,} of them different",
-            f"{spec['title']} has tokens for {expected:,}: give its own vocabulary",
-        )
+        fault = f"{len(names):,} genes, {len(set(names)):,} of them different"
+        remedy = f"{spec['title']} has tokens for {expected:,}: give its own vocabulary"
+        raise InputError(path, "variables", fault, remedy)
     return {name: i for i, name in enumerate(names)}
 
 
@@ -238,12 +224,9 @@ def match_genes(spec: Mapping, genes: Sequence[Mapping], ids, vocabulary: Mappin
     )
     places = [place for place, _ in known]
     if not known:
-        raise InputError(
-            "genes.tsv",
-            "gene_id",
-            f"{ids[0]!r} and others, none of them in the vocabulary of {spec['title']}",
-            "give Ensembl gene ids, or choose another gene encoder",
-        )
+        fault = f"{ids[0]!r} and others, none of them in the vocabulary of {spec['title']}"
+        remedy = "give Ensembl gene ids, or choose another gene encoder"
+        raise InputError("genes.tsv", "gene_id", fault, remedy)
     for (place, column), (after, other) in itertools.pairwise(known):
         if place == after:
             raise InputError(
@@ -284,10 +267,7 @@ def official_means(spec: Mapping, path, kind: str) -> tuple[np.ndarray, np.ndarr
 
 def _one_of(spec: Mapping, extra: Mapping, suffix: str, weights):
     if suffix not in extra:
-        raise InputError(
-            spec["title"],
-            "weights.extra_files",
-            ", ".join(path.name for path in extra.values()) or "none",
-            f"name its file that ends in {suffix}; it must lie beside {weights}",
-        )
+        fault = ", ".join(path.name for path in extra.values()) or "none"
+        remedy = f"name its file that ends in {suffix}; it must lie beside {weights}"
+        raise InputError(spec["title"], "weights.extra_files", fault, remedy)
     return extra[suffix]

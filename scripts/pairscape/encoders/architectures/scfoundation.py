@@ -198,12 +198,8 @@ def build(spec: Mapping, weights, genes: Sequence[Mapping], train=None) -> Tower
         ("weights", "layout", ("scfoundation",)),
     ):
         if spec[part][key] not in allowed:
-            raise InputError(
-                spec["title"],
-                f"{part}.{key}",
-                repr(spec[part][key]),
-                f"allowed: {', '.join(allowed)}",
-            )
+            remedy = f"allowed: {', '.join(allowed)}"
+            raise InputError(spec["title"], f"{part}.{key}", repr(spec[part][key]), remedy)
     if weights is None:
         places = [i if i < spec["arguments"]["genes"] else -1 for i in range(len(genes))]
     else:
@@ -228,12 +224,9 @@ def read_vocabulary(path, size: int) -> dict[str, int]:
     found = {row["gene_name"]: row["index"] for row in rows}
     indices = sorted(int(index) for index in found.values() if index.isdecimal())
     if len(rows) != size or indices != list(range(size)):
-        raise InputError(
-            path,
-            "gene_name, index",
-            f"{len(rows):,} rows, {len(found):,} names, {len(set(indices)):,} numbers",
-            f"{size:,} genes, numbered from 0, are needed: fetch the file again",
-        )
+        fault = f"{len(rows):,} rows, {len(found):,} names, {len(set(indices)):,} numbers"
+        remedy = f"{size:,} genes, numbered from 0, are needed: fetch the file again"
+        raise InputError(path, "gene_name, index", fault, remedy)
     return {name: int(index) for name, index in found.items()}
 
 
@@ -245,13 +238,12 @@ def find_genes(vocabulary: Mapping[str, int], genes: Sequence[Mapping], path) ->
     found = [vocabulary.get(gene["gene_symbol"], -1) for gene in genes]
     unknown = [g["gene_symbol"] for g, i in zip(genes, found, strict=True) if i < 0]
     if len(unknown) > _FEWEST_KNOWN * len(genes):
-        raise InputError(
-            path,
-            "gene_name",
+        fault = (
             f"only {len(genes) - len(unknown)} of the dataset's {len(genes)} genes "
-            f"(not {', '.join(unknown[:3])})",
-            "scFoundation knows human genes by symbol: take another gene encoder",
+            f"(not {', '.join(unknown[:3])})"
         )
+        remedy = "scFoundation knows human genes by symbol: take another gene encoder"
+        raise InputError(path, "gene_name", fault, remedy)
     if unknown:
         log.info(
             "%s: %d of %d genes aren't in the vocabulary and are left out: %s",
