@@ -12,7 +12,6 @@ import sys
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
 from pairscape.core.errors import InputError
-from pairscape.core.splits import SPLITS
 from pairscape.jobs.records import program_version
 from pairscape.plan import commands, costs, datasets, runs, samples, scores, slides
 from pairscape.plan.reading import read_plan

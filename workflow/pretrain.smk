@@ -109,7 +109,7 @@ rule embed_images:
             encoder_name=w.image,
             dataset=w.dataset,
             samples=plan.datasets[w.dataset].samples,
-            **runs.views_of(plan, w.dataset, w.image),
+            **asked(runs.views_of, w.dataset, w.image),
         ),
     shell:
         "python {params.program:q} --shards {input.shards:q} {params.weights}"
