@@ -1,6 +1,7 @@
 """scFoundation: the golden references, its file and vocabulary, tokens, pooling, bounded memory."""
 
 import copy
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -358,7 +359,8 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 def test_memory_on_5001_genes_is_bounded():
     # Attention held whole takes 1.2 GB for one full spot (12 heads x 5,003 x 5,003); all 40 spots
     # padded to the longest take 300 MB for each array of the feed-forward.
-    environment = {"PYTHONPATH": f"{ROOT / 'scripts'}:{ROOT / 'tests'}", "PATH": ""}
+    folders = ("scripts", "tests", "tests/built", "tests/encoders")
+    environment = {"PYTHONPATH": os.pathsep.join(str(ROOT / f) for f in folders), "PATH": ""}
     ran = subprocess.run(
         [sys.executable, "-c", MEMORY], env=environment, capture_output=True, text=True, check=False
     )
