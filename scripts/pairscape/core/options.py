@@ -14,6 +14,11 @@ SCHEMAS = Path(__file__).parents[3] / "workflow" / "schemas"
 _OTHER_FILE = re.compile(r"\w+\.schema\.yaml#")
 
 
+def load_yaml(text: str):
+    """What a YAML text says. The loader in C reads a configuration's files in a tenth of the time."""
+    return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+
+
 def read_schema(name: str) -> dict:
     """One of the JSON schemas of ``workflow/schemas``, with the ``$defs`` of those it refers to."""
     schema, definitions, waiting, read = {}, {}, [name], set()
@@ -24,10 +29,7 @@ def read_schema(name: str) -> dict:
         read.add(part)
         text = (SCHEMAS / f"{part}.schema.yaml").read_text(encoding="utf-8")
         waiting += re.findall(r"(\w+)\.schema\.yaml#", text)
-        # The loader in C reads the schemas of a configuration in a tenth of the time.
-        content = yaml.load(
-            _OTHER_FILE.sub("#", text), getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        )
+        content = load_yaml(_OTHER_FILE.sub("#", text))
         definitions |= content.pop("$defs", {})
         schema |= content
     return {**schema, "$defs": definitions} if definitions else schema

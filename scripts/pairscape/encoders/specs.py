@@ -8,7 +8,7 @@ import yaml
 
 from pairscape.core import files
 from pairscape.core.errors import InputError
-from pairscape.core.options import read_schema, refuse_invalid
+from pairscape.core.options import load_yaml, read_schema, refuse_invalid
 from pairscape.encoders import specs as encoders
 
 KINDS = ("image", "gene")
@@ -129,7 +129,7 @@ def _read_file(root, kind: str, name: str) -> dict:
         remedy = f"{hint}allowed: {', '.join(allowed) or 'none'}"
         raise InputError(path, f"{kind} encoder", f"no encoder named {name!r}", remedy)
     try:
-        spec = yaml.safe_load(path.read_text())
+        spec = load_yaml(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(path, "YAML", str(error), "correct the file") from None
     if not isinstance(spec, dict):
