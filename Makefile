@@ -57,7 +57,7 @@ test: env  ## units, the tiny pipeline, the shape of the repository (18 minutes)
 # Tests wait for programs of theirs, so one worker more than cores, which then share them thread by thread.
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses $$(($(CORES) + 1)) --dist loadfile --no-loadscope-reorder
 
-test-elsewhere: env  ## the fast tests that compute, with the kernels of an old processor and four threads
+test-elsewhere: env  ## the fast tests that compute, with the kernels of an old processor and four threads (7 minutes)
 # What passes here and in `make test` doesn't rely on one processor's rounding. Waiting threads sleep.
 	files=$$(grep -lwE 'torch|golden|linalg|sklearn' tests/*/test_*.py)
 	env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE \
