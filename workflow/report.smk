@@ -7,7 +7,7 @@ OUT  <results>/tables/, <results>/figures/, <results>/report.html
 
 rule show_retrieval:
     input:
-        scores=lambda w: scores.retrieval_scores(plan, w.experiment),
+        scores=lambda w: scores.score_files(plan, w.experiment, "retrieval.tsv"),
     output:
         table=f"{plan.results}/tables/retrieval_{{experiment}}.tsv",
         markdown=f"{plan.results}/tables/retrieval_{{experiment}}.md",
@@ -50,7 +50,7 @@ rule show_retrieval:
 
 rule show_hits:
     input:
-        hits=lambda w: scores.hits_scores(plan, w.experiment),
+        hits=lambda w: scores.score_files(plan, w.experiment, "hits.parquet"),
     output:
         table=f"{plan.results}/tables/hits_{{experiment}}.tsv",
         markdown=f"{plan.results}/tables/hits_{{experiment}}.md",
@@ -77,7 +77,7 @@ rule show_hits:
 rule show_batch_effect:
     input:
         scores=lambda w: scores.batch_effect_scores(plan, plan.shown[w.experiment][1]),
-        retrieval=lambda w: scores.retrieval_scores(plan, w.experiment),
+        retrieval=lambda w: scores.score_files(plan, w.experiment, "retrieval.tsv"),
     output:
         png=f"{plan.results}/figures/batch_effect_{{experiment}}.png",
         svg=f"{plan.results}/figures/batch_effect_{{experiment}}.svg",
@@ -129,7 +129,7 @@ use rule show_batch_effect as show_batch_effects with:
 
 rule show_expression:
     input:
-        scores=lambda w: scores.expression_scores(plan, w.experiment),
+        scores=lambda w: scores.score_files(plan, w.experiment, "expression.tsv"),
     output:
         table=f"{plan.results}/tables/expression_{{experiment}}.tsv",
         markdown=f"{plan.results}/tables/expression_{{experiment}}.md",

@@ -100,6 +100,12 @@ def test_tables_lie_in_tables_and_pictures_in_figures(demo):
     ]
 
 
+def test_every_score_of_a_plain_run_is_made_again_where_it_is_missing(demo):
+    kept = scores.kept_files(demo)
+    for file in ("retrieval.tsv", "hits.parquet", "expression.tsv"):
+        assert f"results/demo/scores/demo/simulated-breast/{file}" in kept
+
+
 def test_a_dataset_says_why_it_is_unlike_the_published_one(full, demo):
     assert scores.unlike_published(full, "human-breast-panel") == ""
     assert scores.unlike_published(demo, "simulated-breast") == "simulated tissue"

@@ -25,6 +25,7 @@ def resolve_config(config: Mapping, source) -> dict:
         config, resolved["audit"], resolved["protocol"], source
     )
     filled = with_defaults({"experiments": by_protocol}, part, schema)
+    # Again: options that an audit gives all its runs are only checked as theirs.
     refuse_invalid(filled, {**part, "$defs": schema["$defs"]}, source, "")
     resolved["experiments"] = filled["experiments"]
     for name in resolved["datasets"]:

@@ -1,6 +1,6 @@
 """What evaluation, calibration, audit and report ask for: scores, tables and figures by name."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from pairscape.audit.protocols import variants_in
@@ -10,31 +10,33 @@ from pairscape.plan import datasets, runs
 from pairscape.plan.plan import Plan
 
 
-def made(plan: Plan, names: Iterable[str], extensions: Iterable[str]) -> list[str]:
-    """Tables and figures by name and extension; pictures lie in figures/, all others in tables/."""
+def made(
+    plan: Plan,
+    names: Sequence[str],
+    extensions: Iterable[str],
+    pictures: Sequence[str] | None = None,
+) -> list[str]:
+    """Tables and figures by name and extension; pictures lie in figures/, all others in tables/.
+
+    ``pictures`` are the names of figures, where they aren't those of the tables.
+    """
     folders = {".png": "figures", ".svg": "figures"}
     return [
         f"{plan.results}/{folders.get(extension, 'tables')}/{name}{extension}"
         for extension in extensions
-        for name in names
+        for name in (names if pictures is None or extension not in folders else pictures)
     ]
 
 
-def retrieval_scores(plan: Plan, shown: str) -> list[str]:
-    """The retrieval scores of what is shown, one file per dataset."""
+def score_files(plan: Plan, shown: str, file: str) -> list[str]:
+    """A file of scores, such as ``retrieval.tsv``, of each dataset of what is shown."""
     experiment, names = plan.shown[shown]
-    return [f"{plan.results}/scores/{experiment}/{dataset}/retrieval.tsv" for dataset in names]
+    return [f"{plan.results}/scores/{experiment}/{dataset}/{file}" for dataset in names]
 
 
 def retrieval_files(plan: Plan, *extensions: str) -> list[str]:
     """The tables and figures of retrieval of a plain run."""
     return made(plan, [f"retrieval_{experiment}" for experiment in plan.in_all], extensions)
-
-
-def hits_scores(plan: Plan, shown: str) -> list[str]:
-    """What each query retrieves, of what is shown, one file per dataset."""
-    experiment, names = plan.shown[shown]
-    return [f"{plan.results}/scores/{experiment}/{dataset}/hits.parquet" for dataset in names]
 
 
 def hits_files(plan: Plan, *extensions: str) -> list[str]:
@@ -72,13 +74,7 @@ def batch_effect_files(plan: Plan, *extensions: str) -> list[str]:
     if not plan.config["batch_effect"]["score"]:
         return []
     pictures = [f"batch_effect_{experiment}" for experiment in plan.fully_scored]
-    return [
-        file
-        for extension in extensions
-        for file in made(
-            plan, pictures if extension in (".png", ".svg") else ["batch_effect"], [extension]
-        )
-    ]
+    return made(plan, ["batch_effect"], extensions, pictures)
 
 
 def calibration_scores(plan: Plan) -> list[str]:
@@ -122,12 +118,6 @@ def expression_scoring(plan: Plan) -> dict:
     return {key: value for key, value in options.items() if key not in ("score", "also")}
 
 
-def expression_scores(plan: Plan, shown: str) -> list[str]:
-    """The expression scores of what is shown, one file per dataset."""
-    experiment, names = plan.shown[shown]
-    return [f"{plan.results}/scores/{experiment}/{dataset}/expression.tsv" for dataset in names]
-
-
 def expression_files(plan: Plan, *extensions: str) -> list[str]:
     """The tables and figures of expression prediction of a plain run, where it is scored."""
     scored = plan.fully_scored if plan.config["expression"]["score"] else []
@@ -143,7 +133,7 @@ def smoke_scores(plan: Plan) -> list[str]:
     """The scores of the experiment named `smoke`."""
     if "smoke" not in plan.experiments:
         raise InputError(plan.source, "experiments", "no smoke", "add it, as config/demo.yaml does")
-    return retrieval_scores(plan, "smoke")
+    return score_files(plan, "smoke", "retrieval.tsv")
 
 
 def kept_files(plan: Plan) -> list[str]:
@@ -156,9 +146,10 @@ def kept_files(plan: Plan) -> list[str]:
         for shard in datasets.shard_files(plan, name)
     ]
     files += runs.run_files(plan, "model.ckpt")
-    files += [file for name in plan.in_all for file in retrieval_scores(plan, name)]
-    if plan.config["expression"]["score"]:
-        files += [file for name in plan.fully_scored for file in expression_scores(plan, name)]
+    files += [file for name in plan.in_all for file in score_files(plan, name, "retrieval.tsv")]
+    for score, file in (("hits", "hits.parquet"), ("expression", "expression.tsv")):
+        scored = plan.fully_scored if plan.config[score]["score"] else []
+        files += [path for name in scored for path in score_files(plan, name, file)]
     files += batch_effect_scores(plan, plan.datasets_in_all)
     files += runs.audit_run_files(plan, "model.ckpt")
     return list(dict.fromkeys(files))
@@ -187,7 +178,7 @@ def compared_experiments(plan: Plan, name: str) -> list[str]:
 def compared_scores(plan: Plan, name: str) -> list[str]:
     """The retrieval scores of the experiments that are compared under a name."""
     shown = compared_experiments(plan, name)
-    return [file for one in shown for file in retrieval_scores(plan, one)]
+    return [file for one in shown for file in score_files(plan, one, "retrieval.tsv")]
 
 
 def scores_so_far(plan: Plan, name: str) -> list[str]:

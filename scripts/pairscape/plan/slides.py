@@ -199,13 +199,7 @@ def mutation_files(plan: Plan, *extensions: str) -> list[str]:
     if not plan.mutation_in_all:
         return []
     pictures = [f"mutation_{name}" for name in plan.mutation_in_all]
-    return [
-        file
-        for extension in extensions
-        for file in made(
-            plan, pictures if extension in (".png", ".svg") else ["mutation"], [extension]
-        )
-    ]
+    return made(plan, ["mutation"], extensions, pictures)
 
 
 # ------------------------------------------------------------------------------- reading and checks
