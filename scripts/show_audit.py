@@ -21,11 +21,7 @@ def main(argv=None):
         __doc__,
         RESULT_VERSION,
         scores="scores of score_audit (TSV)",
-        table=program.Output("optional: TSV to write"),
-        markdown=program.Output("optional: Markdown to write"),
-        latex=program.Output("optional: LaTeX to write"),
-        png=program.Output("optional: PNG to write"),
-        svg=program.Output("optional: SVG to write"),
+        **program.SHOWN,
     )
     rows = flag_effects.read_scores(args.scores, args.options.get("audit"))
     name = rows[0]["audit"]

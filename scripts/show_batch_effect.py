@@ -26,12 +26,8 @@ def main(argv=None):
         RESULT_VERSION,
         scores=program.Many("scores of score_batch_effect of each dataset (TSV)"),
         retrieval=program.Many("optional: retrieval.tsv of each dataset, for the figure"),
-        table=program.Output("optional: TSV to write"),
-        markdown=program.Output("optional: Markdown to write"),
-        latex=program.Output("optional: LaTeX to write"),
-        png=program.Output("optional: PNG to write"),
-        svg=program.Output("optional: SVG to write"),
         numbers=program.Output("optional: TSV of the figure's numbers to write"),
+        **program.SHOWN,
     )
     options = {"resolution": 1.0, "recall_at": 5, "pair": None, "seed": 0, **args.options}
     if args.table:

@@ -18,11 +18,7 @@ def main(argv=None):
         __doc__,
         RESULT_VERSION,
         scores=program.Many("scores of each batch effect and seed (TSV)"),
-        table=program.Output("optional: TSV to write"),
-        markdown=program.Output("optional: Markdown to write"),
-        latex=program.Output("optional: LaTeX to write"),
-        png=program.Output("optional: PNG to write"),
-        svg=program.Output("optional: SVG to write"),
+        **program.SHOWN,
     )
     scores = calibration.read_scores(args.scores)
     if args.table:

@@ -24,11 +24,7 @@ def main(argv=None):
         __doc__,
         RESULT_VERSION,
         scores=program.Many("expression.tsv of each dataset"),
-        table=program.Output("optional: TSV to write"),
-        markdown=program.Output("optional: Markdown to write"),
-        latex=program.Output("optional: LaTeX to write"),
-        png=program.Output("optional: PNG to write"),
-        svg=program.Output("optional: SVG to write"),
+        **program.SHOWN,
     )
     experiment = args.options.get("experiment")
     if not experiment:

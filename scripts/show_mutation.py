@@ -24,11 +24,7 @@ def main(argv=None):
         RESULT_VERSION,
         scores=program.Many("scores of each entry"),
         balance=program.Many("optional: balance of the folds, JSON"),
-        table=program.Output("optional: TSV to write"),
-        markdown=program.Output("optional: Markdown to write"),
-        latex=program.Output("optional: LaTeX to write"),
-        png=program.Output("optional: PNG to write"),
-        svg=program.Output("optional: SVG to write"),
+        **program.SHOWN,
     )
     expected = words.expected_runs(args.options, mutation_table.HEAD[:5])
     scores = [row for path in args.scores for row in mutation_scores.read_scores(path)]

@@ -35,14 +35,10 @@ def main(argv=None):
         __doc__,
         RESULT_VERSION,
         scores=program.Many("retrieval.tsv of each dataset"),
-        table=program.Output("optional: TSV to write"),
-        markdown=program.Output("optional: Markdown to write"),
-        latex=program.Output("optional: LaTeX to write"),
         nearby=program.OutputMany(f"optional: hits within a radius: {FORMS}"),
         groups=program.OutputMany(f"optional: by donor, organ, disease state and sample: {FORMS}"),
         comparisons=program.OutputMany(f"optional: encoders compared: {FORMS}"),
-        png=program.Output("optional: PNG to write"),
-        svg=program.Output("optional: SVG to write"),
+        **program.SHOWN,
     )
     experiment = args.options["experiment"]
     expected = words.expected_runs(args.options, (*words.KEYS, "seed"))

@@ -1,6 +1,5 @@
 """Options by the schemas of ``workflow/schemas``: defaults filled in, unknown keys refused."""
 
-import difflib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import yaml
 from jsonschema import Draft202012Validator
 
-from pairscape.core.errors import InputError
+from pairscape.core.errors import InputError, allowed_words
 
 SCHEMAS = Path(__file__).parents[3] / "workflow" / "schemas"
 _OTHER_FILE = re.compile(r"\w+\.schema\.yaml#")
@@ -107,10 +106,8 @@ def refuse_invalid(value, schema: Mapping, source, place: str) -> None:
     if error.validator == "additionalProperties":
         allowed = sorted(error.schema.get("properties", {}))
         extra = next(key for key in error.instance if key not in allowed)
-        close = difflib.get_close_matches(str(extra), allowed, n=1)
-        hint = f"did you mean {close[0]}? " if close else ""
-        remedy = f"{hint}allowed: {', '.join(allowed)}"
-        raise InputError(source, field or "top level", f"the unknown key {extra!r}", remedy)
+        fault = f"the unknown key {extra!r}"
+        raise InputError(source, field or "top level", fault, allowed_words(extra, allowed))
     if error.validator == "required":
         missing = re.match(r"'(.*?)' is a required", error.message).group(1)
         raise InputError(source, field or "top level", f"no key {missing!r}", f"add {missing}")

@@ -70,7 +70,7 @@ def measure_spots(counts, rows: np.ndarray, symbols: Sequence[str]) -> dict[str,
     Parameters
     ----------
     counts
-        ``pair_data.Counts``.
+        ``expression_counts.Counts``.
     rows
         Row numbers.
     symbols

@@ -36,7 +36,7 @@ def build(spec: Mapping, weights, genes: Sequence[Mapping], train=None) -> GeneT
     Parameters
     ----------
     spec
-        The encoder (``encoders.read_encoder``).
+        The encoder (``specs.read_encoder``).
     weights
         The main file of its weights, extra files beside it. ``None`` leaves it at random: for
         encoders that learn with the pair (from torch's seed, so that the run's seed decides), and
@@ -44,7 +44,7 @@ def build(spec: Mapping, weights, genes: Sequence[Mapping], train=None) -> GeneT
     genes
         The rows of genes.tsv: mappings with ``gene_symbol`` and ``gene_id``.
     train
-        ``pair_data.TrainFacts`` where ``encoders.uses_train_facts(spec)``; otherwise not looked at.
+        ``expression_counts.TrainFacts`` where ``specs.uses_train_facts(spec)``; else not looked at.
 
     Returns
     -------
@@ -121,7 +121,7 @@ def embed(
     tower
         What ``build`` returned.
     counts
-        Anything that gives (n, genes) for n row numbers in brackets: ``pair_data.Counts``.
+        Anything that gives (n, genes) for n row numbers in brackets: ``expression_counts.Counts``.
     rows
         Row numbers.
     batch

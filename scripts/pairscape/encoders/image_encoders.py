@@ -37,7 +37,7 @@ def build(spec: Mapping, weights) -> ImageTower:
     Parameters
     ----------
     spec
-        The encoder (``encoders.read_encoder``).
+        The encoder (``specs.read_encoder``).
     weights
         The file of its weights; ``None`` leaves it at random (by ``untrained_seed``), which is for
         controls that declare no weights, and for tests.

@@ -1,13 +1,12 @@
 """The encoders' files: finding, reading and refusing them. Light: it loads no model."""
 
-import difflib
 from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
 
 from pairscape.core import files
-from pairscape.core.errors import InputError
+from pairscape.core.errors import InputError, allowed_words
 from pairscape.core.options import load_yaml, read_schema, refuse_invalid
 from pairscape.encoders import specs as encoders
 
@@ -105,7 +104,7 @@ def augmentation_kind(training: Mapping) -> str | None:
 
 
 def uses_train_facts(spec: Mapping) -> bool:
-    """Whether a gene encoder's input depends on the train split (``pair_data.TrainFacts``)."""
+    """Whether a gene encoder's input depends on the train split (``expression_counts.TrainFacts``)."""
     options = spec["input"]
     return (
         options.get("library_size") == "train_median"
@@ -124,10 +123,8 @@ def _read_file(root, kind: str, name: str) -> dict:
     allowed = list_encoders(root, kind)
     path = encoder_file(root, kind, name)
     if name not in allowed:
-        close = difflib.get_close_matches(name, allowed, n=1)
-        hint = f"did you mean {close[0]}? " if close else ""
-        remedy = f"{hint}allowed: {', '.join(allowed) or 'none'}"
-        raise InputError(path, f"{kind} encoder", f"no encoder named {name!r}", remedy)
+        fault = f"no encoder named {name!r}"
+        raise InputError(path, f"{kind} encoder", fault, allowed_words(name, allowed))
     try:
         spec = load_yaml(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:

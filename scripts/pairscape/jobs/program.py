@@ -31,6 +31,16 @@ class OutputMany(Output, Many):
     """The help text of a flag that names one or more files which the program makes."""
 
 
+# The flags of a program that shows a score: each is made where it is asked for.
+SHOWN = {
+    "table": Output("optional: TSV to write"),
+    "markdown": Output("optional: Markdown to write"),
+    "latex": Output("optional: LaTeX to write"),
+    "png": Output("optional: PNG to write"),
+    "svg": Output("optional: SVG to write"),
+}
+
+
 def parse(argv, description: str, result_version: int, **flags: str) -> argparse.Namespace:
     """Read a program's command line.
 

@@ -174,7 +174,7 @@ def add_origin(tables: Iterable, options: Mapping, scores: Iterable) -> None:
     Parameters
     ----------
     tables
-        TSV files, to which the columns ``files.ORIGIN`` are added: the checksum of the scores, that
+        TSV files, to which the columns ``tsv.ORIGIN`` are added: the checksum of the scores, that
         of the options, and the commit.
     options
         Of the program, as its record has them.

@@ -78,7 +78,7 @@ def read_region(bundle) -> Region:
 
 
 def read_picture(thumbnail: np.ndarray, scale: float, size_px: tuple[int, int]) -> Picture:
-    """The haematoxylin density of an H&E from its thumbnail (``slide.thumbnail``).
+    """The haematoxylin density of an H&E from its thumbnail (``HEImage.thumbnail``).
 
     Colours are unmixed after Ruifrok and Johnston (2001, scikit-image's ``rgb2hed``); glass, and
     the black fill of turned images, become 0, the densest hundredth 1.

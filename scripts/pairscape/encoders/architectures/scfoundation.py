@@ -182,14 +182,14 @@ def build(spec: Mapping, weights, genes: Sequence[Mapping], train=None) -> Tower
     Parameters
     ----------
     spec
-        The encoder (``encoders.read_encoder``).
+        The encoder (``specs.read_encoder``).
     weights
         The authors' ``models.ckpt``, with the vocabulary beside it; ``None`` (tests and controls)
         leaves the weights at random and takes the genes in order for the vocabulary.
     genes
         Rows of genes.tsv.
     train
-        Facts of the train split (``pair_data.TrainFacts``), for ``library_size: train_median``.
+        Facts of the train split (``expression_counts.TrainFacts``), for ``library_size: train_median``.
     """
     for part, key, allowed in (
         ("arguments", "pool", ("max", "all")),
