@@ -12,8 +12,10 @@ RESULTS ?= results/demo
 FAULTS ?= two
 SNAKEMAKE := $(VENV)/bin/snakemake --cores $(CORES) --workflow-profile profiles/local
 export PYTHONNOUSERSITE := 1
+# Images of containers set it; then every program compiles every module that it loads.
+unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help env lint format test test-elsewhere test-all test-slurm soak demo study inference verify real bench pins clean
+.PHONY: help env lint format test test-slow test-elsewhere test-all test-slurm soak demo study inference verify real bench pins clean
 
 help:  ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1 \t\2/' | expand -t 24
@@ -32,7 +34,7 @@ $(VENV)/.ready: $(PINS)
 	rm -rf $(VENV)
 	$$python -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement envs/uv.txt
-	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --require-hashes --requirement envs/pipeline.txt --requirement envs/dev.txt
+	$(VENV)/bin/uv pip install --quiet --compile-bytecode --python $(VENV)/bin/python --require-hashes --requirement envs/pipeline.txt --requirement envs/dev.txt
 	touch $@
 	echo "installed in $$((SECONDS - start)) s (not part of what follows)" >&2
 
@@ -53,9 +55,14 @@ format: env  ## let ruff and snakefmt rewrite the code
 	ruff format .
 	snakefmt Snakefile workflow
 
-test: env  ## units, the tiny pipeline, the shape of the repository (18 minutes)
 # Tests wait for programs of theirs, so one worker more than cores, which then share them thread by thread.
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses $$(($(CORES) + 1)) --dist loadfile --no-loadscope-reorder
+PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses $$(($(CORES) + 1)) --dist loadfile --no-loadscope-reorder
+
+test: env  ## for before a commit: units, the tiny pipeline, the shape of the repository (5 minutes)
+	$(PYTEST) -m "not slow"
+
+test-slow: env  ## the miniature study, faults, several processes, benchmarks, more examples of each property (12 minutes)
+	$(PYTEST) -m "slow or hypothesis" --hypothesis-profile thorough
 
 test-elsewhere: env  ## the fast tests that compute, with the kernels of an old processor and four threads (7 minutes)
 # What passes here and in `make test` doesn't rely on one processor's rounding. Waiting threads sleep.
@@ -64,7 +71,7 @@ test-elsewhere: env  ## the fast tests that compute, with the kernels of an old 
 	    OMP_NUM_THREADS=4 OMP_WAIT_POLICY=PASSIVE \
 	    $(VENV)/bin/python -m pytest -m "not slow" --numprocesses $(CORES) --dist loadfile $$files
 
-test-all: test test-elsewhere  ## all tests that need no cluster
+test-all: test test-slow test-elsewhere  ## all tests that need no cluster
 
 test-slurm: env  ## the tiny pipeline through a real Slurm, with faults (6 minutes; needs root on Debian)
 	@start=$$SECONDS
@@ -74,7 +81,7 @@ test-slurm: env  ## the tiny pipeline through a real Slurm, with faults (6 minut
 soak: env  ## the tiny pipeline through every fault, a table of what was lost (20 minutes; some need root)
 	$(VENV)/bin/python tests/whole/soak.py
 
-demo: env  ## the whole way on simulated tissue (10 minutes): results/demo/report.html
+demo: env  ## the whole way on simulated tissue (4 minutes): results/demo/report.html
 	@start=$$SECONDS
 	$(SNAKEMAKE) --configfile config/demo.yaml
 	echo "demo: $$((SECONDS - start)) s; open results/demo/report.html" >&2

@@ -41,7 +41,7 @@ parser = argparse.ArgumentParser(description="Embed a new H&E image by a pretrai
 parser.add_argument(
     "--run",
     type=Path,
-    default=DEMO / "runs/demo/simulated-breast/tf_efficientnet_lite0-mlp/seed24442",
+    default=DEMO / "runs/demo/simulated-breast/tf_efficientnet_lite0_64px-mlp/seed24442",
     help="folder of a run, which holds model.ckpt",
 )
 parser.add_argument(

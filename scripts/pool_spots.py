@@ -106,7 +106,8 @@ def main(argv=None):
         spot_figure.draw_spots(path, title, gene, gene_counts, pooled, layout, shown, he)
     files.write_json(args.audit, audit)
     logs.log.info(
-        "%s: %d of %d rows pooled in %d spots (%s; median %g transcripts and %g genes a spot)",
+        "%s: %d of %d rows pooled in %d spots (%s; median %g transcripts and %g genes a spot); "
+        "see %s",
         source.name or args.bundle,
         pooled.pooled,
         pooled.rows_read,
@@ -114,6 +115,7 @@ def main(argv=None):
         ", ".join(f"{rows} {reason}" for reason, rows in pooled.dropped.items()),
         median,
         audit["genes_per_spot"]["median"],
+        args.figure,
     )
 
 

@@ -6,10 +6,16 @@ from pathlib import Path
 import faults
 import plans
 import pytest
+from hypothesis import settings
 
 from pairscape.jobs import job_lock
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# `make test` tries 15 examples of each property, `make test-slow` 100 (--hypothesis-profile thorough).
+settings.register_profile("quick", max_examples=15, deadline=None, derandomize=True)
+settings.register_profile("thorough", max_examples=100, deadline=None, derandomize=True)
+settings.load_profile("quick")
 
 
 @pytest.fixture(scope="session")

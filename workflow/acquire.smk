@@ -189,6 +189,7 @@ rule check_bundle:
         f"{plan.results}/logs/check_bundle/{{sample}}.log",
     conda:
         "../envs/pipeline.yaml"
+    priority: 1
     threads: 1
     resources:
         mem_mb=grows(4000),

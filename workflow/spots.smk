@@ -19,6 +19,7 @@ rule check_alignment:
         sample=any_of(name for name in plan.samples if samples.he_files(plan, name)),
     conda:
         "../envs/pipeline.yaml"
+    priority: 1
     threads: 1
     resources:
         mem_mb=grows(4000),
@@ -52,6 +53,7 @@ rule pool_spots:
         f"{plan.results}/logs/pool_spots/{{sample}}_{{spots}}.log",
     conda:
         "../envs/pipeline.yaml"
+    priority: 1 # one sample to its pictures before the next one: what is wrong is seen early
     threads: 1
     resources:
         mem_mb=grows(6000, kspots=60),

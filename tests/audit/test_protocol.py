@@ -330,6 +330,7 @@ def test_only_evaluation_is_cropped_where_that_alone_is_asked_for(tiny):
     assert torch.equal(plain[(3, rows, None)]["images"], cropped[(3, rows, None)]["images"])
 
 
+@pytest.mark.slow
 def test_the_published_augmentation_is_trained_on_from_end_to_end(tiny, tmp_path):
     options = {
         "augmentation_draws": "per_batch",

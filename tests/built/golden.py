@@ -6,11 +6,14 @@ import re
 import zlib
 
 import numpy as np
+import pytest
 import torch
 
 ATOL = 2e-5  # float32 on a CPU
 DEEP_ATOL = 1e-4  # the deepest models, and another order of summation
 WEIGHT_SETS = ("a", "b")
+# For what is large: the second set in `make test-slow` alone.
+LARGE_SETS = ("a", pytest.param("b", marks=pytest.mark.slow))
 
 
 def generator(seed: int) -> np.random.Generator:

@@ -135,6 +135,7 @@ def test_recall_tells_features_that_know_the_spot_from_noise(data):
     assert found["noise"]["value"] < 3 * found["noise"]["chance"]
 
 
+@pytest.mark.slow
 def test_silhouettes_are_taken_on_true_types_and_on_clusters(data):
     space = calibration.embed_counts(data, options())
     split = calibration.split_of(data, 3, "apart")

@@ -180,6 +180,7 @@ def first(batch):
     return batch
 
 
+@pytest.mark.slow
 def test_spawned_workers_read_the_same(dataset):
     shards, patches = dataset
     reader = PatchReader(shards, INPUT)

@@ -81,7 +81,7 @@ def test_conch_takes_its_image_side_out_of_the_whole_official_file(shared, name)
     assert set(image_encoders.LAYOUTS["conch_visual"](wrapped, "file", model)) == set(found)
 
 
-@pytest.mark.parametrize("weight_set", golden.WEIGHT_SETS)
+@pytest.mark.parametrize("weight_set", golden.LARGE_SETS)
 @pytest.mark.parametrize("name", [pytest.param("uni", marks=pytest.mark.slow), "h0_mini"])
 def test_a_whole_transformer_gives_the_golden_numbers(shared, monkeypatch, name, weight_set):
     facts, arrays = golden.read(shared, name)
@@ -96,7 +96,7 @@ def test_a_whole_transformer_gives_the_golden_numbers(shared, monkeypatch, name,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("weight_set", golden.WEIGHT_SETS)
+@pytest.mark.parametrize("weight_set", golden.LARGE_SETS)
 @pytest.mark.parametrize("name", GIANTS)
 def test_the_first_blocks_of_a_giant_give_the_golden_numbers(shared, monkeypatch, name, weight_set):
     facts, arrays = golden.read(shared, name)
@@ -121,7 +121,7 @@ def test_the_first_blocks_of_a_giant_give_the_golden_numbers(shared, monkeypatch
         check(tower(images), arrays[f"embedding_{weight_set}"], golden.DEEP_ATOL)
 
 
-@pytest.mark.parametrize("weight_set", golden.WEIGHT_SETS)
+@pytest.mark.parametrize("weight_set", golden.LARGE_SETS)
 def test_ctranspath_gives_the_golden_numbers_in_every_stage(shared, monkeypatch, weight_set):
     facts, arrays = golden.read(shared, "ctranspath")
     tower = load_golden(monkeypatch, "ctranspath", facts["state_dict"], weight_set)
@@ -145,7 +145,7 @@ def test_ctranspath_gives_the_golden_numbers_in_every_stage(shared, monkeypatch,
             check(found, arrays[f"{key}_first4_a"])
 
 
-@pytest.mark.parametrize("weight_set", golden.WEIGHT_SETS)
+@pytest.mark.parametrize("weight_set", golden.LARGE_SETS)
 def test_conch_gives_the_golden_numbers(shared, monkeypatch, weight_set):
     facts, arrays = golden.read(shared, "conch")
     lines = facts["state_dict_visual"]
@@ -165,7 +165,7 @@ def test_conch_gives_the_golden_numbers(shared, monkeypatch, weight_set):
         check(projected, arrays[f"attn_pool_projected_448_{weight_set}"])
 
 
-@pytest.mark.parametrize("weight_set", golden.WEIGHT_SETS)
+@pytest.mark.parametrize("weight_set", golden.LARGE_SETS)
 def test_what_hescape_takes_for_conch_gives_the_golden_numbers(shared, monkeypatch, weight_set):
     facts, arrays = golden.read(shared, "conch")
     tower = load_golden(monkeypatch, "conch_published", facts["state_dict_visual"], weight_set)

@@ -98,7 +98,7 @@ def tokens_in_columns(tower, counts: np.ndarray) -> np.ndarray:
     return found
 
 
-@pytest.mark.parametrize("weight_set", golden.WEIGHT_SETS)
+@pytest.mark.parametrize("weight_set", golden.LARGE_SETS)
 def test_golden_embeddings_match_through_the_file(shared, tmp_path, weight_set):
     torch.set_num_threads(1)
     facts, arrays = golden.read(shared, "scfoundation")
@@ -356,6 +356,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
+@pytest.mark.slow
 def test_memory_on_5001_genes_is_bounded():
     # Attention held whole takes 1.2 GB for one full spot (12 heads x 5,003 x 5,003); all 40 spots
     # padded to the longest take 300 MB for each array of the feed-forward.

@@ -8,7 +8,7 @@ import golden
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 from scipy.stats import rankdata
@@ -63,7 +63,6 @@ def slow_ranks(queries, gallery, partner):
 # ------------------------------------------------------------------------------------------- ranks
 
 
-@settings(max_examples=40, deadline=None)
 @given(
     seed=st.integers(0, 2**31),
     count=st.integers(1, 30),
@@ -554,6 +553,7 @@ def holes(xy, rng):
     return rng.random(len(xy)) < 0.75
 
 
+@pytest.mark.slow
 def test_the_shift_test_is_valid_for_independent_smooth_fields():
     settings = [(0, None, 0), (1.5, None, 0), (3, None, 20), (2, disc, 88.5), (2, holes, 0)]
     found = np.array(

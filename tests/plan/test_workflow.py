@@ -32,7 +32,7 @@ def test_one_panel_is_planned_by_naming_its_card(checkout):
 
 def test_the_demo_plans_no_published_experiment(checkout):
     counts, said = plan(checkout, "--configfile", "config/demo.yaml")
-    assert counts["pretrain"] == 4
+    assert counts["pretrain"] == 2
     assert counts["simulate_bundle"] == 7
     assert "fetch_bundle" not in counts
     assert "benchmark" not in said

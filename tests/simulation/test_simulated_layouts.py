@@ -17,7 +17,13 @@ from pairscape.spots.spots_zarr import read_spots
 PANEL = ROOT / "config" / "published" / "panels" / "human-breast-panel.tsv"
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+QUICK = ("1.0-csv", "3.1-ranger", "4.0")  # of each form that is read in another way, one
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in LAYOUTS],
+)
 def test_a_simulated_bundle_of_every_layout_is_accepted_and_pooled_to_the_truth(layout, tmp_path):
     bundle = tmp_path / "S"
     sample = {"sample": "S", "donor": "D", "panel": "human-breast-panel"}

@@ -1,5 +1,6 @@
 """Right alignments are accepted, wrong ones refused, and what can't be told is a warning."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -71,26 +72,40 @@ def run(folder, bundle, he_image, he_alignment=None, sample=None, **options):
 
 
 @pytest.fixture(scope="module")
-def real(shared):
-    """The four sections: what is seen of each, and its right alignment."""
-    folder = shared / "data" / "her2st-xenium"
-    return {
-        section: (
-            look_at(folder / section / "outs", folder / section / f"{section}_he_image.ome.tif"),
-            alignment.read_alignment(folder / section / f"{section}_he_imagealignment.csv"),
+def right_alignment(shared):
+    """The right alignment of one of the four sections."""
+
+    def read(section):
+        folder = shared / "data" / "her2st-xenium" / section
+        return alignment.read_alignment(folder / f"{section}_he_imagealignment.csv")
+
+    return read
+
+
+@pytest.fixture(scope="module")
+def real(shared, right_alignment):
+    """What is seen of one of the four sections, and its right alignment."""
+
+    @functools.cache
+    def look(section):
+        folder = shared / "data" / "her2st-xenium" / section
+        return look_at(folder / "outs", folder / f"{section}_he_image.ome.tif"), right_alignment(
+            section
         )
-        for section in SECTIONS
-    }
+
+    return look
 
 
-@pytest.mark.parametrize("section", SECTIONS)
-def test_of_a_real_section_only_the_right_alignment_is_accepted(real, section):
-    seen, right = real[section]
+@pytest.mark.parametrize(
+    "section", [SECTIONS[0], *(pytest.param(name, marks=pytest.mark.slow) for name in SECTIONS[1:])]
+)
+def test_of_a_real_section_only_the_right_alignment_is_accepted(real, right_alignment, section):
+    seen, right = real(section)
     verdict = judge(right, seen)
     assert verdict["verdict"] == "accepted", verdict["why"]
     assert verdict["lead"]["high"] < 0
     other = SECTIONS[(SECTIONS.index(section) + 1) % 4]
-    wrong = wrong_ones(right, seen[0].size_px) | {f"of {other}": real[other][1]}
+    wrong = wrong_ones(right, seen[0].size_px) | {f"of {other}": right_alignment(other)}
     for name, matrix in wrong.items():
         verdict = judge(matrix, seen)
         assert verdict["verdict"] == "refused", f"{name}: {verdict['why']}"
@@ -100,7 +115,7 @@ def test_of_a_real_section_only_the_right_alignment_is_accepted(real, section):
 
 
 def test_a_few_micrometres_off_is_the_same_alignment(real):
-    seen, right = real["C2"]
+    seen, right = real("C2")
     near = right.copy()
     near[0, 2] += 20 / PIXEL_SIZE_UM
     assert registration.farthest_um(right, near, seen[1], PIXEL_SIZE_UM) == pytest.approx(20)
@@ -244,7 +259,9 @@ def simulate(tmp_path_factory):
     return make
 
 
-@pytest.mark.parametrize(("seed", "mirrored"), [(1, False), (2, True)])
+@pytest.mark.parametrize(
+    ("seed", "mirrored"), [pytest.param(1, False, marks=pytest.mark.slow), (2, True)]
+)
 def test_of_a_simulated_sample_only_the_right_alignment_is_accepted(simulate, seed, mirrored):
     seen, right = simulate(seed, mirrored=mirrored)
     verdict = judge(right, seen)
@@ -254,7 +271,7 @@ def test_of_a_simulated_sample_only_the_right_alignment_is_accepted(simulate, se
         assert verdict["verdict"] == "refused", f"{name}: {verdict['why']}"
 
 
-@pytest.mark.parametrize("seed", [3, 4])
+@pytest.mark.parametrize("seed", [3, pytest.param(4, marks=pytest.mark.slow)])
 def test_an_he_that_has_nothing_to_do_with_the_transcripts_is_left_undecided(simulate, seed):
     """The search finds something in any picture; that alone must not fail a sample."""
     seen, right = simulate(seed, morphology_signal=0)

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pairscape.acquire import bundle as xenium
@@ -181,7 +181,6 @@ def presets(draw):
     }
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
 @given(presets(), st.integers(0, 10_000), st.floats(-180, 180), st.booleans())
 def test_every_preset_equals_a_slow_reference_and_adds_up(preset, seed, degrees, mirrored):
     rows = make_rows(200, seed)
@@ -217,7 +216,6 @@ def test_every_preset_equals_a_slow_reference_and_adds_up(preset, seed, degrees,
         assert pooled.dropped["outside_spots"] == 0
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
 @given(st.integers(1, 60), st.floats(4, 200), st.integers(0, 10_000))
 def test_given_circles_equal_a_slow_reference(number, size_um, seed):
     rows = make_rows(200, seed)

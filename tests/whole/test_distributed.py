@@ -103,9 +103,8 @@ SETTINGS = [
 MORE_SETTINGS = [*SETTINGS, {"image_tuning": "lora", "micro_batch": 2}]
 
 
-@pytest.mark.parametrize(
-    ("size", "settings"), [(2, SETTINGS), pytest.param(3, MORE_SETTINGS, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("size", "settings"), [(2, SETTINGS), (3, MORE_SETTINGS)])
 def test_several_processes_have_the_gradient_of_one_with_the_whole_batch(tmp_path, size, settings):
     torch.multiprocessing.spawn(_process, (size, free_port(), settings, tmp_path), size)
     expected = [gradient(ONE, **{**training, "micro_batch": None}) for training in settings]

@@ -97,7 +97,7 @@ def test_its_cells_run_in_a_notebook_of_the_checkout(monkeypatch, folder):
     namespace, cells = {}, SCRIPT.read_text().split("# %%\n")
     exec(cells[1], namespace)
     assert str(namespace["args"].run) == str(
-        ROOT / "results/demo/runs/demo/simulated-breast/tf_efficientnet_lite0-mlp/seed24442"
+        ROOT / "results/demo/runs/demo/simulated-breast/tf_efficientnet_lite0_64px-mlp/seed24442"
     )
     namespace["args"].run = ROOT / "results" / "no demo was made"
     with pytest.raises(InputError, match=r"no demo was made/model\.ckpt: file: found nothing"):

@@ -11,8 +11,6 @@ import faults
 import numpy as np
 import pytest
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def tiny(undisturbed, tmp_path_factory):

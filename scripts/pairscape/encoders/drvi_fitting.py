@@ -286,12 +286,10 @@ def write_history(path, history: Sequence[Mapping]) -> None:
 
 def plot_history(path, history: Sequence[Mapping], title: str) -> None:
     """Draw the parts of the loss over the epochs."""
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.6), layout="constrained")
+    figure = Figure(figsize=(8, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in history]
     left.plot(epochs, [row["elbo"] for row in history], color="#D55E00", label="negative ELBO")
     left.plot(
@@ -306,7 +304,6 @@ def plot_history(path, history: Sequence[Mapping], title: str) -> None:
     weight.set(ylabel="weight of the KL term (dashed)", ylim=(0, 1.05))
     figure.suptitle(title)
     figure.savefig(path, dpi=150, metadata={"Software": None})
-    plt.close(figure)
 
 
 def _check_encoder(model, counts, entries: Mapping, arguments: Mapping) -> int:

@@ -65,15 +65,12 @@ def plot_penalties(path, about: Mapping, title: str) -> None:
 @contextlib.contextmanager
 def _axes(path) -> Iterator:
     """Axes to draw on, which are written to ``path`` at the end of the block."""
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(6.4, 4), layout="constrained")
+    figure = Figure(figsize=(6.4, 4), layout="constrained")
+    axes = figure.subplots()
     yield axes
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     with files.atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=150)
-    plt.close(figure)

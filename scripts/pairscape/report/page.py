@@ -170,7 +170,7 @@ def _encode(path, width: int) -> tuple[str, bytes]:
         height = max(1, round(image.height * width / image.width))
         image = image.resize((width, height), Image.Resampling.LANCZOS)
     png, jpeg = io.BytesIO(), io.BytesIO()
-    image.save(png, "PNG", optimize=True)
+    image.save(png, "PNG")
     if len(png.getvalue()) < 150_000:
         return "png", png.getvalue()
     image.save(jpeg, "JPEG", quality=88)

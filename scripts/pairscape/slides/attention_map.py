@@ -33,10 +33,8 @@ def plot_attention(
         None leaves its place white.
     """
     import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
     from matplotlib.collections import PatchCollection
+    from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
     side = side_px or _spacing(coords)
@@ -46,10 +44,10 @@ def plot_attention(
         pixels, scale = picture
         height, width = (length * scale * unit for length in pixels.shape[:2])
     tall = height / width
-    with plt.rc_context(_STYLE):
-        figure, panels = plt.subplots(
-            1, 2, figsize=(9, max(2.2, min(9, 3.7 * tall + 0.8))), layout="constrained"
-        )
+    with matplotlib.rc_context(_STYLE):
+        size = (9, max(2.2, min(9, 3.7 * tall + 0.8)))
+        figure = Figure(figsize=size, layout="constrained")
+        panels = figure.subplots(1, 2)
         for panel in panels:
             if picture is not None:
                 panel.imshow(pixels, extent=(0, width, height, 0))
@@ -69,7 +67,6 @@ def plot_attention(
         figure.suptitle(title, fontsize=10)
         with files.atomic_path(path) as temporary:
             figure.savefig(temporary, format="png", dpi=150, metadata={"Software": None})
-        plt.close(figure)
 
 
 def _spacing(coords: np.ndarray) -> int:

@@ -8,6 +8,7 @@ spatialdata-io; and ``he_px``, pixels of the full-resolution H&E, where an align
 
 import functools
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +63,9 @@ def write_spots(
         tables={"counts": TableModel.parse(table, **keys)},
     )
     sums_path(path).unlink(missing_ok=True)
-    with atomic_path(path) as temporary:
+    with atomic_path(path) as temporary, warnings.catch_warnings():
+        # Said once for each array, of a default of zarr's that we leave to zarr.
+        warnings.filterwarnings("ignore", message="zarr v3 autosharding")
         data.write(temporary)
     write_sums(path)
 
