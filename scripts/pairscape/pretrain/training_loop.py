@@ -147,8 +147,7 @@ def set_up(pair: Pair, world: World) -> None:
     """Bring a pair to the device and precision of a training, the same in every process."""
     precision = resolve_precision(pair.training_options.precision)
     pair.amp_dtype = torch.bfloat16 if precision == "bf16-mixed" else None
-    # As torch.use_deterministic_algorithms(warn_only=True), which imports torch's compiler: 2 s.
-    torch.set_deterministic_debug_mode("warn")
+    torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False
     if world.device.type == "cuda":
         # Some of cuBLAS is only deterministic with workspaces of its own.

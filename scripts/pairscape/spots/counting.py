@@ -39,9 +39,10 @@ def _hexagon_cell(u, v, pitch, row_pitch, radius, kind):
     du, dv = u - (odd_col + 0.5) * pitch, w - (odd_row + 0.5) * row_pitch
     odd = du * du + dv * dv
     inside = kind == HEXAGONS or min(even, odd) <= radius * radius
-    if odd < even:
-        return 2 * np.int64(odd_row) + 1, np.int64(odd_col), inside
-    return 2 * np.int64(even_row), np.int64(even_col), inside
+    # Chosen by arithmetic: half of all points would be a branch guessed wrong.
+    is_odd = np.int64(odd < even)
+    row = 2 * np.int64(even_row) * (1 - is_odd) + (2 * np.int64(odd_row) + 1) * is_odd
+    return row, np.int64(even_col) * (1 - is_odd) + np.int64(odd_col) * is_odd, inside
 
 
 @numba.njit(cache=True, nogil=True)
