@@ -12,7 +12,7 @@ from pairscape.core import files, logs, tsv
 from pairscape.core.errors import InputError
 from pairscape.jobs import program
 
-RESULT_VERSION = 2
+RESULT_VERSION = 3
 
 
 def main(argv=None):

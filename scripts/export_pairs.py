@@ -52,7 +52,7 @@ def main(argv=None):
     with TiffImage(args.he_image) as slide:
         aligned = resolve_alignment(args.he_alignment, sample, pixel_size_um, slide.um_per_px)
         placed = decompose(aligned.matrix, pixel_size_um)
-        _warn_of_scale(args.he_image, placed["um_per_px"], slide.um_per_px)
+        _warn_of_scale(slide, placed["um_per_px"])
         xy_um = spots.obs[["x_um", "y_um"]].to_numpy()
         centres_px = um_to_he_px(aligned.matrix, pixel_size_um, xy_um)
         cut = cutting.plan_cut(preset, centres_px, placed["um_per_px"])
@@ -119,10 +119,11 @@ def _read_spots(args, name: str, genes: list[str]):
     return spots, positions
 
 
-def _warn_of_scale(path, aligned: float, stated: float | None) -> None:
+def _warn_of_scale(slide, aligned: float) -> None:
+    stated = slide.um_per_px
     if stated and abs(aligned / stated - 1) > SCALE_TOLERANCE:
-        words = "%s: it says %.4f µm per pixel, its alignment %.4f; the alignment's is used"
-        log.warning(words, path, stated, aligned)
+        words = "%s: its %s says %.4f µm per pixel, its alignment %.4f; the alignment's is used"
+        log.warning(words, slide.path, slide.um_per_px_key, stated, aligned)
 
 
 if __name__ == "__main__":

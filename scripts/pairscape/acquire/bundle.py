@@ -72,8 +72,6 @@ def read_experiment(bundle) -> dict:
         found = "nothing" if size is None else json.dumps(size)
         remedy = "give the size of a morphology pixel in um, such as 0.2125"
         raise InputError(path, "pixel_size", found, remedy)
-    if not isinstance(experiment.get("analysis_sw_version"), str):
-        raise InputError(path, "analysis_sw_version", "no text", AS_WRITTEN)
     return experiment
 
 
@@ -87,7 +85,7 @@ def software_version(experiment: dict) -> str:
     ranger = experiment.get("xenium_ranger")
     if isinstance(ranger, dict) and ranger.get("version"):
         return str(ranger["version"])
-    return experiment["analysis_sw_version"]
+    return str(experiment.get("analysis_sw_version") or "")
 
 
 def format_version(experiment: dict, file="experiment.xenium") -> tuple[int, int]:
@@ -97,7 +95,7 @@ def format_version(experiment: dict, file="experiment.xenium") -> tuple[int, int
     if not match:
         ranger = isinstance(experiment.get("xenium_ranger"), dict)
         field = "xenium_ranger.version" if ranger else "analysis_sw_version"
-        remedy = "give the version of the software that wrote the bundle, such as xenium-3.0.0.15"
+        remedy = "nothing to do: it is read by the format that its files show"
         raise InputError(file, field, repr(version), remedy)
     return int(match[1]), int(match[2])
 

@@ -81,13 +81,13 @@ def check_bundle(
     cells = attempt(_check_cells, bundle, experiment) if "cells" in facts else None
     attempt(_check_matrix, bundle, genes, cells)
     image_size = attempt(check_morphology, bundle, experiment or {})
-    he_size = stated_um = None
+    he_size, stated = None, (None, "")
     if he_image:
-        he_size, stated_um = attempt(check_he_image, he_image, sample) or (None, None)
+        he_size, stated = attempt(check_he_image, he_image, sample) or (he_size, stated)
     pixel_size = xenium.pixel_size_um(experiment) if experiment else None
     matrix = None
     if pixel_size and (he_image or he_alignment):
-        matrix = attempt(check_alignment, he_image, he_alignment, pixel_size, stated_um, sample)
+        matrix = attempt(check_alignment, he_image, he_alignment, pixel_size, stated, sample)
     if he_size and image_size and sample.get("he_alignment") == "identity":
         attempt(check_identity, he_image, he_size, image_size, sample)
     place = Place(pixel_size, image_size, matrix, he_size, he_image)
