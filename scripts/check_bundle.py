@@ -8,7 +8,7 @@ OUT  a report (JSON): verdict, findings, facts. A bundle with an error has no re
 from pathlib import Path
 
 from pairscape.acquire import bundle_checks, findings, transcript_checks
-from pairscape.core import files, logs, tsv
+from pairscape.core import files, logs, names
 from pairscape.core.errors import InputError
 from pairscape.jobs import program
 
@@ -26,10 +26,7 @@ def main(argv=None):
         panel="optional: genes that the panel should have (gene_symbol, ensembl_id)",
         report=program.Output("check.json to write"),
     )
-    expected = None
-    if args.panel:
-        rows = tsv.read_tsv(args.panel, ["gene_symbol", "ensembl_id"])
-        expected = {row["gene_symbol"]: row["ensembl_id"] for row in rows}
+    expected = names.read_panel_list(args.panel) if args.panel else None
     report = bundle_checks.check_bundle(
         args.bundle,
         args.options.get("sample", {}),

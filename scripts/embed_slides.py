@@ -79,6 +79,7 @@ def main(argv=None):
         fault = f"none of {len(rows)} that can be embedded (the first: {rows[0]['reason']})"
         remedy = "mend the slides or correct the table"
         raise InputError(args.cohort, f"slides for {model.name}", fault, remedy)
+    refuse_twins(args.cohort, cohort, rows)
     slide_features.write_slides(args.slides, rows)
     if unverified:
         logs.log.warning(
@@ -93,6 +94,21 @@ def main(argv=None):
         *(sum(row["patches"] for row in embedded), model.width),
         f"; {skipped} skipped, listed in {args.slides}" if skipped else "",
     )
+
+
+def refuse_twins(table, cohort, rows) -> None:
+    """Refuse one slide under two patients, whatever its files are called: they would share a label's
+    evidence between folds.
+    """
+    patient = {row["slide"]: row["patient"] for row in cohort}
+    seen = {}
+    for row in (row for row in rows if row["status"] == EMBEDDED):
+        slide = row["slide"]
+        first = seen.setdefault(slide_features.first_rows_sha256(row["file"]), slide)
+        if patient[first] != patient[slide]:
+            found = f"the features of slide {first}, of patient {patient[first]}"
+            remedy = f"correct file or patient of one of them, or drop one row ({patient[slide]})"
+            raise InputError(table, f"slide {slide}, column file", found, remedy)
 
 
 def build_model(args):

@@ -210,8 +210,9 @@ def test_an_image_in_microns_is_placed_by_its_pixel_size(folder):
     placed = [[100 / 0.34, 120 / 0.34]]
     assert np.allclose(pair_shards.read_index(shard)["cell_coords"].to_pylist(), placed)
     sample = sample_row(he_alignment="microns", he_um_per_px="0.4")
-    with pytest.raises(InputError, match=r"he_um_per_px: found 0.4 where the image says 0.34"):
-        run(folder, sample=sample, alignment=False, spots=spots)
+    shard = run(folder, sample=sample, alignment=False, spots=spots)
+    placed = [[100 / 0.4, 120 / 0.4]]  # the user's word outranks the header
+    assert np.allclose(pair_shards.read_index(shard)["cell_coords"].to_pylist(), placed)
 
 
 def test_a_missing_alignment_is_never_the_identity(folder):

@@ -255,6 +255,21 @@ def test_feature_files_of_another_encoder_or_without_patches_are_skipped(slides,
     ]
 
 
+def test_one_slide_under_two_patients_is_refused_whatever_its_files_are_called(slides, weights):
+    (slides / "copy.tif").write_bytes((slides / "S0.tif").read_bytes())
+    with pytest.raises(
+        InputError, match=r"slide S2, column file: found the features of slide S0, of"
+    ):
+        run(slides, weights, [*GOOD, ("S2", "copy.tif")])
+    assert not (slides.parent / "stand_in" / "slides.tsv").exists()
+    feature_file(slides / "A.h5")
+    feature_file(slides / "B.h5", made="elsewhere")
+    with pytest.raises(
+        InputError, match=r"slide B, column file: found the features of slide A, of"
+    ):
+        run(slides, weights, [("A", "A.h5"), ("B", "B.h5")])
+
+
 def save_pair(path, weights, **training):
     """A pair at random, as the pretraining would save it; returns its image side."""
     training = resolve_training({"embedding_dim": 16, **training})

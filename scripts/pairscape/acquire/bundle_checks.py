@@ -20,7 +20,7 @@ from pairscape.acquire.image_checks import (
 )
 from pairscape.acquire.transcript_checks import Place, check_transcripts, check_transcripts_of_cells
 from pairscape.core.errors import InputError
-from pairscape.core.tsv import read_tsv
+from pairscape.core.names import read_panel_list
 
 NEWEST_VERSION = 4  # of the software whose bundles are known here
 
@@ -196,11 +196,10 @@ def _fitting_panel(panel_file, genes) -> str | None:
     shares = {}
     for path in sorted(Path(panel_file).parent.glob("*.tsv")) if panel_file else []:
         try:
-            listed = {row["gene_symbol"] for row in read_tsv(path, ["gene_symbol"])}
+            listed = set(read_panel_list(path))
         except InputError:
             continue
-        if listed:
-            shares[path.stem] = len(listed & set(genes)) / len(listed), len(listed)
+        shares[path.stem] = len(listed & set(genes)) / len(listed), len(listed)
     best = max(shares, key=shares.get, default=None)
     return best if best and shares[best][0] > 0.95 else None
 

@@ -158,7 +158,7 @@ def _with_secrets(url: str) -> str:
 
 def _read_mark(mark: Path) -> dict:
     try:
-        found = json.loads(mark.read_text())
+        found = json.loads(mark.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

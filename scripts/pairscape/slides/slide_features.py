@@ -126,6 +126,15 @@ def read_slide_features(path) -> SlideFeatures:
         return SlideFeatures(array, _corners(coords), attributes)
 
 
+def first_rows_sha256(path, rows: int = 64) -> str:
+    """The checksum of a slide's number of patches and first features: it tells another slide."""
+    with _open(path) as (features, coords, _):
+        block = next(iter(_blocks(path, features, coords, rows)), np.empty((0, 0)))
+        digest = hashlib.sha256(str(features.shape[-2:]).encode())
+        digest.update(np.ascontiguousarray(block, np.float32))
+    return digest.hexdigest()
+
+
 def iter_slide_features(path, rows: int = _BLOCK_ROWS):
     """Yield the features of one slide in blocks (n, D) float32, checked as by the other reader.
 

@@ -42,7 +42,7 @@ def read_cell_sums(bundle, genes: list[str], block: int = 1 << 24):
     try:
         with h5py.File(path) as file:
             matrix = file["matrix"]
-            names = matrix["features/name"].asstr()[:]
+            names = matrix["features/name"].asstr("utf-8")[:]
             column = np.array([column_of.get(name, -1) for name in names], np.int64)
             ends = matrix["indptr"][:].astype(np.int64)
             transcripts = np.zeros(len(ends) - 1, np.int64)
