@@ -55,7 +55,7 @@ def main(argv=None):
             if base is not None:
                 entry = project_slide(model, base[row["slide"]], target)
             elif cohorts.is_features(row):
-                entry = take_features(model, row, options)
+                entry = take_features(model, row, options, policy)
             else:
                 entry = embed_slide(model, row, target, policy, args)
             if args.figures and drawn < policy.figures:
@@ -177,7 +177,7 @@ def project_slide(model, row, target) -> dict:
     return {**listed(target, row["um_per_px"]), "verified": "weights_sha256" in attributes}
 
 
-def take_features(model, row, options) -> dict:
+def take_features(model, row, options, policy) -> dict:
     """Take a feature file of the user's as it is; a row of slides.tsv."""
     from pairscape.slides import slide_embedding
 
@@ -188,6 +188,7 @@ def take_features(model, row, options) -> dict:
     (count, width), _, attributes = slide_features.read_slide_facts(path)
     expected = {"width": model.width, "weights_sha256": model.facts["weights_sha256"]}
     slide_embedding.check_features(path, model.name, width, expected, attributes)
+    slide_embedding.check_patches(path, attributes, policy.patch_px, policy.um_per_px)
     if not count:
         raise InputError(path, "features", "no patch", "look at the slide: there may be no tissue")
     slide_features.verify(path)

@@ -145,9 +145,19 @@ def iter_slide_features(path, rows: int = _BLOCK_ROWS):
 
 
 def verify(path) -> None:
-    """Look at every number of a slide's features, and at their checksum."""
-    for _ in iter_slide_features(path):
-        pass
+    """Look at every number of a slide's features, and at their checksum.
+
+    Features that are all zero, or alike for several patches, are none.
+    """
+    first, alike, rows = None, True, 0
+    for block in iter_slide_features(path):
+        first, rows = block[:1] if first is None else first, rows + len(block)
+        alike = alike and bool((block == first).all())
+    if rows and alike and (rows > 1 or not first.any()):
+        found = f"{'zeros' if not first.any() else 'the same numbers'} for all of {rows} patches"
+        raise InputError(
+            path, "features", found, "look at the encoder's run, and make the file again"
+        )
 
 
 def read_slide_facts(path) -> tuple[tuple[int, int], np.ndarray | None, dict]:
