@@ -285,3 +285,19 @@ def test_a_patch_preset_has_the_keys_and_defaults_of_the_schema():
     properties = read_schema("config")["$defs"]["patches"]["properties"]
     preset = dataclasses.asdict(cutting.PatchPreset())
     assert preset == {key: part.get("default") for key, part in properties.items()}
+
+
+def test_patches_that_show_more_than_the_he_are_to_blame_themselves(folder):
+    with pytest.raises(InputError) as error:
+        run(folder, patches=PATCHES | {"um_per_px": 50})
+    assert "--options: patches.um_per_px, patch_px: found none of" in str(error.value)
+    assert "make the patches smaller" in str(error.value)
+
+
+def test_the_field_of_view_is_said_and_patches_finer_than_the_scan_are_warned_of(folder, caplog):
+    caplog.set_level("INFO", "pairscape")
+    run(folder, patches={"um_per_px": 0.5, "patch_px": 64})
+    assert "a patch shows 32 µm" in caplog.text
+    assert "interpolated" not in caplog.text
+    run(folder, patches={"um_per_px": 0.1, "patch_px": 64})
+    assert "its patches 0.1: they are interpolated" in caplog.text
