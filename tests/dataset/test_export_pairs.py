@@ -294,10 +294,10 @@ def test_patches_that_show_more_than_the_he_are_to_blame_themselves(folder):
     assert "make the patches smaller" in str(error.value)
 
 
-def test_the_field_of_view_is_said_and_patches_finer_than_the_scan_are_warned_of(folder, caplog):
-    caplog.set_level("INFO", "pairscape")
+def test_the_field_of_view_is_said_and_patches_finer_than_the_scan_are_warned_of(folder, capsys):
     run(folder, patches={"um_per_px": 0.5, "patch_px": 64})
-    assert "a patch shows 32 µm" in caplog.text
-    assert "interpolated" not in caplog.text
+    said = capsys.readouterr().err
+    assert "a patch shows 32 µm" in said
+    assert "interpolated" not in said
     run(folder, patches={"um_per_px": 0.1, "patch_px": 64})
-    assert "its patches 0.1: they are interpolated" in caplog.text
+    assert "its patches 0.1: they are interpolated" in capsys.readouterr().err
