@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 from pairscape.acquire import columns as kinds
 from pairscape.acquire import transcripts_csv
 from pairscape.core.errors import InputError
+from pairscape.core.hdf5 import open_hdf5
 from pairscape.core.names import bare_gene_id, check_gene_symbols
 
 GENE_CATEGORIES = ("predesigned_gene", "custom_gene")
@@ -110,11 +111,9 @@ def find_panel(bundle) -> Path:
 
 def read_features(bundle) -> list[dict]:
     """The rows of ``cell_feature_matrix.h5``: ``{"name", "id", "type"}``, "" where it says nothing."""
-    import h5py
-
     path = find_file(bundle, "cell_feature_matrix.h5")
     try:
-        with h5py.File(path) as file:
+        with open_hdf5(path) as file:
             features = file["matrix/features"]
             names = features["name"].asstr("utf-8")[:]
             kept = {
@@ -337,12 +336,11 @@ def read_cell_counts(bundle, gene: str, block: int = 1 << 22):
     """Counts of one gene in each cell, from ``cell_feature_matrix.h5``, in bounded memory: a pandas
     Series of int64 by the cell ids as text.
     """
-    import h5py
     import pandas as pd
 
     path = find_file(bundle, "cell_feature_matrix.h5")
     try:
-        with h5py.File(path) as file:
+        with open_hdf5(path) as file:
             matrix = file["matrix"]
             names = [name.decode() for name in matrix["features/name"][:]]
             if gene not in names:

@@ -20,6 +20,7 @@ from pairscape.acquire.image_checks import (
 )
 from pairscape.acquire.transcript_checks import Place, check_transcripts, check_transcripts_of_cells
 from pairscape.core.errors import InputError
+from pairscape.core.hdf5 import open_hdf5
 from pairscape.core.names import read_panel_list
 
 NEWEST_VERSION = 4  # of the software whose bundles are known here
@@ -269,7 +270,7 @@ def _check_matrix(findings, facts, bundle, genes, cells) -> None:
     if not h5py.is_hdf5(path):
         return  # missing or damaged, which is told already
     counted = set(xenium.feature_genes(xenium.read_features(bundle)))
-    with h5py.File(path) as file:
+    with open_hdf5(path) as file:
         columns = file["matrix/barcodes"].shape[0] if "matrix/barcodes" in file else None
     remedy = "make sure that all files come from one run of the software"
     if genes and counted != genes:

@@ -22,6 +22,7 @@ import numpy as np
 
 from pairscape.core import files
 from pairscape.core.errors import InputError, missing_file
+from pairscape.core.hdf5 import open_hdf5
 from pairscape.core.tsv import Table, counts, numbers, text
 
 FEATURE_KEYS = ("features", "feats")  # TRIDENT's and HistoBistro's; the first one there is read
@@ -205,15 +206,13 @@ def read_slides(path, verify: bool = False) -> list[dict]:
 @contextlib.contextmanager
 def _open(path):
     """Yield the checked data sets of a slide's file: features, coords (or None), attributes."""
-    import h5py
-
-    try:
-        file = h5py.File(path, "r")
-    except FileNotFoundError:
-        raise missing_file(path) from None
-    except OSError as error:
-        raise _damaged(path, "HDF5", str(error)) from None
-    with file:
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(open_hdf5(path))
+        except FileNotFoundError:
+            raise missing_file(path) from None
+        except (OSError, RuntimeError, KeyError) as error:
+            raise _damaged(path, "HDF5", str(error)) from None
         try:
             checked = _checked(path, file)
         except InputError:
