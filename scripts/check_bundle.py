@@ -8,7 +8,7 @@ OUT  a report (JSON): verdict, findings, facts. A bundle with an error has no re
 from pathlib import Path
 
 from pairscape.acquire import bundle_checks, findings, transcript_checks
-from pairscape.core import files, logs, names
+from pairscape.core import files, logs
 from pairscape.core.errors import InputError
 from pairscape.jobs import program
 
@@ -26,13 +26,11 @@ def main(argv=None):
         panel="optional: genes that the panel should have (gene_symbol, ensembl_id)",
         report=program.Output("check.json to write"),
     )
-    expected = names.read_panel_list(args.panel) if args.panel else None
     report = bundle_checks.check_bundle(
         args.bundle,
         args.options.get("sample", {}),
         he_image=args.he_image,
         he_alignment=args.he_alignment,
-        expected_genes=expected,
         panel_file=args.panel,
     )
     report["result_version"] = RESULT_VERSION

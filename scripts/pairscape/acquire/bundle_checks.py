@@ -38,7 +38,7 @@ COMPANIONS = {
 
 
 def check_bundle(
-    bundle, sample: dict, *, he_image=None, he_alignment=None, expected_genes=None, panel_file=None
+    bundle, sample: dict, *, he_image=None, he_alignment=None, panel_file=None
 ) -> dict:
     """Examine a bundle and what belongs to it, in bounded memory.
 
@@ -50,10 +50,8 @@ def check_bundle(
         Its row of the sample table.
     he_image, he_alignment
         Paths, or None where the sample has none.
-    expected_genes
-        Gene symbol -> Ensembl id of the panel that the sample is said to have, or None.
     panel_file
-        Where ``expected_genes`` come from, for messages.
+        The genes of the panel that the sample is said to have (gene_symbol, ensembl_id), or None.
 
     Returns
     -------
@@ -77,7 +75,8 @@ def check_bundle(
         findings.add("error", bundle, "bundle", found, remedy, "a folder")
         return report(sample, findings, facts)
     experiment = attempt(_check_experiment, bundle)
-    genes = attempt(_check_panel, bundle, sample, expected_genes, panel_file)
+    listed = attempt(lambda *_: read_panel_list(panel_file)) if panel_file else None
+    genes = attempt(_check_panel, bundle, sample, listed, panel_file)
     attempt(_check_companions, bundle)
     cells = attempt(_check_cells, bundle, experiment) if "cells" in facts else None
     attempt(_check_matrix, bundle, genes, cells)
@@ -94,7 +93,7 @@ def check_bundle(
     place = Place(pixel_size, image_size, matrix, he_size, he_image)
     attempt(check_transcripts, bundle, genes, place)
     attempt(check_transcripts_of_cells, bundle, cells)
-    if sample.get("panel") and not expected_genes:
+    if sample.get("panel") and not panel_file:
         findings.add(
             "note",
             "sample table",

@@ -132,15 +132,14 @@ def addresses(url: str, mirrors: Mapping[str, str]) -> list[str]:
 
 
 def check_address(url: str) -> None:
-    """Refuse what is no web address, or holds a password."""
+    """Refuse what is no web address, holds a password, or asks for a secret that isn't right."""
     shown = without_query(url)
     if not re.match(r"https?://", url):
         raise InputError(shown, "URL", "another scheme", "give an http or https address")
     if "@" in urlsplit(url).netloc:
-        remedy = (
-            "give a secret as ${NAME} in the query, where NAME is a variable of the environment"
-        )
+        remedy = "give a secret as ${NAME} in the query, NAME being a variable of the environment"
         raise InputError(shown, "URL", "a user or password in it", remedy)
+    _with_secrets(url)
 
 
 def without_query(url: str) -> str:
