@@ -21,7 +21,7 @@ from pairscape.images.tiff import TiffImage
 from pairscape.jobs import program
 from pairscape.spots import alignment_figure, registration, registration_maps
 
-RESULT_VERSION = 1
+RESULT_VERSION = 2
 MAX_ANISOTROPY = 1.02
 METHOD = {
     "pixel_um": registration_maps.PIXEL_UM,
@@ -50,6 +50,7 @@ def main(argv=None):
     pixel_size_um = xenium.pixel_size_um(xenium.read_experiment(args.bundle))
     with TiffImage(args.he_image, cache_bytes=0) as image:
         size_px, stated_um = (image.width, image.height), image.um_per_px
+        key = image.um_per_px_key
     aligned = alignment.resolve_alignment(args.he_alignment, sample, pixel_size_um, stated_um)
     name = sample.get("sample", "")
     source = args.he_alignment or "sample table"
@@ -62,13 +63,13 @@ def main(argv=None):
     with TiffImage(args.he_image, cache_bytes=0) as image:
         thumbnail = image.thumbnail(registration_maps.THUMBNAIL_PX)
     picture = registration_maps.read_picture(*thumbnail, size_px)
-    listed_um = float(sample.get("he_um_per_px") or 0) or None
-    he_um_per_px, seed = stated_um or listed_um, args.options.get("seed", 0)
+    he_um_per_px, seed = alignment.he_um_per_px(sample, stated_um), args.options.get("seed", 0)
     verdict = registration.judge(aligned.matrix, picture, region, pixel_size_um, he_um_per_px, seed)
     inside = _share_inside(aligned.matrix, region, pixel_size_um, size_px)
     placed = alignment.decompose(aligned.matrix, pixel_size_um)
     warnings = _warnings(aligned, placed, verdict)
-    refusal = _refusal(verdict, inside)
+    warnings += _other_sizes(placed["um_per_px"], sample, stated_um, key)
+    refusal = _refusal(verdict, inside, placed["um_per_px"], he_um_per_px)
     if refusal and trusted:
         warnings.append(f"{refusal}; accepted all the same, as it is listed in alignment.trusted")
     refused = bool(refusal) and not trusted
@@ -123,12 +124,30 @@ def _share_inside(matrix, region, pixel_size_um: float, size_px) -> float:
     return float(((px >= 0) & (px <= size_px)).all(axis=1).mean()) if len(px) else 0.0
 
 
-def _refusal(verdict: dict, inside: float) -> str | None:
+def _refusal(verdict: dict, inside: float, by_alignment, he_um_per_px) -> str | None:
+    """Why an alignment isn't taken; both sizes are µm per pixel of the H&E, the last maybe None."""
     if verdict["verdict"] == "refused":
         return f"an alignment that another one beats: {_scores(verdict)}"
     if inside < MIN_INSIDE:
         return f"an alignment that puts {100 * inside:.0f} % of the tissue on the H&E"
+    gap = abs(he_um_per_px / by_alignment - 1) if he_um_per_px else 0.0
+    if gap > alignment.WRONG_SIZE_GAP and verdict["verdict"] != "accepted":
+        return (
+            f"{by_alignment:.4g} µm a pixel where the H&E is said to have {he_um_per_px:.4g}, and "
+            "the tissue doesn't tell which is right (give he_um_per_px in the sample table)"
+        )
     return None
+
+
+def _other_sizes(by_alignment: float, sample: dict, stated_um: float | None, key: str) -> list[str]:
+    """What contradicts the pixel size of the alignment, which outranks it."""
+    listed_um = float(sample.get("he_um_per_px") or 0)
+    sources = {"he_um_per_px of the sample table": listed_um, f"{key} of the image": stated_um}
+    return [
+        f"{source} says {size:.4g} µm a pixel, the alignment {by_alignment:.4g}, which is used"
+        for source, size in sources.items()
+        if size and abs(size / by_alignment - 1) > alignment.MAX_SIZE_GAP
+    ]
 
 
 def _scores(verdict: dict) -> str:

@@ -8,11 +8,11 @@ OUT  a report (JSON): verdict, findings, facts. A bundle with an error has no re
 from pathlib import Path
 
 from pairscape.acquire import bundle_checks, findings, transcript_checks
-from pairscape.core import files, logs, tsv
+from pairscape.core import files, logs
 from pairscape.core.errors import InputError
 from pairscape.jobs import program
 
-RESULT_VERSION = 2
+RESULT_VERSION = 3
 
 
 def main(argv=None):
@@ -26,16 +26,11 @@ def main(argv=None):
         panel="optional: genes that the panel should have (gene_symbol, ensembl_id)",
         report=program.Output("check.json to write"),
     )
-    expected = None
-    if args.panel:
-        rows = tsv.read_tsv(args.panel, ["gene_symbol", "ensembl_id"])
-        expected = {row["gene_symbol"]: row["ensembl_id"] for row in rows}
     report = bundle_checks.check_bundle(
         args.bundle,
         args.options.get("sample", {}),
         he_image=args.he_image,
         he_alignment=args.he_alignment,
-        expected_genes=expected,
         panel_file=args.panel,
     )
     report["result_version"] = RESULT_VERSION

@@ -82,7 +82,7 @@ def main(argv=None):
     leakage.LEAKAGE.write(args.patch_leakage, patch_leaks)
     card.write_layout(Path(args.layout[0]).parent, splits, samples)
     with atomic_path(args.card) as temporary:
-        temporary.write_text(head + "\n" + card_text.dataset_text(dataset))
+        temporary.write_text(head + "\n" + card_text.dataset_text(dataset), encoding="utf-8")
     pairs = sum(shards.row_counts)
     log.info("%s: %d pairs in %d shards, version %s", name, pairs, len(paths), version)
     log.info(

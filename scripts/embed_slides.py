@@ -55,7 +55,7 @@ def main(argv=None):
             if base is not None:
                 entry = project_slide(model, base[row["slide"]], target)
             elif cohorts.is_features(row):
-                entry = take_features(model, row, options)
+                entry = take_features(model, row, options, policy)
             else:
                 entry = embed_slide(model, row, target, policy, args)
             if args.figures and drawn < policy.figures:
@@ -79,6 +79,7 @@ def main(argv=None):
         fault = f"none of {len(rows)} that can be embedded (the first: {rows[0]['reason']})"
         remedy = "mend the slides or correct the table"
         raise InputError(args.cohort, f"slides for {model.name}", fault, remedy)
+    refuse_twins(args.cohort, cohort, rows)
     slide_features.write_slides(args.slides, rows)
     if unverified:
         logs.log.warning(
@@ -93,6 +94,21 @@ def main(argv=None):
         *(sum(row["patches"] for row in embedded), model.width),
         f"; {skipped} skipped, listed in {args.slides}" if skipped else "",
     )
+
+
+def refuse_twins(table, cohort, rows) -> None:
+    """Refuse one slide under two patients, whatever its files are called: they would share a label's
+    evidence between folds.
+    """
+    patient = {row["slide"]: row["patient"] for row in cohort}
+    seen = {}
+    for row in (row for row in rows if row["status"] == EMBEDDED):
+        slide = row["slide"]
+        first = seen.setdefault(slide_features.first_rows_sha256(row["file"]), slide)
+        if patient[first] != patient[slide]:
+            found = f"the features of slide {first}, of patient {patient[first]}"
+            remedy = f"correct file or patient of one of them, or drop one row ({patient[slide]})"
+            raise InputError(table, f"slide {slide}, column file", found, remedy)
 
 
 def build_model(args):
@@ -161,7 +177,7 @@ def project_slide(model, row, target) -> dict:
     return {**listed(target, row["um_per_px"]), "verified": "weights_sha256" in attributes}
 
 
-def take_features(model, row, options) -> dict:
+def take_features(model, row, options, policy) -> dict:
     """Take a feature file of the user's as it is; a row of slides.tsv."""
     from pairscape.slides import slide_embedding
 
@@ -172,6 +188,7 @@ def take_features(model, row, options) -> dict:
     (count, width), _, attributes = slide_features.read_slide_facts(path)
     expected = {"width": model.width, "weights_sha256": model.facts["weights_sha256"]}
     slide_embedding.check_features(path, model.name, width, expected, attributes)
+    slide_embedding.check_patches(path, attributes, policy.patch_px, policy.um_per_px)
     if not count:
         raise InputError(path, "features", "no patch", "look at the slide: there may be no tissue")
     slide_features.verify(path)

@@ -19,6 +19,7 @@ from pairscape.core.errors import InputError
 from pairscape.core.files import sha256_json
 from pairscape.core.logs import log
 from pairscape.dataset import cutting, gene_lists, pair_shards
+from pairscape.images.he_image import MAX_UPSAMPLING
 from pairscape.jobs import program
 
 RESULT_VERSION = 3
@@ -52,16 +53,21 @@ def main(argv=None):
     with TiffImage(args.he_image) as slide:
         aligned = resolve_alignment(args.he_alignment, sample, pixel_size_um, slide.um_per_px)
         placed = decompose(aligned.matrix, pixel_size_um)
-        _warn_of_scale(args.he_image, placed["um_per_px"], slide.um_per_px)
+        _warn_of_scale(slide, placed["um_per_px"])
         xy_um = spots.obs[["x_um", "y_um"]].to_numpy()
         centres_px = um_to_he_px(aligned.matrix, pixel_size_um, xy_um)
         cut = cutting.plan_cut(preset, centres_px, placed["um_per_px"])
+        _say_field(slide, cut, placed["um_per_px"], made_by.get("preset", {}).get("size_um"))
         inside = slide.holds(cut.middles_px, cut.side_px)
         if not inside.any():
             fault = (
                 f"none of {len(inside)} patches of {cut.side_px:.0f} pixels within the H&E of "
                 f"{slide.width} x {slide.height} pixels"
             )
+            if cut.side_px > min(slide.width, slide.height) / 2:
+                key = "native_px" if preset.native_px else "um_per_px, patch_px"
+                remedy = "make the patches smaller: they show more than the H&E does"
+                raise InputError("--options", f"patches.{key}", fault, remedy)
             remedy = "give the alignment of this image and this bundle"
             raise InputError(args.he_alignment or args.he_image, "alignment", fault, remedy)
         features = cutting.pair_features(len(genes), args.options["labels"])
@@ -119,10 +125,26 @@ def _read_spots(args, name: str, genes: list[str]):
     return spots, positions
 
 
-def _warn_of_scale(path, aligned: float, stated: float | None) -> None:
+def _say_field(slide, cut: cutting.Cut, um_per_px: float, spot_um: float | None) -> None:
+    """Say what a patch shows, beside its spot, and where it is finer than the scan."""
+    field_um = cut.side_px * um_per_px
+    beside = f", the spots {spot_um:g} µm" if spot_um else ""
+    log.info("a patch shows %.4g µm%s", field_um, beside)
+    if um_per_px > MAX_UPSAMPLING * cut.patches.um_per_px:
+        log.warning(
+            "%s: the scan has %.4g µm a pixel, its patches %.4g: they are interpolated, and show no "
+            "more than the scan",
+            slide.path,
+            um_per_px,
+            cut.patches.um_per_px,
+        )
+
+
+def _warn_of_scale(slide, aligned: float) -> None:
+    stated = slide.um_per_px
     if stated and abs(aligned / stated - 1) > SCALE_TOLERANCE:
-        words = "%s: it says %.4f µm per pixel, its alignment %.4f; the alignment's is used"
-        log.warning(words, path, stated, aligned)
+        words = "%s: its %s says %.4f µm per pixel, its alignment %.4f; the alignment's is used"
+        log.warning(words, slide.path, slide.um_per_px_key, stated, aligned)
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def main(argv=None):
             )
     head = card.front_matter(title, licences, entries)
     with atomic_path(args.card) as temporary:
-        temporary.write_text(head + "\n" + card_text.index_text(title, datasets))
+        temporary.write_text(head + "\n" + card_text.index_text(title, datasets), encoding="utf-8")
     log.info("%d configs: %s", len(datasets), ", ".join(places))
 
 

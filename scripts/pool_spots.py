@@ -21,7 +21,7 @@ from pairscape.jobs import program
 from pairscape.spots import lattice, pooling, spot_figure, spot_quality, spots_zarr
 from pairscape.spots.preset import SpotPreset, read_preset
 
-RESULT_VERSION = 2
+RESULT_VERSION = 3
 
 
 @dataclasses.dataclass(frozen=True)

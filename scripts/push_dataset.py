@@ -13,6 +13,7 @@ the shards that a config names.
 import os
 from pathlib import Path
 
+from pairscape.acquire.downloads import refuse_secret
 from pairscape.core.errors import InputError
 from pairscape.core.files import write_json
 from pairscape.core.logs import log
@@ -69,12 +70,13 @@ def main(argv=None):
 def _upload(folder: Path, repo: str, private: bool, patterns: list[str]) -> str:
     """Make the repository where there is none, and commit the files; returns the commit."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, get_token
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
     # Whichever library it talks through: an error of the Hub is one of that library's, too.
     transport = [base for base in HfHubHTTPError.__bases__ if base is not OSError]
     api = HfApi()
+    refuse_secret(get_token() or "", f"{api.endpoint}/datasets/{repo}", "HF_TOKEN")
     try:
         api.create_repo(repo, repo_type="dataset", private=private, exist_ok=True)
         commit = api.upload_folder(

@@ -12,7 +12,8 @@ the run; nothing is dropped by itself.
 
 from pairscape.core.errors import InputError, one_each
 from pairscape.core.logs import log
-from pairscape.dataset.gene_lists import read_panel_list, select_genes, write_genes
+from pairscape.core.names import read_panel_list
+from pairscape.dataset.gene_lists import select_genes, write_genes
 from pairscape.jobs import program
 
 RESULT_VERSION = 2

@@ -34,7 +34,7 @@ program_version = functools.cache(program_version)
 def options(program: str, **values) -> str:
     """The resolved parameters of a job as one JSON; a change of them reruns the job."""
     values["result_version"] = program_version(program)
-    return json.dumps(values, sort_keys=True, ensure_ascii=False)
+    return commands.as_json(values)
 
 
 def script(name: str) -> str:

@@ -167,12 +167,14 @@ def test_a_word_of_the_sample_table_stands_for_an_alignment():
     )
 
 
-def test_microns_take_the_pixel_size_of_the_image_then_of_the_table():
+def test_microns_take_the_users_word_before_the_images(caplog):
     sample = {"sample": "S1", "he_alignment": "microns", "he_um_per_px": "0.5"}
     assert alignment.resolve_alignment(None, sample, 0.25).matrix[0, 0] == 2
     assert alignment.resolve_alignment(None, sample, 0.25, 0.501).matrix[0, 0] == 0.501 / 0.25
-    with pytest.raises(InputError, match=r"S1, he_um_per_px: found 0\.5 where the image says 0\.4"):
-        alignment.resolve_alignment(None, sample, 0.25, 0.4)
+    assert alignment.resolve_alignment(None, sample, 0.25, 0.4).matrix[0, 0] == 2  # the user's word
+    assert (
+        "S1: he_um_per_px says 0.5 um/px, the image 0.4: the sample table is taken" in caplog.text
+    )
     with pytest.raises(InputError, match="S1, he_um_per_px: found nothing"):
         alignment.resolve_alignment(None, sample | {"he_um_per_px": ""}, 0.25)
 

@@ -212,10 +212,6 @@ def spoil_he_tiles(inputs):
         (lambda i: i["he_image"].write_bytes(b"GIF89a" * 50), "he.ome.tif: TIFF header"),
         (spoil_he_tiles, "bytes that don't decode"),
         (move_he, "100% of the gene transcripts outside of the image"),
-        (
-            lambda i: tiny_bundle.write_he(i["bundle"].parent, stated=1.0),
-            "H&E pixels of 0.5 um (expected 1 um as the image's header says)",
-        ),
     ],
 )
 def test_a_broken_input_is_refused_and_leaves_no_report(inputs, tmp_path, spoil, message):
@@ -237,10 +233,18 @@ def test_a_broken_input_is_refused_and_leaves_no_report(inputs, tmp_path, spoil,
     [
         (set_rows("x_location", 500), "1 rows outside of the morphology image"),
         (lambda i: (i["bundle"] / "cells.parquet").unlink(), "cells.parquet: file: found nothing"),
-        (lambda i: tiny_bundle.write_he(i["bundle"].parent, stated=0.52), "0.52 um as the image"),
+        (lambda i: tiny_bundle.write_he(i["bundle"].parent, stated=0.52), "SizeX: found 0.52 um"),
+        (
+            lambda i: tiny_bundle.write_he(i["bundle"].parent, stated=1.0),
+            "he.ome.tif: PhysicalSizeX: found 1 um, expected H&E pixels of 0.5 um as its matrix says",
+        ),
         (
             lambda i: change_experiment(i, analysis_sw_version="R&D"),
             "experiment.xenium: analysis_sw_version: found 'R&D'",
+        ),
+        (
+            lambda i: change_experiment(i, analysis_sw_version=None),
+            "experiment.xenium: analysis_sw_version: found ''",
         ),
         (
             lambda i: change_experiment(i, analysis_sw_version="xenium-5.0.0.1"),
@@ -274,6 +278,17 @@ def test_a_doubtful_input_passes_with_a_warning(inputs, tmp_path, spoil, message
     report = check(inputs, tmp_path / "check.json")
     assert report["verdict"] == "warning"
     assert any(message in findings.describe(f) for f in report["findings"])
+
+
+def test_the_pixel_size_of_the_sample_table_is_compared_too(inputs, tmp_path):
+    report = check(inputs, tmp_path / "check.json", he_um_per_px="1")
+    (finding,) = report["findings"]
+    assert (finding["level"], finding["field"]) == ("warning", "sample S1, he_um_per_px")
+    # Whatever the header says: the matrix and the user agree.
+    tiny_bundle.write_he(inputs["bundle"].parent, stated=0.2125**2 / 0.5)
+    report = check(inputs, tmp_path / "check.json", he_um_per_px="0.5")
+    (finding,) = report["findings"]
+    assert (finding["level"], finding["field"]) == ("warning", "PhysicalSizeX")
 
 
 def test_all_findings_are_told_not_only_the_first(inputs, tmp_path, capsys):

@@ -7,6 +7,7 @@ then refuse it, and name ``file`` (its end) and ``field`` (a part of it).
 import gzip
 import io
 import json
+import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 import yaml
 from good_inputs import small_pairs, tiny_bundle, write_spots
+
+os.environ["PAIRSCAPE_BLANK"] = "a b"  # a secret that no address can hold
 
 
 class Case(NamedTuple):
@@ -117,6 +120,23 @@ def matrix_of_another_panel(place, call):
     with h5py.File(place / "outs" / "cell_feature_matrix.h5", "a") as file:
         names = [b"OTHER%d" % i for i in range(len(file["matrix/features/name"]))]
         file["matrix/features/name"][...] = names
+
+
+def matrix_elsewhere(place, call):
+    import h5py
+
+    path = place / "outs" / "cell_feature_matrix.h5"
+    path.rename(path.with_name("other.h5"))
+    with h5py.File(path, "w") as file:
+        file["matrix"] = h5py.ExternalLink("other.h5", "/matrix")
+
+
+def tint(path: Path) -> None:
+    """Let the tag PhotometricInterpretation of the first page say CIELAB."""
+    import tifffile
+
+    with tifffile.TiffFile(path, mode="r+") as tiff:
+        tiff.pages[0].tags[262].overwrite(8)
 
 
 def option(*path):
@@ -334,6 +354,54 @@ CHECK_BUNDLE = [
         "he.ome.tif",
         "size",
     ),
+    (
+        "is_gene of numbers that are no flags",
+        lambda p, c: edit_transcripts(p, lambda t: t.assign(is_gene=2)),
+        "transcripts.parquet",
+        "column is_gene",
+    ),
+    (
+        "cell ids with a fraction",
+        lambda p, c: edit_transcripts(p, lambda t: t.assign(cell_id=1.5)),
+        "transcripts.parquet",
+        "column cell_id",
+    ),
+    (
+        "coordinates as words",
+        lambda p, c: edit_transcripts(p, lambda t: t.assign(x_location="here")),
+        "transcripts.parquet",
+        "column x_location",
+    ),
+    (
+        "a panel list that went through Excel",
+        lambda p, c: (p / "panels" / "tiny.tsv").write_text("gene_symbol\tensembl_id\n1-Mar\t\n"),
+        "tiny.tsv",
+        "gene_symbol",
+    ),
+    (
+        "a panel list with commas",
+        lambda p, c: (p / "panels" / "tiny.tsv").write_text("gene_symbol,ensembl_id\nALPHA,\n"),
+        "tiny.tsv",
+        "table",
+    ),
+    (
+        "a gene without a name",
+        lambda p, c: tiny_bundle.write_panel(p / "outs", ["ALPHA", ""]),
+        "gene_panel.json",
+        "payload.targets",
+    ),
+    (
+        "a cell matrix that lies in another file",
+        matrix_elsewhere,
+        "cell_feature_matrix.h5",
+        "/matrix",
+    ),
+    (
+        "an H&E in colours of another space",
+        lambda p, c: tint(p / "he.ome.tif"),
+        "he.ome.tif",
+        "image",
+    ),
 ]
 
 POOL_SPOTS = [
@@ -363,6 +431,12 @@ POOL_SPOTS = [
 ]
 
 FETCH_BUNDLE = [
+    (
+        "a secret with a blank in the address",
+        address(bundle_url="https://example.org/outs.zip?key=${PAIRSCAPE_BLANK}"),
+        "outs.zip",
+        "variable PAIRSCAPE_BLANK",
+    ),
     ("no known address", address(), "--options", "bundle_url"),
     ("an ftp address", address(bundle_url="ftp://example.org/outs.zip"), "outs.zip", "URL"),
     ("files of the user's own there", own_files_there, "S1", "folder"),
@@ -473,6 +547,12 @@ EXPORT_PAIRS = [
     ),
     ("a sample without H&E", flag("he_image", None), "sample table", "he_image"),
     ("a sample without alignment", flag("he_alignment", None), "sample table", "he_alignment"),
+    (
+        "patches that show more than the H&E",
+        option("patches", "um_per_px", 50),
+        "--options",
+        "patches.um_per_px",
+    ),
     (
         "an alignment that leads off the H&E",
         lambda p, c: (p / "alignment.csv").write_text("1.6,0,90000\n0,1.6,90000\n0,0,1\n"),
@@ -610,6 +690,12 @@ CONFIGURATION = [
         edit_table("S3\ttiny\tC\tlocal\t\t", "S3\ttiny\tC\tlocal\t\tnone"),
         "samples.tsv",
         "column he_image",
+    ),
+    (
+        "donors that differ by case",
+        edit_table("S3\ttiny\tC\t", "S3\ttiny\ta\t"),
+        "samples.tsv",
+        "column donor",
     ),
     (
         "a zip where it is unpacked to",

@@ -3,9 +3,11 @@
 import csv
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
+import small_pairs
 import yaml
 from small_pairs import GENES, PATCHES, export_sample, sample_row, tissue_image
 
@@ -246,6 +248,28 @@ def test_the_card_tells_people_what_it_holds(folder):
     assert "64 x 64 pixels at 0.5 µm per pixel (32 µm field of view)" in text
     assert "CC BY 4.0" in text
     assert "No donor stands in two splits." in text
+
+
+def test_names_that_are_markup_bring_no_html_and_no_link_into_the_card(folder, monkeypatch):
+    evil = "<script>x</script> [a](javascript:b) | `c`"
+    names = dict.fromkeys(PLACES, evil)
+    monkeypatch.setattr(
+        sys.modules[__name__],
+        "sample_row",
+        lambda sample, **more: small_pairs.sample_row(
+            sample, title=evil, landing_page="javascript:b", license=evil, organ=evil, **more
+        ),
+    )
+    describe(folder, donors=names, split={**_lists(), "shared_donors": evil})
+    text = (folder / "README.md").read_text(encoding="utf-8").partition("\n---\n")[2]
+    assert "<script" not in text.replace(r"\<script", "")
+    assert "](javascript" not in text.replace(r"\](javascript", "")
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    assert {line.replace(r"\|", "").count("|") for line in rows} <= {6, 8}
+
+
+def _lists():
+    return {of: [sample for sample in PLACES if PLACES[sample] == of] for of in PLACES.values()}
 
 
 def test_the_card_tells_a_shared_donor_in_bold(folder):

@@ -210,8 +210,9 @@ def test_an_image_in_microns_is_placed_by_its_pixel_size(folder):
     placed = [[100 / 0.34, 120 / 0.34]]
     assert np.allclose(pair_shards.read_index(shard)["cell_coords"].to_pylist(), placed)
     sample = sample_row(he_alignment="microns", he_um_per_px="0.4")
-    with pytest.raises(InputError, match=r"he_um_per_px: found 0.4 where the image says 0.34"):
-        run(folder, sample=sample, alignment=False, spots=spots)
+    shard = run(folder, sample=sample, alignment=False, spots=spots)
+    placed = [[100 / 0.4, 120 / 0.4]]  # the user's word outranks the header
+    assert np.allclose(pair_shards.read_index(shard)["cell_coords"].to_pylist(), placed)
 
 
 def test_a_missing_alignment_is_never_the_identity(folder):
@@ -284,3 +285,19 @@ def test_a_patch_preset_has_the_keys_and_defaults_of_the_schema():
     properties = read_schema("config")["$defs"]["patches"]["properties"]
     preset = dataclasses.asdict(cutting.PatchPreset())
     assert preset == {key: part.get("default") for key, part in properties.items()}
+
+
+def test_patches_that_show_more_than_the_he_are_to_blame_themselves(folder):
+    with pytest.raises(InputError) as error:
+        run(folder, patches=PATCHES | {"um_per_px": 50})
+    assert "--options: patches.um_per_px, patch_px: found none of" in str(error.value)
+    assert "make the patches smaller" in str(error.value)
+
+
+def test_the_field_of_view_is_said_and_patches_finer_than_the_scan_are_warned_of(folder, capsys):
+    run(folder, patches={"um_per_px": 0.5, "patch_px": 64})
+    said = capsys.readouterr().err
+    assert "a patch shows 32 µm" in said
+    assert "interpolated" not in said
+    run(folder, patches={"um_per_px": 0.1, "patch_px": 64})
+    assert "its patches 0.1: they are interpolated" in capsys.readouterr().err

@@ -8,8 +8,8 @@ from small_pairs import write_small_spots
 
 import select_genes
 from pairscape.core.errors import InputError
+from pairscape.core.names import read_panel_list
 from pairscape.core.tsv import read_tsv
-from pairscape.dataset.gene_lists import read_panel_list
 from pairscape.dataset.gene_lists import select_genes as choose
 
 SIZES = {
@@ -145,5 +145,5 @@ def test_without_spots_the_genes_are_the_panels(tmp_path):
     with pytest.raises(InputError, match="--spots: files: found none, and no --panel"):
         select_genes.main(genes)
     panel.write_text("gene_symbol\tensembl_id\nA\t\nA\t\n")
-    with pytest.raises(InputError, match="gene_symbol: found a symbol twice"):
+    with pytest.raises(InputError, match="gene_symbol: found A twice"):
         select_genes.main(["--panel", str(panel), *genes])

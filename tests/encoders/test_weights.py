@@ -126,3 +126,72 @@ def test_the_checksum_of_a_state_tells_numbers_and_types_apart():
     with torch.no_grad():
         changed[0].bias[1] += 1e-3
     assert weights.state_sha256(changed) not in found
+
+
+def lightning(path):
+    torch.save({"state_dict": model().state_dict(), "pytorch-lightning_version": "2.4.0"}, path)
+
+
+def lightning_with_its_options(path):
+    import argparse
+
+    options = {"hyper_parameters": argparse.Namespace(a=1), "pytorch-lightning_version": "2.4.0"}
+    torch.save({"state_dict": model().state_dict(), **options}, path)
+
+
+@pytest.mark.parametrize(
+    ("write", "told"),
+    [
+        (lambda path: torch.save(model(), path), "a pickled torch.nn.modules"),
+        (lightning, "a checkpoint of PyTorch Lightning; save its `state_dict`"),
+        (lightning_with_its_options, "a checkpoint of PyTorch Lightning; save its `state_dict`"),
+        (lambda path: path.write_text("<!DOCTYPE html><p>403"), "a web page, not weights"),
+        (
+            lambda path: path.write_text("version https://git-lfs.github.com"),
+            "a pointer of Git LFS",
+        ),
+        (lambda path: path.write_bytes(b"\x1f\x8b\x08\x00" * 20), "a gzip file"),
+        (lambda path: np.savez(path.open("wb"), a=np.zeros(3)), "a zip archive without weights"),
+        (lambda path: torch.save(torch.ones(3), path), "a file of named tensors"),
+    ],
+)
+def test_a_file_that_isnt_named_tensors_is_called_what_it_is(tmp_path, write, told):
+    """To fetch it again wouldn't help, so nobody is told to."""
+    path = tmp_path / "w.bin"
+    write(path)
+    message = refusal(weights.read_entries, spec(), path)
+    assert told in message
+    assert "fetch the file again" not in message
+
+
+@pytest.mark.parametrize("name", ["w.bin", "w.pth", "w.safetensors"])
+def test_the_content_tells_the_format_not_the_name(tmp_path, name):
+    from safetensors.torch import save_file
+
+    expected = model().state_dict()
+    for write in (save_file, torch.save):
+        write(expected, tmp_path / name)
+        found = weights.read_entries(spec(), tmp_path / name)
+        assert all(torch.equal(found[key], expected[key]) for key in expected)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "accepted"),
+    [
+        *((kind, True) for kind in (torch.float16, torch.bfloat16, torch.float64)),
+        *((kind, False) for kind in (torch.int8, torch.uint8, torch.int32, torch.bool)),
+        *((kind, False) for kind in (torch.float8_e4m3fn, torch.complex64)),
+    ],
+)
+def test_numbers_of_another_kind_arent_weights(tmp_path, dtype, accepted):
+    entries = model().state_dict()
+    entries["0.weight"] = torch.ones(2, 3).to(dtype)
+    if accepted:
+        weights.load_strictly(model(), entries, "w.pth")
+    else:
+        words = str(dtype).removeprefix("torch.")
+        said = refusal(weights.load_strictly, model(), entries, "w.pth")
+        assert f"entry 0.weight: found {words}; the model needs float32" in said
+    entries = model().state_dict()
+    entries["1.num_batches_tracked"] = torch.tensor(1.5)
+    assert "entry 1.num_batches_tracked" in refusal(weights.load_strictly, model(), entries, "w")

@@ -415,3 +415,38 @@ def test_a_filled_table_is_checked_when_the_plan_is_made(tmp_path):
     table.write_text(head + "a\tp1\tA\ta.svs\tyes\n")
     with pytest.raises(InputError, match="slide a, column MSI: found 'yes'"):
         check(config)
+
+
+def test_samples_that_nothing_uses_are_listed_with_the_nearest_panel(tmp_path, caplog):
+    """A misspelt panel takes its sample out of the plan: that is said."""
+    config = load("tests/tiny.yaml")
+    check(config, "tests/tiny.yaml")
+    assert "no dataset" not in caplog.text
+    lines = (ROOT / config["samples"]).read_text(encoding="utf-8").splitlines()
+    header, row = lines[0].split("\t"), lines[1].split("\t")
+    row[header.index("sample")], row[header.index("panel")] = "lost", "human-brest-panel"
+    table = tmp_path / "samples.tsv"
+    table.write_text("\n".join([*lines, "\t".join(row)]) + "\n", encoding="utf-8")
+    check(config | {"samples": str(table)}, "tests/tiny.yaml")
+    assert (
+        f"{table}: samples lost of panel human-brest-panel: no dataset and no pool_also"
+        in caplog.text
+    )
+    assert "did you mean human-breast-panel?" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("um_per_px", "words"),
+    [
+        (5, "patches of 1120 µm"),
+        (50, "patches of 11200 µm"),
+        (0.05, "patches of 11.2 µm"),
+        (0.5, ""),
+    ],
+)
+def test_patches_that_dont_go_with_their_spots_are_told(caplog, um_per_px, words):
+    config = load("config/config.yaml")
+    config["patches"]["field112"]["um_per_px"] = um_per_px
+    check(config)
+    assert words in caplog.text
+    assert ("around spots of 55 µm: correct um_per_px" in caplog.text) == bool(words)

@@ -125,6 +125,15 @@ def test_a_job_asks_for_more_where_there_are_more_spots_and_at_each_attempt(full
     assert needed(small, 2) == pytest.approx(2 * needed(small, 1), abs=1)
 
 
+def test_options_as_json_hold_every_text_and_no_wildcard():
+    values = {"title": '{word} \\ "{x}" {{y}}', "list": [{"a": "{b}"}], "url": "?key=${NAME}"}
+    text = commands.as_json(values)
+    assert json.loads(text) == values
+    assert "{word" not in text
+    assert "{b}" not in text
+    assert "${NAME}" in text
+
+
 def test_flags_are_quoted_whatever_the_path_holds():
     path = "/data/O'Brien's/he image.tif"
     line = commands.flags({"he_image": path, "other": "x"}, "he_image", "he_alignment")

@@ -48,6 +48,19 @@ def test_tiny_plans_at_most_15_jobs_and_the_miniature_study_what_it_leaves_out(c
     assert set(demo) <= set(study)
 
 
+def test_words_in_braces_are_no_wildcards_of_snakemake(checkout):
+    """In any text of the configuration or the sample table that goes to a program."""
+    config = yaml.safe_load((ROOT / "tests/tiny.yaml").read_text())
+    config["title"] = "{word} of {sample}, {{twice}}"
+    table = (ROOT / config["samples"]).read_text(encoding="utf-8").splitlines()
+    lines = [table[0] + "\torgan", *(row + "\t{organ}" for row in table[1:])]
+    (checkout / "mine.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    config["samples"] = "mine.tsv"
+    (checkout / "mine.yaml").write_text(yaml.safe_dump(config))
+    counts, _ = plan(checkout, "--configfile", "mine.yaml")
+    assert counts["write_report"] == counts["index_datasets"] == 1
+
+
 def test_a_misspelt_encoder_is_refused_by_name(checkout):
     config = yaml.safe_load((ROOT / "config/config.yaml").read_text())
     config["experiments"]["benchmark"]["image_encoders"][0] = "ctranspth"

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 
 import numpy as np
 import pytest
@@ -424,6 +425,41 @@ def test_latex_escapes_every_special_character(text):
     escaped = layout.escape_latex(text)
     for character in "$&#%_~^<>|\N{EM DASH}\N{EN DASH}µ":
         assert character not in escaped.replace(f"\\{character}", "")
+
+
+MARKUP = "[<b>x</b>](javascript:a) $x^ | {y}\n\\input{z} `q` [r][s]"
+
+
+def test_names_that_are_markup_show_as_they_stand():
+    """HTML, Markdown and LaTeX in a name of the user's, in every form of a table."""
+    section = layout.section(MARKUP, [MARKUP, "n"], [[MARKUP, "1"]], [MARKUP])
+    markdown = layout.to_markdown(MARKUP, [section])
+    assert not re.search(r"(?<!\\)[<>`{}]", markdown)
+    assert "](" not in markdown.replace(r"\](", "")
+    assert all(line.startswith(("# ", "## ", "| ", "- ")) for line in markdown.splitlines() if line)
+    latex = layout.to_latex(MARKUP, [section])
+    assert "\\input" not in latex.replace(r"\textbackslash{}input", "")
+    assert not re.search(r"(?<!\\)[$^_#&](?! 1)", latex.replace(" & ", " "))
+    rows = [line for line in latex.splitlines() if line.endswith(r"\\")]
+    assert len(rows) == 2
+    assert all(row.startswith("{[}") for row in rows)
+
+
+def test_a_dollar_in_a_title_is_no_formula_of_a_figure(tmp_path):
+    from pairscape.report import style
+
+    def plot():
+        figure = style.new_figure(3, 2)
+        axis = figure.subplots()
+        axis.set_xscale("log")
+        axis.plot([1, 1000], [1, 2], label=MARKUP)
+        axis.set_title(MARKUP)
+        figure.suptitle("cost of $x^ and $")
+        style.legend_above(figure, axis.get_legend_handles_labels()[0], MARKUP)
+        return figure
+
+    style.draw(plot, tmp_path / "a.png", tmp_path / "a.svg")
+    assert (tmp_path / "a.svg").stat().st_size > 1000
 
 
 def test_markdown_rows_have_every_column(tmp_path):

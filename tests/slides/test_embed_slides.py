@@ -240,6 +240,35 @@ def test_feature_files_of_others_are_taken_where_they_lie(slides, weights):
     )
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("patch_size", 512, "patch_size: found 512; 64 is needed"),
+        ("target_magnification", 10, "target_magnification: found 10; 20 is needed"),
+        ("overlap", 16, "overlap: found 16; 0 is needed"),
+        ("patch_um_per_px", 1.0, "patch_um_per_px: found 1.0; 0.5 is needed"),
+        ("patch_size", "large", "patch_size: found large; 64 is needed"),
+    ],
+)
+def test_features_of_other_patches_are_refused(slides, weights, key, value, words):
+    feature_file(slides / "A.h5")
+    with h5py.File(slides / "A.h5", "a") as file:
+        fits = {"patch_size": 64, "target_magnification": 20, "overlap": 0, "patch_um_per_px": 0.5}
+        file["coords"].attrs.update(fits)
+    assert run(slides, weights, [("A", "A.h5")])["A"]["status"] == "embedded"
+    with h5py.File(slides / "A.h5", "a") as file:
+        file["coords"].attrs[key] = value
+    assert words in run(slides, weights, [*GOOD, ("A", "A.h5")])["A"]["reason"]
+
+
+@pytest.mark.parametrize("value", [0.0, 1.5])
+def test_features_that_are_all_alike_are_refused(slides, weights, value):
+    with h5py.File(slides / "A.h5", "w") as file:
+        file["features"] = np.full((20, 256), value, np.float32)
+    reason = run(slides, weights, [*GOOD, ("A", "A.h5")])["A"]["reason"]
+    assert "for all of 20 patches" in reason
+
+
 def test_feature_files_of_another_encoder_or_without_patches_are_skipped(slides, weights):
     feature_file(slides / "A.h5", encoder="uni_v1")
     feature_file(slides / "B.h5", width=99)
@@ -253,6 +282,21 @@ def test_feature_files_of_another_encoder_or_without_patches_are_skipped(slides,
         "weights_sha256: found 000000000000",
         "features: found no patch",
     ]
+
+
+def test_one_slide_under_two_patients_is_refused_whatever_its_files_are_called(slides, weights):
+    (slides / "copy.tif").write_bytes((slides / "S0.tif").read_bytes())
+    with pytest.raises(
+        InputError, match=r"slide S2, column file: found the features of slide S0, of"
+    ):
+        run(slides, weights, [*GOOD, ("S2", "copy.tif")])
+    assert not (slides.parent / "stand_in" / "slides.tsv").exists()
+    feature_file(slides / "A.h5")
+    feature_file(slides / "B.h5", made="elsewhere")
+    with pytest.raises(
+        InputError, match=r"slide B, column file: found the features of slide A, of"
+    ):
+        run(slides, weights, [("A", "A.h5"), ("B", "B.h5")])
 
 
 def save_pair(path, weights, **training):

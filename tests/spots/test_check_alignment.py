@@ -188,6 +188,37 @@ def test_an_alignment_that_puts_the_tissue_beside_the_he_is_refused(tiny, tmp_pa
         run(tmp_path, bundle, he_image, tmp_path / "far.csv")
 
 
+def test_the_pixel_size_goes_by_tissue_then_table_then_header(tiny, tmp_path):
+    """Here the tissue doesn't tell: the table outranks the header, the trusting user them both."""
+    bundle, _, he_alignment = tiny
+    he_image, _ = write_he(tmp_path, stated=1.0)
+    files = bundle, he_image, he_alignment
+    with pytest.raises(InputError, match=r"0\.5 µm a pixel where the H&E is said to have 1, and"):
+        run(tmp_path, *files)
+    with pytest.raises(InputError, match=r"0\.5 µm a pixel where the H&E is said to have 2, and"):
+        run(tmp_path, *files, sample={"he_um_per_px": "2"})
+    for more in ({"sample": {"he_um_per_px": "0.5"}}, {"trusted": True}):
+        report = run(tmp_path, *files, **more)
+        assert report["verdict"] == "warning"
+        words = "PhysicalSizeX of the image says 1 µm a pixel, the alignment 0.5, which is used"
+        assert words in report["warnings"]
+
+
+def test_a_header_that_the_tissue_contradicts_is_a_warning(shared, tmp_path):
+    folder = shared / "data" / "her2st-xenium" / "C4"
+    he_image = tmp_path / "he.ome.tif"
+    he_image.write_bytes((folder / "C4_he_image.ome.tif").read_bytes())
+    xml = tifffile.tiffcomment(he_image)
+    tifffile.tiffcomment(he_image, xml.replace('SizeX="0.6875"', 'SizeX="0.2125"').encode())
+    with TiffImage(he_image) as image:
+        assert image.um_per_px == 0.2125
+    report = run(tmp_path, folder / "outs", he_image, folder / "C4_he_imagealignment.csv")
+    assert report["evidence"]["verdict"] == "accepted"
+    assert report["warnings"] == [
+        "PhysicalSizeX of the image says 0.2125 µm a pixel, the alignment 0.6875, which is used"
+    ]
+
+
 def test_words_and_their_lack_are_told(tiny, tmp_path):
     bundle, he_image, _ = tiny
     report = run(tmp_path, bundle, he_image, sample={"he_alignment": "microns"})

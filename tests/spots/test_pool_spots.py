@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -493,3 +494,40 @@ def test_two_runs_agree(tmp_path):
     assert first_audit == second_audit
     assert (first.X != second.X).nnz == 0
     assert (tmp_path / "a" / "qc.png").read_bytes() == (tmp_path / "b" / "qc.png").read_bytes()
+
+
+class Harm:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        {"filters": [{"id": "pickle"}], "dtype": "|O", "fill_value": None},
+        {"filters": [{"id": "vlen-utf8"}], "compressor": {"id": "pickle"}, "dtype": "|O"},
+        {"filters": [{"id": "vlen-utf8"}, {"id": "pickle"}], "dtype": "|O"},
+        {"compressor": {"id": "pickle"}, "dtype": "|u1", "fill_value": 0},
+    ],
+)
+def test_spots_whose_codec_unpickles_are_refused_and_nothing_runs(tmp_path, array):
+    import pickle
+
+    from pairscape.spots.spots_zarr import read_spots
+
+    counts = tmp_path / "spots.zarr" / "tables" / "counts"
+    (counts / "X").mkdir(parents=True)
+    (counts / ".zgroup").write_text('{"zarr_format": 2}')
+    kind = {"encoding-type": "anndata", "encoding-version": "0.1.0"}
+    (counts / ".zattrs").write_text(json.dumps(kind))
+    facts = {"zarr_format": 2, "shape": [1], "chunks": [1], "order": "C", "compressor": None}
+    (counts / "X" / ".zarray").write_text(json.dumps(facts | {"fill_value": ""} | array))
+    kind = {"encoding-type": "array", "encoding-version": "0.2.0"}
+    (counts / "X" / ".zattrs").write_text(json.dumps(kind))
+    (counts / "X" / "0").write_bytes(pickle.dumps(Harm(tmp_path / "harm")))
+    with pytest.raises(InputError, match="tables/counts: found"):
+        read_spots(tmp_path / "spots.zarr")
+    assert not (tmp_path / "harm").exists()

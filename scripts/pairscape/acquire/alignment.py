@@ -19,10 +19,12 @@ import numpy as np
 
 from pairscape.acquire.samples import ALIGNMENT_WORDS
 from pairscape.core.errors import InputError
+from pairscape.core.logs import log
 
 KEYPOINT_COLUMNS = ("fixedX", "fixedY", "alignmentX", "alignmentY")
 MIN_WIDTH = 0.01  # of keypoints across their longest direction, relative to their length
 MAX_SIZE_GAP = 0.02  # between two statements of the same pixel size
+WRONG_SIZE_GAP = 0.2  # beyond it one of them is of another image, such as a level of the pyramid
 REMEDY = (
     "give the 3 x 3 matrix that Xenium Explorer writes as *_he_imagealignment.csv, or its keypoints"
 )
@@ -188,16 +190,27 @@ def _fit_keypoints(path, he_px: np.ndarray, morphology_px: np.ndarray):
 
 def _he_um_per_px(sample: dict, stated: float | None) -> float:
     """Pixel size of an H&E on the micron grid, where nothing else tells its scale."""
-    field = f"sample {sample.get('sample', '')}, he_um_per_px"
-    listed = float(sample.get("he_um_per_px") or 0)
-    if not (stated or listed):
+    name, settled = sample.get("sample", ""), he_um_per_px(sample, stated)
+    if settled is None:
+        field = f"sample {name}, he_um_per_px"
         found = "nothing, and the image doesn't say its pixel size"
         raise InputError("sample table", field, found, "give the µm per pixel of the H&E")
-    if stated and listed and abs(listed / stated - 1) > MAX_SIZE_GAP:
-        remedy = "correct it, or give the alignment as a matrix instead of `microns`"
-        found = f"{listed:g} where the image says {stated:g}"
-        raise InputError("sample table", field, found, remedy)
-    return stated or listed
+    if stated and settled != stated:
+        words = "sample %s: he_um_per_px says %g um/px, the image %g: the sample table is taken"
+        log.warning(words, name, settled, stated)
+    return settled
+
+
+def he_um_per_px(sample: dict, stated: float | None) -> float | None:
+    """Pixel size of the H&E by another source than its alignment: the user's column, else the header.
+
+    Where both agree the header's is taken, which has more digits. (An alignment that the tissue
+    confirms outranks them both, see ``check_alignment``.)
+    """
+    listed = float(sample.get("he_um_per_px") or 0)
+    if not listed or (stated and abs(listed / stated - 1) <= MAX_SIZE_GAP):
+        return stated
+    return listed
 
 
 def decompose(matrix: np.ndarray, pixel_size_um: float) -> dict:

@@ -18,7 +18,6 @@ What is there decides, not the version that is stated: a bundle may have been th
 import json
 import re
 import zlib
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -26,8 +25,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pairscape.acquire import columns as kinds
 from pairscape.acquire import transcripts_csv
 from pairscape.core.errors import InputError
+from pairscape.core.hdf5 import open_hdf5
+from pairscape.core.names import bare_gene_id, check_gene_symbols
 
 GENE_CATEGORIES = ("predesigned_gene", "custom_gene")
 NON_GENE_PREFIXES = (
@@ -40,7 +42,6 @@ NON_GENE_PREFIXES = (
     "antisense_",
 )
 GENE_FEATURES = "Gene Expression"  # the type of genes in cell_feature_matrix.h5
-UNASSIGNED = ("UNASSIGNED", "-1", "")  # cell ids of transcripts in no cell
 TRANSCRIPTS = ("transcripts.parquet", "transcripts.csv.gz")  # the first one there is read
 BATCH_ROWS = 1 << 20
 DAMAGED = "the file is damaged or cut off: fetch it again"
@@ -72,8 +73,6 @@ def read_experiment(bundle) -> dict:
         found = "nothing" if size is None else json.dumps(size)
         remedy = "give the size of a morphology pixel in um, such as 0.2125"
         raise InputError(path, "pixel_size", found, remedy)
-    if not isinstance(experiment.get("analysis_sw_version"), str):
-        raise InputError(path, "analysis_sw_version", "no text", AS_WRITTEN)
     return experiment
 
 
@@ -87,7 +86,7 @@ def software_version(experiment: dict) -> str:
     ranger = experiment.get("xenium_ranger")
     if isinstance(ranger, dict) and ranger.get("version"):
         return str(ranger["version"])
-    return experiment["analysis_sw_version"]
+    return str(experiment.get("analysis_sw_version") or "")
 
 
 def format_version(experiment: dict, file="experiment.xenium") -> tuple[int, int]:
@@ -97,7 +96,7 @@ def format_version(experiment: dict, file="experiment.xenium") -> tuple[int, int
     if not match:
         ranger = isinstance(experiment.get("xenium_ranger"), dict)
         field = "xenium_ranger.version" if ranger else "analysis_sw_version"
-        remedy = "give the version of the software that wrote the bundle, such as xenium-3.0.0.15"
+        remedy = "nothing to do: it is read by the format that its files show"
         raise InputError(file, field, repr(version), remedy)
     return int(match[1]), int(match[2])
 
@@ -112,21 +111,19 @@ def find_panel(bundle) -> Path:
 
 def read_features(bundle) -> list[dict]:
     """The rows of ``cell_feature_matrix.h5``: ``{"name", "id", "type"}``, "" where it says nothing."""
-    import h5py
-
     path = find_file(bundle, "cell_feature_matrix.h5")
     try:
-        with h5py.File(path) as file:
+        with open_hdf5(path) as file:
             features = file["matrix/features"]
-            names = features["name"].asstr()[:]
+            names = features["name"].asstr("utf-8")[:]
             kept = {
-                key: features[column].asstr()[:] if column in features else [""] * len(names)
+                key: features[column].asstr("utf-8")[:] if column in features else [""] * len(names)
                 for key, column in (("id", "id"), ("type", "feature_type"))
             }
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise InputError(path, "matrix/features", str(error), DAMAGED) from None
     return [
-        {"name": str(name), "id": str(identity), "type": str(kind)}
+        {"name": str(name), "id": bare_gene_id(str(identity)), "type": str(kind)}
         for name, identity, kind in zip(names, kept["id"], kept["type"], strict=True)
     ]
 
@@ -164,10 +161,7 @@ def read_panel(bundle) -> list[dict]:
             raise InputError(path, field, f"no {error}", DAMAGED) from None
     if not genes:
         raise InputError(path, field, "no gene", remedy)
-    for symbol, number in Counter(gene["gene_symbol"] for gene in genes).items():
-        if number > 1:
-            once = "name each gene of the panel once"
-            raise InputError(path, f"gene {symbol}", "it twice", once)
+    check_gene_symbols((gene["gene_symbol"] for gene in genes), path, field)
     return genes
 
 
@@ -175,8 +169,8 @@ def _gene(target: dict) -> dict:
     data, source = target["type"]["data"], target.get("source") or {}
     category = source.get("category", "") if isinstance(source, dict) else str(source)
     return {
-        "gene_symbol": str(data["name"]),
-        "gene_id": str(data.get("id") or ""),
+        "gene_symbol": str(data["name"] or "").strip(),
+        "gene_id": bare_gene_id(str(data.get("id") or "")),
         "category": str(category or ""),
     }
 
@@ -199,7 +193,7 @@ def open_transcripts(bundle) -> pq.ParquetFile:
         texts = [
             column.path
             for column in columns
-            if column.path in ("feature_name", "codeword_category", "cell_id")
+            if column.path in (*kinds.TEXTS, *kinds.FLAGS, "cell_id")
             and column.physical_type == "BYTE_ARRAY"
         ]
         file = pq.ParquetFile(path, metadata=metadata, read_dictionary=texts, memory_map=True)
@@ -208,13 +202,8 @@ def open_transcripts(bundle) -> pq.ParquetFile:
     _require_columns(path, file.schema_arrow.names)
     if file.metadata.num_rows == 0:
         raise InputError(path, "rows", "none", "use a bundle that holds transcripts")
-    for name in NEEDED:
-        kind = file.schema_arrow.field(name).type
-        right = pa.types.is_dictionary if name == "feature_name" else pa.types.is_floating
-        if not (right(kind) or (name == "qv" and pa.types.is_integer(kind))):
-            wanted = "text" if name == "feature_name" else "numbers with a fraction"
-            remedy = f"fetch the file again: it must hold {wanted}"
-            raise InputError(path, f"column {name}", str(kind), remedy)
+    for field in file.schema_arrow:
+        kinds.require_kind(path, field.name, field.type)
     return file
 
 
@@ -245,9 +234,8 @@ def iter_transcripts(
 ) -> Iterator[pa.RecordBatch]:
     """Stream columns of the transcripts in bounded memory.
 
-    Batches of at most ``batch_rows`` rows come in the order of the file. ``feature_name``,
-    ``codeword_category`` and ``cell_id`` (unless it holds integers) are dictionaries of text; each
-    batch has its own.
+    Batches of at most ``batch_rows`` rows come in the order of the file, of the types that
+    ``columns.convert`` gives; each batch has dictionaries of its own.
     """
     path = find_transcripts(bundle)
     columns = list(dict.fromkeys(columns))
@@ -260,7 +248,7 @@ def iter_transcripts(
             if is_text
             else _iter_parquet(bundle, columns, batch_rows)
         ):
-            yield decode_bytes(batch)
+            yield kinds.convert(batch, path)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
         raise InputError(path, "rows", str(error), DAMAGED) from None
 
@@ -295,7 +283,7 @@ def gene_rows(batch: pa.RecordBatch) -> np.ndarray:
     rule = gene_column(batch.schema.names)
     column = batch.column(rule)
     if rule == "is_gene":
-        return column.fill_null(False).cast(pa.bool_()).to_numpy(zero_copy_only=False)
+        return column.fill_null(False).to_numpy(zero_copy_only=False)
     if rule == "codeword_category":
         return _rows_of_words(column, lambda word: word in GENE_CATEGORIES)
     return _rows_of_words(column, lambda word: not word.startswith(NON_GENE_PREFIXES))
@@ -304,12 +292,16 @@ def gene_rows(batch: pa.RecordBatch) -> np.ndarray:
 def cell_rows(batch: pa.RecordBatch) -> np.ndarray:
     """Which rows of a batch with ``cell_id`` lie in a cell, (N,) bool.
 
-    Not those of no cell: ``UNASSIGNED``; -1 where cell ids are integers; a missing value.
+    Not those of no cell: ``UNASSIGNED``; -1 where cell ids are integers; a missing value, ``NA`` too.
     """
     column = batch.column("cell_id")
     if pa.types.is_dictionary(column.type):
-        return _rows_of_words(column, lambda word: word not in UNASSIGNED)
+        return _rows_of_words(column, _names_cell)
     return column.fill_null(-1).to_numpy(zero_copy_only=False) >= 0
+
+
+def _names_cell(word: str) -> bool:
+    return word not in kinds.UNASSIGNED and word.lower() not in kinds.MISSING
 
 
 def _rows_of_words(column: pa.DictionaryArray, chosen: Callable[[str], bool]) -> np.ndarray:
@@ -320,37 +312,35 @@ def _rows_of_words(column: pa.DictionaryArray, chosen: Callable[[str], bool]) ->
 
 
 def read_cells(bundle):
-    """``cells.parquet`` (else ``cells.csv.gz``) as a pandas table, ``cell_id`` as text."""
+    """``cells.parquet`` (else ``cells.csv.gz``) as a pandas table: ``cell_id`` (text) and centroids."""
     path = Path(bundle) / "cells.csv.gz"
     if not path.is_file() or (Path(bundle) / "cells.parquet").is_file():
         path = find_file(bundle, "cells.parquet")
+    columns = ["cell_id", "x_centroid", "y_centroid"]
     try:
         if path.suffix == ".parquet":
-            table = pq.read_table(path)
+            _require_columns(path, pq.read_schema(path).names, columns)
+            table = pq.read_table(path, columns=columns)
         else:
-            from pyarrow import csv as arrow_csv
-
-            table = arrow_csv.read_csv(path)
-    except (pa.ArrowInvalid, OSError) as error:
+            _require_columns(path, transcripts_csv.read_header(path), columns)
+            table = transcripts_csv.read_table(path, columns)
+        ids = kinds.ids_as_text(table["cell_id"], path)
+    except (pa.ArrowInvalid, OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise InputError(path, "footer", str(error), DAMAGED) from None
-    _require_columns(path, table.column_names, ("cell_id", "x_centroid", "y_centroid"))
-    cells = table.to_pandas()
-    cells["cell_id"] = [
-        value.decode() if isinstance(value, bytes) else str(value) for value in cells["cell_id"]
-    ]
-    return cells
+    for name in columns:
+        kinds.require_kind(path, name, table.schema.field(name).type)
+    return table.select(columns[1:]).to_pandas().assign(cell_id=ids)[columns]
 
 
 def read_cell_counts(bundle, gene: str, block: int = 1 << 22):
     """Counts of one gene in each cell, from ``cell_feature_matrix.h5``, in bounded memory: a pandas
     Series of int64 by the cell ids as text.
     """
-    import h5py
     import pandas as pd
 
     path = find_file(bundle, "cell_feature_matrix.h5")
     try:
-        with h5py.File(path) as file:
+        with open_hdf5(path) as file:
             matrix = file["matrix"]
             names = [name.decode() for name in matrix["features/name"][:]]
             if gene not in names:
@@ -364,25 +354,13 @@ def read_cell_counts(bundle, gene: str, block: int = 1 << 22):
                 hits = np.flatnonzero(indices[start : start + block] == row)
                 values = data[start : start + block][hits]
                 np.add.at(counts, np.searchsorted(ends, start + hits, side="right"), values)
-    except (OSError, KeyError) as error:
+    except (OSError, KeyError, ValueError) as error:
         raise InputError(path, "matrix", str(error), DAMAGED) from None
     return pd.Series(counts, index=cells)
 
 
-def decode_bytes(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Text that analysis software 1.x stored as bytes, as text; ``ArrowInvalid`` if not UTF-8."""
-    for index, field in enumerate(batch.schema):
-        if pa.types.is_dictionary(field.type) and pa.types.is_binary(field.type.value_type):
-            column = batch.column(index)
-            text = pa.DictionaryArray.from_arrays(
-                column.indices, column.dictionary.cast(pa.string())
-            )
-            batch = batch.set_column(index, field.name, text)
-    return batch
-
-
 def _read_json(path: Path):
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(path, "JSON", str(error), DAMAGED) from None

@@ -20,7 +20,8 @@ from pairscape.acquire.image_checks import (
 )
 from pairscape.acquire.transcript_checks import Place, check_transcripts, check_transcripts_of_cells
 from pairscape.core.errors import InputError
-from pairscape.core.tsv import read_tsv
+from pairscape.core.hdf5 import open_hdf5
+from pairscape.core.names import read_panel_list
 
 NEWEST_VERSION = 4  # of the software whose bundles are known here
 
@@ -37,7 +38,7 @@ COMPANIONS = {
 
 
 def check_bundle(
-    bundle, sample: dict, *, he_image=None, he_alignment=None, expected_genes=None, panel_file=None
+    bundle, sample: dict, *, he_image=None, he_alignment=None, panel_file=None
 ) -> dict:
     """Examine a bundle and what belongs to it, in bounded memory.
 
@@ -49,10 +50,8 @@ def check_bundle(
         Its row of the sample table.
     he_image, he_alignment
         Paths, or None where the sample has none.
-    expected_genes
-        Gene symbol -> Ensembl id of the panel that the sample is said to have, or None.
     panel_file
-        Where ``expected_genes`` come from, for messages.
+        The genes of the panel that the sample is said to have (gene_symbol, ensembl_id), or None.
 
     Returns
     -------
@@ -76,24 +75,25 @@ def check_bundle(
         findings.add("error", bundle, "bundle", found, remedy, "a folder")
         return report(sample, findings, facts)
     experiment = attempt(_check_experiment, bundle)
-    genes = attempt(_check_panel, bundle, sample, expected_genes, panel_file)
+    listed = attempt(lambda *_: read_panel_list(panel_file)) if panel_file else None
+    genes = attempt(_check_panel, bundle, sample, listed, panel_file)
     attempt(_check_companions, bundle)
     cells = attempt(_check_cells, bundle, experiment) if "cells" in facts else None
     attempt(_check_matrix, bundle, genes, cells)
     image_size = attempt(check_morphology, bundle, experiment or {})
-    he_size = stated_um = None
+    he_size, stated = None, (None, "")
     if he_image:
-        he_size, stated_um = attempt(check_he_image, he_image, sample) or (None, None)
+        he_size, stated = attempt(check_he_image, he_image, sample) or (he_size, stated)
     pixel_size = xenium.pixel_size_um(experiment) if experiment else None
     matrix = None
     if pixel_size and (he_image or he_alignment):
-        matrix = attempt(check_alignment, he_image, he_alignment, pixel_size, stated_um, sample)
+        matrix = attempt(check_alignment, he_image, he_alignment, pixel_size, stated, sample)
     if he_size and image_size and sample.get("he_alignment") == "identity":
         attempt(check_identity, he_image, he_size, image_size, sample)
     place = Place(pixel_size, image_size, matrix, he_size, he_image)
     attempt(check_transcripts, bundle, genes, place)
     attempt(check_transcripts_of_cells, bundle, cells)
-    if sample.get("panel") and not expected_genes:
+    if sample.get("panel") and not panel_file:
         findings.add(
             "note",
             "sample table",
@@ -196,11 +196,10 @@ def _fitting_panel(panel_file, genes) -> str | None:
     shares = {}
     for path in sorted(Path(panel_file).parent.glob("*.tsv")) if panel_file else []:
         try:
-            listed = {row["gene_symbol"] for row in read_tsv(path, ["gene_symbol"])}
+            listed = set(read_panel_list(path))
         except InputError:
             continue
-        if listed:
-            shares[path.stem] = len(listed & set(genes)) / len(listed), len(listed)
+        shares[path.stem] = len(listed & set(genes)) / len(listed), len(listed)
     best = max(shares, key=shares.get, default=None)
     return best if best and shares[best][0] > 0.95 else None
 
@@ -270,7 +269,7 @@ def _check_matrix(findings, facts, bundle, genes, cells) -> None:
     if not h5py.is_hdf5(path):
         return  # missing or damaged, which is told already
     counted = set(xenium.feature_genes(xenium.read_features(bundle)))
-    with h5py.File(path) as file:
+    with open_hdf5(path) as file:
         columns = file["matrix/barcodes"].shape[0] if "matrix/barcodes" in file else None
     remedy = "make sure that all files come from one run of the software"
     if genes and counted != genes:

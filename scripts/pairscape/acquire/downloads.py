@@ -1,8 +1,11 @@
 """Fetching files over HTTP, and unpacking archives, without trusting either."""
 
+import contextlib
+import errno
 import hashlib
 import itertools
 import json
+import math
 import os
 import re
 import shutil
@@ -13,7 +16,7 @@ import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Callable, Mapping
-from http.client import HTTPException
+from http.client import HTTPException, responses
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
@@ -27,14 +30,19 @@ FIRST_WAIT_S = 1.0  # after the first failure; it doubles with each
 TIMEOUT_S = 60  # silence after which a connection counts as broken
 LONGEST_WAIT_S = 300
 RETRY_STATUS = {408, 425, 429, 500, 502, 503, 504}
+LEAST_RATE = 1024  # bytes per second over WINDOW_S; a server below it may never end
+WINDOW_S = 120.0
+SPACE_EVERY = 1 << 26  # bytes, after which it is looked at how much space is left
+FREE_BYTES = 1 << 28  # of a disk, that no download takes: other jobs write there, too
 MAX_EXPANSION = 50  # unpacked over packed bytes; images and tables in bundles stay far below
 
 
 class _TryAgainError(Exception):
     """A failure that may pass: the connection or the server broke."""
 
-    def __init__(self, what: str, wait_s: float = 0):
+    def __init__(self, what: str, wait_s: float = 0, slow: bool = False):
         self.wait_s = wait_s  # what the server asks for
+        self.slow = slow  # so that what it brought is no progress
         super().__init__(what)
 
 
@@ -98,7 +106,7 @@ def download(
                 break
             except _TryAgainError as error:
                 had, reached = reached, max(reached, part.stat().st_size if part.exists() else 0)
-                failures = 1 if reached > had else failures + 1
+                failures = 1 if reached > had and not error.slow else failures + 1
                 if failures >= TRIES:
                     remedy = f"run it again to go on from here, or {by_hand}"
                     said.append((shown, f"{error} ({TRIES} times)", remedy))
@@ -124,15 +132,14 @@ def addresses(url: str, mirrors: Mapping[str, str]) -> list[str]:
 
 
 def check_address(url: str) -> None:
-    """Refuse what is no web address, or holds a password."""
+    """Refuse what is no web address, holds a password, or asks for a secret that isn't right."""
     shown = without_query(url)
     if not re.match(r"https?://", url):
         raise InputError(shown, "URL", "another scheme", "give an http or https address")
     if "@" in urlsplit(url).netloc:
-        remedy = (
-            "give a secret as ${NAME} in the query, where NAME is a variable of the environment"
-        )
+        remedy = "give a secret as ${NAME} in the query, NAME being a variable of the environment"
         raise InputError(shown, "URL", "a user or password in it", remedy)
+    _with_secrets(url)
 
 
 def without_query(url: str) -> str:
@@ -151,14 +158,35 @@ def _with_secrets(url: str) -> str:
         if not os.environ.get(match[1]):
             remedy = "set it in the environment, the address asks for it"
             raise InputError(without_query(url), f"variable {match[1]}", "nothing", remedy)
+        refuse_secret(os.environ[match[1]], without_query(url), f"variable {match[1]}")
         return os.environ[match[1]]
 
     return re.sub(r"\$\{(\w+)\}", value, url)
 
 
+def refuse_secret(value: str, file, field: str) -> None:
+    """Refuse a secret that no address or header can hold, without telling it.
+
+    The libraries below would: their messages quote what they refuse.
+    """
+    if not all("!" <= letter <= "~" for letter in value.removeprefix("Bearer ")):
+        found = "a blank, a line's end or a letter beyond ASCII in it (it isn't shown)"
+        remedy = "set it anew without, as it was given out; in an address, percent-encoded"
+        raise InputError(file, field, found, remedy)
+
+
+def what_failed(error: BaseException) -> str:
+    """What failed, in words that can't hold an address or a header: a library's message may."""
+    reason = getattr(error, "reason", error)
+    if isinstance(reason, ssl.SSLError):
+        return f"TLS: {getattr(reason, 'reason', None) or type(reason).__name__}"
+    words = reason.strerror if isinstance(reason, OSError) else None
+    return words or type(reason if isinstance(reason, Exception) else error).__name__
+
+
 def _read_mark(mark: Path) -> dict:
     try:
-        found = json.loads(mark.read_text())
+        found = json.loads(mark.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -190,6 +218,7 @@ def _continue(
     try:
         request = urllib.request.Request(_with_secrets(url), headers=headers)
         for name, value in secret_headers.items():
+            refuse_secret(value, without_query(url), f"secret in the header {name}")
             request.add_unredirected_header(name, value)
         response = urllib.request.urlopen(request, timeout=TIMEOUT_S)
     except urllib.error.HTTPError as error:
@@ -197,14 +226,16 @@ def _continue(
         if error.code == 416:  # the file is shorter than what we have
             files.remove(part)
             raise _TryAgainError("the file there has changed") from None
-        said = f"status {error.code} {error.reason}"
+        said = f"status {error.code} {responses.get(error.code, '')}".strip()
         if error.code in RETRY_STATUS:
             asked = error.headers.get("Retry-After", "")
             wait_s = min(int(asked), LONGEST_WAIT_S) if asked.isdecimal() else 0
             raise _TryAgainError(said, wait_s) from None
         raise _RefusedError(said) from None
     except (OSError, HTTPException) as error:
-        raise _TryAgainError(str(getattr(error, "reason", error)) or type(error).__name__) from None
+        raise _TryAgainError(what_failed(error)) from None
+    except ValueError as error:
+        raise _RefusedError(f"an address that can't be asked ({type(error).__name__})") from None
     with response:
         if response.status != 206:
             start = 0
@@ -221,19 +252,19 @@ def _continue(
         if size is not None and total not in (None, size):
             raise _RefusedError(f"a file of {total} bytes where {size} are expected")
         needed = (total or size or 0) - start
-        if needed > shutil.disk_usage(part.parent).free:
-            raise _no_space(part.parent, needed)
+        if needed > shutil.disk_usage(part.parent).free - FREE_BYTES:
+            raise _no_space(part.parent, needed + FREE_BYTES)
         files.write_json(
             mark, {"url": without_query(url), "version": version, "size": total or size}
         )
         with open(part, "ab" if start else "wb") as handle:
-            _copy(response, handle, start, total, part.name.removesuffix(".part"))
+            _copy(response, handle, start, total or size, part.name.removesuffix(".part"))
     got, total = part.stat().st_size, total or size
     if total is not None and got < total:
         raise _TryAgainError(f"the connection ended after {got} of {total} bytes")
     if total is not None and got > total:
         files.remove(part)
-        raise _TryAgainError(f"{got} bytes came where {total} were announced")
+        raise _TryAgainError(f"more bytes came than the {total} that were announced", slow=True)
 
 
 def _no_space(folder, needed: int) -> InputError:
@@ -258,21 +289,38 @@ def _verify(part: Path, mark: Path, checksum: str, last: bool) -> None:
 
 
 def _copy(response, handle, start: int, total: int | None, what: str) -> None:
+    """Write what comes, up to a byte more than announced, as long as it comes fast enough."""
     bar = progress((), f"fetching {what}", total, "B")
     bar.unit_scale = True
     bar.update(start)
+    place, window, came = Path(handle.name).parent, time.monotonic(), 0
+    left = math.inf if total is None else total - start + 1
     try:
-        while chunk := response.read(CHUNK):
+        # What is there at once, so that drops of bytes are seen as such.
+        while left and (chunk := response.read1(min(CHUNK, left) if total else CHUNK)):
             handle.write(chunk)
             bar.update(len(chunk))
+            left, came = left - len(chunk), came + len(chunk)
+            if came % SPACE_EVERY < len(chunk) and shutil.disk_usage(place).free < FREE_BYTES:
+                raise _no_space(place, FREE_BYTES)
+            passed = time.monotonic() - window
+            if passed > WINDOW_S:
+                if came < LEAST_RATE * passed:
+                    raise _TryAgainError(f"only {came} bytes in {passed:.0f} s", slow=True)
+                window, came = time.monotonic(), 0
     except (TimeoutError, ConnectionError, ssl.SSLError, HTTPException) as error:
         # IncompleteRead carries what had come before the break.
         handle.write(getattr(error, "partial", b"") or b"")
         raise _TryAgainError(f"the connection broke ({type(error).__name__})") from None
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise _no_space(place, FREE_BYTES) from None
+        raise
     finally:
         bar.close()
-        handle.flush()
-        os.fsync(handle.fileno())
+        with contextlib.suppress(OSError):
+            handle.flush()
+            os.fsync(handle.fileno())
 
 
 def _total_size(response, start: int) -> int | None:

@@ -5,11 +5,15 @@ from pathlib import Path
 import numpy as np
 
 from pairscape.acquire import bundle as xenium
-from pairscape.acquire.alignment import decompose, resolve_alignment
+from pairscape.acquire.alignment import (
+    MAX_SIZE_GAP,
+    WRONG_SIZE_GAP,
+    decompose,
+    resolve_alignment,
+)
 from pairscape.core.errors import InputError
-from pairscape.images.pixel_size import stated_by_ome
+from pairscape.images.stated import um_per_px_of_ome
 
-MAX_SIZE_GAP = 0.02  # between two statements of the same pixel size
 MAX_ANISOTROPY = 1.02
 TILES_TRIED = 4  # along each side of the H&E
 MORPHOLOGY_TILES_TRIED = 6
@@ -109,35 +113,39 @@ def _read_channel(path) -> tuple[tuple[int, int], float | None]:
                     data = handle.read(page.databytecounts[index])
                     tables = {"jpegtables": page.jpegtables} if page.jpegtables else {}
                     page.decode(data, int(index), **tables)
-            return size, stated_by_ome(tiff, 0)
+            return size, um_per_px_of_ome(tiff, 0)
     except InputError:
         raise
     except Exception as error:  # tifffile raises whatever the damaged part makes it raise
         raise InputError(path, "image", f"{type(error).__name__} {error}", xenium.DAMAGED) from None
 
 
-def check_he_image(findings, facts, path, sample) -> tuple[tuple[int, int], float | None]:
-    """Size and stated pixel size of the H&E; a few tiles are decoded, drawn from a fixed seed."""
+def check_he_image(findings, facts, path, sample):
+    """Size of the H&E, and its stated pixel size with the key that states it.
+
+    A few tiles are decoded, drawn from a fixed seed.
+    """
     from pairscape.images.tiff import TiffImage
 
     rng = np.random.default_rng(0)
     with TiffImage(path, any_layout=sample.get("he_layout") == "untiled") as slide:
         facts["he_size_px"] = [slide.width, slide.height]
         facts["he_um_per_px_stated"] = slide.um_per_px
+        size, stated = (slide.width, slide.height), (slide.um_per_px, slide.um_per_px_key)
         if slide.needs_retiling:
             found, remedy = "strips of any size", "nothing to do: it is retiled before it is read"
             findings.add("note", path, "tiles", found, remedy)
-            return (slide.width, slide.height), slide.um_per_px
+            return size, stated
         # One point in each field of a chequerboard, so that no large part goes untried.
         fields = np.stack(np.divmod(np.arange(TILES_TRIED**2), TILES_TRIED), axis=1)
         for x, y in (fields + rng.random(fields.shape)) / TILES_TRIED:
             slide.read_region(int(x * slide.width), int(y * slide.height), 1, 1)
         # Whatever is cut off is missing at the end.
         slide.read_region(slide.width - 1, slide.height - 1, 1, 1)
-        return (slide.width, slide.height), slide.um_per_px
+        return size, stated
 
 
-def check_alignment(findings, facts, he_image, path, pixel_size, stated_um, sample):
+def check_alignment(findings, facts, he_image, path, pixel_size, stated, sample):
     """The matrix of H&E pixels to morphology pixels, or None where there is no H&E."""
     if not he_image:
         findings.add(
@@ -148,7 +156,7 @@ def check_alignment(findings, facts, he_image, path, pixel_size, stated_um, samp
             "name the H&E in he_image",
             "the H&E it aligns",
         )
-    alignment = resolve_alignment(path, sample, pixel_size, stated_um)
+    alignment = resolve_alignment(path, sample, pixel_size, stated[0])
     matrix, place = alignment.matrix, path or he_image
     parts = facts["alignment"] = {"how": alignment.how, **decompose(matrix, pixel_size)}
     if alignment.residual_um is not None:
@@ -171,25 +179,43 @@ def check_alignment(findings, facts, he_image, path, pixel_size, stated_um, samp
             "give the matrix that takes H&E pixels to morphology pixels",
             "0.05 to 5 um",
         )
-    name = f"he_um_per_px of sample {sample.get('sample', '')}"
-    listed_um = sample.get("he_um_per_px")
-    for source, size in (("the image's header", stated_um), (name, listed_um)):
-        gap = abs(float(size) / parts["um_per_px"] - 1) if size else 0
-        if gap > MAX_SIZE_GAP:
-            inverse_um = pixel_size**2 / parts["um_per_px"]
-            inverted = abs(float(size) / inverse_um - 1) <= MAX_SIZE_GAP
-            findings.add(
-                # A factor of 2 or 4 is a level of the pyramid, and every patch would be wrong.
-                "error" if gap > 0.2 else "warning",
-                place,
-                "matrix",
-                f"H&E pixels of {parts['um_per_px']:.4g} um",
-                "give its inverse: this one takes morphology pixels to H&E pixels"
-                if inverted
-                else "use the matrix of this very image at full resolution",
-                f"{float(size):.4g} um as {source} says",
-            )
+    _compare_sizes(findings, parts["um_per_px"], pixel_size, place, he_image, stated, sample)
     return matrix
+
+
+def _compare_sizes(findings, by_matrix, pixel_size, place, he_image, stated, sample) -> None:
+    """The pixel size by the matrix against those of the sample table and of the image's header.
+
+    Which of them is right, the tissue tells later (``check_alignment``); only of a matrix the wrong
+    way round the numbers alone do.
+    """
+    listed_um, (stated_um, key) = float(sample.get("he_um_per_px") or 0), stated
+    table = "sample table", f"sample {sample.get('sample', '')}, he_um_per_px", listed_um
+    header = he_image, key, stated_um
+    trusted_um = listed_um or stated_um
+    inverse_um = pixel_size**2 / by_matrix
+    far = trusted_um and abs(trusted_um / by_matrix - 1) > WRONG_SIZE_GAP
+    if far and abs(trusted_um / inverse_um - 1) <= MAX_SIZE_GAP:
+        findings.add(
+            "error",
+            place,
+            "matrix",
+            f"H&E pixels of {by_matrix:.4g} um",
+            "give its inverse: this one takes morphology pixels to H&E pixels",
+            f"{trusted_um:.4g} um as {table[1] if listed_um else f'{key} of the image'} says",
+        )
+        return
+    for file, field, size in (header, table):
+        if size and abs(size / by_matrix - 1) > MAX_SIZE_GAP:
+            findings.add(
+                "warning",
+                file,
+                field,
+                f"{size:.4g} um",
+                "the tissue decides (check_alignment); if the matrix isn't right, give that of this "
+                "very image at full resolution",
+                f"H&E pixels of {by_matrix:.4g} um as its matrix says",
+            )
 
 
 def check_identity(findings, facts, he_image, he_size, image_size, sample) -> None:

@@ -1,6 +1,7 @@
 """The sample table: one row per sample."""
 
 from pairscape.core.errors import InputError
+from pairscape.core.names import refuse_alike
 from pairscape.core.options import read_schema, refuse_invalid
 from pairscape.core.tsv import read_tsv
 
@@ -19,4 +20,7 @@ def read_samples(path) -> dict[str, dict[str, str]]:
             remedy = "give each sample one row and one name"
             raise InputError(path, f"line {number}, column sample", fault, remedy)
         samples[row["sample"]] = {column: row.get(column, "") for column in schema["properties"]}
+    refuse_alike(samples, path, "column sample")
+    for column in ("donor", "panel"):
+        refuse_alike({row[column]: None for row in samples.values()}, path, f"column {column}")
     return samples

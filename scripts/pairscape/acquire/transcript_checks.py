@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from pairscape.acquire import bundle as xenium
+from pairscape.acquire import columns as kinds
 from pairscape.acquire.alignment import um_to_he_px
 from pairscape.acquire.findings import few_words
 from pairscape.core.errors import InputError
@@ -61,7 +62,9 @@ def check_transcripts(findings, facts, bundle, genes, place: Place) -> None:
     names, rows = xenium.transcript_columns(bundle), xenium.transcript_rows(bundle)
     rule = xenium.gene_column(names)
     columns = ["feature_name", "x_location", "y_location", "qv", rule]
-    columns += ["transcript_id"] if "transcript_id" in names else []
+    # Those that pool_spots may read are read, so that it meets nothing new.
+    also = ("transcript_id", "cell_id", "overlaps_nucleus")
+    columns += [name for name in also if name in names]
     facts |= {"transcripts_from": path.name, "genes_by": rule}
     tally: Counter = Counter()
     named: set = set()  # genes of any quality
@@ -268,7 +271,7 @@ def _sampled_transcripts(bundle, columns: list[str]):
         for group in sorted(chosen.tolist()):
             try:
                 rows = file.iter_batches(SAMPLED_ROWS, [group], columns, use_threads=False)
-                batch = xenium.decode_bytes(next(rows))
+                batch = kinds.convert(next(rows), path)
             except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, StopIteration) as error:
                 field = f"row group {group}"
                 raise InputError(path, field, str(error), xenium.DAMAGED) from None

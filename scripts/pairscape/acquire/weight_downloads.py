@@ -179,6 +179,7 @@ def _ask_hub(place: Mapping, encoder_file, sleep) -> dict:
     # Whichever library it talks through: an error of the Hub is one of that library's, too.
     transport = [base for base in errors.HfHubHTTPError.__bases__ if base is not OSError]
     token = huggingface_hub.get_token()
+    downloads.refuse_secret(token or "", _page(place), "HF_TOKEN")
     what = {"repo_id": place["location"], "filename": place["file"], "endpoint": endpoint}
     shown = _page(place)
     for failures in range(downloads.TRIES):

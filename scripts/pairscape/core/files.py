@@ -94,7 +94,8 @@ def write_sums(path) -> None:
             "".join(
                 f"{sha256_file(file)}  {file.relative_to(path.parent).as_posix()}\n"
                 for file in found
-            )
+            ),
+            encoding="utf-8",
         )
 
 
@@ -107,7 +108,7 @@ def check_sums(path, remedy: str) -> str | None:
     """
     path = Path(path)
     try:
-        lines = sums_path(path).read_text(errors="replace").splitlines()
+        lines = sums_path(path).read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
         return None
     found = None
@@ -147,13 +148,13 @@ def write_json(path, value, sealed: bool = False) -> None:
     if sealed:
         value = {**value, SEAL: sha256_json(json.loads(json.dumps(value, allow_nan=False)))}
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
+        temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def read_json(path):
     """Read a JSON file."""
     try:
-        value = json.loads(Path(path).read_text())
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(path, "file", "nothing", "make it or correct the path") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

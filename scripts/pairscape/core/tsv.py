@@ -14,19 +14,23 @@ ORIGIN = ("scores_sha256", "options_sha256", "git_commit")  # what made a row of
 
 def write_tsv(path, rows: Iterable[Mapping], columns: Sequence[str]) -> None:
     """Write a tab-separated table with a header, atomically. ``None`` becomes an empty field."""
-    with atomic_path(path) as temporary, open(temporary, "w", newline="") as handle:
+    with (
+        atomic_path(path) as temporary,
+        open(temporary, "w", newline="", encoding="utf-8") as handle,
+    ):
         writer = csv.DictWriter(handle, columns, delimiter="\t", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 
 
 def read_tsv(path, columns: Sequence[str] = (), remark: str = "") -> list[dict[str, str]]:
-    """Read a tab-separated table as a list of rows, all values text.
+    """Read a tab-separated table as a list of rows, all values text without blanks around them.
 
-    Lines that begin with ``remark``, if that isn't empty, are passed over.
+    A byte order mark does no harm. Lines that begin with ``remark``, if that isn't empty, are passed
+    over.
     """
     try:
-        with open(path, newline="") as handle:
+        with open(path, newline="", encoding="utf-8-sig") as handle:
             passed = 0
 
             def lines():
@@ -38,26 +42,37 @@ def read_tsv(path, columns: Sequence[str] = (), remark: str = "") -> list[dict[s
                         yield line
 
             reader = csv.DictReader(lines(), delimiter="\t", restkey="", strict=True)
-            names = list(reader.fieldnames or [])
+            names = reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
             rows = []
             for row in reader:
                 if "" in row or None in row.values():
                     fault = f"a number of fields other than the header's {len(names)}"
                     remedy = "separate the fields by single tabs"
                     raise InputError(path, f"line {reader.line_num + passed}", fault, remedy)
-                rows.append(row)
+                rows.append({name: value.strip() for name, value in row.items()})
     except FileNotFoundError:
         raise InputError(path, "file", "nothing", "make it or correct the path") from None
     except (csv.Error, UnicodeDecodeError) as error:
         raise InputError(path, "table", str(error), "save it as tab-separated UTF-8 text") from None
     for column in columns:
         if column not in names:
+            _refuse_separator(path, names, column)
             raise InputError(
                 path, f"column {column}", f"only {', '.join(names) or 'nothing'}", "add the column"
             )
     if len(set(names)) != len(names):
         raise InputError(path, "header", "a repeated column", "give each column one name")
     return rows
+
+
+def _refuse_separator(path, names: Sequence[str], wanted: str) -> None:
+    """Refuse a table whose one column is a line of columns that something else than tabs separates."""
+    separators = {"commas": ",", "semicolons": ";", "vertical bars": "|", "blanks": None}
+    for words, separator in separators.items():
+        parts = [part.strip().strip('"') for part in names[0].split(separator)] if names else []
+        if len(names) == 1 and len(parts) > 1 and wanted in parts:
+            remedy = "save it as tab-separated UTF-8 text"
+            raise InputError(path, "table", f"fields separated by {words}", remedy)
 
 
 def write_numbers(

@@ -80,7 +80,7 @@ def write_layout(folder, splits: Sequence[Mapping], samples: Mapping[str, Mappin
     for split in SPLITS:
         with (
             atomic_path(Path(folder) / f"{split}.csv") as temporary,
-            open(temporary, "w", newline="") as handle,
+            open(temporary, "w", newline="", encoding="utf-8") as handle,
         ):
             writer = csv.DictWriter(handle, LAYOUT_COLUMNS, lineterminator="\n")
             writer.writeheader()
@@ -126,7 +126,7 @@ def front_matter(title: str, licences: Iterable[str], entries: Iterable[Mapping]
 def read_front_matter(path) -> dict:
     """The YAML head of a card."""
     try:
-        parts = Path(path).read_text().split(FENCE, 2)
+        parts = Path(path).read_text(encoding="utf-8").split(FENCE, 2)
         fault = "none" if len(parts) < 3 or parts[0] else ""
         head = {} if fault else yaml.safe_load(parts[1])
     except FileNotFoundError:

@@ -1,11 +1,15 @@
 """What stands below the head of a card (README.md), for people."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from urllib.parse import quote
 
 from pairscape.dataset import leakage
 from pairscape.dataset.card import LAYOUT_SUFFIX, layout_warning
 from pairscape.dataset.shards import Shards
+
+_OF_ADDRESSES = ":/?&=#%+,;@~!$'*"  # what stands in addresses as it is
 
 
 @dataclass(frozen=True)
@@ -45,9 +49,10 @@ def dataset_text(dataset: Described) -> str:
                 [
                     row["split"],
                     row["sample"],
-                    row["donor"] + (" (placeholder)" if leakage.is_placeholder(row) else ""),
-                    row["organ"],
-                    row["disease_state"],
+                    _plain(row["donor"])
+                    + (" (placeholder)" if leakage.is_placeholder(row) else ""),
+                    _plain(row["organ"]),
+                    _plain(row["disease_state"]),
                     "" if row["spots"] is None else row["spots"],
                     pairs[row["sample"]],
                 ]
@@ -69,7 +74,7 @@ def dataset_text(dataset: Described) -> str:
                     sample,
                     _linked(fact.get("title", ""), fact.get("landing_page", "")),
                     fact.get("source", ""),
-                    fact.get("license", "") or "not stated",
+                    _plain(fact.get("license", "")) or "not stated",
                     f"`{sha256[:16]}`",
                 ]
                 for sample, sha256 in zip(shards.samples, shards.sha256, strict=True)
@@ -86,11 +91,11 @@ def _findings(dataset: Described) -> Iterable[str]:
     soft = [leak for leak in dataset.leaks if leak["finding"] not in leakage.HARD]
     unknown = {row["sample"] for row in splits if leakage.is_placeholder(row)}
     if hard:
-        donors = "; ".join(leakage.describe_leaks(hard))
+        donors = _plain("; ".join(leakage.describe_leaks(hard)))
         words = "; ".join(sorted({leak["acknowledged"] for leak in hard if leak["acknowledged"]}))
         yield (
             f"**Not donor-disjoint: {donors}. {'; '.join(_touched(dataset, hard))}. "
-            f"Stated reason: {words or 'none'}.**"
+            f"Stated reason: {_plain(words) or 'none'}.**"
         )
     elif unknown:
         yield (
@@ -140,7 +145,7 @@ def index_text(title: str, datasets: Sequence[Mapping]) -> str:
         for dataset in datasets
     ]
     return _joined(
-        f"# {title}",
+        f"# {_plain(title)}",
         "Image-gene pairs from Xenium bundles, one config per dataset. Built by Pairscape.",
         "```python\nfrom datasets import load_dataset\n\n"
         f'load_dataset("<this folder>", "{datasets[0]["name"]}", split="test")\n```',
@@ -178,8 +183,16 @@ def _patches(patches: Sequence[Mapping]) -> str:
     )
 
 
+def _plain(text: str) -> str:
+    """A text of the user's that brings no HTML, link or column of its own into a card."""
+    return re.sub(r"([\\`<>\[\]|])", r"\\\1", " ".join(str(text).split()))
+
+
 def _linked(title: str, address: str) -> str:
-    return f"[{title or 'page'}]({address.strip()})" if address.strip() else title
+    """A title with its page, where that is one of the web."""
+    if not re.match("https?://", address.strip()):
+        return _plain(title)
+    return f"[{_plain(title) or 'page'}]({quote(address.strip(), safe=_OF_ADDRESSES)})"
 
 
 def _preset(made_by: Mapping) -> str:
@@ -196,6 +209,6 @@ def _preset(made_by: Mapping) -> str:
 
 def _table(header: Sequence[str], rows: Iterable[Sequence]) -> str:
     def line(cells) -> str:
-        return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
+        return "| " + " | ".join(str(cell) for cell in cells) + " |"
 
     return "\n".join([line(header), line(["---"] * len(header)), *map(line, rows)])

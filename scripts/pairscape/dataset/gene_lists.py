@@ -1,10 +1,10 @@
-"""The gene list of a dataset and the lists of the panels."""
+"""The gene list of a dataset: the genes of its panel that all its samples measured."""
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
 from pairscape.core.errors import InputError
-from pairscape.core.tsv import Table, read_tsv, text
+from pairscape.core.tsv import Table, text
 
 GENES = Table(
     "genes.tsv",
@@ -69,16 +69,6 @@ def select_genes(
         (symbol, next(filter(None, (genes.get(symbol) for genes in lists)), ""))
         for symbol in shared
     )
-
-
-def read_panel_list(path) -> dict[str, str]:
-    """A panel's list (gene_symbol, ensembl_id), symbol to id."""
-    rows = read_tsv(path, ["gene_symbol", "ensembl_id"])
-    panel = {row["gene_symbol"]: row["ensembl_id"] for row in rows}
-    if not panel or len(panel) < len(rows):
-        fault = "a symbol twice" if panel else "no genes"
-        raise InputError(path, "gene_symbol", fault, "give each gene of the panel one line")
-    return panel
 
 
 def _misfit_of_list(genes_of: Mapping, panel: Mapping, min_share: float):

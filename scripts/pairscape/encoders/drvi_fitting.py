@@ -277,7 +277,10 @@ def _model(counts, samples: np.ndarray, arguments: Mapping, seed: int, threads: 
 
 def write_history(path, history: Sequence[Mapping]) -> None:
     """Write the parts of the loss, one row per epoch, as CSV."""
-    with files.atomic_path(path) as temporary, open(temporary, "w", newline="") as handle:
+    with (
+        files.atomic_path(path) as temporary,
+        open(temporary, "w", newline="", encoding="utf-8") as handle,
+    ):
         writer = csv.DictWriter(handle, HISTORY_COLUMNS, lineterminator="\n")
         writer.writeheader()
         for row in history:

@@ -126,7 +126,7 @@ def _read_file(root, kind: str, name: str) -> dict:
         fault = f"no encoder named {name!r}"
         raise InputError(path, f"{kind} encoder", fault, allowed_words(name, allowed))
     try:
-        spec = load_yaml(path.read_text())
+        spec = load_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(path, "YAML", str(error), "correct the file") from None
     if not isinstance(spec, dict):

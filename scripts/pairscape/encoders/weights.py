@@ -18,6 +18,19 @@ from pairscape.core.errors import InputError
 
 log = logging.getLogger("pairscape")
 
+LIGHTNING = "pytorch-lightning_version"  # a key of all its checkpoints
+_SAVE_STATE = "where you trust it, save its state_dict() by torch.save and give that file"
+_LIGHTNING = (
+    "a checkpoint of PyTorch Lightning",
+    "save its `state_dict`, its names without the module's prefix, by torch.save and give that file",
+)
+_NO_WEIGHTS = {
+    **dict.fromkeys((b"<!doctype", b"<html", b"<?xml"), "a web page, not weights"),
+    b"version https://git-lfs": "a pointer of Git LFS, not the weights",
+    b"\x89hdf": "an HDF5 file",
+    b"\x1f\x8b": "a gzip file",
+}
+
 
 def find_weights(spec: Mapping, path=None) -> Path:
     """The file that holds an encoder's weights.
@@ -68,8 +81,8 @@ def find_extra(spec: Mapping, path) -> dict[str, Path]:
 def read_entries(spec: Mapping, path) -> dict:
     """Read the named entries of a weights file as they stand in it; no code of it is run.
 
-    A file whose name ends in ``.safetensors`` is read as such, any other by ``torch.load`` with
-    ``weights_only``. Nothing is unwrapped or renamed. Tensors are mapped from the file where its
+    What a file is its first bytes tell, not its name: safetensors, else it is read by ``torch.load``
+    with ``weights_only``. Nothing is unwrapped or renamed. Tensors are mapped from the file where its
     format allows it, so that a giant isn't in memory twice.
 
     Parameters
@@ -87,21 +100,62 @@ def read_entries(spec: Mapping, path) -> dict:
         remedy = f"{wanted} is declared for {spec['title']}: fetch the file again"
         raise InputError(path, "sha256", found, remedy)
     try:
-        if str(path).endswith(".safetensors"):
+        if _is_safetensors(path):
             from safetensors.torch import load_file
 
             entries = load_file(path, device="cpu")
         else:
             mapped = zipfile.is_zipfile(path)  # the format before 2020 isn't, and can't be mapped
-            entries = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+            if str(path).endswith(".safetensors"):  # which torch.load would take for one
+                with open(path, "rb") as handle:
+                    entries = torch.load(handle, map_location="cpu", weights_only=True)
+            else:
+                entries = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except (OSError, MemoryError):
         raise
     except Exception as error:  # bytes at random break an unpickler in any way
         fault = " ".join(str(error).split(".")[0].split()) or type(error).__name__
-        raise InputError(path, "weights", fault, "fetch the file again") from None
+        raise InputError(
+            path, "weights", *(_told(path) or (fault, "fetch the file again"))
+        ) from None
     if not isinstance(entries, Mapping):
         raise InputError(path, "weights", type(entries).__name__, "give a file of named tensors")
+    if LIGHTNING in entries:
+        raise InputError(path, "weights", *_LIGHTNING)
     return dict(entries)
+
+
+def _is_safetensors(path) -> bool:
+    """Whether a file begins as safetensors do: the length of a header, then the header, JSON."""
+    with open(path, "rb") as handle:
+        begin = handle.read(9)
+    size = int.from_bytes(begin[:8], "little")
+    return begin[8:] == b"{" and 2 <= size < Path(path).stat().st_size
+
+
+def _told(path) -> tuple[str, str] | None:
+    """What a file is that can't be loaded and isn't damaged, and what to do; None if nobody knows."""
+    with open(path, "rb") as handle:
+        begin = handle.read(512)
+    for mark, what in _NO_WEIGHTS.items():
+        if begin.lstrip().lower().startswith(mark):
+            return what, "get the weights themselves: named tensors by torch.save or safetensors"
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as packed:
+            name = next((n for n in packed.namelist() if n.endswith("data.pkl")), None)
+            if name is None:
+                return "a zip archive without weights", "unpack it and give the weights file in it"
+            begin = packed.read(name)
+    elif begin[:1] != b"\x80":
+        return None
+    if LIGHTNING.encode() in begin:
+        return _LIGHTNING
+    try:
+        globals_ = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # damaged, or of the format before 2020
+        return None
+    found = f"a pickled {globals_[0]}, not named tensors alone" if globals_ else ""
+    return (found, _SAVE_STATE) if found else None
 
 
 def leave_out(entries: Mapping, reasons: Mapping[str, str], path) -> dict:
@@ -163,11 +217,22 @@ def load_strictly(model: nn.Module, entries: Mapping, path) -> None:
             fault = str(tuple(found.shape)) if isinstance(found, torch.Tensor) else repr(found)[:40]
             remedy = f"the model needs the shape {tuple(value.shape)}: give the right file"
             raise InputError(path, f"entry {name}", fault, remedy)
+        if found.is_floating_point() != value.is_floating_point() or _is_quantised(found, value):
+            kind = str(found.dtype).removeprefix("torch.")
+            remedy = (
+                f"the model needs {str(value.dtype).removeprefix('torch.')}: quantised or other "
+            )
+            raise InputError(path, f"entry {name}", kind, f"{remedy}numbers aren't its weights")
         if found.is_floating_point() and not bool(torch.isfinite(found).all()):
             raise InputError(
                 path, f"entry {name}", "numbers that aren't finite", "fetch the file again"
             )
     model.load_state_dict(dict(entries), strict=True)
+
+
+def _is_quantised(found: torch.Tensor, wanted: torch.Tensor) -> bool:
+    """Whether floating-point numbers were stored in 8 bits or fewer: that loses what they were."""
+    return found.is_quantized or (wanted.is_floating_point() and found.element_size() < 2)
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ import numpy as np
 
 from pairscape.core.errors import InputError
 from pairscape.images.he_image import WHITE
+from pairscape.images.stated import key_of_um_per_px
 from pairscape.images.tiff_layout import find_image
 from pairscape.images.tiled import Level, TiledImage
 
@@ -25,9 +26,10 @@ _DAMAGED = "the image is damaged or cut off: fetch or export it again"
 class TiffImage(TiledImage):
     """An open TIFF with an 8-bit RGB image; of several the largest is read.
 
-    ``um_per_px`` is what the file says of itself (None where it says nothing). ``is_tiled`` tells
-    tiles from strips, ``needs_retiling`` strips that are too large to be read one by one: without
-    ``any_layout`` those are refused, with it their facts may be looked at, not their pixels.
+    ``um_per_px`` is what the file says of itself (None where it says nothing), by its key
+    ``um_per_px_key``. ``is_tiled`` tells tiles from strips, ``needs_retiling`` strips that are too
+    large to be read one by one: without ``any_layout`` those are refused, with it their facts may be
+    looked at, not their pixels.
     """
 
     def __init__(self, path, cache_bytes: int = CACHE_BYTES, any_layout: bool = False):
@@ -35,35 +37,46 @@ class TiffImage(TiledImage):
 
         super().__init__(cache_bytes)
         self.path = Path(path)
+        self.tiff = None
         try:
             self.tiff = tifffile.TiffFile(self.path)
+            self._look_at(any_layout)
         except FileNotFoundError:
             remedy = "put the H&E image there or correct he_image"
             raise InputError(path, "file", "nothing", remedy) from None
-        except (tifffile.TiffFileError, struct.error, ValueError) as error:
-            remedy = "fetch or export the H&E image again"
-            raise InputError(path, "TIFF header", str(error), remedy) from None
-        try:
-            (full, *smaller), self.um_per_px = find_image(self.path, self.tiff)
-            smaller = [
-                level
-                for level in smaller
-                if level.tile_bytes <= MAX_TILE_BYTES and level.width < full.width
-            ]
-            self.set_levels([full, *smaller])
-            self.is_tiled = full.pages[0].keyframe.is_tiled
-            self.needs_retiling = full.tile_bytes > MAX_TILE_BYTES
-            if self.needs_retiling and not any_layout:
-                raise InputError(
-                    self.path,
-                    "tiles",
-                    f"pieces of {full.tile_height} x {full.tile_width} pixels",
-                    "write `untiled` in its column he_layout of the sample table, so that it is "
-                    "retiled first, or save it as a tiled TIFF",
-                )
-        except BaseException:
-            self.tiff.close()
-            raise
+        except Exception as error:
+            if self.tiff is not None:
+                self.tiff.close()
+            if isinstance(error, InputError) or getattr(error, "errno", None):
+                raise
+            # tifffile raises whatever the tags that it trusts make it raise.
+            known = isinstance(error, tifffile.TiffFileError | struct.error | ValueError)
+            found = str(error) if known else f"{type(error).__name__} {error}"
+            remedy = "fetch the H&E image again, or export it as a tiled 8-bit RGB TIFF"
+            raise InputError(path, "TIFF header", found, remedy) from error
+
+    def _look_at(self, any_layout: bool) -> None:
+        """Find the image in the open file, and refuse pieces that are too large to be read."""
+        (full, *smaller), self.um_per_px = find_image(self.path, self.tiff)
+        if min(full[:4]) < 1:
+            raise ValueError("{} x {} px in tiles of {} x {}".format(*full[:4]))
+        self.um_per_px_key = key_of_um_per_px(self.tiff)
+        smaller = [
+            level
+            for level in smaller
+            if level.tile_bytes <= MAX_TILE_BYTES and level.width < full.width
+        ]
+        self.set_levels([full, *smaller])
+        self.is_tiled = full.pages[0].keyframe.is_tiled
+        self.needs_retiling = full.tile_bytes > MAX_TILE_BYTES
+        if self.needs_retiling and not any_layout:
+            raise InputError(
+                self.path,
+                "tiles",
+                f"pieces of {full.tile_height} x {full.tile_width} pixels",
+                "write `untiled` in its column he_layout of the sample table, so that it is "
+                "retiled first, or save it as a tiled TIFF",
+            )
 
     def close(self) -> None:
         """Close the file and forget the tiles."""
@@ -101,8 +114,9 @@ class TiffImage(TiledImage):
         if size:
             handle.seek(page.dataoffsets[index])
             data = read_exactly(handle, size)
-        tables = {"jpegtables": page.jpegtables} if page.jpegtables is not None else {}
-        tile, _, shape = page.keyframe.decode(data, index, **tables)
+        parts = {"jpegtables": page.jpegtables, "jpegheader": page.keyframe.jpegheader}
+        parts = {name: part for name, part in parts.items() if part is not None}
+        tile, _, shape = page.keyframe.decode(data, index, **parts)
         if tile is None:  # a sparse tile: nothing was scanned there
             return np.full((*shape[1:3], samples), WHITE, np.uint8)
         tile = tile[0]

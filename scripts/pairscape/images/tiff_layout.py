@@ -8,7 +8,7 @@ import numpy as np
 
 from pairscape.core.errors import InputError
 from pairscape.core.logs import log
-from pairscape.images.pixel_size import ome_images, stated_by_tiff
+from pairscape.images import stated
 from pairscape.images.tiled import Level
 
 ROWS_BYTES = 1 << 20  # read at once of an uncompressed page without tiles
@@ -26,17 +26,25 @@ def find_image(path, tiff) -> tuple[list[Level], float | None]:
     page = pages_of_levels[0][0].keyframe
     if not _has_8_bits(page):
         raise InputError(path, "image", f"{page.dtype} samples", "save the H&E as 8-bit RGB")
-    if page.tags.valueof("Orientation", 1) not in (None, 0, 1):
+    if doubt := stated.doubt_of_rgb(page):
+        _channel_order(path, tiff, number)  # refuses fluorescence
+        log.warning(
+            "%s: PhotometricInterpretation: found %s for three samples a pixel; they are read as "
+            "RGB: look at the colours in overlay.png, or save the H&E as RGB",
+            path,
+            doubt,
+        )
+    if (turned := stated.orientation(page)) != 1:
         log.warning(
             "%s: it asks to be shown turned (orientation %s); its pixels are read as they are "
             "stored, as the alignment counts them",
             path,
-            int(page.tags.valueof("Orientation")),
+            turned,
         )
     levels = [_level(pages) for pages in pages_of_levels]
     if len(levels) == 1:
         levels += _separate_levels(levels[0], [pages for _, pages in images])
-    return levels, stated_by_tiff(tiff, number, page)
+    return levels, stated.um_per_px_of_tiff(tiff, number, page)
 
 
 def _iter_images(path, tiff) -> Iterator[tuple[int, list[tuple]]]:
@@ -44,8 +52,8 @@ def _iter_images(path, tiff) -> Iterator[tuple[int, list[tuple]]]:
     channels = []
     for number, series in enumerate(tiff.series):
         key, pages = series.levels[0].keyframe, len(series.levels[0].pages)
-        is_grey = key.samplesperpixel == 1 and key.photometric.name == "MINISBLACK"
-        if key.samplesperpixel in (3, 4) and key.photometric.name in ("RGB", "YCBCR"):
+        is_grey = stated.is_grey(key)
+        if stated.is_rgb(key):
             if pages == 1:
                 yield number, [(level.keyframe,) for level in series.levels]
         elif is_grey and pages == 3 and series.axes[0] in "CSQI":
@@ -61,12 +69,7 @@ def _iter_images(path, tiff) -> Iterator[tuple[int, list[tuple]]]:
 
 def _channel_order(path, tiff, number: int | None) -> tuple[int, int, int]:
     """Which channel is red, green and blue; as they come where they have no such names."""
-    images = ome_images(tiff)
-    names = [
-        channel.get("Name", "")
-        for image in (images if number is None else images[number : number + 1])
-        for channel in image.findall("{*}Pixels/{*}Channel")
-    ]
+    names = stated.channel_names(tiff, number)
     if any(_FLUORESCENCE.search(name) for name in names):
         remedy = "give the H&E image, this is one of fluorescence"
         raise InputError(path, "channels", ", ".join(names), remedy)
@@ -107,7 +110,7 @@ def _level(pages: tuple) -> Level:
     else:  # a strip is a tile as wide as the page
         tile_height, tile_width = min(page.rowsperstrip or height, height), width
     first = (0,) * len(pages)
-    if page.samplesperpixel > 1 and page.planarconfig.name == "SEPARATE":
+    if stated.has_planes(page):
         per_plane = math.ceil(height / tile_height) * math.ceil(width / tile_width)
         pages, first = pages * 3, (0, per_plane, 2 * per_plane)
     samples = 1 if len(pages) > 1 else page.samplesperpixel

@@ -71,15 +71,15 @@ def _difference(path: str, other: str) -> InputError | None:
 def _without_provenance(path: Path):
     """The content of a file that says what made it, without that; None for other kinds of files."""
     if path.suffix == ".json":
-        return _pruned(json.loads(path.read_text()))
+        return _pruned(json.loads(path.read_text(encoding="utf-8")))
     if path.suffix == ".tsv":
         tsv.read_tsv(path)  # refuses what is no table
-        with open(path, newline="") as handle:
+        with open(path, newline="", encoding="utf-8") as handle:
             header, *rows = csv.reader(handle, delimiter="\t")
         kept = [index for index, name in enumerate(header) if name not in tsv.ORIGIN]
         return [[row[index] for index in kept] for row in (header, *rows)]
     if path.suffix == ".html":
-        return _IN_PAGES.sub("", path.read_text())
+        return _IN_PAGES.sub("", path.read_text(encoding="utf-8"))
     return None
 
 

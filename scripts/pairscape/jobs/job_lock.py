@@ -159,7 +159,7 @@ def _describe_process() -> dict:
 def _sees() -> str:
     """What processes share that see each other: the boot and the container; empty if unknown."""
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
     except OSError:
         return ""
@@ -168,7 +168,7 @@ def _sees() -> str:
 def _started(pid: int) -> int | None:
     """Ticks from the boot to a process's start; 0 for one that has ended, None for a hidden one."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     except OSError:
         try:
             os.kill(pid, 0)

@@ -81,7 +81,7 @@ def git_commit() -> str | None:
                 *("describe", "--always", "--dirty", "--abbrev=40"),
             ],
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             check=True,
             # Many jobs ask at once, and none of them may hold the lock of the user's index.
             env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
@@ -107,7 +107,7 @@ def program_version(program: str) -> int | None:
     """The ``RESULT_VERSION`` that a program states now, read without importing it; or None."""
     path = Path(__file__).parents[2] / f"{program}.py"
     found = path.is_file() and re.search(
-        r"^RESULT_VERSION = (\d+)$", path.read_text(), re.MULTILINE
+        r"^RESULT_VERSION = (\d+)$", path.read_text(encoding="utf-8"), re.MULTILINE
     )
     return int(found.group(1)) if found else None
 
@@ -187,7 +187,7 @@ def add_origin(tables: Iterable, options: Mapping, scores: Iterable) -> None:
         git_commit() or "",
     )
     for path in tables:
-        with open(path, newline="") as handle:
+        with open(path, newline="", encoding="utf-8") as handle:
             header = handle.readline().rstrip("\n").split("\t")
         columns = [name for name in header if name not in tsv.ORIGIN]
         rows = tsv.read_tsv(path, columns)

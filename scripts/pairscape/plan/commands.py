@@ -1,6 +1,7 @@
 """Parts of the command lines of jobs, quoted for the shell; names that a wildcard may take."""
 
 import itertools
+import json
 import os
 import re
 import shlex
@@ -20,6 +21,17 @@ def _quoted(path: str) -> str:
 def made_flags(output) -> str:
     """Flags of all the files that a job makes, by their names in the rule."""
     return flags(dict(output.items()), *output.keys())
+
+
+def as_json(values: Mapping) -> str:
+    """Options as JSON in which no text looks like one of Snakemake's wildcards, such as {word}.
+
+    (The ${NAME} of an address is left: only functions of wildcards give it, which Snakemake leaves.)
+    """
+    text = json.dumps(values, sort_keys=True, ensure_ascii=False)
+    return re.sub(
+        r'"(?:[^"\\]|\\.)*"', lambda found: re.sub(r"(?<!\$)\{", r"\\u007b", found[0]), text
+    )
 
 
 def many(flag: str, files: Sequence[str]) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from pairscape.acquire.samples import NO_FILE
 from pairscape.audit.protocols import audit_rows
 from pairscape.core.errors import InputError, one_of
+from pairscape.core.names import read_panel_list
 from pairscape.core.splits import SPLITS
 from pairscape.core.tsv import read_tsv
 from pairscape.dataset import splits
@@ -210,8 +211,7 @@ def panel_names(config: Mapping) -> list[str]:
 
 def panel_genes(config: Mapping, panel: str) -> list[str]:
     """The gene symbols of a panel's list."""
-    rows = read_tsv(panel_list(config, panel), ["gene_symbol", "ensembl_id"])
-    return [row["gene_symbol"] for row in rows]
+    return list(read_panel_list(panel_list(config, panel)))
 
 
 # ----------------------------------------------------------------------------- reading and checks

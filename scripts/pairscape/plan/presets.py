@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from pairscape.core.errors import InputError
 
+MIN_FIELD, MAX_FIELD = 0.5, 20.0  # of a patch, in sides of its spot; the published one is 2
 _NEUTRAL = {  # what says nothing beside given centres
     "pitch_um": None,
     "lattice": None,
@@ -25,6 +26,23 @@ def check_presets(config: Mapping, source) -> None:
             given = f"only {keys[0]}" if len(keys) == 1 else ", ".join(keys) or "no size"
             remedy = "give um_per_px and patch_px, or native_px alone"
             raise InputError(source, f"patches.{name}", given, remedy)
+
+
+def odd_fields(config: Mapping) -> list[str]:
+    """What to say of datasets whose patches show far less or far more than their spots hold."""
+    told = []
+    for name, dataset in config["datasets"].items():
+        patches = config["patches"].get(dataset.get("patches"), {})
+        spots = config["spots"].get(dataset.get("spots"))
+        if spots and not patches.get("native_px") and patches:
+            field_um = patches["um_per_px"] * patches["patch_px"]
+            if not MIN_FIELD <= field_um / spots["size_um"] <= MAX_FIELD:
+                told.append(
+                    f"datasets.{name}: patches of {field_um:g} µm ({patches['patch_px']} px of "
+                    f"{patches['um_per_px']:g} µm) around spots of {spots['size_um']:g} µm: correct "
+                    f"um_per_px or patch_px of patches.{dataset['patches']}, unless that is meant"
+                )
+    return told
 
 
 def _fault_of_spots(preset: Mapping) -> tuple[str, str, str] | None:

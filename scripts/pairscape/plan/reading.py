@@ -6,6 +6,7 @@ Light on imports: the workflow calls it while Snakemake parses.
 from collections.abc import Mapping
 
 from pairscape.acquire.samples import read_samples
+from pairscape.core.logs import log
 from pairscape.core.options import read_schema, refuse_invalid, with_defaults
 from pairscape.encoders.specs import read_encoders
 from pairscape.plan import datasets, experiments, presets, samples, scores, slides
@@ -43,6 +44,9 @@ def read_plan(config: Mapping, source) -> Plan:
     plan_datasets = {
         name: datasets.read_dataset(name, config, source, rows) for name in config["datasets"]
     }
+    chosen = {sample for dataset in plan_datasets.values() for sample in dataset.samples}
+    for words in (*presets.odd_fields(config), *samples.unused_samples(config, chosen, rows)):
+        log.warning("%s", words)
     datasets.check_overlay_gene(config, source)
     plan_experiments = {
         name: experiments.read_experiment(name, config, source, encoders)

@@ -1,6 +1,7 @@
 """What the stages from bundles to spots ask for: the files, facts and options of samples."""
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from pairscape.acquire.samples import ALIGNMENT_WORDS, NO_FILE
@@ -223,6 +224,31 @@ def check_samples(config: Mapping, source, samples: Mapping[str, Mapping]) -> No
             raise InputError(source, f"{place}.spots", fault, remedy)
     for i, name in enumerate(config["alignment"]["trusted"]):
         one_of(name, samples, source, f"alignment.trusted[{i}]", "samples of the table")
+
+
+def unused_samples(
+    config: Mapping, chosen: Iterable[str], samples: Mapping[str, Mapping]
+) -> list[str]:
+    """What to say of the samples that nothing asks for, panel by panel; a misspelt panel is named.
+
+    ``chosen`` are the samples of the datasets.
+    """
+    used = {*chosen, *(item["sample"] for item in config["pool_also"])}
+    panels = datasets.panel_names(config)
+    unused = {}
+    for name, row in samples.items():
+        if name not in used:
+            unused.setdefault(row["panel"], []).append(name)
+    told = []
+    for panel, names in unused.items():
+        some = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        why = "no dataset and no pool_also uses them"
+        if panel not in panels:
+            near = difflib.get_close_matches(panel, panels, n=1)
+            hint = f": did you mean {near[0]}?" if near else f", only for {', '.join(panels)}"
+            why += f"; there is no gene list of panel {panel}{hint}"
+        told.append(f"{config['samples']}: samples {some} of panel {panel}: {why}")
+    return told
 
 
 def _check_bundle_place(given: str, folder: Path, table, field: str, source: str) -> None:

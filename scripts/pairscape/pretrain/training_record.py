@@ -100,7 +100,10 @@ class Record:
 
 def write_metrics(path, metrics: Sequence[Mapping]) -> None:
     """Write the rows of a record, or of a part of its columns, as metrics.csv."""
-    with files.atomic_path(path) as temporary, open(temporary, "w", newline="") as handle:
+    with (
+        files.atomic_path(path) as temporary,
+        open(temporary, "w", newline="", encoding="utf-8") as handle,
+    ):
         writer = csv.DictWriter(handle, METRIC_COLUMNS, lineterminator="\n")
         writer.writeheader()
         for row in metrics:

@@ -90,7 +90,8 @@ def to_markdown(title: str, sections: Iterable[Mapping]) -> str:
 
 
 def _escape_markdown(text: str) -> str:
-    return re.sub(r"([\\`*_{}<>|#])", r"\\\1", text)
+    """A text that shows as it stands, on one line: no markup, no HTML, no link."""
+    return re.sub(r"([\\`*_{}<>|#]|\](?=[(\[:]))", r"\\\1", " ".join(text.split()))
 
 
 _LATEX = {
@@ -116,8 +117,11 @@ _LATEX = {
 
 
 def escape_latex(text: str) -> str:
-    """A text that LaTeX sets as it stands."""
-    return "".join(_LATEX.get(character, character) for character in text)
+    """A text that LaTeX sets as it stands, on one line."""
+    text = " ".join(text.split())
+    # Behind the end of a row a bracket would be an option of it.
+    start = "{[}" if text.startswith("[") else text[:1] and _LATEX.get(text[0], text[0])
+    return start + "".join(_LATEX.get(character, character) for character in text[1:])
 
 
 def to_latex(title: str, sections: Iterable[Mapping]) -> str:

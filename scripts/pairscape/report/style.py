@@ -28,10 +28,14 @@ def draw(plot: Callable, png, svg) -> None:
 
     The same figure gives the same bytes.
     """
-    import matplotlib
+    import matplotlib.text
 
     with matplotlib.rc_context(STYLE):
         figure = plot()
+        for text in figure.findobj(matplotlib.text.Text):
+            # A $ in somebody's name is no formula; those of matplotlib's own ticks are.
+            if "$" in text.get_text() and "\\mathdefault" not in text.get_text():
+                text.set_parse_math(False)
         with files.atomic_path(png) as temporary:
             figure.savefig(temporary, format="png", metadata={"Software": None})
         with files.atomic_path(svg) as temporary:

@@ -233,4 +233,4 @@ def _write_metrics(path: Path, content: Content, numbers: dict) -> None:
         "segmented_cell_imported_count": 0,
     }
     texts = [str(values.get(name, "")) for name in _METRICS.split(",")]
-    path.write_text(f"{_METRICS}\n{','.join(texts)}\n")
+    path.write_text(f"{_METRICS}\n{','.join(texts)}\n", encoding="utf-8")

@@ -56,7 +56,9 @@ def _write_he(folder: Path, content: bundle_content.Content, shown: Tissue) -> d
     bundle_images.write_he(path, picture, knobs["he_um_per_px"], seeds)
     matrix = histology.alignment_matrix(frame)
     lines = [",".join(repr(float(value)) for value in line) for line in matrix[:2]]
-    (folder / f"{name}_he_imagealignment.csv").write_text("\n".join([*lines, "0,0,1"]) + "\n")
+    (folder / f"{name}_he_imagealignment.csv").write_text(
+        "\n".join([*lines, "0,0,1"]) + "\n", encoding="utf-8"
+    )
     return {
         "he_to_morphology": matrix.tolist(),
         "he_size_px": [frame.columns, frame.rows],

@@ -64,13 +64,13 @@ def change_layout(bundle, layout: str) -> Path:
             file["matrix/barcodes"] = [str(cell).encode() for cell in cells["cell_id"]]
     _write_table(transcripts, path, spec)
     _write_table(cells, bundle / "cells.parquet", spec)
-    experiment = json.loads((bundle / "experiment.xenium").read_text())
+    experiment = json.loads((bundle / "experiment.xenium").read_text(encoding="utf-8"))
     experiment["analysis_sw_version"] = spec["version"]
     experiment.pop("xenium_ranger", None)
     if "ranger" in spec:
         experiment["xenium_ranger"] = {"version": spec["ranger"]}
     experiment["images"] = {"morphology_focus_filepath": _change_images(bundle, spec)}
-    (bundle / "experiment.xenium").write_text(json.dumps(experiment))
+    (bundle / "experiment.xenium").write_text(json.dumps(experiment), encoding="utf-8")
     for name in spec.get("absent", []):
         (bundle / name).unlink()
     return bundle

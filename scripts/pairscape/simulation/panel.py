@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pairscape.core.errors import InputError
+from pairscape.core.names import bare_gene_id, check_gene_symbols
 from pairscape.core.tsv import read_tsv
 from pairscape.simulation import knobs as knob
 
@@ -35,9 +36,7 @@ def read_panel_table(path) -> Panel:
     if len(rows) < 2:
         raise refuse("rows", str(len(rows)), "give a panel of at least two genes")
     symbols = [row["gene_symbol"] for row in rows]
-    repeated = sorted({symbol for symbol in symbols if symbols.count(symbol) > 1})[:3]
-    if repeated:
-        raise refuse("gene_symbol", f"{', '.join(repeated)} twice", "keep one row for each gene")
+    check_gene_symbols(symbols, path)
     means = np.empty(len(rows))
     for i, row in enumerate(rows):
         symbol, text = row["gene_symbol"], row["mean_count_per_spot"]
@@ -50,7 +49,8 @@ def read_panel_table(path) -> Panel:
             raise refuse(field, repr(text), "give a number of 0 or more")
     if means.sum() == 0:
         raise refuse("mean_count_per_spot", "only zeros", "give one gene a mean above 0")
-    return Panel(symbols, [row["ensembl_id"] or row["gene_symbol"] for row in rows], means)
+    ids = [bare_gene_id(row["ensembl_id"]) or row["gene_symbol"] for row in rows]
+    return Panel(symbols, ids, means)
 
 
 def feature_table(panel: Panel, seeds: dict) -> dict:

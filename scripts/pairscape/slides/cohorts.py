@@ -5,11 +5,13 @@ slide, patient, site, file, um_per_px, notes, and then one column per target (1,
 Light on imports: the workflow reads the tables while Snakemake parses.
 """
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pairscape.core.errors import InputError
+from pairscape.core.names import refuse_alike
 from pairscape.core.tsv import read_tsv, write_tsv
 
 COLUMNS = ("slide", "patient", "site", "file", "um_per_px", "notes")
@@ -53,13 +55,15 @@ def read_cohort(path, may_be_empty=False) -> list[dict]:
             fault = "a second row of that name"
             raise InputError(path, f"slide {slide}", fault, "give each slide one name")
         slides.add(slide)
-        other = files.setdefault(checked["file"], slide)
+        other = files.setdefault(os.path.normpath(checked["file"]), slide)
         if other != slide:
             fault = f"{checked['file']}, the file of {other}"
             remedy = "give each slide a file of its own, or drop one row"
             raise InputError(path, f"slide {slide}, column file", fault, remedy)
         _check_patient(path, checked, patients.setdefault(patient, {}))
         cohort.append(checked)
+    for column in ("slide", "patient", "site"):
+        refuse_alike({row[column]: None for row in cohort}, path, f"column {column}")
     for row in cohort:  # what one row of a patient leaves open another may tell
         row["site"] = row["site"] or patients[row["patient"]].get("site", "")
     return cohort
@@ -119,7 +123,6 @@ def write_cohort(path, cohort: Sequence[Mapping], targets: Sequence[str]) -> Non
 
 
 def _check_row(path, row: Mapping[str, str]) -> dict:
-    row = {column: value.strip() for column, value in row.items()}
     slide, patient = row["slide"], row["patient"]
 
     def refuse(column, fault, remedy):

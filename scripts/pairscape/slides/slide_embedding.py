@@ -5,6 +5,7 @@ pretrained pair. A pair whose encoder was frozen needs no patch: it projects wha
 them, so that each slide goes through an encoder once.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -30,6 +31,7 @@ TRIDENT_NAMES = {
     "uni2_h": ("uni_v2",),
     "h_optimus_0": ("hoptimus0",),
     "h0_mini": ("h0-mini",),
+    "conch": ("conch_v1",),  # by default TRIDENT too leaves the projection to the text's space out
 }
 
 
@@ -95,6 +97,30 @@ def embed_patches(
     count = len(grid.coords)
     batches = [range(at, min(at + batch, count)) for at in range(0, count, batch)]
     return image_encoders.embed(model.tower, model.spec, read, batches, threads)
+
+
+def check_patches(path, attributes: Mapping, patch_px: int, um_per_px: float) -> None:
+    """Refuse features of patches of another size, scale or overlap, as far as their file tells."""
+    wanted = {
+        "patch_size": patch_px,
+        "target_magnification": round(10 / um_per_px),
+        "overlap": 0,
+        "patch_um_per_px": um_per_px,
+    }
+    for key, value in wanted.items():
+        stated = attributes.get(key)
+        if stated is None:
+            continue
+        try:
+            same = math.isclose(float(stated), value, rel_tol=0.02)
+        except (TypeError, ValueError):
+            same = False
+        if not same:
+            remedy = (
+                f"{value:g} is needed (slide_embedding: {patch_px} px of {um_per_px:g} µm, side "
+            )
+            remedy += f"by side): TRIDENT's --patch_size {patch_px} --mag {round(10 / um_per_px)}"
+            raise InputError(path, key, str(stated)[:60], remedy)
 
 
 def check_features(path, model_name: str, width: int, facts: Mapping, attributes: Mapping) -> None:

@@ -22,6 +22,7 @@ import numpy as np
 
 from pairscape.core import files
 from pairscape.core.errors import InputError, missing_file
+from pairscape.core.hdf5 import open_hdf5
 from pairscape.core.tsv import Table, counts, numbers, text
 
 FEATURE_KEYS = ("features", "feats")  # TRIDENT's and HistoBistro's; the first one there is read
@@ -126,6 +127,15 @@ def read_slide_features(path) -> SlideFeatures:
         return SlideFeatures(array, _corners(coords), attributes)
 
 
+def first_rows_sha256(path, rows: int = 64) -> str:
+    """The checksum of a slide's number of patches and first features: it tells another slide."""
+    with _open(path) as (features, coords, _):
+        block = next(iter(_blocks(path, features, coords, rows)), np.empty((0, 0)))
+        digest = hashlib.sha256(str(features.shape[-2:]).encode())
+        digest.update(np.ascontiguousarray(block, np.float32))
+    return digest.hexdigest()
+
+
 def iter_slide_features(path, rows: int = _BLOCK_ROWS):
     """Yield the features of one slide in blocks (n, D) float32, checked as by the other reader.
 
@@ -136,9 +146,19 @@ def iter_slide_features(path, rows: int = _BLOCK_ROWS):
 
 
 def verify(path) -> None:
-    """Look at every number of a slide's features, and at their checksum."""
-    for _ in iter_slide_features(path):
-        pass
+    """Look at every number of a slide's features, and at their checksum.
+
+    Features that are all zero, or alike for several patches, are none.
+    """
+    first, alike, rows = None, True, 0
+    for block in iter_slide_features(path):
+        first, rows = block[:1] if first is None else first, rows + len(block)
+        alike = alike and bool((block == first).all())
+    if rows and alike and (rows > 1 or not first.any()):
+        found = f"{'zeros' if not first.any() else 'the same numbers'} for all of {rows} patches"
+        raise InputError(
+            path, "features", found, "look at the encoder's run, and make the file again"
+        )
 
 
 def read_slide_facts(path) -> tuple[tuple[int, int], np.ndarray | None, dict]:
@@ -186,15 +206,13 @@ def read_slides(path, verify: bool = False) -> list[dict]:
 @contextlib.contextmanager
 def _open(path):
     """Yield the checked data sets of a slide's file: features, coords (or None), attributes."""
-    import h5py
-
-    try:
-        file = h5py.File(path, "r")
-    except FileNotFoundError:
-        raise missing_file(path) from None
-    except OSError as error:
-        raise _damaged(path, "HDF5", str(error)) from None
-    with file:
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(open_hdf5(path))
+        except FileNotFoundError:
+            raise missing_file(path) from None
+        except (OSError, RuntimeError, KeyError) as error:
+            raise _damaged(path, "HDF5", str(error)) from None
         try:
             checked = _checked(path, file)
         except InputError:

@@ -254,8 +254,8 @@ def _assign(batch: pa.RecordBatch, assigned: str, cells, points, file, rows_read
     if assigned == "all":
         return np.empty(0, bool), points
     if assigned == "nuclei":
-        column = batch.column("overlaps_nucleus").fill_null(0).to_numpy(zero_copy_only=False)
-        return column.astype(bool), points
+        column = batch.column("overlaps_nucleus").cast(pa.bool_()).fill_null(False)
+        return column.to_numpy(zero_copy_only=False), points
     is_assigned = xenium.cell_rows(batch)
     if assigned == "cells":
         return is_assigned, points

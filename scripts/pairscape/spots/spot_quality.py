@@ -10,6 +10,7 @@ import numpy as np
 
 from pairscape.acquire import bundle as xenium
 from pairscape.core.errors import InputError
+from pairscape.core.hdf5 import open_hdf5
 from pairscape.core.tsv import Table, numbers, text
 
 QUALITY = Table(
@@ -34,15 +35,13 @@ def read_cell_sums(bundle, genes: list[str], block: int = 1 << 24):
     Arrays of int64: transcripts (C,) and genes (C,) of the cells, and transcripts (G,) of the genes
     over all cells.
     """
-    import h5py
-
     path = xenium.find_file(bundle, "cell_feature_matrix.h5")
     column_of = {gene: index for index, gene in enumerate(genes)}
     per_gene = np.zeros(len(genes), np.int64)
     try:
-        with h5py.File(path) as file:
+        with open_hdf5(path) as file:
             matrix = file["matrix"]
-            names = matrix["features/name"].asstr()[:]
+            names = matrix["features/name"].asstr("utf-8")[:]
             column = np.array([column_of.get(name, -1) for name in names], np.int64)
             ends = matrix["indptr"][:].astype(np.int64)
             transcripts = np.zeros(len(ends) - 1, np.int64)
