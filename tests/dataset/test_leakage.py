@@ -321,11 +321,12 @@ def test_one_tissue_under_two_names_is_an_error_until_acknowledged(shards, tmp_p
     assert leak["level"] == "acknowledged"
 
 
-def test_a_sample_in_two_splits_is_not_compared_with_itself(shards):
-    leaks, _ = patch_hashes.patch_leaks(
+def test_of_a_sample_in_two_splits_all_patches_are_told(shards):
+    (leak,), _ = patch_hashes.patch_leaks(
         {"S1": shards["S1"]}, [row("S1", "train"), row("S1", "test")]
     )
-    assert leaks == []
+    assert (leak["finding"], leak["level"]) == ("near_identical_patches", "warning")
+    assert (leak["spots"], leak["other_split"]) == (60, "train")
 
 
 def test_a_common_hash_word_does_not_make_the_search_quadratic():

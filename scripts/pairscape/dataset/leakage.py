@@ -229,12 +229,12 @@ def is_placeholder(row: Mapping) -> bool:
     return str(row.get("donor_known")).lower() == "false"
 
 
-def refuse_leaks(leaks: Iterable[Mapping], place: str, source) -> None:
-    """The gate: hard findings that nobody owns up to."""
+def refuse_leaks(leaks: Iterable[Mapping], place: str, source, remedy: str = "") -> None:
+    """The gate: hard findings that nobody owns up to. ``place`` is where the split is declared."""
     errors = [leak for leak in leaks if leak["level"] == "error"]
     if errors:
         fault = f"{'; '.join(describe_leaks(errors))} in more than one split"
-        remedy = (
+        remedy = remedy or (
             "move the samples so that each donor is in one split, or own up to it: write "
             f'`shared_donors: "<reason>"` under {place}'
         )
