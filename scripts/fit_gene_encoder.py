@@ -14,6 +14,7 @@ import numpy as np
 
 from pairscape.core import files, logs
 from pairscape.core.errors import InputError, one_each
+from pairscape.dataset.splits import read_splits
 from pairscape.encoders import specs
 from pairscape.jobs import program
 
@@ -35,7 +36,6 @@ def main(argv=None):
 
     from pairscape.dataset import expression_counts, gene_lists
     from pairscape.dataset.shards import Shards
-    from pairscape.dataset.splits import read_splits
     from pairscape.encoders import drvi_fitting
     from pairscape.encoders.architectures import drvi
 

@@ -107,7 +107,7 @@ def _level(pages: tuple) -> Level:
     else:  # a strip is a tile as wide as the page
         tile_height, tile_width = min(page.rowsperstrip or height, height), width
     first = (0,) * len(pages)
-    if page.samplesperpixel > 1 and page.planarconfig.name == "SEPARATE":
+    if page.samplesperpixel > 1 and getattr(page.planarconfig, "name", "") == "SEPARATE":
         per_plane = math.ceil(height / tile_height) * math.ceil(width / tile_width)
         pages, first = pages * 3, (0, per_plane, 2 * per_plane)
     samples = 1 if len(pages) > 1 else page.samplesperpixel
