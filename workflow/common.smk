@@ -7,6 +7,7 @@ Python in scripts/pairscape/plan/.
 import functools
 import json
 import os
+import shlex
 import sys
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
@@ -24,7 +25,8 @@ except InputError as error:
 # Jobs run the Python of this Snakemake, unless conda or a container brings its own.
 if not workflow.deployment_settings.deployment_method:
     # exec: a signal of the scheduler reaches the program and leaves no shell between that dies of it.
-    shell.prefix(f"export PATH='{Path(sys.executable).parent}':$PATH; exec ")
+    place = shlex.quote(str(Path(sys.executable).parent)).replace("{", "{{").replace("}", "}}")
+    shell.prefix(f"export PATH={place}:$PATH; exec ")
 
 any_of = commands.any_of
 grows = functools.partial(costs.grows, plan)
@@ -32,9 +34,13 @@ program_version = functools.cache(program_version)
 
 
 def options(program: str, **values) -> str:
-    """The resolved parameters of a job as one JSON; a change of them reruns the job."""
+    """The resolved parameters of a job as one JSON, or where it is long ``@`` and a file of it.
+
+    A change of them reruns the job.
+    """
     values["result_version"] = program_version(program)
-    return json.dumps(values, sort_keys=True, ensure_ascii=False)
+    text = json.dumps(values, sort_keys=True, ensure_ascii=False)
+    return commands.short(text, f"{plan.results}/.options/{program}")
 
 
 def script(name: str) -> str:

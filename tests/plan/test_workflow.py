@@ -1,6 +1,7 @@
 """The plan: what Snakemake would run, without any bundle on disk."""
 
 import re
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import ROOT
-from plans import plan
+from plans import plan, workflow_folder
 
 from pairscape.encoders import specs
 
@@ -201,3 +202,28 @@ def test_slides_of_a_filled_table_are_embedded_once_for_all_targets(checkout):
     _, said = plan(checkout, "--configfile", "mine.yaml", ok=False)
     assert "mine.tsv: slide b: found a second row of that name" in said
     assert "Traceback" not in said
+
+
+def test_every_command_is_quoted_whatever_stands_in_a_path(tmp_path):
+    """No path is quoted by hand: an apostrophe and a blank in any folder leave the words whole."""
+    folder = tmp_path / "O'Brien's folder"
+    folder.mkdir()
+    config = yaml.safe_load((ROOT / "tests/tiny.yaml").read_text())
+    config |= {key: f"it's {key}" for key in ("results", "bundles", "weights", "slides")}
+    (workflow_folder(folder) / "mine.yaml").write_text(yaml.safe_dump(config))
+    counts, said = plan(folder, "--configfile", "mine.yaml", "--printshellcmds")
+    commands = [shlex.split(line) for line in said.splitlines() if "scripts/" in line]
+    commands = [words for words in commands if "python" in words]
+    assert len(commands) == counts["total"] - 1  # `all` runs nothing
+    for words in commands:
+        logs = [word for word in words if word.endswith(".log")]
+        assert len(logs) == 1
+        assert logs[0].startswith("it's results/")
+
+
+def test_no_file_of_the_workflow_quotes_by_hand():
+    quoted = re.compile(r"""['"]\{[^}]*\}['"](?=[: )])""")
+    for path in (*(ROOT / "workflow").glob("*.smk"), ROOT / "Snakefile"):
+        for line in path.read_text().splitlines():
+            assert "='{" not in line, f"{path.name}: {line}"
+            assert not ("python {" in line and quoted.search(line)), f"{path.name}: {line}"
