@@ -227,3 +227,13 @@ def test_no_file_of_the_workflow_quotes_by_hand():
         for line in path.read_text().splitlines():
             assert "='{" not in line, f"{path.name}: {line}"
             assert not ("python {" in line and quoted.search(line)), f"{path.name}: {line}"
+
+
+def test_a_deleted_form_of_a_table_or_figure_is_asked_for_by_a_plain_run(tmp_path):
+    """Also where the report, which is made of it, is there and newer."""
+    folder = workflow_folder(tmp_path)
+    shown = [f"tables/retrieval_tiny.{end}" for end in ("tsv", "md", "tex")]
+    shown += [f"figures/retrieval_tiny.{end}" for end in ("png", "svg")]
+    _, said = plan(folder, "--configfile", "tests/tiny.yaml")
+    block = re.search(r"(?:local)?rule all:\n    input: (.*)", said)[1].split(", ")
+    assert {f"results/tiny/{file}" for file in shown} <= set(block)
