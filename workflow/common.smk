@@ -49,6 +49,17 @@ def script(name: str) -> str:
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
+def scored(program: str, name: str, file: str, folders: list) -> list:
+    """The outcomes of the runs that are scored; scores of other runs than these are made again.
+
+    Snakemake knows of them only by what it remembers, and results may be copied without that.
+    """
+    others = runs.scored_others(f"{plan.results}/logs/{program}/{name}.log", folders)
+    if others and workflow.dag is not None:
+        workflow.dag.forcefiles.add(f"{plan.results}/scores/{file}")
+    return runs.outcomes(folders)
+
+
 def asked(function, *arguments):
     """What a function of the plan says; a wrong question is told without a traceback."""
     try:

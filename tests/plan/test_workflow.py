@@ -1,5 +1,6 @@
 """The plan: what Snakemake would run, without any bundle on disk."""
 
+import json
 import re
 import shlex
 import shutil
@@ -237,3 +238,27 @@ def test_a_deleted_form_of_a_table_or_figure_is_asked_for_by_a_plain_run(tmp_pat
     _, said = plan(folder, "--configfile", "tests/tiny.yaml")
     block = re.search(r"(?:local)?rule all:\n    input: (.*)", said)[1].split(", ")
     assert {f"results/tiny/{file}" for file in shown} <= set(block)
+
+
+def scored_with(folder, seeds):
+    """Results of the tiny run as they are copied: its scores, table and record, without .snakemake."""
+    results = folder / "results/tiny"
+    table = "tables/retrieval_tiny"
+    for file in ("scores/tiny/tiny/retrieval.tsv", f"{table}.tsv", f"{table}.md"):
+        (results / file).parent.mkdir(parents=True, exist_ok=True)
+        (results / file).touch()
+    record = results / "logs/score_retrieval/tiny_tiny.made.json"
+    record.parent.mkdir(parents=True)
+    run = "../../runs/tiny/tiny/tf_efficientnet_lite0-mlp/seed{}/options.json"
+    inputs = [{"flag": "runs", "path": run.format(seed)} for seed in seeds]
+    record.write_text(json.dumps({"inputs": inputs}))
+    return f"results/tiny/{table}.tsv"
+
+
+@pytest.mark.parametrize(("seeds", "planned"), [([1], None), ([1, 2], 1)])
+def test_a_named_table_is_made_again_where_its_scores_have_other_runs(checkout, seeds, planned):
+    table = scored_with(checkout, seeds)
+    counts, said = plan(checkout, table, "--configfile", "tests/tiny.yaml")
+    assert counts.get("score_retrieval") == planned
+    assert counts.get("pretrain") == planned
+    assert ("Nothing to be done" in said) == (planned is None)
