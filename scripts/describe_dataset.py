@@ -19,10 +19,10 @@ from pairscape.core.files import atomic_path
 from pairscape.core.logs import log
 from pairscape.dataset import card, card_text, gene_lists, leakage, pair_shards, patch_hashes
 from pairscape.dataset.shards import Shards
-from pairscape.dataset.splits import SPLITS, read_splits
+from pairscape.dataset.splits import SPLITS, read_with_leaks
 from pairscape.jobs import program
 
-RESULT_VERSION = 3
+RESULT_VERSION = 4
 
 
 def main(argv=None):
@@ -44,7 +44,7 @@ def main(argv=None):
     name, words = options["dataset"], options.get("shared_donors") or ""
     samples = {row["sample"]: row for row in options["samples"]}
     genes = [gene["gene_symbol"] for gene in gene_lists.read_genes(args.genes)]
-    splits, leaks = read_splits(args.splits), leakage.read_leaks(args.leakage)
+    splits, leaks = read_with_leaks(args.splits, args.leakage)
     shards = Shards.open(args.shards, list(samples))
     _refuse_others(shards, genes)
     placed = {row["sample"] for row in splits}

@@ -37,6 +37,7 @@ def main(argv=None):
     from pairscape.core import files
     from pairscape.dataset import expression_counts, gene_lists, stored_features
     from pairscape.dataset.shards import Shards
+    from pairscape.dataset.splits import read_splits
     from pairscape.encoders import gene_encoders
     from pairscape.encoders import weights as weight_files
 
@@ -45,7 +46,10 @@ def main(argv=None):
     counts = expression_counts.Counts(shards, [gene["gene_symbol"] for gene in genes])
     train, known = None, {}
     if specs.uses_train_facts(spec) or spec["learned_from"] == "dataset":
-        splits = read_splits(args.splits, name)
+        if not args.splits:
+            remedy = f"{name} knows of the train split: give splits.tsv"
+            raise InputError("--splits", "flag", "nothing", remedy)
+        splits = read_splits(args.splits)
         if spec["learned_from"] == "dataset":
             from pairscape.encoders.architectures import drvi
 
@@ -103,17 +107,6 @@ def find_weights(spec, name: str, path):
             path or "--weights", "file", "nothing", f"fit {name} to the dataset's train split first"
         )
     return Path(path)
-
-
-def read_splits(path, name: str) -> list[dict[str, str]]:
-    """The rows of splits.tsv."""
-    from pairscape.core import tsv
-
-    if not path:
-        raise InputError(
-            "--splits", "flag", "nothing", f"{name} knows of the train split: give splits.tsv"
-        )
-    return tsv.read_tsv(path, ["sample", "split"])
 
 
 if __name__ == "__main__":

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pairscape.core import files, logs, tsv
+from pairscape.core import files, logs
 from pairscape.core.errors import InputError, one_each
+from pairscape.dataset.splits import read_splits
 from pairscape.encoders import specs
 from pairscape.jobs import program
 
@@ -46,7 +47,7 @@ def main(argv=None):
     arguments = spec["arguments"]
     genes = gene_lists.read_genes(args.genes)
     symbols = [gene["gene_symbol"] for gene in genes]
-    splits = tsv.read_tsv(args.splits, ["sample", "donor", "split"])
+    splits = read_splits(args.splits)
     shards = Shards.open(args.shards, samples)
     counts, owner = expression_counts.Counts(shards, symbols), shards.owner
     rows = expression_counts.split_rows(shards, splits, args.splits)["train"]

@@ -18,7 +18,7 @@ from pairscape.core.errors import InputError
 from pairscape.core.files import write_json
 from pairscape.core.logs import log
 from pairscape.dataset import card
-from pairscape.dataset.splits import SPLITS
+from pairscape.dataset.splits import SPLITS, read_with_leaks
 from pairscape.jobs import program
 
 RESULT_VERSION = 1
@@ -59,6 +59,8 @@ def main(argv=None):
     for path in shards:
         if path.startswith("..") or not (folder / path).is_file():
             raise InputError(args.card, f"data file {path}", "nothing there", "run index_datasets")
+    for splits in sorted(folder.glob("*/splits.tsv")):
+        read_with_leaks(splits, splits.with_name("leakage.tsv"))
     total = sum((folder / path).stat().st_size for path in shards)
     log.info("%s: %d shards, %.1f MB", repo, len(shards), total / 1e6)
     commit = _upload(folder, repo, private, [*TABLES, *LAYOUT, *shards])

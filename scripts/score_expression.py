@@ -14,11 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-from pairscape.core import files, logs, tsv
+from pairscape.core import files, logs
 from pairscape.core.errors import InputError
 from pairscape.core.logs import log
 from pairscape.dataset import expression_counts, gene_lists, stored_features
 from pairscape.dataset.shards import Shards
+from pairscape.dataset.splits import read_splits
 from pairscape.evaluate import expression
 from pairscape.evaluate.expression import AFTER, AS_IT_CAME, ENCODER, SHARED, TRUNK
 from pairscape.evaluate.targets import ExpressionOptions, Source, make_targets
@@ -52,7 +53,7 @@ def main(argv=None):
     import threadpoolctl
 
     threadpoolctl.threadpool_limits(args.threads)
-    rows_of_splits = tsv.read_tsv(args.splits, ["sample", "donor", "split"])
+    rows_of_splits = read_splits(args.splits)
     genes = [gene["gene_symbol"] for gene in gene_lists.read_genes(args.genes)]
     shards = Shards.open(args.shards)
     counts = expression_counts.Counts(shards, genes)

@@ -43,9 +43,12 @@ def main(argv=None):
     }
     place = f"datasets.{dataset}.split"
     rows = make_splits(samples, options["split"], options.get("published", ()), spots, place=place)
-    facts = {row["sample"]: row for row in samples}
-    experiments = map(read_json, args.experiments or [])
-    slides = {row["sample"]: leakage.slide_of(row, next(experiments, None)) for row in samples}
+    facts = {}
+    slides = {}
+    experiments = [read_json(path) for path in args.experiments or []] or [None] * len(samples)
+    for row, experiment in zip(samples, experiments, strict=True):
+        facts[row["sample"]] = row | {"experiment": leakage.experiment_of(experiment)}
+        slides[row["sample"]] = leakage.slide_of(row, experiment)
     leaks = leakage.find_leaks(rows, facts, slides)
     leakage.refuse_leaks(leaks, place, "--options")
     SPLITS_TABLE.write(args.splits, rows)

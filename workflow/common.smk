@@ -5,8 +5,8 @@ Python in scripts/pairscape/plan/.
 """
 
 import functools
-import json
 import os
+import shlex
 import sys
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
@@ -24,7 +24,8 @@ except InputError as error:
 # Jobs run the Python of this Snakemake, unless conda or a container brings its own.
 if not workflow.deployment_settings.deployment_method:
     # exec: a signal of the scheduler reaches the program and leaves no shell between that dies of it.
-    shell.prefix(f"export PATH='{Path(sys.executable).parent}':$PATH; exec ")
+    place = shlex.quote(str(Path(sys.executable).parent)).replace("{", "{{").replace("}", "}}")
+    shell.prefix(f"export PATH={place}:$PATH; exec ")
 
 any_of = commands.any_of
 grows = functools.partial(costs.grows, plan)
@@ -32,15 +33,30 @@ program_version = functools.cache(program_version)
 
 
 def options(program: str, **values) -> str:
-    """The resolved parameters of a job as one JSON; a change of them reruns the job."""
+    """The resolved parameters of a job as one JSON, or where it is long ``@`` and a file of it.
+
+    A change of them reruns the job.
+    """
     values["result_version"] = program_version(program)
-    return commands.as_json(values)
+    text = commands.as_json(values)
+    return commands.short(text, f"{plan.results}/.options/{program}")
 
 
 def script(name: str) -> str:
     """Path of a program, relative where it can be: a moved checkout reruns nothing."""
     path = Path(workflow.basedir, "scripts", f"{name}.py")
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def scored(program: str, name: str, file: str, folders: list) -> list:
+    """The outcomes of the runs that are scored; scores of other runs than these are made again.
+
+    Snakemake knows of them only by what it remembers, and results may be copied without that.
+    """
+    others = runs.scored_others(f"{plan.results}/logs/{program}/{name}.log", folders)
+    if others and workflow.dag is not None:
+        workflow.dag.forcefiles.add(f"{plan.results}/scores/{file}")
+    return runs.outcomes(folders)
 
 
 def asked(function, *arguments):

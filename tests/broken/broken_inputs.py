@@ -19,6 +19,8 @@ import pyarrow.parquet as pq
 import yaml
 from good_inputs import small_pairs, tiny_bundle, write_spots
 
+from pairscape.dataset.splits import SPLITS_TABLE
+
 os.environ["PAIRSCAPE_BLANK"] = "a b"  # a secret that no address can hold
 
 
@@ -53,6 +55,12 @@ def set_value(column: str, value, row: int = 5) -> Callable:
         edit_transcripts(place, change)
 
     return spoil
+
+
+def edit_splits(place: Path, words: str) -> None:
+    rows = SPLITS_TABLE.read(place / "splits.tsv")
+    rows.append({**rows[0], "split": "test", "shared_donors": words})
+    SPLITS_TABLE.write(place / "splits.tsv", rows)
 
 
 def swap_axes(table: pd.DataFrame) -> pd.DataFrame:
@@ -610,6 +618,18 @@ DESCRIBE_DATASET = [
         ),
         "splits.tsv",
         "sample S3",
+    ),
+    (
+        "splits.tsv edited: a sample of train in test, too",
+        lambda p, c: edit_splits(p, ""),
+        "splits.tsv",
+        "column split",
+    ),
+    (
+        "splits.tsv edited with words of which leakage.tsv doesn't know",
+        lambda p, c: edit_splits(p, "one patient"),
+        "leakage.tsv",
+        "finding",
     ),
     (
         "shards in another order than the samples",

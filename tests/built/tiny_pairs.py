@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from pairscape.core.tsv import write_tsv
-from pairscape.dataset import cutting, gene_lists, pair_shards
+from pairscape.dataset import cutting, gene_lists, pair_shards, splits
 from pairscape.images import encoding
 
 GENES = [f"GENE{i:02d}" for i in range(12)]
@@ -38,6 +37,15 @@ SPEC = {
     "fingerprint": None,
     "finetuning": {"lora_targets": []},
 }
+
+
+def write_splits(path, samples, **facts):
+    """Write splits.tsv of breast cancers: sample, donor and split of each; its rows as text."""
+    rest = {"donor_known": "True", "organ": "breast", "disease_state": "cancer"}
+    rest |= {"spots": None, "shared_donors": "", **facts}
+    rows = [{"sample": s, "donor": d, "split": split, **rest} for s, d, split in samples]
+    splits.SPLITS_TABLE.write(path, rows)
+    return splits.as_text(splits.SPLITS_TABLE.read(path))
 
 
 def write_dataset(folder, patch_px=32, seed=0):
@@ -83,14 +91,7 @@ def write_dataset(folder, patch_px=32, seed=0):
         all_patches.append(patches)
         all_counts.append(counts)
         all_causes.append(causes)
-    write_tsv(
-        folder / "splits.tsv",
-        [
-            {"sample": s, "donor": d, "organ": "breast", "disease_state": "cancer", "split": split}
-            for s, (d, split, _) in SAMPLES.items()
-        ],
-        ["sample", "donor", "organ", "disease_state", "split"],
-    )
+    write_splits(folder / "splits.tsv", [(s, d, split) for s, (d, split, _) in SAMPLES.items()])
     gene_lists.write_genes(folder / "genes.tsv", [(gene, f"ENSG{gene}") for gene in GENES])
     return (
         paths,

@@ -321,11 +321,12 @@ def test_one_tissue_under_two_names_is_an_error_until_acknowledged(shards, tmp_p
     assert leak["level"] == "acknowledged"
 
 
-def test_a_sample_in_two_splits_is_not_compared_with_itself(shards):
-    leaks, _ = patch_hashes.patch_leaks(
+def test_of_a_sample_in_two_splits_all_patches_are_told(shards):
+    (leak,), _ = patch_hashes.patch_leaks(
         {"S1": shards["S1"]}, [row("S1", "train"), row("S1", "test")]
     )
-    assert leaks == []
+    assert (leak["finding"], leak["level"]) == ("near_identical_patches", "warning")
+    assert (leak["spots"], leak["other_split"]) == (60, "train")
 
 
 def test_a_common_hash_word_does_not_make_the_search_quadratic():
@@ -343,3 +344,21 @@ def test_the_card_refuses_two_names_for_one_tissue(tmp_path):
     with pytest.raises(InputError, match=r"two names \(S1 in train, S3 in test\)"):
         describe(folder)
     assert not (folder / "README.md").exists()
+
+
+def test_one_bundle_is_known_by_its_real_path_and_by_its_own_experiment(tmp_path):
+    (tmp_path / "bundles/demo1").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "bundles/demo1")
+    rows = [row("S1", "train"), row("S2", "test")]
+    real, run = str(tmp_path / "bundles/demo1"), {"run_name": "r", "region_name": "R"}
+    experiment = leakage.experiment_of(run | {"num_cells": 4})
+    for one, other in (
+        ({"bundle": real}, {"bundle": f"{tmp_path}/x/../bundles/demo1"}),
+        ({"bundle": real}, {"bundle": str(tmp_path / "link")}),
+        ({"bundle": "a", "experiment": experiment}, {"bundle": "b", "experiment": experiment}),
+    ):
+        (leak,) = leakage.find_leaks(rows, {"S1": one, "S2": other})
+        assert (leak["finding"], leak["level"]) == ("same_bundle", "error")
+    other = {"experiment": leakage.experiment_of(run | {"num_cells": 5})}
+    assert leakage.find_leaks(rows, {"S1": {"experiment": experiment}, "S2": other}) == []
+    assert leakage.experiment_of({"run_name": ""}) == leakage.experiment_of(None) == ""

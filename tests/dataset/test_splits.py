@@ -1,6 +1,7 @@
 """Splits: each sample in its place, no donor in two splits unless somebody says so in words."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +12,21 @@ import split_donors
 from pairscape.core.errors import InputError
 from pairscape.core.files import write_json
 from pairscape.core.tsv import read_tsv
-from pairscape.dataset.leakage import describe_leaks, donor_group, find_leaks, read_leaks
-from pairscape.dataset.splits import make_splits, read_splits
+from pairscape.dataset.leakage import (
+    LEAKAGE,
+    describe_leaks,
+    donor_group,
+    find_leaks,
+    read_leaks,
+)
+from pairscape.dataset.splits import (
+    SPLITS_TABLE,
+    as_text,
+    make_splits,
+    read_splits,
+    read_with_leaks,
+    refuse_recorded,
+)
 
 ROOT = Path(__file__).parents[2]
 FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
@@ -327,3 +341,49 @@ def test_a_wrong_audit_is_refused(tmp_path, audit, message):
     split = {"method": "listed", "train": ["A1"], "test": ["B1"]}
     with pytest.raises(InputError, match=message):
         run_program(tmp_path, split, samples_of(A1="A", B1="B"), {"A1": audit})
+
+
+def edited(folder, words=""):
+    """splits.tsv and leakage.tsv of a sound split; then S1 of train is put into test, too."""
+    rows = make_splits(
+        [{"sample": f"S{i}", "donor": f"D{i}"} for i in (1, 2)],
+        {"method": "listed", "train": ["S1"], "test": ["S2"]},
+    )
+    LEAKAGE.write(folder / "leakage.tsv", find_leaks(rows))
+    rows.append({**rows[0], "split": "test", "shared_donors": words})
+    SPLITS_TABLE.write(folder / "splits.tsv", rows)
+    return folder / "splits.tsv", folder / "leakage.tsv"
+
+
+def test_a_table_that_was_edited_into_a_leak_is_refused_wherever_it_is_read(tmp_path):
+    path, told = edited(tmp_path)
+    for read in (lambda: read_splits(path), lambda: read_with_leaks(path, told)):
+        with pytest.raises(InputError, match=r"donor D1 \(S1 in train, S1 in test\)") as refusal:
+            read()
+        assert "splits.tsv: column split" in str(refusal.value)
+        assert "split: {method: file}" in refusal.value.remedy
+
+
+def test_words_in_the_table_are_honoured_but_must_have_been_told(tmp_path):
+    path, told = edited(tmp_path, "known")
+    rows = read_splits(path)
+    assert len(rows) == 3
+    with pytest.raises(InputError, match=r"leakage.tsv: finding: found nothing of donor D1"):
+        read_with_leaks(path, told)
+    LEAKAGE.write(told, find_leaks(rows))
+    assert read_with_leaks(path, told)[0] == rows
+
+
+def test_the_splits_that_a_run_recorded_are_judged_by_the_same_rule(tmp_path):
+    rows = as_text(SPLITS_TABLE.read(edited(tmp_path)[0]))
+    with pytest.raises(InputError, match=r"options.json: splits: found donor D1 .* in more than"):
+        refuse_recorded(rows, "options.json")
+    refuse_recorded(rows[:2], "options.json")
+
+
+def test_every_program_reads_splits_by_the_function_that_judges_them():
+    """A program with a flag for splits.tsv reads it by ``read_splits``, or what calls that."""
+    raw = re.compile(r"(?:read_tsv|SPLITS_TABLE\.read|read_numbers)\([^)]*splits")
+    for path in sorted((ROOT / "scripts").rglob("*.py")):
+        if path.parent.name != "plan" and path.name != "audit_splits.py":
+            assert not raw.search(path.read_text()), path

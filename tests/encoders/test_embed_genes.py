@@ -90,7 +90,7 @@ def test_panel_means_are_those_of_the_train_split_alone(dataset, tmp_path):
     # Other test spots change no other spot's embedding: S1 and S2 stand beside another S3.
     fewer = {"shards": shards[:2], "samples": list(SAMPLES)[:2]}
     (tmp_path / "splits.tsv").write_text(
-        "\n".join(line for line in flags["--splits"].read_text().splitlines() if "S3" not in line)
+        "".join(line for line in flags["--splits"].open() if not line.startswith("S3"))
     )
     flags = {"--splits": tmp_path / "splits.tsv"}
     part, _ = run(dataset, tmp_path / "c", encoder=PANEL, flags=flags, **fewer)

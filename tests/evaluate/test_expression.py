@@ -11,10 +11,11 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics import r2_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from tiny_pairs import write_splits
 
 import score_expression
 import show_expression
-from pairscape.core import files, tsv
+from pairscape.core import files
 from pairscape.core.errors import InputError
 from pairscape.dataset import cutting, expression_counts, gene_lists, pair_shards, stored_features
 from pairscape.dataset.shards import Shards
@@ -405,11 +406,8 @@ def dataset(tmp_path_factory):
         )
         at += rows
         shards.append({"sample": sample, "rows": rows, "sha256": files.sha256_file(path)})
-    rows = [
-        {"sample": s, "donor": d, "organ": "breast", "disease_state": "cancer", "split": split}
-        for s, (d, split, _) in SAMPLES.items()
-    ]
-    tsv.write_tsv(folder / "splits.tsv", rows, list(rows[0]))
+    placed = [(s, d, split) for s, (d, split, _) in SAMPLES.items()]
+    rows = write_splits(folder / "splits.tsv", placed)
     gene_lists.write_genes(folder / "genes.tsv", [(gene, f"ENSG{gene}") for gene in GENES])
     rng = np.random.default_rng(2)
     noisy_features = features + 3 * rng.standard_normal(features.shape).astype(np.float32)

@@ -7,6 +7,7 @@ import pytest
 import tifffile
 from small_pairs import tissue_image, write_slide
 
+from pairscape.acquire import image_checks
 from pairscape.core.errors import InputError
 from pairscape.images import retiling, tiff_layout
 from pairscape.images import tiff as slides
@@ -521,3 +522,27 @@ def test_a_huge_strip_that_is_cut_off_is_refused_and_leaves_nothing(tmp_path, im
     with pytest.raises(InputError, match="strip 0: found bytes that don't decode"):
         retile(tmp_path / "he.ome.tif", tmp_path / "tiled.ome.tif")
     assert [path.name for path in tmp_path.iterdir()] == ["he.ome.tif"]
+
+
+def test_a_page_without_planar_configuration_is_interleaved(tmp_path, image):
+    path = tmp_path / "he.tif"
+    tifffile.imwrite(path, image, photometric="rgb", tile=(128, 128), compression="deflate")
+    with tifffile.TiffFile(path) as tiff:
+        tag = tiff.pages[0].tags["PlanarConfiguration"]
+    with path.open("r+b") as file:  # a private tag in its place
+        file.seek(tag.offset)
+        file.write((65000).to_bytes(2, "little"))
+    with TiffImage(path) as slide:
+        assert np.array_equal(slide.read_region(0, 0, 64, 64), image[:64, :64])
+
+
+def test_an_image_that_claims_a_size_and_holds_no_tile_is_refused(tmp_path, image):
+    path = tmp_path / "he.tif"
+    tifffile.imwrite(path, image, photometric="rgb", tile=(128, 128), compression="deflate")
+    with tifffile.TiffFile(path) as tiff:
+        tag = tiff.pages[0].tags["TileByteCounts"]
+    with path.open("r+b") as file:
+        file.seek(tag.valueoffset)
+        file.write(bytes(tag.valuebytecount))
+    with pytest.raises(InputError, match="of which no tile holds a byte; give the image itself"):
+        image_checks.check_he_image([], {}, path, {})

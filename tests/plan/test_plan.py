@@ -13,8 +13,9 @@ from conftest import ROOT
 
 from pairscape.core.errors import InputError
 from pairscape.core.options import read_schema
-from pairscape.plan import commands, costs, datasets, runs, samples, scores, slides
-from pairscape.plan.plan import Dataset, Experiment, Mutation
+from pairscape.jobs import program
+from pairscape.plan import commands, costs, datasets, paths, runs, samples, scores, slides
+from pairscape.plan.plan import Dataset, Experiment, Model, Mutation
 from pairscape.plan.reading import read_plan
 
 
@@ -183,3 +184,77 @@ def test_a_wildcard_takes_exactly_the_names_that_there_are(names):
 def test_every_name_of_the_full_configuration_is_one_that_its_wildcard_takes(full):
     pattern = re.compile(f"(?P<shown>{commands.any_of(full.shown)})\\.md$")
     assert all(pattern.match(f"{name}.md")["shown"] == name for name in full.shown)
+
+
+def renamed(plan, experiment=None, **parts):
+    """A plan with another experiment, or other parts."""
+    if experiment:
+        name, one = next(iter(plan.experiments.items()))
+        parts["experiments"] = {name: dataclasses.replace(one, **experiment)}
+    return dataclasses.replace(plan, **parts)
+
+
+def test_names_that_make_one_path_of_two_things_are_refused(demo):
+    paths.refuse_shared_paths(demo)
+    pairs = {"image_encoders": [], "gene_encoders": []}
+    pairs["controls"] = [{"image": "x", "gene": "y-mlp2"}, {"image": "x-y", "gene": "mlp2"}]
+    with pytest.raises(InputError, match=r"x-y-mlp2/seed\d+ of image 'x', gene 'y-mlp2' and of"):
+        paths.refuse_shared_paths(renamed(demo, pairs))
+    one = next(iter(demo.experiments.values()))
+    twice = {"a": one, f"a.{one.datasets[0]}": one}
+    with pytest.raises(InputError, match=r"rename one of them, so that each has a path of its own"):
+        paths.refuse_shared_paths(renamed(demo, experiments=twice))
+
+
+def entry(**parts):
+    model = Model("lite0")
+    rest = {"cohort": "c", "external": [], "folds": 3, "leaking": False, "on_request": False}
+    return Mutation(**{**rest, "targets": ["msi"], "training": {}, "models": {"m": model}, **parts})
+
+
+@pytest.mark.parametrize(
+    "mutation",
+    [
+        {"a": entry(targets=["msi_leaking"]), "b": entry(leaking=True)},
+        {"a": entry(models={"folds": Model("folds")})},
+        {"a": entry(models={"figures": Model("figures")})},
+        {"a": entry(), "a_msi": entry(targets=["m"], models={"m": Model("x")}),
+         "a_": entry(targets=["msi_m"], models={"m": Model("x")}),
+         "a__msi": entry(targets=["m"], models={"m": Model("x")})},
+    ],
+    ids=["leaking folds", "folds", "figures", "logs"],
+)  # fmt: skip
+def test_names_of_slides_that_share_a_path_are_refused(demo, mutation):
+    with pytest.raises(InputError, match=r"names: found .* and of \w+"):
+        paths.refuse_shared_paths(renamed(demo, mutation=mutation))
+
+
+def test_every_log_that_is_named_by_several_names_is_in_the_rule():
+    text = "".join(path.read_text() for path in (ROOT / "workflow").glob("*.smk"))
+    named = dict(re.findall(r"/logs/(\w+)/((?:\{\{\w+\}\}_?){2,})\.log", text))
+    alike = {"embed_genes": "fit_gene_encoder", "import_pairs": "export_pairs"}
+    alike |= {"score_hits": "score_retrieval", "score_expression": "score_retrieval"}
+    for rule, pattern in named.items():
+        if rule != "fetch_weights":
+            assert paths.LOGS[alike.get(rule, rule)] == pattern.replace("{{", "{").replace(
+                "}}", "}"
+            )
+
+
+def test_long_options_go_through_a_file_and_short_ones_stay_as_they_are(tmp_path):
+    start = f"{tmp_path}/.options/show_retrieval"
+    text = json.dumps({"expected": [{"seed": seed, "image": "ü" * 90} for seed in range(1200)]})
+    assert commands.short("{}", start) == "{}"
+    assert not (tmp_path / ".options").exists()
+    argument = commands.short(text, start)
+    assert len(argument) < 300
+    args = program.parse(["--options", argument], "", 1)
+    assert args.options == json.loads(text)
+    assert commands.short(text, start) == argument != commands.short(text + " ", start)
+    with pytest.raises(InputError, match=r"gone.json: options: found No such file"):
+        program.parse(["--options", f"@{tmp_path}/gone.json"], "", 1)
+
+
+def test_a_process_starts_with_the_longest_argument_that_is_given_as_it_is():
+    longest = "x" * commands.MAX_ARGUMENT
+    subprocess.run(["true", longest], check=True)

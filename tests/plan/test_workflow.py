@@ -1,6 +1,8 @@
 """The plan: what Snakemake would run, without any bundle on disk."""
 
+import json
 import re
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -8,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import ROOT
-from plans import plan
+from plans import plan, workflow_folder
 
 from pairscape.encoders import specs
 
@@ -214,3 +216,62 @@ def test_slides_of_a_filled_table_are_embedded_once_for_all_targets(checkout):
     _, said = plan(checkout, "--configfile", "mine.yaml", ok=False)
     assert "mine.tsv: slide b: found a second row of that name" in said
     assert "Traceback" not in said
+
+
+def test_every_command_is_quoted_whatever_stands_in_a_path(tmp_path):
+    """No path is quoted by hand: an apostrophe and a blank in any folder leave the words whole."""
+    folder = tmp_path / "O'Brien's folder"
+    folder.mkdir()
+    config = yaml.safe_load((ROOT / "tests/tiny.yaml").read_text())
+    config |= {key: f"it's {key}" for key in ("results", "bundles", "weights", "slides")}
+    (workflow_folder(folder) / "mine.yaml").write_text(yaml.safe_dump(config))
+    counts, said = plan(folder, "--configfile", "mine.yaml", "--printshellcmds")
+    commands = [shlex.split(line) for line in said.splitlines() if "scripts/" in line]
+    commands = [words for words in commands if "python" in words]
+    assert len(commands) == counts["total"] - 1  # `all` runs nothing
+    for words in commands:
+        logs = [word for word in words if word.endswith(".log")]
+        assert len(logs) == 1
+        assert logs[0].startswith("it's results/")
+
+
+def test_no_file_of_the_workflow_quotes_by_hand():
+    quoted = re.compile(r"""['"]\{[^}]*\}['"](?=[: )])""")
+    for path in (*(ROOT / "workflow").glob("*.smk"), ROOT / "Snakefile"):
+        for line in path.read_text().splitlines():
+            assert "='{" not in line, f"{path.name}: {line}"
+            assert not ("python {" in line and quoted.search(line)), f"{path.name}: {line}"
+
+
+def test_a_deleted_form_of_a_table_or_figure_is_asked_for_by_a_plain_run(tmp_path):
+    """Also where the report, which is made of it, is there and newer."""
+    folder = workflow_folder(tmp_path)
+    shown = [f"tables/retrieval_tiny.{end}" for end in ("tsv", "md", "tex")]
+    shown += [f"figures/retrieval_tiny.{end}" for end in ("png", "svg")]
+    _, said = plan(folder, "--configfile", "tests/tiny.yaml")
+    block = re.search(r"(?:local)?rule all:\n    input: (.*)", said)[1].split(", ")
+    assert {f"results/tiny/{file}" for file in shown} <= set(block)
+
+
+def scored_with(folder, seeds):
+    """Results of the tiny run as they are copied: its scores, table and record, without .snakemake."""
+    results = folder / "results/tiny"
+    table = "tables/retrieval_tiny"
+    for file in ("scores/tiny/tiny/retrieval.tsv", f"{table}.tsv", f"{table}.md"):
+        (results / file).parent.mkdir(parents=True, exist_ok=True)
+        (results / file).touch()
+    record = results / "logs/score_retrieval/tiny_tiny.made.json"
+    record.parent.mkdir(parents=True)
+    run = "../../runs/tiny/tiny/tf_efficientnet_lite0-mlp/seed{}/options.json"
+    inputs = [{"flag": "runs", "path": run.format(seed)} for seed in seeds]
+    record.write_text(json.dumps({"inputs": inputs}))
+    return f"results/tiny/{table}.tsv"
+
+
+@pytest.mark.parametrize(("seeds", "planned"), [([1], None), ([1, 2], 1)])
+def test_a_named_table_is_made_again_where_its_scores_have_other_runs(checkout, seeds, planned):
+    table = scored_with(checkout, seeds)
+    counts, said = plan(checkout, table, "--configfile", "tests/tiny.yaml")
+    assert counts.get("score_retrieval") == planned
+    assert counts.get("pretrain") == planned
+    assert ("Nothing to be done" in said) == (planned is None)

@@ -375,6 +375,8 @@ def test_features_of_other_shards_are_refused(dataset, tmp_path, monkeypatch):
         ("val", "dev", "line 3, split: found 'dev'"),
         ("S2", "S9", "line 3, sample: found 'S9'"),
         ("train", "test", "split train: found 0 pairs"),
+        ("S3\tD3", "S1\tD1", "found donor D1 (S1 in train, S1 in test) in more than one split"),
+        ("D3", "D1", "found donor D1 (S1 in train, S3 in test) in more than one split"),
     ],
 )
 def test_wrong_splits_stop_with_one_line(dataset, tmp_path, old, new, said):

@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 from test_tables import expected, scores, written
+from tiny_pairs import write_splits
 
 import write_report
 from pairscape.core import files, tsv
 from pairscape.core.errors import InputError
+from pairscape.dataset.leakage import LEAKAGE, find_leaks
+from pairscape.dataset.splits import SPLITS_TABLE, read_splits
 from pairscape.report import audit_table, chapters
 from pairscape.report import page as report
 
@@ -91,16 +94,10 @@ def make_inputs(root, leaked=False):
     files.write_json(root / "samples/S1/check.json", check)
     dataset = root / "datasets/demo"
     words = "one patient, acknowledged" if leaked else ""
-    tsv.write_tsv(
-        dataset / "splits.tsv",
-        [
-            {"sample": s, "donor": "D1", "split": split, "spots": 36, "shared_donors": words}
-            for s, split in (("S1", "train"), ("S2", "test"))
-        ],
-        ["sample", "donor", "split", "spots", "shared_donors"],
-    )
-    leak = {"finding": "same_donor", "donor": "D1", "sample": "S2", "split": "test"}
-    tsv.write_tsv(dataset / "leakage.tsv", [leak] if leaked else [], list(leak))
+    places = [("S1", "D1", "train"), ("S2", "D1" if leaked else "D2", "test")]
+    write_splits(dataset / "splits.tsv", places, spots=36, shared_donors=words)
+    leaks = find_leaks(read_splits(dataset / "splits.tsv"))
+    LEAKAGE.write(dataset / "leakage.tsv", leaks)
     run = root / "runs/e/demo/uni-mlp/seed24442"
     files.write_json(
         run / "options.json",
@@ -330,10 +327,10 @@ def test_the_page_prints_how_many_samples_and_donors_there_are(tmp_path):
         ("S2", "b2", "False", "val"),
         ("S3", "b3", "False", "test"),
     ]
-    tsv.write_tsv(
-        inputs["splits"], [dict(zip(columns, row, strict=True)) for row in values], columns
-    )
-    samples = [sample_row(**dict(zip(columns, row, strict=True))) for row in values]
+    rows = [dict(zip(columns, row, strict=True)) for row in values]
+    rest = dict.fromkeys(SPLITS_TABLE.names, "")
+    SPLITS_TABLE.write(inputs["splits"], [{**rest, **row} for row in rows])
+    samples = [sample_row(**row) for row in rows]
     samples += [sample_row(sample="S4", donor="B")]
     text, _ = write(tmp_path, inputs, samples=samples)
     told = words(section(text, "data"))

@@ -136,6 +136,7 @@ def check_he_image(findings, facts, path, sample):
             found, remedy = "strips of any size", "nothing to do: it is retiled before it is read"
             findings.add("note", path, "tiles", found, remedy)
             return size, stated
+        check_has_tiles(path, slide)
         # One point in each field of a chequerboard, so that no large part goes untried.
         fields = np.stack(np.divmod(np.arange(TILES_TRIED**2), TILES_TRIED), axis=1)
         for x, y in (fields + rng.random(fields.shape)) / TILES_TRIED:
@@ -143,6 +144,15 @@ def check_he_image(findings, facts, path, sample):
         # Whatever is cut off is missing at the end.
         slide.read_region(slide.width - 1, slide.height - 1, 1, 1)
         return size, stated
+
+
+def check_has_tiles(path, slide) -> None:
+    """Refuse an image that states a size and holds no pixels: tiles without bytes read as white."""
+    full = slide.levels[0]
+    held = [sum(size > 0 for size in page.databytecounts) for page in full.pages]
+    if not all(held):
+        found = f"{slide.width} x {slide.height} px, of which no tile holds a byte"
+        raise InputError(path, "tiles", found, "give the image itself: this file is empty")
 
 
 def check_alignment(findings, facts, he_image, path, pixel_size, stated, sample):

@@ -6,10 +6,12 @@ workflow calls it while Snakemake parses.
 """
 
 import itertools
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from pairscape.core.errors import InputError, one_of
+from pairscape.core.files import sha256_json
 from pairscape.core.splits import SPLITS
 from pairscape.core.tsv import Table, counts, text
 
@@ -85,6 +87,8 @@ FACTS = (
     "bundle_checksum",
     "he_image",
 )
+# Each of them tells, beside the real path, that two samples are of one bundle.
+BUNDLE_MARKS = ("bundle_url", "bundle_checksum", "experiment")
 _SLIDE = re.compile(r"^output-[A-Z0-9]+__(\d{4,})__")  # the instrument's name of an output folder
 
 
@@ -106,7 +110,8 @@ def find_leaks(
         ("" or None where not counted) and ``shared_donors``. Splits other than train, val and test
         count as later ones.
     facts
-        Rows of the sample table by sample, with some of ``FACTS``.
+        Rows of the sample table by sample, with some of ``FACTS``, and ``experiment`` (see
+        ``experiment_of``) where the bundle is at hand.
     slides
         Slide id of samples whose bundle tells it (see ``slide_of``).
     fitted_on
@@ -204,6 +209,15 @@ def slide_of(row: Mapping, experiment: Mapping | None = None) -> str:
     return match[1] if match else ""
 
 
+def experiment_of(experiment: Mapping | None) -> str:
+    """The run and region of a bundle with the checksum of its experiment.xenium, or "".
+
+    The whole file counts: repackaged bundles may share the names of run and region.
+    """
+    run, region = ((experiment or {}).get(key) for key in ("run_name", "region_name"))
+    return f"run {run}, region {region}, {sha256_json(experiment)[:12]}" if run and region else ""
+
+
 def donor_group(samples: Iterable[Mapping]) -> dict[str, str]:
     """Who must stay together in a donor split: for each sample the name of its group.
 
@@ -229,12 +243,12 @@ def is_placeholder(row: Mapping) -> bool:
     return str(row.get("donor_known")).lower() == "false"
 
 
-def refuse_leaks(leaks: Iterable[Mapping], place: str, source) -> None:
-    """The gate: hard findings that nobody owns up to."""
+def refuse_leaks(leaks: Iterable[Mapping], place: str, source, remedy: str = "") -> None:
+    """The gate: hard findings that nobody owns up to. ``place`` is where the split is declared."""
     errors = [leak for leak in leaks if leak["level"] == "error"]
     if errors:
         fault = f"{'; '.join(describe_leaks(errors))} in more than one split"
-        remedy = (
+        remedy = remedy or (
             "move the samples so that each donor is in one split, or own up to it: write "
             f'`shared_donors: "<reason>"` under {place}'
         )
@@ -354,7 +368,9 @@ def _compare(earlier: Mapping, later: Mapping, facts: Mapping, slides: Mapping):
     if earlier["sample"] == later["sample"]:
         yield "same_sample", "the same patches, spot by spot"
         return
-    if bundle := same("bundle") or same("bundle_url") or same("bundle_checksum"):
+    paths = [os.path.realpath(fact["bundle"]) for fact in (one, other) if fact.get("bundle")]
+    same_path = paths[0] if len(paths) == 2 and len(set(paths)) == 1 else ""
+    if bundle := same_path or next(filter(None, map(same, BUNDLE_MARKS)), ""):
         yield "same_bundle", bundle
     elif earlier["donor"] == later["donor"]:
         yield "same_donor", ""

@@ -107,8 +107,7 @@ def patch_leaks(
     shards
         Path of each sample's shard.
     splits
-        Rows of splits.tsv. A sample in two splits is told by ``leakage.find_leaks`` and isn't
-        compared with itself.
+        Rows of splits.tsv. A sample in two splits is told with all of its patches that aren't blank.
     words
         In which somebody owns up to what two splits share.
     progress
@@ -137,10 +136,18 @@ def patch_leaks(
             [hashes[row["sample"]] for row in by_split[later]],
             [hashes[row["sample"]] for row in by_split[earlier]],
         )
+        for row in by_split[later]:
+            count = len(hashes[row["sample"]])
+            if count and row["sample"] in {other["sample"] for other in by_split[earlier]}:
+                detail, touched = "the same patches, of one sample", {**row, "spots": count}
+                both = {**row, "split": earlier}
+                leaks.append(
+                    leakage.make_leak("near_identical_patches", detail, touched, sizes, both)
+                )
         for i, j, *rows in matches:
             both = by_split[later][i], by_split[earlier][j]
             one, other = (row["sample"] for row in both)
-            if one == other:
+            if one == other:  # its patches are the same, whatever the search tells of each
                 continue
             rows = np.array([rows_of[one][rows[0]], rows_of[other][rows[1]]])
             rows = rows[:, _correlation(shards[one], shards[other], *rows) >= MIN_CORRELATION]

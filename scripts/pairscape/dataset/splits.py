@@ -12,7 +12,14 @@ from dataclasses import dataclass
 from pairscape.core.errors import InputError, one_of
 from pairscape.core.splits import SPLITS
 from pairscape.core.tsv import Table, counts, text
-from pairscape.dataset.leakage import donor_group, find_leaks, refuse_leaks, split_order
+from pairscape.dataset.leakage import (
+    describe_leaks,
+    donor_group,
+    find_leaks,
+    read_leaks,
+    refuse_leaks,
+    split_order,
+)
 
 SPLITS_TABLE = Table(
     "splits.tsv",
@@ -29,6 +36,11 @@ SPLITS_TABLE = Table(
         *counts(spots="its spots, where they are counted"),
         *text(shared_donors="in words why its donor may stand in two splits, where it does"),
     ),
+)
+# Of a table that isn't as split_donors made it.
+EDITED = (
+    "delete splits.tsv and leakage.tsv and run split_donors again; a split of your own, and its "
+    '`shared_donors: "<reason>"`, go in by `split: {method: file}` of the configuration'
 )
 ORDERS = 8  # seeded orders of donors that are tried
 SWAPS_UP_TO = 60  # donors; with more of them single moves balance well enough
@@ -115,11 +127,44 @@ def make_splits(
 
 
 def read_splits(path) -> list[dict]:
-    """Read splits.tsv, its splits checked."""
+    """Read splits.tsv: its splits checked, and refused where a donor stands in two without words.
+
+    Whoever reads the table runs the leak rule by this: it may have been edited since it was made.
+    """
     rows = SPLITS_TABLE.read(path)
     for number, row in enumerate(rows, start=2):
         one_of(row["split"], SPLITS, path, f"line {number}, split")
+    refuse_leaks(find_leaks(rows), "column split", path, EDITED)
     return rows
+
+
+def read_with_leaks(path, leakage_path) -> tuple[list[dict], list[dict]]:
+    """Read splits.tsv and the leakage.tsv that was made with it; one that is of others is refused."""
+    rows, told = read_splits(path), read_leaks(leakage_path)
+    known = {_place(leak) for leak in told}
+    for leak in find_leaks(rows):
+        if _place(leak) not in known:
+            fault = f"nothing of {describe_leaks([leak])[0]}, which stands in {path}"
+            raise InputError(leakage_path, "finding", fault, EDITED)
+    return rows, told
+
+
+def as_text(rows: Iterable[Mapping]) -> list[dict[str, str]]:
+    """Rows of splits.tsv as the words that stand in it, for the record of a run."""
+    return [{k: "" if v is None else str(v) for k, v in row.items()} for row in rows]
+
+
+def refuse_recorded(rows: Iterable[Mapping], path) -> None:
+    """Run the leak rule over the splits that the record of a run holds, as ``as_text`` gave them."""
+    blank = dict.fromkeys(SPLITS_TABLE.names, "")
+    remedy = "delete the run and pretrain it again, on splits that hold each donor once"
+    leaks = find_leaks([{**blank, **row, "spots": ""} for row in rows])
+    refuse_leaks(leaks, "splits", path, remedy)
+
+
+def _place(leak: Mapping) -> frozenset:
+    """The two samples of a finding, each with its split."""
+    return frozenset([(leak["sample"], leak["split"]), (leak["other_sample"], leak["other_split"])])
 
 
 def _published(task: _Task) -> set:

@@ -74,11 +74,17 @@ def parse(argv, description: str, result_version: int, **flags: str) -> argparse
             nargs="+" if isinstance(text, Many) else None,
             help=str(text),
         )
-    parser.add_argument("--options", default="{}", help="the resolved parameters, as one JSON")
+    parser.add_argument(
+        "--options",
+        default="{}",
+        help="the resolved parameters, as one JSON, or @ and a file of it",
+    )
     parser.add_argument("--threads", type=int, default=1, help="threads to use")
     parser.add_argument("--log", help="file that takes a copy of what is said on the terminal")
     args = parser.parse_args(argv)
     _start_log(args.log)
+    if args.options.startswith("@"):
+        args.options = _options_of(args.options[1:])
     _jobs.clear()
     if args.log:
         _start_record(args, result_version, flags)
@@ -95,6 +101,15 @@ def parse(argv, description: str, result_version: int, **flags: str) -> argparse
             f"this program makes version {result_version}: let snakemake resolve the options anew",
         )
     return args
+
+
+def _options_of(path: str) -> str:
+    """The JSON of a file of options: the record of the job holds it, not the file."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        remedy = "let snakemake plan again, which writes it"
+        raise InputError(path, "options", error.strerror or "nothing", remedy) from None
 
 
 def run(main) -> None:

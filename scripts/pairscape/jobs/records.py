@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -235,16 +236,28 @@ def newest_outputs(records: Mapping[Path, dict]) -> dict[str, dict]:
     Returns
     -------
     By path of the output (a file or a folder) its entry in the record, with ``program``,
-    ``result_version`` and ``record``, the record's path.
+    ``result_version``, ``record`` (the record's path) and ``target`` (the output by whose name
+    Snakemake makes it again).
     """
     found = {}
     for place, record in sorted(records.items(), key=lambda item: item[1]["finished"]):
         facts = {key: record.get(key) for key in ("program", "result_version")}
-        for entry in record["outputs"]:
-            path = os.path.normpath(os.path.join(place.parent, entry["path"]))
+        paths = [
+            os.path.normpath(os.path.join(place.parent, entry["path"]))
+            for entry in record["outputs"]
+        ]
+        flags = zip(paths, record["outputs"], strict=True)
+        named = [path for path, entry in flags if entry.get("flag")] or paths
+        for path, entry in zip(paths, record["outputs"], strict=True):
             found.pop(path, None)
-            found[path] = {**entry, **facts, "record": place}
+            target = path if path in named else named[0]
+            found[path] = {**entry, **facts, "record": place, "target": target}
     return found
+
+
+def _again(target: str) -> str:
+    """How a file is made again, also one for which a plain run doesn't ask."""
+    return f"`snakemake --force {shlex.quote(target)}` with your other options makes it again"
 
 
 def verify(
@@ -261,15 +274,14 @@ def verify(
     progress
         Wraps the list of files whose checksums are computed.
     """
-    again = "run the same snakemake command again"
     wanted = {}
     for path, entry in outputs.items():
-        maker = entry["program"]
+        maker, again = entry["program"], _again(entry["target"])
         if "files" not in entry:
-            wanted[path] = (entry["bytes"], entry["sha256"], maker, path)
+            wanted[path] = (entry["bytes"], entry["sha256"], maker, again)
         elif os.path.isdir(path):
             for name, sums in entry["files"].items():
-                wanted[os.path.join(path, name)] = (*sums, maker, path)
+                wanted[os.path.join(path, name)] = (*sums, maker, again)
         else:
             number = len(entry["files"])
             yield InputError(path, "folder", f"nothing where {maker} made {number} files", again)
@@ -284,25 +296,21 @@ def verify(
                         f"take it out of {path}",
                     )
     same_size = []
-    for path, (size, _, maker, root) in wanted.items():
-        delete = f"delete {root} and {again}"
+    for path, (size, _, maker, again) in wanted.items():
         if not os.path.isfile(path):
-            remedy = again if path == root else delete
-            yield InputError(path, "file", f"nothing where {maker} made {size} bytes", remedy)
+            yield InputError(path, "file", f"nothing where {maker} made {size} bytes", again)
         elif (found := os.path.getsize(path)) != size:
-            yield InputError(path, "size", f"{found} bytes where {maker} made {size}", delete)
+            yield InputError(path, "size", f"{found} bytes where {maker} made {size}", again)
         else:
             same_size.append(path)
     with ThreadPoolExecutor(threads) as pool:
         sums = progress(pool.map(_sha256_or_error, same_size))
         for path, found in zip(same_size, sums, strict=True):
-            _, checksum, maker, root = wanted[path]
+            _, checksum, maker, again = wanted[path]
             if isinstance(found, OSError):
                 yield InputError(path, "file", found.strerror, "make it readable, or delete it")
             elif found != checksum:
-                yield InputError(
-                    path, "checksum", f"other bytes than {maker} made", f"delete {root} and {again}"
-                )
+                yield InputError(path, "checksum", f"other bytes than {maker} made", again)
 
 
 def _describe_input(path) -> dict:

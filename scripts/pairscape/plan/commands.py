@@ -1,11 +1,17 @@
 """Parts of the command lines of jobs, quoted for the shell; names that a wildcard may take."""
 
+import hashlib
 import itertools
 import json
 import os
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from pairscape.core.files import atomic_path
+
+MAX_ARGUMENT = 100_000  # bytes; Linux takes 131,072 for one argument of a process
 
 
 def flags(files: Mapping[str, str], *names: str) -> str:
@@ -15,7 +21,8 @@ def flags(files: Mapping[str, str], *names: str) -> str:
 
 def _quoted(path: str) -> str:
     """Quoted whether it is needed or not: a command that is written otherwise runs its job again."""
-    return "'" + path.replace("'", "'\"'\"'") + "'"
+    quoted = shlex.quote(path)
+    return quoted if quoted != path else f"'{path}'"
 
 
 def made_flags(output) -> str:
@@ -42,6 +49,22 @@ def many(flag: str, files: Sequence[str]) -> str:
 def first_flag(flag: str, files: Sequence[str]) -> str:
     """A flag with the first file, or nothing: what else is read lies beside it."""
     return many(flag, files[:1])
+
+
+def short(text: str, start: str) -> str:
+    """An argument that a process can be started with: the text, or ``@`` and a file that holds it.
+
+    Options grow with the number of runs. The file is ``<start>-<checksum>.json``: a change of the
+    text is one of the argument.
+    """
+    content = text.encode()
+    if len(content) <= MAX_ARGUMENT:
+        return text
+    path = Path(f"{start}-{hashlib.sha256(content).hexdigest()[:16]}.json")
+    if not path.is_file() or path.read_bytes() != content:
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(content)
+    return f"@{path}"
 
 
 def any_of(names: Iterable[str]) -> str:

@@ -1,5 +1,6 @@
 """The datasets of a configuration: samples, splits, panels, and the files of each."""
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -268,7 +269,7 @@ def read_dataset(name: str, config: Mapping, source, samples: Mapping[str, Mappi
     for sample in chosen:
         one_of(sample, known, source, f"{place}.samples", f"samples of {base}")
     splits.make_splits(
-        [samples[sample] for sample in chosen],
+        [_with_real_bundle(samples[sample], config["bundles"]) for sample in chosen],
         {**split, "seed": config["seed"]},
         split_rows(config, name),
         place=f"{place}.split",
@@ -276,6 +277,11 @@ def read_dataset(name: str, config: Mapping, source, samples: Mapping[str, Mappi
     )
     given = {"spots": None, "patches": None, **options, "samples": tuple(chosen)}
     return Dataset(**given)
+
+
+def _with_real_bundle(row: Mapping, bundles) -> Mapping:
+    """The row with the path at which its bundle lies: two paths may lead to one bundle."""
+    return row | {"bundle": os.path.realpath(Path(bundles, row["bundle"] or row["sample"]))}
 
 
 def _check_sample(row: Mapping, place: str, options: Mapping, table, source) -> None:

@@ -9,7 +9,7 @@ from pairscape.acquire.samples import read_samples
 from pairscape.core.logs import log
 from pairscape.core.options import read_schema, refuse_invalid, with_defaults
 from pairscape.encoders.specs import read_encoders
-from pairscape.plan import datasets, experiments, presets, samples, scores, slides
+from pairscape.plan import datasets, experiments, paths, presets, samples, scores, slides
 from pairscape.plan.plan import Mutation, Plan
 
 
@@ -73,7 +73,7 @@ def read_plan(config: Mapping, source) -> Plan:
         )
         for name, entry in config["mutation"].items()
     }
-    return Plan(
+    plan = Plan(
         source=str(source),
         config=config,
         samples=rows,
@@ -84,3 +84,5 @@ def read_plan(config: Mapping, source) -> Plan:
         mutation=mutation,
         published=datasets.published_splits(config),
     )
+    paths.refuse_shared_paths(plan)
+    return plan

@@ -9,10 +9,11 @@ from functools import cached_property
 
 import numpy as np
 
-from pairscape.core import files, tsv
+from pairscape.core import files
 from pairscape.core.errors import InputError
 from pairscape.dataset import expression_counts, gene_lists
 from pairscape.dataset.shards import Shards
+from pairscape.dataset.splits import as_text, read_splits
 from pairscape.encoders import specs
 from pairscape.pretrain import experiment, failures, stored_sides
 from pairscape.pretrain.options import MACHINE_OPTIONS, Training
@@ -97,7 +98,7 @@ class Run:
             **self.facts(step),
             "options": {**self.options, "training": self.training.as_dict()},
             "result_version": self.result_version,
-            "splits": self.splits,
+            "splits": as_text(self.splits),
             "pairs": {split: len(rows) for split, rows in self.rows.items()},
             "genes": len(self.genes),
             "library_size": self.train_facts.library_size,
@@ -120,7 +121,7 @@ def is_closed_form(options: Mapping) -> bool:
 def read(options: Mapping, training: Training, inputs: Inputs, result_version: int) -> Run:
     """Read and check the inputs of a run; ``result_version`` is its program's."""
     genes = gene_lists.read_genes(inputs.genes)
-    splits = tsv.read_tsv(inputs.splits, ["sample", "split", "organ", "disease_state"])
+    splits = read_splits(inputs.splits)
     opened = Shards.open(inputs.shards, options["samples"])
     shards = opened.described()
     encoders = {kind: options[f"{kind}_encoder"] for kind in specs.KINDS}

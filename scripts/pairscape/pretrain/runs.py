@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pairscape.core import files
 from pairscape.core.errors import InputError
-from pairscape.dataset import leakage
+from pairscape.dataset import leakage, splits
 from pairscape.pretrain import failures, run_embeddings
 
 
@@ -19,7 +19,7 @@ def read_run(
     given
         Its options.json, or failed.json; one that failed has the latter in place of the former.
     keys
-        What options.json must hold beside ``failures.RUN_KEYS``.
+        What options.json must hold beside ``failures.RUN_KEYS``. ``splits`` that leak are refused.
     experiment, dataset
         Whose run it must be; None for any.
     """
@@ -29,6 +29,8 @@ def read_run(
     for key in failures.RUN_KEYS if failed else (*failures.RUN_KEYS, *keys):
         if not isinstance(run, dict) or key not in run:
             raise InputError(path, key, "nothing", "delete the run and pretrain it again")
+    if not failed and "splits" in keys:
+        splits.refuse_recorded(run["splits"], path)
     for key, wanted in (("experiment", experiment), ("dataset", dataset)):
         if wanted is not None and run[key] != wanted:
             raise InputError(path, key, run[key], f"give only runs of {key} {wanted}")
@@ -62,9 +64,9 @@ def control_words(run: Mapping) -> str:
     return "; ".join(filter(None, words)) or run.get("control", "")
 
 
-def shared_donors(splits: Iterable[Mapping], split: str) -> str:
+def shared_donors(rows: Iterable[Mapping], split: str) -> str:
     """The words with which the data set admits donors of this split in another one."""
-    words = (row.get("shared_donors", "") for row in splits if row.get("split") == split)
+    words = (row.get("shared_donors", "") for row in rows if row.get("split") == split)
     return "; ".join(dict.fromkeys(text for text in words if text))
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from pairscape.core import files, tsv
 from pairscape.core.errors import InputError, missing_file
 from pairscape.dataset import leakage
+from pairscape.dataset.splits import read_splits, read_with_leaks
 from pairscape.report import layout
 from pairscape.report.chapters import CHAPTERS
 
@@ -55,10 +56,17 @@ def read_datasets(splits: Sequence, leaks: Sequence) -> list[dict]:
     ``leak_columns``, ``words`` (with which shared donors are admitted), ``donors`` (as
     ``count_donors`` has them) and ``splits`` (by split: samples, donors, spots).
     """
-    leaks = {_folder(path): tsv.read_tsv(path, ("finding", "donor", "sample")) for path in leaks}
+    told = {_folder(path): path for path in leaks}
+    leaks = {
+        name: tsv.read_tsv(path, ("finding", "donor", "sample")) for name, path in told.items()
+    }
     datasets = []
     for path in splits:
-        rows = tsv.read_tsv(path, SPLIT_COLUMNS)
+        if _folder(path) in told:
+            read_with_leaks(path, told[_folder(path)])
+        else:
+            read_splits(path)
+        rows = tsv.read_tsv(path, SPLIT_COLUMNS)  # as it is written
         leaking = leaks.get(_folder(path))
         parts = {}
         for split in dict.fromkeys(row["split"] for row in rows):
