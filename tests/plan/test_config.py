@@ -188,6 +188,40 @@ def test_folds_and_other_splits_use_the_shards_of_a_dataset():
     assert resolve_config(plan.config, "x") == plan.config
 
 
+@pytest.mark.parametrize(
+    ("samples", "select", "told"),
+    [
+        (["TENX95"], "last", "has no sample in its split test; put one into test"),
+        (["NCBI783"], "last", "has no sample in its split train; put one into train"),
+        (["TENX95", "NCBI783"], "best_val_loss", "split val; put one into val"),
+        (["TENX95", "NCBI783"], "last", None),
+    ],
+)
+def test_an_experiment_wants_the_splits_that_its_runs_train_and_score_on(samples, select, told):
+    """`samples: [...]` without the only test sample would train and then have nothing to score."""
+    config = load("config/config.yaml")
+    breast = config["datasets"]["human-breast-panel"]
+    split = {name: [] for name in ("train", "val", "test")}
+    for sample in samples:
+        split["test" if sample == "NCBI783" else "train"].append(sample)
+    config["datasets"] = {"breast": {**breast, "split": {"method": "listed", **split}}}
+    config["datasets"]["breast"]["samples"] = samples
+    experiment = {"datasets": ["breast"], "image_encoders": ["uni"], "gene_encoders": ["mlp"]}
+    experiment |= {"seeds": [1]}
+    config["experiments"] = {"mine": {**experiment, "training": {"select": select}}}
+    config |= {"audit": {}, "mutation": {}}
+    if told is None:
+        check(config)
+        return
+    with pytest.raises(InputError) as caught:
+        check(config)
+    place = "config/config.yaml: experiments.mine.datasets[0]: found breast, which has no sample in"
+    assert str(caught.value).startswith(place)
+    assert told in str(caught.value)
+    config["experiments"] = {}  # a dataset that nothing trains on may do without
+    check(config)
+
+
 def test_a_split_can_be_a_file(tmp_path):
     table = tmp_path / "mine.tsv"
     table.write_text("sample\tsplit\nNCBI864\ttrain\nNCBI865\ttest\n")

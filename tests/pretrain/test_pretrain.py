@@ -372,6 +372,7 @@ def test_features_of_other_shards_are_refused(dataset, tmp_path, monkeypatch):
     ("old", "new", "said"),
     [
         ("val", "train", "split val: found no pairs; set training.select to last"),
+        ("test", "val", "split test: found no pairs; put a sample with pairs into test"),
         ("val", "dev", "line 3, split: found 'dev'"),
         ("S2", "S9", "line 3, sample: found 'S9'"),
         ("train", "test", "split train: found 0 pairs"),

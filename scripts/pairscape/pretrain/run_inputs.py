@@ -130,6 +130,9 @@ def read(options: Mapping, training: Training, inputs: Inputs, result_version: i
         raise InputError("--options", "training.image_tuning", training.image_tuning, remedy)
     stored = stored_sides.read(inputs.features, encoders, training, shards, inputs.shards, splits)
     rows = expression_counts.split_rows(opened, splits, inputs.splits)
+    if not len(rows["test"]):
+        remedy = "put a sample with pairs into test: every run is scored on it"
+        raise InputError(inputs.splits, "split test", "no pairs", remedy)
     if not is_closed_form(options):
         _check_rows(inputs.splits, rows, training)
     counts = expression_counts.Counts(opened, [gene["gene_symbol"] for gene in genes])
