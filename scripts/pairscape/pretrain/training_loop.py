@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pairscape.core import logs
+from pairscape.core import devices, logs
 from pairscape.pretrain import batches, checkpoints, contrastive, evaluation, processes
 from pairscape.pretrain.batches import PairRows
 from pairscape.pretrain.metric_loggers import MetricLoggers
@@ -31,7 +31,7 @@ def resolve_precision(precision: str) -> str:
     """``auto`` becomes bf16-mixed on a GPU that has it, and 32-true elsewhere."""
     if precision != "auto":
         return precision
-    on_gpu = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    on_gpu = devices.has_gpu() and torch.cuda.is_bf16_supported()
     return "bf16-mixed" if on_gpu else "32-true"
 
 
