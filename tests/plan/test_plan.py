@@ -6,7 +6,9 @@ import re
 import shlex
 import subprocess
 import sys
+from types import SimpleNamespace
 
+import plans
 import pytest
 import yaml
 from conftest import ROOT
@@ -39,7 +41,7 @@ def demo():
 @pytest.mark.parametrize(
     ("part", "kind", "added"),
     [
-        ("dataset", Dataset, {"samples"}),
+        ("dataset", Dataset, {"samples", "filled_splits"}),
         ("experiment", Experiment, set()),
         ("mutation", Mutation, set()),
     ],
@@ -174,3 +176,54 @@ def test_a_wildcard_takes_exactly_the_names_that_there_are(names):
 def test_every_name_of_the_full_configuration_is_one_that_its_wildcard_takes(full):
     pattern = re.compile(f"(?P<shown>{commands.any_of(full.shown)})\\.md$")
     assert all(pattern.match(f"{name}.md")["shown"] == name for name in full.shown)
+
+
+def test_machine_options_leave_what_a_rerun_is_decided_by():
+    config = yaml.safe_load((ROOT / "config/demo.yaml").read_text())
+
+    def decides(**training):
+        config["experiments"]["demo"]["training"] |= training
+        read = read_plan(config, "config/demo.yaml")
+        return runs.deciding_training(read, "demo"), json.loads(runs.machine_training(read, "demo"))
+
+    before, _ = decides()
+    machine = {"micro_batch": 32, "loader_workers": 2, "loggers": ["wandb"], "devices": 2}
+    after, beside = decides(**machine)
+    assert after == before
+    assert beside == {**beside, **machine}
+    assert not set(beside) & set(after)
+    after, _ = decides(max_steps=7)
+    assert after != before
+
+
+def test_a_parameter_that_asks_for_resources_reruns_nothing(tmp_path):
+    """How the rule pretrain hands on machine options; here with Snakemake's own bookkeeping."""
+    assert "machine=lambda w, resources: " in (ROOT / "workflow/pretrain.smk").read_text()
+    (tmp_path / "Snakefile").write_text(
+        "rule one:\n    output: 'a'\n"
+        "    params:\n        machine=lambda w, resources: config['machine'],\n"
+        "        options=lambda w: config['options'],\n"
+        "    shell: 'echo {params.machine} {params.options} > {output}'\n"
+    )
+    given = ("machine=1", "options=1")
+    done = plans.snakemake(tmp_path, "--config", *given)
+    assert done.returncode == 0, done.stderr
+    assert plans.plan(tmp_path, "--config", "machine=2", "options=1")[0] == {}
+    assert plans.plan(tmp_path, "--config", "machine=1", "options=2")[0]["one"] == 1
+
+
+def test_the_memory_of_a_pretraining_grows_with_devices_readers_and_weights(full):
+    names = {"experiment": "benchmark", "dataset": "human-breast-panel", "gene": "mlp"}
+
+    def needed(image="uni", attempt=1, **training):
+        own = full.experiments["benchmark"]
+        changed = dataclasses.replace(own, training=own.training | {"devices": 1} | training)
+        plan = dataclasses.replace(full, experiments={"benchmark": changed})
+        return costs.training_mb(plan, SimpleNamespace(**names, image=image), attempt)
+
+    one = needed()
+    assert needed(devices=4) - one == 3 * (needed(devices=2) - one) > 0
+    assert needed(loader_workers=16) > one > needed(loader_workers=0)
+    assert needed("gigapath") - one == round(2 * 4 * (1_134_953_984 - 303_350_784) / 1e6)
+    assert needed(image_tuning="frozen") < needed(loader_workers=0)
+    assert needed(attempt=2) == 2 * one

@@ -26,6 +26,7 @@ from pairscape.pretrain import (
     failures,
     processes,
     run_embeddings,
+    runs,
     stored_pair,
     training_loop,
     training_record,
@@ -664,10 +665,21 @@ def test_a_run_whose_memory_ran_out_says_so_in_a_file(dataset, tmp_path, monkeyp
 
     with monkeypatch.context() as patch:
         patch.setattr(training_loop, "train", full)
-        with pytest.raises(InputError, match=r"out of memory.*micro_batch"):
-            run(dataset, tmp_path / "run")
+        run(dataset, tmp_path / "run")
     record = failures.read(tmp_path / "run" / "failed.json")
     assert (record["reason"], record["seed"]) == ("out of memory", 7)
+    # All that the rule declares is there, so that nothing is tried again and tables are made.
+    made = {path.name for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    test = {f"test{end}" for end in (".json", ".tsv", "_images.npy", "_genes.npy")}
+    declared = {"model.ckpt", "options.json", "metrics.csv", "curve.png"} | test
+    assert made == declared | {"failed.json"}
+    _, told, failed = runs.read_run(tmp_path / "run/options.json", ("splits",), "e", "tiny")
+    assert failed
+    assert told["reason"] == "out of memory"
+    with pytest.raises(InputError, match=r"model: found no run: out of memory; delete it and pre"):
+        stored_pair.load_pair(tmp_path / "run/model.ckpt")
+    with pytest.raises(InputError, match=r"test\.json"):
+        run_embeddings.read_run_embeddings(tmp_path / "run", "test")
     run(dataset, tmp_path / "run")
     assert not (tmp_path / "run" / "failed.json").exists()
     with monkeypatch.context() as patch:
@@ -681,3 +693,29 @@ def test_the_training_options_are_those_of_the_schema():
     fields = [field.name for field in dataclasses.fields(Training)]
     assert fields == list(read_schema("config")["$defs"]["training"]["properties"])
     assert resolve_training({}).as_dict() == resolve_part("training", {})
+
+
+def test_machine_options_come_beside_the_others_and_decide_nothing(dataset, tmp_path, trained):
+    def with_machine(machine, out):
+        monkey = pytest.MonkeyPatch()
+        parse = pretrain.program.parse
+        monkey.setattr(
+            pretrain.program,
+            "parse",
+            lambda argv, *rest, **flags: parse([*argv, "--machine", machine], *rest, **flags),
+        )
+        try:
+            return run(dataset, out)
+        finally:
+            monkey.undo()
+
+    made = with_machine('{"micro_batch": 5, "loader_workers": 1}', tmp_path / "run")
+    first, second = (json.loads((out / "options.json").read_text()) for out in (trained, made))
+    assert second["options_sha256"] == first["options_sha256"]
+    assert (first["micro_batch"], second["micro_batch"]) == (None, 5)
+    one, other = (run_embeddings.read_run_embeddings(out, "test") for out in (trained, made))
+    assert np.allclose(one["images"], other["images"], atol=1e-4)  # dropout and all
+    with pytest.raises(InputError, match=r"^--machine: key: found 'max_step'"):
+        with_machine('{"max_step": 5}', tmp_path / "other")
+    with pytest.raises(InputError, match=r"^--machine: JSON: "):
+        with_machine("{", tmp_path / "other")

@@ -27,7 +27,7 @@ def pick():
 
 
 def has_gpu() -> bool:
-    """Whether there is a GPU; ``InputError`` where one is reserved for this process and can't be used."""
+    """Whether there is a GPU; ``InputError`` where a reserved one can't be used."""
     import torch
 
     if os.environ.get(CHOICE) == "cpu":

@@ -1,5 +1,6 @@
 """What pretraining asks of the stages before, and others of it: features, weights, runs."""
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from pairscape.encoders.specs import features_name, uses_train_facts, weights_na
 from pairscape.plan import datasets
 from pairscape.plan.plan import Plan
 from pairscape.pretrain.experiment import runs_once, stored_views
+from pairscape.pretrain.options import machine_options
 
 
 def run_folders(plan: Plan, experiment: str, dataset: str) -> list[str]:
@@ -153,6 +155,19 @@ def all_weights(plan: Plan) -> list[str]:
         for file in weight_files(plan, kind, name)
         for end in ("", ".source.json")
     ]
+
+
+def deciding_training(plan: Plan, experiment: str) -> dict:
+    """The training options that decide what a run becomes: another of them makes it again."""
+    training = plan.experiments[experiment].training
+    machine = machine_options(training)
+    return {key: value for key, value in training.items() if key not in machine}
+
+
+def machine_training(plan: Plan, experiment: str) -> str:
+    """The other ones, as JSON."""
+    training = plan.experiments[experiment].training
+    return json.dumps({key: training[key] for key in machine_options(training)}, sort_keys=True)
 
 
 def devices(plan: Plan, experiment: str) -> int:

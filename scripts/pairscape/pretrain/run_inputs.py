@@ -15,7 +15,7 @@ from pairscape.dataset import expression_counts, gene_lists
 from pairscape.dataset.shards import Shards
 from pairscape.encoders import specs
 from pairscape.pretrain import experiment, failures, stored_sides
-from pairscape.pretrain.options import MACHINE_OPTIONS, Training
+from pairscape.pretrain.options import Training, machine_options
 
 log = logging.getLogger("pairscape")
 
@@ -58,11 +58,12 @@ class Run:
     def identity(self) -> str:
         """Checksum of everything that decides the run."""
         training = self.training.as_dict()
+        machine = machine_options(training)
         return files.sha256_json(
             {
                 "result_version": self.result_version,
                 "options": {k: value for k, value in self.options.items() if k != "training"},
-                "training": {k: v for k, v in training.items() if k not in MACHINE_OPTIONS},
+                "training": {k: v for k, v in training.items() if k not in machine},
                 "shards": self.shards,
                 "stored": {side: index["sha256"] for side, index in self.stored.items()},
                 "weights": {
