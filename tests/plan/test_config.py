@@ -9,6 +9,7 @@ from conftest import ROOT
 from pairscape.acquire.samples import read_samples
 from pairscape.core.errors import InputError
 from pairscape.core.options import read_schema
+from pairscape.plan import samples
 from pairscape.plan.reading import read_plan, resolve_config
 
 CONFIGS = [
@@ -220,6 +221,17 @@ def test_an_experiment_wants_the_splits_that_its_runs_train_and_score_on(samples
     assert told in str(caught.value)
     config["experiments"] = {}  # a dataset that nothing trains on may do without
     check(config)
+
+
+def test_the_published_figure_shows_tp53_where_the_panel_has_it():
+    plan = check(load("config/config.yaml"))
+    shown = {
+        dataset.panel: samples.overlay_gene(plan, dataset.samples[0])
+        for dataset in plan.datasets.values()
+    }
+    having = {"human-5k-panel", "human-immuno-oncology-panel"}
+    assert {panel for panel, gene in shown.items() if gene == "TP53"} == having
+    assert {gene for panel, gene in shown.items() if panel not in having} == {None}
 
 
 def test_a_split_can_be_a_file(tmp_path):
