@@ -227,3 +227,40 @@ def test_the_memory_of_a_pretraining_grows_with_devices_readers_and_weights(full
     assert needed("gigapath") - one == round(2 * 4 * (1_134_953_984 - 303_350_784) / 1e6)
     assert needed(image_tuning="frozen") < needed(loader_workers=0)
     assert needed(attempt=2) == 2 * one
+
+
+def test_an_alignment_that_is_to_be_found_stands_between_the_checks_and_the_spots(full):
+    row = full.samples["NCBI783"] | {"he_alignment": "register"}
+    plan = dataclasses.replace(full, samples=dict(full.samples) | {"NCBI783": row})
+    found = "results/samples/NCBI783/he_registered.csv"
+    assert samples.he_files(plan, "NCBI783")["he_alignment"] == found
+    assert samples.bundle_inputs(plan, "NCBI783")["he_alignment"] == found
+    for before in (samples.he_as_given, samples.tiled_files):  # what it is found from, and checked
+        assert "he_alignment" not in samples.bundle_inputs(plan, "NCBI783", before)
+    own = row | {"source": "local", "he_image": "he.tif", "bundle": "outs"}
+    plan = dataclasses.replace(full, samples=dict(full.samples) | {"NCBI783": own})
+    assert samples.bundle_inputs(plan, "NCBI783") == {"he_alignment": found}
+    without = own | {"he_image": "none"}
+    plan = dataclasses.replace(full, samples={"NCBI783": without})
+    assert not samples.is_registered(plan, "NCBI783")
+
+
+def test_snakemake_registers_before_it_checks_pools_and_exports(tmp_path):
+    folder = plans.workflow_folder(tmp_path)
+    table = (ROOT / "config/demo/samples.tsv").read_text().splitlines()
+    head = table[0].split("\t")
+    rows = [dict(zip(head, line.split("\t"), strict=False)) for line in table[1:]]
+    rows[0]["he_alignment"] = "register"
+    head += [] if "he_alignment" in head else ["he_alignment"]
+    lines = [
+        "\t".join(row.get(name, "") for name in head)
+        for row in [dict(zip(head, head, strict=True)), *rows]
+    ]
+    (folder / "samples.tsv").write_text("\n".join(lines) + "\n")
+    config = yaml.safe_load((ROOT / "config/demo.yaml").read_text()) | {"samples": "samples.tsv"}
+    (folder / "mine.yaml").write_text(yaml.safe_dump(config))
+    name = rows[0]["sample"]
+    wanted = f"{config['results']}/samples/{name}/alignment.json"
+    jobs, said = plans.plan(folder, "--configfile", "mine.yaml", "--", wanted)
+    assert jobs["register_image"] == jobs["check_bundle"] == jobs["check_alignment"] == 1
+    assert "he_registered.csv" in said
