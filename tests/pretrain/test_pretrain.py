@@ -449,7 +449,10 @@ def test_worker_processes_change_nothing(patches, tmp_path):
     )
     assert alone.keys() == helped.keys()
     differing = {str(path) for path in alone if alone[path] != helped[path]}
-    assert differing == {"model.ckpt", "options.json"}  # they tell the number of workers
+    # They tell the number of workers, and how long they were waited for.
+    assert differing == {"model.ckpt", "options.json", "metrics.csv"}
+    rows = [list(csv.DictReader((tmp_path / n / "metrics.csv").open())) for n in ("0", "2")]
+    assert [row | {"waiting": ""} for row in rows[1]] == rows[0]
     states = [
         torch.load(tmp_path / n / "model.ckpt", weights_only=True)["state"] for n in ("0", "2")
     ]
@@ -474,6 +477,38 @@ def test_augmentation_is_of_the_train_patches_alone(patches, tmp_path, monkeypat
     tuned(patches, tmp_path / "none", augmentation="none")
     tuned(patches, tmp_path / "head", "frozen", image_projection="transformer", options={})
     assert not seen
+
+
+def test_patches_augmented_on_the_card_train_as_those_of_the_readers(
+    patches, tmp_path, monkeypatch
+):
+    """There is no card here: the way that the batches go there is gone on the CPU."""
+    plain = tuned(patches, tmp_path / "plain")
+    seen = []
+    real = batches.augmentation.augment_together
+    monkeypatch.setattr(batches, "AUGMENTED_ON", ("cpu",))
+    monkeypatch.setattr(
+        batches.augmentation,
+        "augment_together",
+        lambda images, drawn, kind: seen.append(kind) or real(images, drawn, kind),
+    )
+    monkeypatch.setattr(batches.augmentation, "augment", None)
+    carded = tuned(patches, tmp_path / "card")
+    assert seen == ["hescape"] * 6
+    one, two = (list(csv.DictReader((out / "metrics.csv").open())) for out in (plain, carded))
+    for row, other in zip(one, two, strict=True):
+        assert float(row["loss"]) == pytest.approx(float(other["loss"]), abs=5e-3)
+
+
+def test_the_share_of_waiting_counts_what_was_waited_for_alone(monkeypatch):
+    clock = iter([0, 9, 20, 21, 30, 40, 50, 50, 60])
+    monkeypatch.setattr(batches.time, "monotonic", lambda: float(next(clock)))
+    reader = batches.Waited(iter("abcd"), True)
+    assert [next(reader), next(reader)] == ["a", "b"]  # 9 s to start, then 1 s of waiting
+    assert reader.share() == pytest.approx(1 / 21)  # from 9 to 30
+    assert next(reader) == "c"
+    assert reader.share() == pytest.approx(10 / 20)
+    assert batches.Waited(iter("ab"), False).share() is None
 
 
 def test_shuffled_pairs_deal_each_image_of_the_train_split_to_another_spot(dataset, tmp_path):
@@ -712,6 +747,11 @@ def test_machine_options_come_beside_the_others_and_decide_nothing(dataset, tmp_
     made = with_machine('{"micro_batch": 5, "loader_workers": 1}', tmp_path / "run")
     first, second = (json.loads((out / "options.json").read_text()) for out in (trained, made))
     assert second["options_sha256"] == first["options_sha256"]
+    rows = list(csv.DictReader((made / "metrics.csv").open()))
+    told = [row["waiting"] for row in rows if row["split"] == "train"]
+    assert all(0 <= float(share) <= 1 for share in told)
+    quiet = csv.DictReader((trained / "metrics.csv").open())
+    assert {row["waiting"] for row in quiet} == {""}  # nothing is read ahead
     assert (first["micro_batch"], second["micro_batch"]) == (None, 5)
     one, other = (run_embeddings.read_run_embeddings(out, "test") for out in (trained, made))
     assert np.allclose(one["images"], other["images"], atol=1e-4)  # dropout and all

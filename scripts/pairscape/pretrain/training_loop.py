@@ -63,10 +63,9 @@ def train(
 
     Parameters
     ----------
-    rows, identity
-        Row numbers by split; the checksum of everything that decides the run.
-    views
-        Stored views of each patch, of which all but the first are trained on; 1 for none.
+    rows, identity, views
+        Row numbers by split; the checksum of everything that decides the run; stored views of each
+        patch, of which all but the first are trained on (1 for none).
 
     Returns
     -------
@@ -83,6 +82,7 @@ def train(
     size = min(options.batch_size, len(rows["train"]))
     keys = batches.train_shares(rows["train"], size, seed, start, world, views)
     reader = batches.train_batches(data, keys, options.loader_workers, world)
+    record.waiting = reader.share
     names = options.loggers if world.is_first else ()
     loggers = MetricLoggers(names, folder, identity, options.as_dict(), start)
     saved = time.monotonic()
@@ -98,7 +98,7 @@ def train(
             is_last = step + 1 == options.max_steps
             is_due = (step + 1) % every == 0 or is_last
             is_told = (step + 1) % record.often == 0 or is_last
-            batch = batches.to_device(next(reader), world.device)
+            batch = batches.to_device(next(reader), world.device, data.augmented.kind)
             if step == start:
                 draw = draws(pair, size, world, seed, step)
                 card_memory.fit_micro_batch(pair, batch, size, world, draw)
