@@ -14,7 +14,7 @@ from pairscape.core.options import require_options, resolve_part
 from pairscape.encoders import specs
 from pairscape.jobs import program
 
-RESULT_VERSION = 1
+RESULT_VERSION = 2
 
 
 def main(argv=None):

@@ -86,7 +86,7 @@ def main(argv=None):
         "he_um_per_px_stated": stated_um,
         "tissue_on_the_he": inside,
         "points": region.counts,
-        "evidence": _as_json(verdict),
+        "evidence": registration.as_json(verdict),
         "method": METHOD,
         "result_version": RESULT_VERSION,
     }
@@ -174,11 +174,6 @@ def _warnings(aligned, placed: dict, verdict: dict) -> list[str]:
             "half a spot"
         )
     return warnings
-
-
-def _as_json(verdict: dict) -> dict:
-    rival = verdict.get("rival")
-    return verdict | ({"rival": rival | {"matrix": rival["matrix"].tolist()}} if rival else {})
 
 
 def _draw(path, he_image, name: str, matrix: np.ndarray, region, pixel_size_um, verdict) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from pairscape.core import files, logs
+from pairscape.core import devices, files, logs
 from pairscape.core.errors import InputError
 from pairscape.core.options import resolve_part
 from pairscape.core.tsv import Table, counts, numbers, text
@@ -73,7 +73,7 @@ def main(argv=None):
     from pairscape.slides import mutation_fitting as fitting
 
     torch.set_num_threads(args.threads)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = devices.pick()
     training = fitting.MutationTraining(**training)
     home = read_cohort(args.cohort, args.slides, target)
     patients, number = read_folds(args.folds, home)

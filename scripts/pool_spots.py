@@ -99,8 +99,8 @@ def main(argv=None):
     median = audit["transcripts_per_spot"]["median"]
     title = (
         f"{source.name}: {len(per_spot):,} spots, {pooled.pooled:,} of {pooled.rows_read:,} rows "
+        f"pooled, median {median:,.0f} a spot"
     )
-    title += f"pooled, median {median:,.0f} a spot"
     gene = audit["overlay_gene"]
     with files.atomic_path(args.figure) as path:
         spot_figure.draw_spots(path, title, gene, gene_counts, pooled, layout, shown, he)

@@ -5,20 +5,22 @@ runs its encoder here. Several devices: see the training options `devices` and `
 
 IN   the dataset's shards, splits.tsv and genes.tsv; stored features, or weights, of each encoder
 OUT  model.ckpt, options.json, metrics.csv, curve.png; embeddings/<split>* beside them;
-     where the memory ran out: failed.json
+     where the memory ran out: failed.json, and the others tell of it
 """
 
+import json
 from pathlib import Path
 
 from pairscape.core import files, logs
-from pairscape.core.errors import InputError, one_each
+from pairscape.core.errors import InputError, one_each, one_of
+from pairscape.core.splits import SPLITS
 from pairscape.encoders import specs
 from pairscape.jobs import program
 from pairscape.jobs.records import git_commit
 from pairscape.pretrain import experiment, failures
-from pairscape.pretrain.options import resolve_training
+from pairscape.pretrain.options import MACHINE_OPTIONS, SHARING_OPTIONS, resolve_training
 
-RESULT_VERSION = 4
+RESULT_VERSION = 5
 
 
 def main(argv=None):
@@ -36,15 +38,17 @@ def main(argv=None):
         image_weights="optional: the image encoder's fetched weights, where it is tuned",
         gene_weights="optional: the gene encoder's weights, fetched or fitted, where it is tuned",
         model=program.Output("the trained pair to write (model.ckpt)"),
+        machine="optional: training options that say where and how fast, as JSON",
         run_options=program.Output("the resolved options to write (options.json)"),
         metrics=program.Output("the training metrics to write (.csv)"),
         curve=program.Output("the training curve to write (.png)"),
     )
+    args.options["training"] = args.options["training"] | read_machine(args.machine)
     check_options(args.options, args.shards)
 
     import torch
 
-    from pairscape.pretrain import processes, run_inputs, trained_run, training_loop
+    from pairscape.pretrain import card_memory, processes, run_inputs, trained_run, training_loop
 
     torch.set_num_threads(args.threads)
     training = resolve_training(args.options["training"])
@@ -79,8 +83,13 @@ def main(argv=None):
         if world.is_first:
             write_run(args, run, built, selected, metrics, world)
     except Exception as error:
-        record_failure(args, error)
-        raise
+        why = failures.reason(error)
+        if why is None:
+            raise
+        if world.size > 1 and not isinstance(error, card_memory.TooSmallError):
+            raise out_of_memory(args, why) from error  # the others wait for this one
+        if world.is_first:
+            write_failed_run(args, run, why, str(error))
 
 
 def check_options(options, shards) -> None:
@@ -91,19 +100,46 @@ def check_options(options, shards) -> None:
     one_each(shards, options["samples"], "--shards")
 
 
-def record_failure(args, error: Exception) -> None:
-    """Leave a record where the same run would fail again, so that tables can say why."""
-    from pairscape.pretrain import run_inputs
+def read_machine(text: str | None) -> dict:
+    """The options of ``--machine``, which aren't of those that a rerun is decided by."""
+    try:
+        machine = json.loads(text or "{}")
+    except json.JSONDecodeError as error:
+        raise InputError("--machine", "JSON", str(error), "quote the JSON for the shell") from None
+    known = (*MACHINE_OPTIONS, *SHARING_OPTIONS)
+    for key in machine:
+        one_of(key, known, "--machine", "key", "training options of the machine")
+    return machine
 
-    why = failures.reason(error)
-    if why is None:
-        return
-    failures.write(Path(args.model).parent, run_inputs.names(args.options), why, str(error))
-    remedy = (
-        f"set training.micro_batch lower; its row of the tables says so: delete {failures.FILE}"
-        " beside it to try again"
+
+def out_of_memory(args, why: str) -> InputError:
+    return InputError(
+        args.model, "memory", why, "set training.micro_batch lower, or devices higher"
     )
-    raise InputError(args.model, "memory", why, remedy) from error
+
+
+def write_failed_run(args, run, why: str, message: str) -> None:
+    """Write why a run can't be made in the place of all that it would have written.
+
+    Then the tables of the same call of Snakemake can say it beside a dash, and no second attempt is
+    made. Nothing that reads one of these files takes it for a run.
+    """
+    from pairscape.pretrain import run_embeddings, run_inputs, training_curve
+
+    folder = Path(args.model).parent
+    record = failures.write(folder, run_inputs.names(args.options), why, message)
+    files.write_json(args.run_options, files.read_json(record), sealed=True)
+    training_curve.plot_failure(args.curve, why, run.title)
+    for split in SPLITS:
+        for path in run_embeddings.run_files(folder, split).values():
+            path.unlink(missing_ok=True)
+    test = run_embeddings.run_files(folder, "test")
+    for path in (args.model, args.metrics, *(test[what] for what in failures.DECLARED)):
+        with files.atomic_path(path) as temporary:
+            temporary.write_text(f"no run: {why}, see {failures.FILE}\n", encoding="utf-8")
+    program.also_made(record)
+    told = "its rows of the tables say so; delete it to try again"
+    logs.log.warning("%s: no run: %s; %s", args.model, why, told)
 
 
 def write_run(args, run, built, selected, metrics, world) -> None:

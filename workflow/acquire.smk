@@ -65,7 +65,7 @@ rule fetch_bundle:
         f"{plan.results}/logs/fetch_bundle/{{sample}}.log",
     wildcard_constraints:
         sample=any_of(
-            name for name in plan.fetched if "he_alignment" in samples.he_files(plan, name)
+            name for name in plan.fetched if "he_alignment" in samples.he_as_given(plan, name)
         ),
     conda:
         "../envs/pipeline.yaml"
@@ -93,11 +93,11 @@ use rule fetch_bundle as fetch_bundle_alone with:
         transcripts=f"{plan.bundles}/{{sample}}/transcripts.parquet",
     wildcard_constraints:
         sample=any_of(
-            name for name in plan.fetched if "he_image" not in samples.he_files(plan, name)
+            name for name in plan.fetched if "he_image" not in samples.he_as_given(plan, name)
         ),
 
 
-# Samples whose H&E lies on a known grid have no alignment file to fetch.
+# Samples whose H&E lies on a known grid, or is registered, have no alignment file to fetch.
 use rule fetch_bundle as fetch_bundle_registered with:
     output:
         experiment=f"{plan.bundles}/{{sample}}/experiment.xenium",
@@ -105,7 +105,7 @@ use rule fetch_bundle as fetch_bundle_registered with:
         he_image=f"{plan.bundles}/{{sample}}/{{sample}}_he_image.ome.tif",
     wildcard_constraints:
         sample=any_of(
-            name for name in plan.fetched if list(samples.he_files(plan, name)) == ["he_image"]
+            name for name in plan.fetched if list(samples.he_as_given(plan, name)) == ["he_image"]
         ),
 
 
@@ -177,11 +177,7 @@ rule fetch_weights:
 rule check_bundle:
     input:
         unpack(
-            lambda w: samples.on_disk(
-                plan,
-                w.sample,
-                samples.bundle_files(plan, w.sample) | samples.he_as_given(plan, w.sample),
-            )
+            lambda w: samples.bundle_inputs(plan, w.sample, samples.he_as_given)
         ),
     output:
         f"{plan.results}/samples/{{sample}}/check.json",

@@ -5,6 +5,7 @@ Python in scripts/pairscape/plan/.
 """
 
 import functools
+import json
 import os
 import shlex
 import sys

@@ -138,11 +138,13 @@ rule pretrain:
         "../envs/pipeline.yaml"
     threads: 1
     resources:
-        mem_mb=grows(16000, kspots=20),
+        mem_mb=lambda w, attempt: costs.training_mb(plan, w, attempt),
         runtime=1440,  # a second attempt goes on where the first was stopped
         gpu=lambda w: runs.devices(plan, w.experiment),
     params:
         program=script("pretrain"),
+        # Where and how fast: a parameter that asks for resources decides about no rerun.
+        machine=lambda w, resources: runs.machine_training(plan, w.experiment),
         features=lambda w: commands.flags(
             runs.frozen_features(plan, w),
             "image_features",
@@ -165,7 +167,7 @@ rule pretrain:
             image_encoder=plan.encoders["image"][w.image],
             gene_encoder=plan.encoders["gene"][w.gene],
             seed=int(w.seed),
-            training=plan.experiments[w.experiment].training,
+            training=runs.deciding_training(plan, w.experiment),
             samples=plan.datasets[w.dataset].samples,
             protocol=plan.experiments[w.experiment].protocol,
             flags=[flag for flag, on in plan.experiments[w.experiment].flags.items() if on],
@@ -174,5 +176,6 @@ rule pretrain:
     shell:
         "python {params.program:q} --shards {input.shards:q} --splits {input.splits:q}"
         " --genes {input.genes:q} {params.features} {params.image_weights} {params.gene_weights}"
+        " --machine {params.machine:q}"
         " --model {output.model:q} --run-options {output.run_options:q} --metrics {output.metrics:q} --curve {output.curve:q}"
         " --threads {threads} --options {params.options:q} --log {log:q}"

@@ -1,9 +1,43 @@
 """Spots: is the H&E where its alignment says, and transcripts pooled with an audit that adds up.
 
 IN   <bundles>/<sample>/, <results>/samples/<sample>/check.json
-OUT  <results>/samples/<sample>/{alignment.json,overlay.png},
+OUT  <results>/samples/<sample>/{he_registered.csv,registration.json,registration.png},
+     <results>/samples/<sample>/{alignment.json,overlay.png},
      <results>/samples/<sample>/<spots>/{spots.zarr,audit.json,qc.tsv,qc.png}
 """
+
+
+rule register_image:  # an H&E that came without an alignment
+    input:
+        unpack(lambda w: samples.bundle_inputs(plan, w.sample, samples.tiled_files)),
+        check=f"{plan.results}/samples/{{sample}}/check.json",
+    output:
+        matrix=f"{plan.results}/samples/{{sample}}/he_registered.csv",
+        report=f"{plan.results}/samples/{{sample}}/registration.json",
+        figure=f"{plan.results}/samples/{{sample}}/registration.png",
+    log:
+        f"{plan.results}/logs/register_image/{{sample}}.log",
+    wildcard_constraints:
+        sample=any_of(name for name in plan.samples if samples.is_registered(plan, name)),
+    conda:
+        "../envs/pipeline.yaml"
+    threads: 1
+    resources:
+        mem_mb=grows(8000),
+        runtime=grows(60, gb=1),
+    params:
+        program=script("register_image"),
+        bundle=lambda w: samples.bundle_folder(plan, w.sample),
+        he=lambda w: commands.flags(samples.tiled_files(plan, w.sample), "he_image"),
+        options=lambda w: options(
+            "register_image",
+            sample=plan.facts(w.sample, "he_um_per_px"),
+            seed=plan.config["seed"],
+        ),
+    shell:
+        "python {params.program:q} --bundle {params.bundle:q} {params.he} --matrix {output.matrix:q}"
+        " --report {output.report:q} --figure {output.figure:q}"
+        " --options {params.options:q} --log {log:q}"
 
 
 rule check_alignment:

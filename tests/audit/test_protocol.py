@@ -417,7 +417,7 @@ def test_gradients_with_a_noisy_trunk_are_the_same_again():
         },
     )
 
-    def draw(side, chunk):
+    def draw(side, chunk, rows):
         torch.manual_seed(1000 * side + chunk % 997)
 
     found = []

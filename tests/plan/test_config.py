@@ -9,6 +9,7 @@ from conftest import ROOT
 from pairscape.acquire.samples import read_samples
 from pairscape.core.errors import InputError
 from pairscape.core.options import read_schema
+from pairscape.plan import samples
 from pairscape.plan.reading import read_plan, resolve_config
 
 CONFIGS = [
@@ -186,6 +187,51 @@ def test_folds_and_other_splits_use_the_shards_of_a_dataset():
     assert list(plan.datasets["fold2"].samples) == list(plan.datasets[LUNG].samples)
     assert list(plan.datasets["few"].samples) == ["NCBI864", "NCBI865"]
     assert resolve_config(plan.config, "x") == plan.config
+
+
+@pytest.mark.parametrize(
+    ("samples", "select", "told"),
+    [
+        (["TENX95"], "last", "has no sample in its split test; put one into test"),
+        (["NCBI783"], "last", "has no sample in its split train; put one into train"),
+        (["TENX95", "NCBI783"], "best_val_loss", "split val; put one into val"),
+        (["TENX95", "NCBI783"], "last", None),
+    ],
+)
+def test_an_experiment_wants_the_splits_that_its_runs_train_and_score_on(samples, select, told):
+    """`samples: [...]` without the only test sample would train and then have nothing to score."""
+    config = load("config/config.yaml")
+    breast = config["datasets"]["human-breast-panel"]
+    split = {name: [] for name in ("train", "val", "test")}
+    for sample in samples:
+        split["test" if sample == "NCBI783" else "train"].append(sample)
+    config["datasets"] = {"breast": {**breast, "split": {"method": "listed", **split}}}
+    config["datasets"]["breast"]["samples"] = samples
+    experiment = {"datasets": ["breast"], "image_encoders": ["uni"], "gene_encoders": ["mlp"]}
+    experiment |= {"seeds": [1]}
+    config["experiments"] = {"mine": {**experiment, "training": {"select": select}}}
+    config |= {"audit": {}, "mutation": {}}
+    if told is None:
+        check(config)
+        return
+    with pytest.raises(InputError) as caught:
+        check(config)
+    place = "config/config.yaml: experiments.mine.datasets[0]: found breast, which has no sample in"
+    assert str(caught.value).startswith(place)
+    assert told in str(caught.value)
+    config["experiments"] = {}  # a dataset that nothing trains on may do without
+    check(config)
+
+
+def test_the_published_figure_shows_tp53_where_the_panel_has_it():
+    plan = check(load("config/config.yaml"))
+    shown = {
+        dataset.panel: samples.overlay_gene(plan, dataset.samples[0])
+        for dataset in plan.datasets.values()
+    }
+    having = {"human-5k-panel", "human-immuno-oncology-panel"}
+    assert {panel for panel, gene in shown.items() if gene == "TP53"} == having
+    assert {gene for panel, gene in shown.items() if panel not in having} == {None}
 
 
 def test_a_split_can_be_a_file(tmp_path):

@@ -6,7 +6,9 @@ import re
 import shlex
 import subprocess
 import sys
+from types import SimpleNamespace
 
+import plans
 import pytest
 import yaml
 from conftest import ROOT
@@ -40,7 +42,7 @@ def demo():
 @pytest.mark.parametrize(
     ("part", "kind", "added"),
     [
-        ("dataset", Dataset, {"samples"}),
+        ("dataset", Dataset, {"samples", "filled_splits"}),
         ("experiment", Experiment, set()),
         ("mutation", Mutation, set()),
     ],
@@ -258,3 +260,91 @@ def test_long_options_go_through_a_file_and_short_ones_stay_as_they_are(tmp_path
 def test_a_process_starts_with_the_longest_argument_that_is_given_as_it_is():
     longest = "x" * commands.MAX_ARGUMENT
     subprocess.run(["true", longest], check=True)
+
+
+def test_machine_options_leave_what_a_rerun_is_decided_by():
+    config = yaml.safe_load((ROOT / "config/demo.yaml").read_text())
+
+    def decides(**training):
+        config["experiments"]["demo"]["training"] |= training
+        read = read_plan(config, "config/demo.yaml")
+        return runs.deciding_training(read, "demo"), json.loads(runs.machine_training(read, "demo"))
+
+    before, _ = decides()
+    machine = {"micro_batch": 32, "loader_workers": 2, "loggers": ["wandb"], "devices": 2}
+    after, beside = decides(**machine)
+    assert after == before
+    assert beside == {**beside, **machine}
+    assert not set(beside) & set(after)
+    after, _ = decides(max_steps=7)
+    assert after != before
+
+
+def test_a_parameter_that_asks_for_resources_reruns_nothing(tmp_path):
+    """How the rule pretrain hands on machine options; here with Snakemake's own bookkeeping."""
+    assert "machine=lambda w, resources: " in (ROOT / "workflow/pretrain.smk").read_text()
+    (tmp_path / "Snakefile").write_text(
+        "rule one:\n    output: 'a'\n"
+        "    params:\n        machine=lambda w, resources: config['machine'],\n"
+        "        options=lambda w: config['options'],\n"
+        "    shell: 'echo {params.machine} {params.options} > {output}'\n"
+    )
+    given = ("machine=1", "options=1")
+    done = plans.snakemake(tmp_path, "--config", *given)
+    assert done.returncode == 0, done.stderr
+    assert plans.plan(tmp_path, "--config", "machine=2", "options=1")[0] == {}
+    assert plans.plan(tmp_path, "--config", "machine=1", "options=2")[0]["one"] == 1
+
+
+def test_the_memory_of_a_pretraining_grows_with_devices_readers_and_weights(full):
+    names = {"experiment": "benchmark", "dataset": "human-breast-panel", "gene": "mlp"}
+
+    def needed(image="uni", attempt=1, **training):
+        own = full.experiments["benchmark"]
+        changed = dataclasses.replace(own, training=own.training | {"devices": 1} | training)
+        plan = dataclasses.replace(full, experiments={"benchmark": changed})
+        return costs.training_mb(plan, SimpleNamespace(**names, image=image), attempt)
+
+    one = needed()
+    assert needed(devices=4) - one == 3 * (needed(devices=2) - one) > 0
+    assert needed(loader_workers=16) > one > needed(loader_workers=0)
+    assert needed("gigapath") - one == round(2 * 4 * (1_134_953_984 - 303_350_784) / 1e6)
+    assert needed(image_tuning="frozen") < needed(loader_workers=0)
+    assert needed(attempt=2) == 2 * one
+
+
+def test_an_alignment_that_is_to_be_found_stands_between_the_checks_and_the_spots(full):
+    row = full.samples["NCBI783"] | {"he_alignment": "register"}
+    plan = dataclasses.replace(full, samples=dict(full.samples) | {"NCBI783": row})
+    found = "results/samples/NCBI783/he_registered.csv"
+    assert samples.he_files(plan, "NCBI783")["he_alignment"] == found
+    assert samples.bundle_inputs(plan, "NCBI783")["he_alignment"] == found
+    for before in (samples.he_as_given, samples.tiled_files):  # what it is found from, and checked
+        assert "he_alignment" not in samples.bundle_inputs(plan, "NCBI783", before)
+    own = row | {"source": "local", "he_image": "he.tif", "bundle": "outs"}
+    plan = dataclasses.replace(full, samples=dict(full.samples) | {"NCBI783": own})
+    assert samples.bundle_inputs(plan, "NCBI783") == {"he_alignment": found}
+    without = own | {"he_image": "none"}
+    plan = dataclasses.replace(full, samples={"NCBI783": without})
+    assert not samples.is_registered(plan, "NCBI783")
+
+
+def test_snakemake_registers_before_it_checks_pools_and_exports(tmp_path):
+    folder = plans.workflow_folder(tmp_path)
+    table = (ROOT / "config/demo/samples.tsv").read_text().splitlines()
+    head = table[0].split("\t")
+    rows = [dict(zip(head, line.split("\t"), strict=False)) for line in table[1:]]
+    rows[0]["he_alignment"] = "register"
+    head += [] if "he_alignment" in head else ["he_alignment"]
+    lines = [
+        "\t".join(row.get(name, "") for name in head)
+        for row in [dict(zip(head, head, strict=True)), *rows]
+    ]
+    (folder / "samples.tsv").write_text("\n".join(lines) + "\n")
+    config = yaml.safe_load((ROOT / "config/demo.yaml").read_text()) | {"samples": "samples.tsv"}
+    (folder / "mine.yaml").write_text(yaml.safe_dump(config))
+    name = rows[0]["sample"]
+    wanted = f"{config['results']}/samples/{name}/alignment.json"
+    jobs, said = plans.plan(folder, "--configfile", "mine.yaml", "--", wanted)
+    assert jobs["register_image"] == jobs["check_bundle"] == jobs["check_alignment"] == 1
+    assert "he_registered.csv" in said

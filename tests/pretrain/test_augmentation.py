@@ -5,7 +5,7 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional
 
-from pairscape.pretrain.augmentation import BLUR_KERNEL_PX, KINDS, augment
+from pairscape.pretrain.augmentation import BLUR_KERNEL_PX, KINDS, augment, augment_together, draw
 
 SIDE = 32
 
@@ -117,3 +117,30 @@ def test_patches_of_odd_sizes_keep_their_size():
 def test_an_unknown_kind_is_refused(patch):
     with pytest.raises(ValueError, match="flips, hescape"):
         augment(patch[None], 0, 0, [0], "rotations")
+
+
+def together(batch, kind, per_batch=False):
+    drawn = torch.from_numpy(draw(3, 7, range(len(batch)), per_batch))
+    return augment_together(torch.from_numpy(batch), drawn, kind).numpy()
+
+
+@pytest.mark.parametrize("per_batch", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_patches_augmented_together_become_what_torchvision_makes_of_each(kind, per_batch):
+    """Smooth ones too, where a shift of the kernel by a pixel would show."""
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (60, 45, 31, 3), np.uint8)
+    y, x = np.mgrid[:45, :31]
+    smooth = np.stack([(3 * x + 2 * y + 7 * i) % 256 for i in range(60)]).astype(np.uint8)
+    for batch in (noise, np.repeat(smooth[..., None], 3, -1)):
+        given = batch.copy()
+        made = together(batch, kind, per_batch)
+        expected = augment(batch, 3, 7, range(60), kind, per_batch)
+        apart = np.abs(made.astype(int) - expected.astype(int))
+        # Sharpening doubles what rounding did before it.
+        assert apart.max() <= (0 if kind == "flips" else 3)
+        assert (apart > 0).mean() < 0.01
+        assert np.array_equal(batch, given)
+        # The test can fail: the draws of other rows make other patches.
+        other = np.abs(made[::-1].astype(int) - expected.astype(int))
+        assert per_batch or (other > 3).mean() > 0.3

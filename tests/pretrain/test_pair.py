@@ -216,7 +216,7 @@ def test_every_adapter_of_a_tuned_gene_encoder_gets_a_gradient():
         make_batch(stored=True),
         6,
         World(0, 1, torch.device("cpu")),
-        lambda side, chunk: torch.manual_seed(10 * side + chunk),
+        lambda side, chunk, rows: torch.manual_seed(10 * side + chunk),
     )
     ups = {n: p for n, p in module.named_parameters() if "lora_B" in n}
     assert len(ups) == 2 * 3

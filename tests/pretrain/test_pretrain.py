@@ -26,6 +26,7 @@ from pairscape.pretrain import (
     failures,
     processes,
     run_embeddings,
+    runs,
     stored_pair,
     training_loop,
     training_record,
@@ -372,6 +373,7 @@ def test_features_of_other_shards_are_refused(dataset, tmp_path, monkeypatch):
     ("old", "new", "said"),
     [
         ("val", "train", "split val: found no pairs; set training.select to last"),
+        ("test", "val", "split test: found no pairs; put a sample with pairs into test"),
         ("val", "dev", "line 3, split: found 'dev'"),
         ("S2", "S9", "line 3, sample: found 'S9'"),
         ("train", "test", "split train: found 0 pairs"),
@@ -449,7 +451,10 @@ def test_worker_processes_change_nothing(patches, tmp_path):
     )
     assert alone.keys() == helped.keys()
     differing = {str(path) for path in alone if alone[path] != helped[path]}
-    assert differing == {"model.ckpt", "options.json"}  # they tell the number of workers
+    # They tell the number of workers, and how long they were waited for.
+    assert differing == {"model.ckpt", "options.json", "metrics.csv"}
+    rows = [list(csv.DictReader((tmp_path / n / "metrics.csv").open())) for n in ("0", "2")]
+    assert [row | {"waiting": ""} for row in rows[1]] == rows[0]
     states = [
         torch.load(tmp_path / n / "model.ckpt", weights_only=True)["state"] for n in ("0", "2")
     ]
@@ -474,6 +479,38 @@ def test_augmentation_is_of_the_train_patches_alone(patches, tmp_path, monkeypat
     tuned(patches, tmp_path / "none", augmentation="none")
     tuned(patches, tmp_path / "head", "frozen", image_projection="transformer", options={})
     assert not seen
+
+
+def test_patches_augmented_on_the_card_train_as_those_of_the_readers(
+    patches, tmp_path, monkeypatch
+):
+    """There is no card here: the way that the batches go there is gone on the CPU."""
+    plain = tuned(patches, tmp_path / "plain")
+    seen = []
+    real = batches.augmentation.augment_together
+    monkeypatch.setattr(batches, "AUGMENTED_ON", ("cpu",))
+    monkeypatch.setattr(
+        batches.augmentation,
+        "augment_together",
+        lambda images, drawn, kind: seen.append(kind) or real(images, drawn, kind),
+    )
+    monkeypatch.setattr(batches.augmentation, "augment", None)
+    carded = tuned(patches, tmp_path / "card")
+    assert seen == ["hescape"] * 6
+    one, two = (list(csv.DictReader((out / "metrics.csv").open())) for out in (plain, carded))
+    for row, other in zip(one, two, strict=True):
+        assert float(row["loss"]) == pytest.approx(float(other["loss"]), abs=5e-3)
+
+
+def test_the_share_of_waiting_counts_what_was_waited_for_alone(monkeypatch):
+    clock = iter([0, 9, 20, 21, 30, 40, 50, 50, 60])
+    monkeypatch.setattr(batches.time, "monotonic", lambda: float(next(clock)))
+    reader = batches.Waited(iter("abcd"), True)
+    assert [next(reader), next(reader)] == ["a", "b"]  # 9 s to start, then 1 s of waiting
+    assert reader.share() == pytest.approx(1 / 21)  # from 9 to 30
+    assert next(reader) == "c"
+    assert reader.share() == pytest.approx(10 / 20)
+    assert batches.Waited(iter("ab"), False).share() is None
 
 
 def test_shuffled_pairs_deal_each_image_of_the_train_split_to_another_spot(dataset, tmp_path):
@@ -665,10 +702,21 @@ def test_a_run_whose_memory_ran_out_says_so_in_a_file(dataset, tmp_path, monkeyp
 
     with monkeypatch.context() as patch:
         patch.setattr(training_loop, "train", full)
-        with pytest.raises(InputError, match=r"out of memory.*micro_batch"):
-            run(dataset, tmp_path / "run")
+        run(dataset, tmp_path / "run")
     record = failures.read(tmp_path / "run" / "failed.json")
     assert (record["reason"], record["seed"]) == ("out of memory", 7)
+    # All that the rule declares is there, so that nothing is tried again and tables are made.
+    made = {path.name for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    test = {f"test{end}" for end in (".json", ".tsv", "_images.npy", "_genes.npy")}
+    declared = {"model.ckpt", "options.json", "metrics.csv", "curve.png"} | test
+    assert made == declared | {"failed.json"}
+    _, told, failed = runs.read_run(tmp_path / "run/options.json", ("splits",), "e", "tiny")
+    assert failed
+    assert told["reason"] == "out of memory"
+    with pytest.raises(InputError, match=r"model: found no run: out of memory; delete it and pre"):
+        stored_pair.load_pair(tmp_path / "run/model.ckpt")
+    with pytest.raises(InputError, match=r"test\.json"):
+        run_embeddings.read_run_embeddings(tmp_path / "run", "test")
     run(dataset, tmp_path / "run")
     assert not (tmp_path / "run" / "failed.json").exists()
     with monkeypatch.context() as patch:
@@ -682,3 +730,34 @@ def test_the_training_options_are_those_of_the_schema():
     fields = [field.name for field in dataclasses.fields(Training)]
     assert fields == list(read_schema("config")["$defs"]["training"]["properties"])
     assert resolve_training({}).as_dict() == resolve_part("training", {})
+
+
+def test_machine_options_come_beside_the_others_and_decide_nothing(dataset, tmp_path, trained):
+    def with_machine(machine, out):
+        monkey = pytest.MonkeyPatch()
+        parse = pretrain.program.parse
+        monkey.setattr(
+            pretrain.program,
+            "parse",
+            lambda argv, *rest, **flags: parse([*argv, "--machine", machine], *rest, **flags),
+        )
+        try:
+            return run(dataset, out)
+        finally:
+            monkey.undo()
+
+    made = with_machine('{"micro_batch": 5, "loader_workers": 1}', tmp_path / "run")
+    first, second = (json.loads((out / "options.json").read_text()) for out in (trained, made))
+    assert second["options_sha256"] == first["options_sha256"]
+    rows = list(csv.DictReader((made / "metrics.csv").open()))
+    told = [row["waiting"] for row in rows if row["split"] == "train"]
+    assert all(0 <= float(share) <= 1 for share in told)
+    quiet = csv.DictReader((trained / "metrics.csv").open())
+    assert {row["waiting"] for row in quiet} == {""}  # nothing is read ahead
+    assert (first["micro_batch"], second["micro_batch"]) == (None, 5)
+    one, other = (run_embeddings.read_run_embeddings(out, "test") for out in (trained, made))
+    assert np.allclose(one["images"], other["images"], atol=1e-4)  # dropout and all
+    with pytest.raises(InputError, match=r"^--machine: key: found 'max_step'"):
+        with_machine('{"max_step": 5}', tmp_path / "other")
+    with pytest.raises(InputError, match=r"^--machine: JSON: "):
+        with_machine("{", tmp_path / "other")

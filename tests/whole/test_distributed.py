@@ -59,7 +59,7 @@ def gradient(world, **training):
     module.train()
     batch = make_batch(ROWS, stored=module.images.tower is None)
     mine = {name: value[world.share(ROWS)] for name, value in batch.items()}
-    found = contrastive.gradients(module, mine, ROWS, world, lambda side, chunk: None)
+    found = contrastive.gradients(module, mine, ROWS, world, lambda side, chunk, rows: None)
     values = {n: p.grad.clone() for n, p in module.named_parameters() if p.requires_grad}
     values |= {name: value.clone() for name, value in module.named_buffers() if "running" in name}
     return {**values, "loss": found["loss"]}
@@ -141,7 +141,7 @@ def test_a_chunk_that_runs_a_second_time_draws_the_same():
         module = pair.Pair(description, {"images": None, "genes": tower}).train()
         draws = iter(range(1000))
 
-        def draw(side, chunk):
+        def draw(side, chunk, rows):
             torch.manual_seed(10 * side + chunk if same else next(draws))
 
         seen = []

@@ -65,7 +65,8 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen:
             cwd=folder,
             stdout=said,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "HF_HOME": str(folder / "hf"), "HF_HUB_OFFLINE": "1"},
+            env={**os.environ, "HF_HOME": str(folder / "hf"), "HF_HUB_OFFLINE": "1"}
+            | {"PAIRSCAPE_DEVICE": "cpu"},  # its GPUs are fakes
         )
 
 

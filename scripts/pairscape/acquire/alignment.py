@@ -7,6 +7,7 @@ the Xenium morphology image; times the pixel size of the morphology image, that 
 - the matrix itself, without a header, one row a line;
 - keypoints of Xenium Explorer, columns fixedX, fixedY (morphology pixels: the image that the other
   one is brought to) and alignmentX, alignmentY (H&E pixels);
+- the word ``register`` in the sample table, for which ``register_image`` makes a matrix;
 - a word in the sample table: ``identity`` where the H&E lies on the pixel grid of the morphology
   image, ``microns`` where it begins where the Xenium micrometres do and isn't turned.
 """
@@ -17,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pairscape.acquire.samples import ALIGNMENT_WORDS
+from pairscape.acquire.samples import ALIGNMENT_WORDS, REGISTER
 from pairscape.core.errors import InputError
 from pairscape.core.logs import log
 
@@ -34,7 +35,7 @@ class Alignment(NamedTuple):
     """An alignment and where it comes from."""
 
     matrix: np.ndarray  # (3, 3) float64, H&E pixels to morphology pixels
-    how: str  # matrix, keypoints, identity or microns
+    how: str  # matrix, keypoints, identity, microns or register
     residual_um: float | None = None  # root mean square distance of the keypoints
     keypoints: int | None = None
 
@@ -64,7 +65,7 @@ def resolve_alignment(
             raise InputError("sample table", field, f"{word} beside the file {path}", remedy)
         matrix, distances = _read(path)
         if distances is None:
-            return Alignment(matrix, "matrix")
+            return Alignment(matrix, REGISTER if word == REGISTER else "matrix")
         residual_um = float(np.sqrt(np.mean(distances**2))) * pixel_size_um
         return Alignment(matrix, "keypoints", residual_um, len(distances))
     if word == "identity":
@@ -72,12 +73,16 @@ def resolve_alignment(
     if word == "microns":
         scale = _he_um_per_px(sample, he_um_per_px) / pixel_size_um
         return Alignment(np.diag([scale, scale, 1.0]), word)
+    if word == REGISTER:
+        raise InputError(
+            "sample table", field, f"{word!r} and no file", "give the one that register_image made"
+        )
     raise InputError(
         "sample table",
         field,
         f"{word!r} and no file",
-        "give the alignment file, or `identity` or `microns` where the H&E lies so: a missing "
-        "alignment is never taken for the identity",
+        "give the alignment file, `identity` or `microns` where the H&E lies so, or `register`: a "
+        "missing alignment is never taken for the identity",
     )
 
 

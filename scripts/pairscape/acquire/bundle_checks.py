@@ -18,6 +18,7 @@ from pairscape.acquire.image_checks import (
     check_identity,
     check_morphology,
 )
+from pairscape.acquire.samples import REGISTER
 from pairscape.acquire.transcript_checks import Place, check_transcripts, check_transcripts_of_cells
 from pairscape.core.errors import InputError
 from pairscape.core.hdf5 import open_hdf5
@@ -86,7 +87,8 @@ def check_bundle(
         he_size, stated = attempt(check_he_image, he_image, sample) or (he_size, stated)
     pixel_size = xenium.pixel_size_um(experiment) if experiment else None
     matrix = None
-    if pixel_size and (he_image or he_alignment):
+    registered = sample.get("he_alignment") == REGISTER  # later, and checked then
+    if pixel_size and (he_image or he_alignment) and not registered:
         matrix = attempt(check_alignment, he_image, he_alignment, pixel_size, stated, sample)
     if he_size and image_size and sample.get("he_alignment") == "identity":
         attempt(check_identity, he_image, he_size, image_size, sample)

@@ -6,6 +6,7 @@ from pairscape.core.options import read_schema, refuse_invalid
 from pairscape.core.tsv import read_tsv
 
 NO_FILE = {"none"}
+REGISTER = "register"  # he_alignment: register_image makes the file
 ALIGNMENT_WORDS = ("identity", "microns")  # what he_alignment may say instead of naming a file
 
 

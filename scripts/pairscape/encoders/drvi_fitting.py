@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from pairscape.core import files
+from pairscape.core import devices, files
 from pairscape.core.errors import InputError
 
 log = logging.getLogger("pairscape")
@@ -208,7 +208,7 @@ def fit(
 
     epochs, warmup = fit_length(counts.shape[0], arguments)
     model = _model(counts, samples, arguments, seed, threads)
-    on_gpu = torch.cuda.is_available()
+    on_gpu = devices.has_gpu()
     fault = f"{arguments['learning_rate']}, with which the fit diverged"
     diverged = InputError(title, "arguments.learning_rate", fault, "lower it")
     try:

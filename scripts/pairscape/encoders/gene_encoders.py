@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 
+from pairscape.core import devices
 from pairscape.core.errors import InputError
 from pairscape.encoders.towers import GeneTower
 from pairscape.encoders.weights import one_thread
@@ -137,7 +138,7 @@ def embed(
     ------
     (n, width) float32 arrays, in the order of ``rows``.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = devices.pick()
     tower = tower.to(device)
     rows = iter(rows)
 

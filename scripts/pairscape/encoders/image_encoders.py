@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from pairscape.core import devices
 from pairscape.core.errors import InputError
 from pairscape.encoders.architectures import conch, ctranspath
 from pairscape.encoders.towers import ImageTower
@@ -181,7 +182,7 @@ def embed(
     ------
     (B, width) float32 arrays, in the order of the batches.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = devices.pick()
     # Twice as fast as the default layout on CPUs, for convolutions.
     tower = tower.to(device, memory_format=torch.channels_last)
     mean, std = spec["input"]["mean"], spec["input"]["std"]
@@ -205,7 +206,7 @@ def embed(
 
 def batch_size() -> int:
     """Patches at a time: many on a GPU; on a CPU as few as stay in its cache."""
-    return GPU_BATCH if torch.cuda.is_available() else BATCH
+    return GPU_BATCH if devices.has_gpu() else BATCH
 
 
 def _in_order(pool, function: Callable, items: Iterable, ahead: int) -> Iterator:

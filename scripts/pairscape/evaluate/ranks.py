@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pairscape.core import devices
 from pairscape.core.errors import InputError
 from pairscape.evaluate.equal_vectors import distinct_rows, kinds
 from pairscape.evaluate.kernels import compiled
@@ -246,9 +247,7 @@ def choose_device(wanted: str, queries: int) -> str:
     """``cpu`` or ``cuda``: for ``auto`` a GPU where there is one and enough is to be done."""
     if wanted == "cpu" or (wanted == "auto" and queries < _DEVICE_QUERIES):
         return "cpu"
-    import torch
-
-    if torch.cuda.is_available():
+    if devices.has_gpu():
         return "cuda"
     if wanted == "auto":
         return "cpu"

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from pairscape.plan import runs
 from pairscape.plan.plan import Plan
 
 
@@ -39,3 +40,31 @@ def grows(plan: Plan, base: float, gb: float = 0, kspots: float = 0) -> Callable
         return round((base + size) * attempt)
 
     return needed
+
+
+# Of a process of a training, in MB: torch with CUDA; a reader of patches with what waits from it.
+# Rough: no GPU was at hand to measure them.
+_PROCESS_MB, _READER_MB = 4000, 600
+_READERS = 8  # of a device, where training.loader_workers is null and patches are read
+
+
+def training_mb(plan: Plan, run, attempt: int) -> int:
+    """mem_mb of a pretraining: it grows with the processes of a node, their readers and weights.
+
+    ``run`` has the attributes ``experiment``, ``dataset``, ``image`` and ``gene``, as wildcards have.
+    """
+    training = plan.experiments[run.experiment].training
+    frozen = runs.frozen_sides(plan, run.experiment, run.gene)
+    readers = training["loader_workers"]
+    if readers is None:
+        readers = 0 if frozen["image"] else _READERS
+    names = {"image": run.image, "gene": run.gene}
+    specs = [plan.encoders[kind][name] for kind, name in names.items() if not frozen[kind]]
+    # Read from the file and built, 4 bytes a number, before they go to the device.
+    weights_mb = sum(2 * 4 * (spec["parameters"] or 0) / 1e6 for spec in specs)
+    each = _PROCESS_MB + readers * _READER_MB + weights_mb
+    shared = 12_000 + 20 * sum(
+        thousand_spots(plan, name, plan.datasets[run.dataset].spots)
+        for name in plan.datasets[run.dataset].samples
+    )
+    return round((shared + training["devices"] * each) * attempt)

@@ -268,7 +268,7 @@ def read_dataset(name: str, config: Mapping, source, samples: Mapping[str, Mappi
     known = _dataset_samples(config, samples, base) if base else chosen
     for sample in chosen:
         one_of(sample, known, source, f"{place}.samples", f"samples of {base}")
-    splits.make_splits(
+    placed = splits.make_splits(
         [_with_real_bundle(samples[sample], config["bundles"]) for sample in chosen],
         {**split, "seed": config["seed"]},
         split_rows(config, name),
@@ -276,7 +276,7 @@ def read_dataset(name: str, config: Mapping, source, samples: Mapping[str, Mappi
         source=str(source),
     )
     given = {"spots": None, "patches": None, **options, "samples": tuple(chosen)}
-    return Dataset(**given)
+    return Dataset(**given, filled_splits=frozenset(row["split"] for row in placed))
 
 
 def _with_real_bundle(row: Mapping, bundles) -> Mapping:

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 
 from pairscape.audit import protocols
-from pairscape.core.errors import one_of
-from pairscape.plan.plan import Experiment
+from pairscape.core.errors import InputError, one_of
+from pairscape.core.splits import SPLITS
+from pairscape.plan.plan import Dataset, Experiment
 
 
 def apply_protocols(config: Mapping, audits: Mapping, default: str, source) -> dict[str, dict]:
@@ -38,3 +39,18 @@ def read_experiment(name: str, config: Mapping, source, encoders: Mapping) -> Ex
         for i, control in enumerate(options["controls"]):
             one_of(control[kind], known, source, f"{place}.controls[{i}].{kind}", what)
     return Experiment(**options)
+
+
+def check_splits(
+    name: str, experiment: Experiment, datasets: Mapping[str, Dataset], source
+) -> None:
+    """Every dataset of an experiment has samples in the splits that its runs train and score on."""
+    needed = set(SPLITS) if experiment.training["select"] == "best_val_loss" else {"train", "test"}
+    for i, dataset in enumerate(experiment.datasets):
+        for split in SPLITS:
+            if split in needed - datasets[dataset].filled_splits:
+                fault = f"{dataset}, which has no sample in its split {split}"
+                remedy = f"put one into {split} (datasets.{dataset}), or take the dataset out"
+                if split == "val":
+                    remedy += ", or set training.select to last"
+                raise InputError(source, f"experiments.{name}.datasets[{i}]", fault, remedy)

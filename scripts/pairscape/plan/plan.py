@@ -12,7 +12,7 @@ from pairscape.encoders.specs import features_name, takes_stored_images
 
 @dataclass(frozen=True)
 class Dataset:
-    """A recipe: the keys of the schema, and its samples, sorted."""
+    """A recipe: the keys of the schema, its samples, sorted, and the splits that have any of them."""
 
     panel: str
     spots: str | None
@@ -24,6 +24,7 @@ class Dataset:
     min_panel_share: float
     split: Mapping
     samples: tuple[str, ...]
+    filled_splits: frozenset[str]
 
     @property
     def is_imported(self) -> bool:

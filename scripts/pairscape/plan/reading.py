@@ -52,6 +52,8 @@ def read_plan(config: Mapping, source) -> Plan:
         name: experiments.read_experiment(name, config, source, encoders)
         for name in config["experiments"]
     }
+    for name, experiment in plan_experiments.items():
+        experiments.check_splits(name, experiment, plan_datasets, source)
     scores.check_batch_effect(config, source, encoders)
     scores.check_calibration(config, source, encoders)
     scores.check_expression(config, source, encoders)

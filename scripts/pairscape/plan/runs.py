@@ -12,6 +12,7 @@ from pairscape.jobs import records
 from pairscape.plan import datasets
 from pairscape.plan.plan import Plan
 from pairscape.pretrain.experiment import runs_once, stored_views
+from pairscape.pretrain.options import machine_options
 
 
 def run_folders(plan: Plan, experiment: str, dataset: str) -> list[str]:
@@ -156,6 +157,19 @@ def all_weights(plan: Plan) -> list[str]:
         for file in weight_files(plan, kind, name)
         for end in ("", ".source.json")
     ]
+
+
+def deciding_training(plan: Plan, experiment: str) -> dict:
+    """The training options that decide what a run becomes: another of them makes it again."""
+    training = plan.experiments[experiment].training
+    machine = machine_options(training)
+    return {key: value for key, value in training.items() if key not in machine}
+
+
+def machine_training(plan: Plan, experiment: str) -> str:
+    """The other ones, as JSON."""
+    training = plan.experiments[experiment].training
+    return json.dumps({key: training[key] for key in machine_options(training)}, sort_keys=True)
 
 
 def devices(plan: Plan, experiment: str) -> int:

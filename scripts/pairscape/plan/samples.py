@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from pairscape.acquire.samples import ALIGNMENT_WORDS, NO_FILE
+from pairscape.acquire.samples import ALIGNMENT_WORDS, NO_FILE, REGISTER
 from pairscape.core.errors import InputError, one_of
 from pairscape.plan import datasets
 from pairscape.plan.plan import Plan
@@ -45,11 +45,30 @@ def tiled_image(plan: Plan, sample: str) -> str:
     return f"{plan.results}/samples/{sample}/he_tiled.ome.tif"
 
 
-def he_files(plan: Plan, sample: str) -> dict[str, str]:
-    """The H&E image, tiled, and its alignment matrix, where the sample has them."""
+def is_registered(plan: Plan, sample: str) -> bool:
+    """Whether the alignment of a sample's H&E is found from the images."""
+    row = plan.samples[sample]
+    return row["he_alignment"] == REGISTER and row["he_image"] not in NO_FILE
+
+
+def registered_file(plan: Plan, sample: str) -> str:
+    """Where the alignment that was found lies."""
+    return f"{plan.results}/samples/{sample}/he_registered.csv"
+
+
+def tiled_files(plan: Plan, sample: str) -> dict[str, str]:
+    """The H&E image, tiled, and its alignment matrix, where the sample came with them."""
     files = he_as_given(plan, sample)
     if "he_image" in files and is_untiled(plan, sample):
         files["he_image"] = tiled_image(plan, sample)
+    return files
+
+
+def he_files(plan: Plan, sample: str) -> dict[str, str]:
+    """The H&E image, tiled, and its alignment matrix, given or found, where the sample has them."""
+    files = tiled_files(plan, sample)
+    if is_registered(plan, sample):
+        files["he_alignment"] = registered_file(plan, sample)
     return files
 
 
@@ -65,7 +84,7 @@ def he_as_given(plan: Plan, sample: str) -> dict[str, str]:
     standard = f"{folder}/{sample}_he_image"
     image, matrix = row["he_image"], row["he_alignment"]
     files = {"he_image": _place(plan, image) if image else f"{standard}.ome.tif"}
-    if matrix not in ALIGNMENT_WORDS:
+    if matrix not in (*ALIGNMENT_WORDS, REGISTER):
         files["he_alignment"] = _place(plan, matrix) if matrix else f"{standard}alignment.csv"
     return files
 
@@ -91,10 +110,13 @@ def simulated_with(plan: Plan, parquet: bool) -> list[str]:
     ]
 
 
-def bundle_files(plan: Plan, sample: str) -> dict[str, str]:
-    """The files of a sample that make its steps run again when they change."""
+def bundle_files(plan: Plan, sample: str, he=he_files) -> dict[str, str]:
+    """The files of a sample that make its steps run again when they change.
+
+    ``he`` is which of the H&E's: ``he_as_given``, ``tiled_files`` or ``he_files``.
+    """
     folder = bundle_folder(plan, sample)
-    files = {"experiment": f"{folder}/experiment.xenium", **he_files(plan, sample)}
+    files = {"experiment": f"{folder}/experiment.xenium", **he(plan, sample)}
     if is_packed(plan, sample):
         return files  # which transcripts a zip holds is known when it is unpacked
     names = [name for name in TRANSCRIPTS if Path(folder, name).is_file()]
@@ -111,15 +133,15 @@ def on_disk(plan: Plan, sample: str, files: Mapping[str, str]) -> dict[str, str]
     """
     if sample in plan.simulated or sample in plan.fetched:
         return dict(files)
-    made = [tiled_image(plan, sample)]
+    made = [tiled_image(plan, sample), registered_file(plan, sample)]
     if is_packed(plan, sample):
         made.append(f"{bundle_folder(plan, sample)}/experiment.xenium")
     return {name: file for name, file in files.items() if file in made or Path(file).is_file()}
 
 
-def bundle_inputs(plan: Plan, sample: str) -> dict[str, str]:
-    """The files of a sample that are there, its H&E tiled."""
-    return on_disk(plan, sample, bundle_files(plan, sample))
+def bundle_inputs(plan: Plan, sample: str, he=he_files) -> dict[str, str]:
+    """The files of a sample that are there, its H&E tiled (``he`` as in ``bundle_files``)."""
+    return on_disk(plan, sample, bundle_files(plan, sample, he))
 
 
 def experiment_files(plan: Plan, dataset: str) -> list[str]:

@@ -73,15 +73,63 @@ def augment(
     if kind not in KINDS:
         raise ValueError(f"{kind!r} is no kind of augmentation: {', '.join(KINDS)}")
     made, sharpened = np.empty_like(batch), []
-    for place, patch, row in zip(made, batch, rows, strict=True):
-        drawn_for = rows[0] if per_batch else row
-        draws = np.random.default_rng([_STREAM, seed, step, int(drawn_for)]).random(5)
+    drawn = draw(seed, step, rows, per_batch)
+    for place, patch, draws in zip(made, batch, drawn, strict=True):
         sharpened.append(kind == "hescape" and draws[4] < 0.5)
         if kind == "hescape":
             sharpen = sharpened[-1] and normalisation is None
             patch = _hescape(patch, draws[0] < 0.5, draws[3], sharpen)
         place[:] = patch[:: -1 if draws[1] < 0.5 else 1, :: -1 if draws[2] < 0.5 else 1]
     return made if normalisation is None else _sharpen_normalised(made, sharpened, *normalisation)
+
+
+def draw(seed: int, step: int, rows: Sequence[int], per_batch: bool = False) -> np.ndarray:
+    """What patches are augmented by, (B, 5) from 0 to 1: zoom, two flips, blur, sharpness."""
+    drawn_for = [rows[0]] * len(rows) if per_batch else rows
+    drawn = [np.random.default_rng([_STREAM, seed, step, int(row)]).random(5) for row in drawn_for]
+    return np.array(drawn).reshape(-1, 5)
+
+
+def augment_together(batch, drawn, kind: str):
+    """``augment`` of patches (B, H, W, 3) uint8 by ``draw``'s (B, 5), all at once where they lie.
+
+    Both are torch tensors on one device, and so is the result. What each patch becomes is the same but
+    for rounding, a grey level here and there.
+    """
+    import torch
+    from torchvision.transforms.v2 import functional
+
+    images = batch.permute(0, 3, 1, 2)
+    if kind == "hescape":
+        zoomed, sharpened = drawn[:, 0] < 0.5, drawn[:, 4] < 0.5
+        images = images.clone()
+        images[zoomed] = _zoom(images[zoomed])
+        low, high = BLUR_SIGMA_PX
+        images = _blur(images, low + (high - low) * drawn[:, 3])
+        images[sharpened] = functional.adjust_sharpness(images[sharpened], SHARPNESS)
+    for column, axis in ((1, 2), (2, 3)):
+        flipped = (drawn[:, column] < 0.5)[:, None, None, None]
+        images = torch.where(flipped, images.flip(axis), images)
+    return images.permute(0, 2, 3, 1).contiguous()
+
+
+def _blur(images, sigmas):
+    """torchvision's ``gaussian_blur`` of images (B, 3, H, W), each by a sigma of its own, (B,)."""
+    import torch
+
+    count, channels, height, width = images.shape
+    kernels = []
+    for size in BLUR_KERNEL_PX:
+        away = torch.arange(size, device=images.device, dtype=torch.float32) - (size - 1) / 2
+        kernels.append(torch.softmax(-((away / sigmas[:, None].float()) ** 2) / 2, dim=1))
+    across, down = kernels
+    weight = (down[:, :, None] * across[:, None, :]).repeat_interleave(channels, 0)[:, None]
+    half_width, half_height = (size // 2 for size in BLUR_KERNEL_PX)
+    margins = (half_width, half_width, half_height, half_height)
+    padded = torch.nn.functional.pad(images.float(), margins, mode="reflect")
+    padded = padded.reshape(1, count * channels, *padded.shape[2:])
+    blurred = torch.nn.functional.conv2d(padded, weight, groups=count * channels)
+    return blurred.reshape(count, channels, height, width).round().to(images.dtype)
 
 
 def crop_at_random(
@@ -118,10 +166,10 @@ def _to_torch(patch: np.ndarray):
 
 
 def _zoom(image):
-    """The centre half of an image (3, H, W), at its size."""
+    """The centre half of an image (..., 3, H, W), at its size."""
     from torchvision.transforms.v2 import functional
 
-    height, width = image.shape[1:]
+    height, width = image.shape[-2:]
     size = [height // ZOOM, width // ZOOM]
     corner = [(height - size[0]) // 2, (width - size[1]) // 2]
     return functional.resized_crop(image, *corner, *size, [height, width])

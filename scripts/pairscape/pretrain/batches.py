@@ -7,6 +7,7 @@ step, so that a resumed run reads what an unbroken one would.
 import collections
 import math
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from pairscape.dataset.patch_reader import PatchReader
 
 _MOST_WORKERS = 8
+# Where patches are augmented together; on a CPU by their readers, one by one, which is no slower.
+AUGMENTED_ON = ("cuda",)
 
 
 class Stored:
@@ -65,6 +68,7 @@ class PairRows(torch.utils.data.Dataset):
     ):
         self.images, self.genes, self.pairs = images, genes, pairs
         self.seed, self.augmented, self.dealt = seed, augmented, dealt
+        self.leaves_augmentation = False  # to who has the batch, on its device
 
     @property
     def reads_patches(self) -> bool:
@@ -78,6 +82,10 @@ class PairRows(torch.utils.data.Dataset):
             images, how = self.images.read(image_rows), self.augmented
             if step is not None and how.kind is not None:
                 draws = (self.seed, step, image_rows)
+                if self.leaves_augmentation:
+                    drawn = torch.from_numpy(augmentation.draw(*draws, how.per_batch))
+                    genes = torch.from_numpy(self.genes[rows])
+                    return {"images": torch.from_numpy(images), "genes": genes, "drawn": drawn}
                 images = augmentation.augment(
                     images, *draws, how.kind, how.per_batch, how.normalisation
                 )
@@ -147,27 +155,59 @@ def train_shares(
         yield step, batch[mine], drawn
 
 
+class Waited:
+    """An iterator that tells how long it was waited for; its first item, and what starts, don't count.
+
+    ``is_ahead``: whether its items are made while others are worked on. Else reading isn't waiting.
+    """
+
+    def __init__(self, items: Iterator, is_ahead: bool):
+        self._items, self._is_ahead = items, is_ahead
+        self._waited, self._since = 0.0, None
+
+    def __iter__(self) -> "Waited":
+        return self
+
+    def __next__(self):
+        began = time.monotonic()
+        item = next(self._items)
+        ended = time.monotonic()
+        if self._since is None:
+            self._since = ended
+        else:
+            self._waited += ended - began
+        return item
+
+    def share(self) -> float | None:
+        """The share of the time since the last question; None where nothing is read ahead."""
+        now, waited = time.monotonic(), self._waited
+        passed, self._since, self._waited = now - (self._since or now), now, 0.0
+        return min(1.0, waited / max(passed, 1e-9)) if self._is_ahead else None
+
+
 def train_batches(
     rows: PairRows, keys: Iterator[tuple], workers: int | None, world: World
-) -> Iterator[dict[str, torch.Tensor]]:
+) -> Waited:
     """Read the batches of keys (``train_shares``) in order, ahead of time in ``workers`` processes.
 
     ``workers`` None: up to 8 where a GPU waits for patches, as far as there are CPU cores; else none.
     """
+    rows.leaves_augmentation = (
+        world.device.type in AUGMENTED_ON and rows.augmented.normalisation is None
+    )
     number = _worker_count(rows, workers, world)
     if not number:
-        return (rows[key] for key in keys)
-    return iter(
-        torch.utils.data.DataLoader(
-            rows,
-            sampler=keys,
-            batch_size=None,
-            num_workers=number,
-            multiprocessing_context="spawn",  # a fork of a process with threads or CUDA may hang
-            pin_memory=world.device.type == "cuda",
-            worker_init_fn=processes.ignore_signals,
-        )
+        return Waited((rows[key] for key in keys), False)
+    loader = torch.utils.data.DataLoader(
+        rows,
+        sampler=keys,
+        batch_size=None,
+        num_workers=number,
+        multiprocessing_context="spawn",  # a fork of a process with threads or CUDA may hang
+        pin_memory=world.device.type == "cuda",
+        worker_init_fn=processes.ignore_signals,
     )
+    return Waited(iter(loader), True)
 
 
 def plain_batches(
@@ -191,9 +231,17 @@ def plain_batches(
             yield waiting.popleft().result()
 
 
-def to_device(batch: Mapping[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
-    """A batch on the device; patches stay uint8, a quarter of the bytes."""
-    return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
+def to_device(
+    batch: Mapping[str, torch.Tensor], device: torch.device, kind: str | None = None
+) -> dict[str, torch.Tensor]:
+    """A batch on the device; patches stay uint8, a quarter of the bytes.
+
+    Those whose augmentation, of ``kind``, was left to this device are augmented here.
+    """
+    moved = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
+    if (drawn := moved.pop("drawn", None)) is not None:
+        moved["images"] = augmentation.augment_together(moved["images"], drawn, kind)
+    return moved
 
 
 def _worker_count(rows: PairRows, workers: int | None, world: World) -> int:

@@ -65,7 +65,7 @@ def gradients(
     batch: dict[str, torch.Tensor],
     count: int,
     world: World,
-    draw: Callable[[int, int], None],
+    draw: Callable[[int, int, slice], None],
     with_recall: bool = False,
 ) -> dict[str, torch.Tensor]:
     """Add the gradient of the global batch's loss to the parameters' ``grad``.
@@ -77,7 +77,8 @@ def gradients(
     batch
         This process's share (``world.share``) of the ``count`` rows of the global batch, by side.
     draw
-        Called with the number of a side and of a chunk before that chunk runs: seeds dropout.
+        Called with the number of a side, of a chunk, and the chunk's rows in the share, before that
+        chunk runs: seeds dropout.
     with_recall
         Whether the batch's Recall@5 is wanted, too.
 
@@ -88,7 +89,8 @@ def gradients(
     leaves, go_back = [], []
     for number, name in enumerate(SIDES):
         side = getattr(pair, name)
-        embedded, back = _embed(pair, side, batch[name], partial(draw, number))
+        rows = pair.training_options.micro_batch or len(batch[name])
+        embedded, back = embed(pair, side, batch[name], partial(draw, number), rows)
         leaves.append(world.gather(embedded, count).requires_grad_())
         go_back.append(back)
     loss = pair_loss(pair, *leaves)
@@ -103,22 +105,23 @@ def gradients(
     return {"loss": loss.detach(), **recall}
 
 
-def _embed(
-    pair: Pair, side: Side, inputs: torch.Tensor, draw: Callable[[int], None]
+def embed(
+    pair: Pair, side: Side, inputs: torch.Tensor, draw: Callable[[int, slice], None], rows: int
 ) -> tuple[torch.Tensor, Callable[[torch.Tensor], None]]:
-    """Embed a share; return the embeddings without graph, and what takes their gradient back."""
-    run, rows = side, pair.training_options.micro_batch or len(inputs)
+    """Embed a share, ``rows`` at a time; the embeddings without graph, and what takes their gradient
+    back."""
+    run = side
     if side.tower is not None and side.is_frozen:
         # No gradient goes through it: it runs once, whatever the chunks are.
         features = []
         for number, chunk in enumerate(inputs.split(rows if side.is_by_row else len(inputs))):
             if side.trunk_mode == "train":
-                draw(_TRUNK + number)
+                draw(_TRUNK + number, slice(None))
             with torch.no_grad(), pair.autocast(inputs.device):
                 features.append(side.encode(chunk))
         inputs, run = torch.cat(features), side.project
     if rows >= len(inputs) or not side.is_by_row:
-        draw(0)
+        draw(0, slice(None))
         with pair.autocast(inputs.device):
             embedded = run(inputs)
         return embedded.detach(), embedded.backward if embedded.requires_grad else _nothing
@@ -126,7 +129,7 @@ def _embed(
 
     def again(gradient: torch.Tensor) -> None:
         for number, (chunk, part) in enumerate(zip(chunks, gradient.split(rows), strict=True)):
-            draw(number)
+            draw(number, slice(number * rows, (number + 1) * rows))
             with pair.autocast(chunk.device):
                 embedded = run(chunk)
             if embedded.requires_grad:
@@ -134,7 +137,7 @@ def _embed(
 
     parts = []
     for number, chunk in enumerate(chunks):
-        draw(number)
+        draw(number, slice(number * rows, (number + 1) * rows))
         # A scope for each: autocast keeps the weights it has cast, here without their graph.
         with torch.no_grad(), pair.autocast(chunk.device):
             parts.append(run(chunk))

@@ -1,7 +1,7 @@
-"""A run that couldn't be made says so in ``failed.json``, where its options.json would be.
+"""A run that couldn't be made says so in ``failed.json``, and its options.json repeats it.
 
-Tables then print why beside a dash, and nobody types it in. To try such a run again, delete the
-file; a run that ends well deletes it itself.
+Tables then print why beside a dash, and nobody types it in. To try such a run again, delete its
+model.ckpt, which is a line of words; a run that ends well deletes ``failed.json`` itself.
 """
 
 from collections.abc import Mapping
@@ -12,6 +12,8 @@ from pairscape.core.errors import InputError
 
 FILE = "failed.json"
 OUT_OF_MEMORY = "out of memory"
+# What a run declares of its test split: there, in words, where it failed.
+DECLARED = ("meta", "index", "images", "genes")
 RUN_KEYS = ("experiment", "dataset", "image_encoder", "gene_encoder", "seed")
 
 
@@ -33,6 +35,11 @@ def write(run_dir, run: Mapping, why: str, message: str = "") -> Path:
     record |= {"reason": why, "message": " ".join(message.split())[:500]}
     files.write_json(path, record)
     return path
+
+
+def is_failure(run) -> bool:
+    """Whether what options.json holds is such a record."""
+    return isinstance(run, Mapping) and "reason" in run
 
 
 def clear(run_dir) -> None:

@@ -44,7 +44,7 @@ class MetricLoggers:
         values = {
             f"{row['split']}/{name}": value
             for name, value in row.items()
-            if name not in ("step", "split", "batch")
+            if name not in ("step", "split", "batch") and value is not None
         }
         if self.tensorboard is not None:
             for name, value in values.items():

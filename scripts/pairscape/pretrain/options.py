@@ -7,8 +7,10 @@ from pairscape.core.errors import InputError
 from pairscape.core.options import resolve_part
 from pairscape.encoders import specs
 
-# Options that say where and how fast, not what: a run may be gone on with under others of them.
-MACHINE_OPTIONS = ("loader_workers", "loggers")
+# Options that say where and how fast, not what: others of them rerun nothing.
+MACHINE_OPTIONS = ("loader_workers", "loggers", "activation_checkpointing")
+# So do these, where no draw depends on them (``draws_by_row``).
+SHARING_OPTIONS = ("devices", "nodes", "micro_batch")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,10 +52,33 @@ class Training:
     early_stopping: Mapping[str, float] | None
     loggers: Sequence[str]
     select: str
+    activation_checkpointing: bool = False  # the last: older models don't have it
 
     def as_dict(self) -> dict:
         """The plain dictionary that is written to files."""
         return dataclasses.asdict(self)
+
+
+def draws_by_row(training: Mapping) -> bool:
+    """Whether what a row draws in training depends on that row alone.
+
+    Not where attention itself drops out (the transformer head, an encoder in training mode as a whole),
+    and not where a device's patches share their draws: then the number of devices and ``micro_batch``
+    decide, as they do in torch.
+    """
+    tuned = {training["image_tuning"], training["gene_tuning"]}
+    return (
+        training["image_projection"] != "transformer"
+        and training["frozen_trunks"] == "eval"
+        and training["augmentation_draws"] == "per_patch"
+        and "full" not in tuned
+    )
+
+
+def machine_options(training: Mapping) -> tuple[str, ...]:
+    """Those of the resolved options that don't decide what a run becomes, up to rounding."""
+    by_row = draws_by_row(training)
+    return MACHINE_OPTIONS + (SHARING_OPTIONS if by_row else ())
 
 
 def resolve_training(given: Mapping) -> Training:

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import distributed, nn
 
+from pairscape.core.devices import has_gpu, pick
 from pairscape.core.errors import InputError
 
 TIMEOUT = datetime.timedelta(minutes=30)
@@ -118,12 +119,12 @@ def start(devices: int = 1, nodes: int = 1) -> World:
     if number is None and nodes > 1:
         asked = f"{devices} device(s) on {nodes} node(s)"
         raise _refuse(f"{asked} and a launch on one node", _RELAUNCH)
-    on_gpu = torch.cuda.is_available()
+    on_gpu = has_gpu()
     if on_gpu and torch.cuda.device_count() < devices:
         seen = f"{devices} where {torch.cuda.device_count()} GPUs can be seen"
         raise _refuse(seen, "ask for no more, or reserve more")
     if wanted == 1:
-        return World(0, 1, torch.device("cuda", 0) if on_gpu else torch.device("cpu"))
+        return World(0, 1, pick())
 
     from lightning.fabric import Fabric
     from lightning.fabric.plugins import environments

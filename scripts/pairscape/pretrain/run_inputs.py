@@ -16,7 +16,7 @@ from pairscape.dataset.shards import Shards
 from pairscape.dataset.splits import as_text, read_splits
 from pairscape.encoders import specs
 from pairscape.pretrain import experiment, failures, stored_sides
-from pairscape.pretrain.options import MACHINE_OPTIONS, Training
+from pairscape.pretrain.options import Training, machine_options
 
 log = logging.getLogger("pairscape")
 
@@ -59,11 +59,12 @@ class Run:
     def identity(self) -> str:
         """Checksum of everything that decides the run."""
         training = self.training.as_dict()
+        machine = machine_options(training)
         return files.sha256_json(
             {
                 "result_version": self.result_version,
                 "options": {k: value for k, value in self.options.items() if k != "training"},
-                "training": {k: v for k, v in training.items() if k not in MACHINE_OPTIONS},
+                "training": {k: v for k, v in training.items() if k not in machine},
                 "shards": self.shards,
                 "stored": {side: index["sha256"] for side, index in self.stored.items()},
                 "weights": {
@@ -131,6 +132,9 @@ def read(options: Mapping, training: Training, inputs: Inputs, result_version: i
         raise InputError("--options", "training.image_tuning", training.image_tuning, remedy)
     stored = stored_sides.read(inputs.features, encoders, training, shards, inputs.shards, splits)
     rows = expression_counts.split_rows(opened, splits, inputs.splits)
+    if not len(rows["test"]):
+        remedy = "put a sample with pairs into test: every run is scored on it"
+        raise InputError(inputs.splits, "split test", "no pairs", remedy)
     if not is_closed_form(options):
         _check_rows(inputs.splits, rows, training)
     counts = expression_counts.Counts(opened, [gene["gene_symbol"] for gene in genes])

@@ -23,9 +23,10 @@ def read_run(
     experiment, dataset
         Whose run it must be; None for any.
     """
-    failed = failures.beside(given)
-    path = failed or given
-    run = failures.read(path) if failed else files.read_json(path)
+    record = failures.beside(given)
+    path = record or given
+    run = failures.read(path) if record else files.read_json(path)
+    failed = failures.is_failure(run)
     for key in failures.RUN_KEYS if failed else (*failures.RUN_KEYS, *keys):
         if not isinstance(run, dict) or key not in run:
             raise InputError(path, key, "nothing", "delete the run and pretrain it again")
@@ -34,7 +35,7 @@ def read_run(
     for key, wanted in (("experiment", experiment), ("dataset", dataset)):
         if wanted is not None and run[key] != wanted:
             raise InputError(path, key, run[key], f"give only runs of {key} {wanted}")
-    return path, run, bool(failed)
+    return path, run, failed
 
 
 def read_scorable(path, run: Mapping, split: str) -> tuple[dict, set[str]]:

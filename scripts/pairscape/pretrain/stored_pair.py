@@ -2,12 +2,14 @@
 
 import io
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 
 from pairscape.core import files
 from pairscape.core.errors import InputError, missing_file
 from pairscape.encoders import specs
+from pairscape.pretrain import failures
 from pairscape.pretrain.options import Training
 from pairscape.pretrain.pair import FORMAT, Pair, build_towers, load_exactly, trunk_checksums
 from pairscape.pretrain.side import Side, image_side
@@ -73,6 +75,10 @@ def load_image_side(path, image_weights=None) -> tuple[Side, dict]:
 
 def read_stored(path) -> tuple[dict, dict, dict]:
     """Description, state and metadata of a saved pair."""
+    record = Path(path).with_name(failures.FILE)
+    if record.is_file():
+        why = f"no run: {failures.read(record)['reason']}"
+        raise InputError(path, "model", why, "delete it and pretrain again with more memory")
     try:
         if (fault := files.zip_fault(path)) is not None:
             raise ValueError(fault)

@@ -31,6 +31,7 @@ class Built:
             "logit_scale": float(self.pair.logit_scale.detach().exp()),
             "steps": steps,
             "device": world.device.type,
+            "micro_batch": training.micro_batch,
             "fingerprints": self.fingerprints,
             "trunk_sha256": self.pair.description["trunk_sha256"],
         }

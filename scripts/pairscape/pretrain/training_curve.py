@@ -62,6 +62,13 @@ def plot_penalties(path, about: Mapping, title: str) -> None:
         )
 
 
+def plot_failure(path, why: str, title: str) -> None:
+    """Say in the place of a curve why there is none."""
+    with _axes(path) as axes:
+        axes.text(0.5, 0.5, f"no run: {why}", ha="center", va="center", transform=axes.transAxes)
+        axes.set(xticks=[], yticks=[], title=title)
+
+
 @contextlib.contextmanager
 def _axes(path) -> Iterator:
     """Axes to draw on, which are written to ``path`` at the end of the block."""
@@ -71,6 +78,7 @@ def _axes(path) -> Iterator:
     axes = figure.subplots()
     yield axes
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False)
     with files.atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=150)

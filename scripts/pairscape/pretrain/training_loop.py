@@ -9,18 +9,21 @@ import math
 import os
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from pairscape.core import logs
-from pairscape.pretrain import batches, checkpoints, contrastive, evaluation, processes
+from pairscape.core import devices, logs
+from pairscape.pretrain import batches, card_memory, checkpoints, contrastive, evaluation, processes
+from pairscape.pretrain import row_dropout as by_row
 from pairscape.pretrain.batches import PairRows
 from pairscape.pretrain.metric_loggers import MetricLoggers
+from pairscape.pretrain.options import draws_by_row
 from pairscape.pretrain.pair import Pair
 from pairscape.pretrain.processes import World
+from pairscape.pretrain.side import SIDES
 from pairscape.pretrain.training_record import Record
 
 log = logging.getLogger("pairscape")
@@ -31,7 +34,7 @@ def resolve_precision(precision: str) -> str:
     """``auto`` becomes bf16-mixed on a GPU that has it, and 32-true elsewhere."""
     if precision != "auto":
         return precision
-    on_gpu = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    on_gpu = devices.has_gpu() and torch.cuda.is_bf16_supported()
     return "bf16-mixed" if on_gpu else "32-true"
 
 
@@ -60,12 +63,9 @@ def train(
 
     Parameters
     ----------
-    rows
-        Row numbers by split.
-    identity
-        Checksum of everything that decides the run.
-    views
-        Stored views of each patch, of which all but the first are trained on; 1 for none.
+    rows, identity, views
+        Row numbers by split; the checksum of everything that decides the run; stored views of each
+        patch, of which all but the first are trained on (1 for none).
 
     Returns
     -------
@@ -82,6 +82,7 @@ def train(
     size = min(options.batch_size, len(rows["train"]))
     keys = batches.train_shares(rows["train"], size, seed, start, world, views)
     reader = batches.train_batches(data, keys, options.loader_workers, world)
+    record.waiting = reader.share
     names = options.loggers if world.is_first else ()
     loggers = MetricLoggers(names, folder, identity, options.as_dict(), start)
     saved = time.monotonic()
@@ -97,7 +98,10 @@ def train(
             is_last = step + 1 == options.max_steps
             is_due = (step + 1) % every == 0 or is_last
             is_told = (step + 1) % record.often == 0 or is_last
-            batch = batches.to_device(next(reader), world.device)
+            batch = batches.to_device(next(reader), world.device, data.augmented.kind)
+            if step == start:
+                draw = draws(pair, size, world, seed, step)
+                card_memory.fit_micro_batch(pair, batch, size, world, draw)
             scores = train_step(
                 pair, optimizer, batch, size, world, seed, step, with_recall=is_told
             )
@@ -154,6 +158,10 @@ def set_up(pair: Pair, world: World) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.set_float32_matmul_precision("highest" if pair.amp_dtype is None else "high")
     processes.share_batchnorm(pair, world)
+    card_memory.checkpoint_activations(pair)
+    if draws_by_row(pair.training_options.as_dict()):
+        by_row.install(pair.images)
+        by_row.install(pair.genes)
     pair.to(world.device)
     if pair.images.tower is not None:
         pair.images.tower.to(memory_format=torch.channels_last)
@@ -176,19 +184,35 @@ def train_step(
     It gives the ``loss``, and ``recall@5`` if wanted.
     """
 
-    def draw(side: int, chunk: int) -> None:
-        # Dropout must not depend on what ran before: then a resumed run equals an unbroken one,
-        # and a chunk that runs a second time is the same.
-        sequence = np.random.SeedSequence([seed, 3, step, world.rank, side, chunk])
-        number = int(sequence.generate_state(1, np.uint32)[0])
-        torch.default_generator.manual_seed(number)  # torch.manual_seed takes 2 ms
-        if world.device.type == "cuda":
-            torch.cuda.manual_seed(number)
-
     optimizer.zero_grad(set_to_none=True)
+    draw = draws(pair, count, world, seed, step)
     scores = contrastive.gradients(pair, batch, count, world, draw, with_recall)
     trained = optimizer.param_groups[0]["params"]
     torch.nn.utils.clip_grad_norm_(trained, pair.training_options.gradient_clip)
     optimizer.step()
     pair.clamp_temperature()
     return scores
+
+
+def draws(
+    pair: Pair, count: int, world: World, seed: int, step: int
+) -> Callable[[int, int, slice], None]:
+    """What seeds the dropout of a step (``draw`` of ``contrastive.gradients``)."""
+    layers = [by_row.installed(getattr(pair, name)) for name in SIDES]
+    share = world.share(count)
+    keys = [
+        torch.from_numpy(by_row.row_keys(seed, step, side, count)[share]).to(world.device)
+        for side in range(len(SIDES))
+    ]
+
+    def draw(side: int, chunk: int, rows: slice) -> None:
+        by_row.set_keys(layers[side], keys[side][rows])
+        # What isn't drawn by row must not depend on what ran before: then a resumed run equals an
+        # unbroken one, and a chunk that runs a second time is the same.
+        sequence = np.random.SeedSequence([seed, 3, step, world.rank, side, chunk])
+        number = int(sequence.generate_state(1, np.uint32)[0])
+        torch.default_generator.manual_seed(number)  # torch.manual_seed takes 2 ms
+        if world.device.type == "cuda":
+            torch.cuda.manual_seed(number)
+
+    return draw

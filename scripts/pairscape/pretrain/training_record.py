@@ -3,7 +3,7 @@
 import csv
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
@@ -14,7 +14,10 @@ from pairscape.pretrain.pair import Pair
 
 log = logging.getLogger("pairscape")
 
-METRIC_COLUMNS = ("step", "split", "batch", "loss", "recall@5", "logit_scale", "learning_rate")
+METRIC_COLUMNS = (
+    *("step", "split", "batch", "loss", "recall@5", "logit_scale", "learning_rate"),
+    "waiting",  # share of the steps' time that patches were waited for; empty where none are read ahead
+)
 
 
 class Record:
@@ -23,7 +26,7 @@ class Record:
     It is the same in every process, since every process has the loss of the global batch. ``every``
     is the number of steps between validations; training is recorded five times as often. ``best``
     holds ``loss``, ``step`` and ``state`` of the validation with the least loss; ``is_over`` says that
-    training has stopped early.
+    training has stopped early. ``waiting`` is asked for that column of the metrics.
     """
 
     def __init__(self, training: Training, every: int):
@@ -32,6 +35,7 @@ class Record:
         self.losses: list[torch.Tensor] = []
         self.best: dict = {"loss": math.inf, "step": 0, "state": None}
         self.reference, self.waited, self.is_over = math.inf, 0, False
+        self.waiting: Callable[[], float | None] = lambda: None
 
     def state_dict(self) -> dict:
         return {
@@ -81,7 +85,8 @@ class Record:
 
     def _add(self, pair: Pair, step, split, batch, loss, recall, rate) -> dict:
         scale = float(pair.logit_scale.detach().exp())
-        values = (step, split, batch, loss, recall, scale, rate)
+        waiting = self.waiting() if split == "train" else None
+        values = (step, split, batch, loss, recall, scale, rate, waiting)
         row = dict(zip(METRIC_COLUMNS, values, strict=True))
         self.metrics.append(row)
         return row

@@ -10,6 +10,7 @@ from pairscape.core import files, tsv
 from pairscape.core.errors import InputError, missing_file
 from pairscape.dataset import leakage
 from pairscape.dataset.splits import read_splits, read_with_leaks
+from pairscape.pretrain import failures
 from pairscape.report import layout
 from pairscape.report.chapters import CHAPTERS
 
@@ -120,8 +121,10 @@ def count_donors(rows: Iterable[Mapping]) -> dict[str, int]:
 
 
 def read_runs(paths: Sequence) -> list[dict]:
-    """The options.json of runs, each with its ``sha256``."""
-    return [{**_read_object(path, RUN_KEYS), "sha256": files.sha256_file(path)} for path in paths]
+    """The options.json of runs that haven't failed, each with its ``sha256``."""
+    read = {path: files.read_json(path) for path in paths}
+    made = [path for path, run in read.items() if not failures.is_failure(run)]
+    return [{**_read_object(path, RUN_KEYS), "sha256": files.sha256_file(path)} for path in made]
 
 
 def _folder(path) -> str:

@@ -65,6 +65,7 @@ ROUNDING = 0.0005  # published means have three digits
 # Options that name the machine, or that make the level of an ablation.
 _NO_DIFFERENCE = {
     *("devices", "nodes", "loader_workers", "precision", "loggers", "micro_batch"),
+    "activation_checkpointing",
     *("image_projection", "loss", "image_tuning", "gene_tuning", "stored_views"),
 }
 

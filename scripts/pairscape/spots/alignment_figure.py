@@ -60,6 +60,26 @@ def draw_alignment(
     figure.savefig(path, format="png")
 
 
+def draw_residuals(path, name: str, fitted, region: Region) -> None:
+    """Draw as PNG what a fit (``registration_fit.Fit``) leaves in each block, as arrows ten times as
+    long."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.2, 6), dpi=130, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    rows, columns = region.tissue.shape
+    left, top = region.low_um
+    extent = (left, left + columns * PIXEL_UM, top + rows * PIXEL_UM, top)
+    axes.imshow(next(iter(region.maps.values())), extent=extent, cmap="Greys", alpha=0.6)
+    (x, y), (dx, dy) = fitted.blocks.T, fitted.residuals.T
+    axes.quiver(x, y, dx, dy, color=COLOURS[0], angles="xy", scale_units="xy", scale=0.1)
+    axes.set(xlabel="x (µm)", ylabel="y (µm)")
+    axes.set_title(f"{name}: residuals x 10, median {fitted.residual_um:.1f} µm", fontsize=10)
+    figure.savefig(path, format="png")
+
+
 def _draw_region(axes, region: Region, matrix: np.ndarray, pixel_size_um: float) -> None:
     from matplotlib.patheffects import Normal, Stroke
     from scipy.ndimage import gaussian_filter

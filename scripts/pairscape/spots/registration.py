@@ -168,6 +168,12 @@ def judge(
     return result | _decide(result, best, scores[best], nearest if behind >= 0 else None)
 
 
+def as_json(verdict: dict) -> dict:
+    """A verdict of ``judge`` with lists in the place of arrays."""
+    rival = verdict.get("rival")
+    return verdict | ({"rival": rival | {"matrix": rival["matrix"].tolist()}} if rival else {})
+
+
 def _find_rivals(board: Board, matrix, mistakes: dict, he_um_per_px: float | None):
     """Matrix and sums of each rival by name; and the best on either colour of blocks, and on all."""
     region, pixel_size_um = board.region, board.pixel_size_um

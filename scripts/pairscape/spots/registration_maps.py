@@ -51,10 +51,7 @@ def read_region(bundle) -> Region:
     Transcripts of quality ``MIN_QV`` and more count, whatever they name. Points that aren't finite
     are left out.
     """
-    try:
-        cells = xenium.read_cells(bundle)[["x_centroid", "y_centroid"]].to_numpy(float)
-    except InputError:  # check_bundle says so; transcripts tell as much
-        cells = np.empty((0, 2))
+    cells = read_nuclei(bundle)
     counted = {"nuclei": _count([cells]), "transcripts": _count(_transcripts(bundle))}
     rows, columns = np.max([grid.shape for grid in counted.values()], axis=0)
     counted = {
@@ -77,12 +74,34 @@ def read_region(bundle) -> Region:
     return Region(maps, counts, np.array([left, top]) * PIXEL_UM, tissue)
 
 
+def read_nuclei(bundle) -> np.ndarray:
+    """The centres of a bundle's nuclei, (N, 2) µm; none where its table of cells can't be read."""
+    try:
+        cells = xenium.read_cells(bundle)[["x_centroid", "y_centroid"]].to_numpy(float)
+    except InputError:  # check_bundle says so; transcripts tell as much
+        return np.empty((0, 2))
+    return cells[np.isfinite(cells).all(axis=1)]
+
+
 def read_picture(thumbnail: np.ndarray, scale: float, size_px: tuple[int, int]) -> Picture:
     """The haematoxylin density of an H&E from its thumbnail (``HEImage.thumbnail``).
 
     Colours are unmixed after Ruifrok and Johnston (2001, scikit-image's ``rgb2hed``); glass, and
     the black fill of turned images, become 0, the densest hundredth 1.
     """
+    density = _haematoxylin(thumbnail)
+    step = max(1, math.ceil(max(density.shape) / (THUMBNAIL_PX // 2)))
+    rows, columns = (side // step * step for side in density.shape)
+    reduced = density[:rows, :columns].reshape(rows // step, step, columns // step, step)
+    return Picture(reduced.mean(axis=(1, 3)), scale * step, size_px)
+
+
+def read_close_picture(thumbnail: np.ndarray, scale: float, size_px: tuple[int, int]) -> Picture:
+    """The same, as fine as the thumbnail is."""
+    return Picture(_haematoxylin(thumbnail), scale, size_px)
+
+
+def _haematoxylin(thumbnail: np.ndarray) -> np.ndarray:
     from skimage.color import rgb2hed
 
     density = np.empty(thumbnail.shape[:2], np.float32)
@@ -91,11 +110,7 @@ def read_picture(thumbnail: np.ndarray, scale: float, size_px: tuple[int, int]) 
         density[top : top + 256] = rgb2hed(band)[..., 0]
         density[top : top + 256][(band < BLACK).all(axis=2)] = np.nan
     low, high = np.nanquantile(density, [0.01, 0.99]) if np.isfinite(density).any() else (0, 0)
-    density = np.nan_to_num((density - low) / max(high - low, 1e-6), nan=0.0).clip(0, 1)
-    step = max(1, math.ceil(max(density.shape) / (THUMBNAIL_PX // 2)))
-    rows, columns = (side // step * step for side in density.shape)
-    reduced = density[:rows, :columns].reshape(rows // step, step, columns // step, step)
-    return Picture(reduced.mean(axis=(1, 3)), scale * step, size_px)
+    return np.nan_to_num((density - low) / max(high - low, 1e-6), nan=0.0).clip(0, 1)
 
 
 def _transcripts(bundle):
