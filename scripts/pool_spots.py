@@ -57,8 +57,8 @@ def main(argv=None):
     if gene and gene not in genes:
         remedy = f"name a gene of the panel, such as {genes[0]}, or none"
         raise InputError("--options", "overlay_gene", gene, remedy)
-    inputs = [Path(args.bundle) / "experiment.xenium", xenium.find_panel(args.bundle)]
-    inputs += [xenium.find_transcripts(args.bundle)]
+    read = xenium.find_panel(args.bundle), xenium.find_transcripts(args.bundle)
+    inputs = [Path(args.bundle) / "experiment.xenium", *read]
     inputs += [Path(args.he_alignment)] if args.he_alignment else []
     within = source.preset.assigned == "cells_within"
     cells = _read_centroids(args.bundle, inputs) if within else None
@@ -94,16 +94,16 @@ def main(argv=None):
     rows = spot_quality.summarise(audit, pooled.counts, cell_sums)
     spot_quality.QUALITY.write(args.table, rows)
     apart = {row["measure"]: row["value"] for row in rows if row["of"] == "spots_vs_cells"}
-    shown = _cells(args.bundle, audit["overlay_gene"], cell_sums, apart)
-    gene_counts = pooled.counts[:, [genes.index(audit["overlay_gene"])]].toarray().ravel()
+    shown_gene = audit["overlay_gene"]
+    shown = _cells(args.bundle, shown_gene, cell_sums, apart)
+    gene_counts = pooled.counts[:, [genes.index(shown_gene)]].toarray().ravel()
     median = audit["transcripts_per_spot"]["median"]
     title = (
         f"{source.name}: {len(per_spot):,} spots, {pooled.pooled:,} of {pooled.rows_read:,} rows "
         f"pooled, median {median:,.0f} a spot"
     )
-    gene = audit["overlay_gene"]
     with files.atomic_path(args.figure) as path:
-        spot_figure.draw_spots(path, title, gene, gene_counts, pooled, layout, shown, he)
+        spot_figure.draw_spots(path, title, shown_gene, gene_counts, pooled, layout, shown, he)
     files.write_json(args.audit, audit)
     logs.log.info(
         "%s: %d of %d rows pooled in %d spots (%s; median %g transcripts and %g genes a spot); "

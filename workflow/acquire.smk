@@ -176,16 +176,14 @@ rule fetch_weights:
 
 rule check_bundle:
     input:
-        unpack(
-            lambda w: samples.bundle_inputs(plan, w.sample, samples.he_as_given)
-        ),
+        unpack(lambda w: samples.bundle_inputs(plan, w.sample, samples.he_as_given)),
     output:
         f"{plan.results}/samples/{{sample}}/check.json",
     log:
         f"{plan.results}/logs/check_bundle/{{sample}}.log",
+    priority: 1
     conda:
         "../envs/pipeline.yaml"
-    priority: 1
     threads: 1
     resources:
         mem_mb=grows(4000),

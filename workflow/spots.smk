@@ -51,9 +51,9 @@ rule check_alignment:
         f"{plan.results}/logs/check_alignment/{{sample}}.log",
     wildcard_constraints:
         sample=any_of(name for name in plan.samples if samples.he_files(plan, name)),
+    priority: 1
     conda:
         "../envs/pipeline.yaml"
-    priority: 1
     threads: 1
     resources:
         mem_mb=grows(4000),
@@ -85,9 +85,9 @@ rule pool_spots:
         figure=f"{plan.results}/samples/{{sample}}/{{spots}}/qc.png",
     log:
         f"{plan.results}/logs/pool_spots/{{sample}}_{{spots}}.log",
+    priority: 1  # one sample to its pictures before the next one: what is wrong is seen early
     conda:
         "../envs/pipeline.yaml"
-    priority: 1 # one sample to its pictures before the next one: what is wrong is seen early
     threads: 1
     resources:
         mem_mb=grows(6000, kspots=60),
