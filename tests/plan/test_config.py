@@ -415,3 +415,14 @@ def test_a_filled_table_is_checked_when_the_plan_is_made(tmp_path):
     table.write_text(head + "a\tp1\tA\ta.svs\tyes\n")
     with pytest.raises(InputError, match="slide a, column MSI: found 'yes'"):
         check(config)
+
+
+def test_every_pattern_of_a_schema_has_its_words():
+    """A refusal says what is allowed in words, never by a regular expression."""
+    import re
+
+    from pairscape.core.options import PATTERNS
+
+    for path in (ROOT / "workflow/schemas").glob("*.yaml"):
+        found = re.findall(r"pattern: (\"[^\"]*\"|\S+?)[,}]?\s", path.read_text())
+        assert {pattern.strip('"') for pattern in found} <= set(PATTERNS), path

@@ -30,6 +30,7 @@ from pairscape.pretrain import (
     training_loop,
     training_record,
 )
+from pairscape.pretrain.metric_loggers import MetricLoggers
 from pairscape.pretrain.options import Training, resolve_training
 
 ENCODERS = Path(__file__).parents[2] / "config" / "encoders"
@@ -682,3 +683,10 @@ def test_the_training_options_are_those_of_the_schema():
     fields = [field.name for field in dataclasses.fields(Training)]
     assert fields == list(read_schema("config")["$defs"]["training"]["properties"])
     assert resolve_training({}).as_dict() == resolve_part("training", {})
+
+
+def test_a_setting_that_wandb_does_not_know_is_refused_by_its_name(tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "")
+    with pytest.raises(InputError, match=r"WANDB_MODE: found ''; input should be .*offline"):
+        MetricLoggers(["wandb"], tmp_path, "0" * 64, {}, 0)
