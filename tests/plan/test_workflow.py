@@ -271,7 +271,8 @@ def test_a_refusal_is_one_line_that_names_all_configurations(checkout):
     names = ("--config", "seed=1", "--configfile", "one.yaml", "two.yaml")
     _, said = plan(checkout, *names, ok=False)
     (line,) = [line for line in said.splitlines() if "found" in line]
-    assert line.startswith("Error: one.yaml with two.yaml with --config: patches")
+    both = f"{checkout}/one.yaml with {checkout}/two.yaml with --config"
+    assert line.startswith(f"Error: {both}: patches: found 'a b'; use letters")
     assert line.endswith("use letters of English, digits, `_` and `-` alone: it stands in paths")
     for word in ("WorkflowError", "line 5", "does not match", "Traceback"):
         assert word not in said
