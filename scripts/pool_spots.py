@@ -105,17 +105,21 @@ def main(argv=None):
     with files.atomic_path(args.figure) as path:
         spot_figure.draw_spots(path, title, shown_gene, gene_counts, pooled, layout, shown, he)
     files.write_json(args.audit, audit)
+    _say(source.name or args.bundle, pooled, audit, args.figure)
+
+
+def _say(name: str, pooled, audit: dict, figure) -> None:
     logs.log.info(
         "%s: %d of %d rows pooled in %d spots (%s; median %g transcripts and %g genes a spot); "
         "see %s",
-        source.name or args.bundle,
+        name,
         pooled.pooled,
         pooled.rows_read,
         audit["spots"],
         ", ".join(f"{rows} {reason}" for reason, rows in pooled.dropped.items()),
-        median,
+        audit["transcripts_per_spot"]["median"],
         audit["genes_per_spot"]["median"],
-        args.figure,
+        figure,
     )
 
 

@@ -17,10 +17,26 @@ from pairscape.jobs.records import program_version
 from pairscape.plan import commands, costs, datasets, runs, samples, scores, slides
 from pairscape.plan.reading import read_plan
 
+
+def refused(error: InputError) -> SystemExit:
+    """The end of Snakemake by a refusal alone: of other exceptions it tells the place in this file."""
+    here = error.field == "file" and not Path(error.file).is_absolute()
+    logger.error(f"Error: {error}{f' (looked for in {Path.cwd()})' if here else ''}")
+    return SystemExit(1)
+
+
+# All that has a say in the configuration, for messages.
+config_source = [*map(str, workflow.overwrite_configfiles or ["config/config.yaml"])]
+config_source += ["--config"] if workflow.config_settings.config else []
+
 try:
-    plan = read_plan(config, (workflow.overwrite_configfiles or ["config/config.yaml"])[-1])
+    plan = read_plan(config, " with ".join(config_source))
 except InputError as error:
-    raise WorkflowError(str(error)) from None
+    raise refused(error) from None
+
+if workflow.is_main_process:
+    for warning in samples.absent_files(plan):
+        logger.warning(warning)
 
 # Jobs run the Python of this Snakemake, unless conda or a container brings its own.
 if not workflow.deployment_settings.deployment_method:

@@ -5,6 +5,7 @@ import logging
 from types import SimpleNamespace
 
 import pytest
+from snakemake_interface_common.exceptions import WorkflowError
 
 from pairscape.jobs import slurm_queries
 
@@ -54,8 +55,43 @@ def test_an_answer_is_passed_on_and_the_plugin_is_mended_once(monkeypatch):
         return {"7": "RUNNING"}, 0.1
 
     monkeypatch.setattr(plugin, "query_job_status", answers)
+    monkeypatch.setattr(plugin.Executor, "check_active_jobs", plugin.Executor.check_active_jobs)
     slurm_queries.be_patient()
     mended = plugin.query_job_status
     assert asyncio.run(mended("squeue", None)) == ({"7": "RUNNING"}, 0.1)
     slurm_queries.be_patient()
     assert plugin.query_job_status is mended is not answers
+
+
+def asks(monkeypatch, query, limit, times=2):
+    """The jobs still running after some rounds of questions, with no more patience than ``limit``."""
+    silence = slurm_queries.Silence(limit)
+    check = slurm_queries.watched(Executor.check_active_jobs, silence)
+    monkeypatch.setattr(Executor, "check_active_jobs", check)
+    mended = slurm_queries.patient(query, silence)
+    return [still_running(monkeypatch, mended) for _ in range(times)]
+
+
+async def of_others(command, logger):
+    return {"8": "RUNNING"}, 0.1
+
+
+async def pending(command, logger):
+    return {"7": "PENDING"}, 0.1
+
+
+def test_patience_has_an_end_that_says_what_slurm_said_and_what_to_set(monkeypatch):
+    assert asks(monkeypatch, silent, 60) == [["7"], ["7"]]
+    monkeypatch.setattr(Executor, "get_status_command", lambda self: "no-such-command")
+    with pytest.raises(WorkflowError, match="Slurm: squeue: found no answer for 0 minutes") as end:
+        asks(monkeypatch, silent, 0)
+    assert "MinJobAge set to 300 s or more" in str(end.value)
+    assert "No such file" in str(end.value) or "status" in str(end.value)
+    assert "\n" not in str(end.value)
+
+
+def test_a_job_that_slurm_has_forgotten_is_not_asked_for_for_ever(monkeypatch):
+    assert asks(monkeypatch, of_others, 60) == [["7"], ["7"]]
+    assert asks(monkeypatch, pending, 0) == [["7"], ["7"]]
+    with pytest.raises(WorkflowError, match="no word of job 7 for 0 minutes: it has ended"):
+        asks(monkeypatch, of_others, 0)

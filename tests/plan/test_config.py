@@ -496,3 +496,14 @@ def test_patches_that_dont_go_with_their_spots_are_told(caplog, um_per_px, words
     check(config)
     assert words in caplog.text
     assert ("around spots of 55 µm: correct um_per_px" in caplog.text) == bool(words)
+
+
+def test_every_pattern_of_a_schema_has_its_words():
+    """A refusal says what is allowed in words, never by a regular expression."""
+    import re
+
+    from pairscape.core.options import PATTERNS
+
+    for path in (ROOT / "workflow/schemas").glob("*.yaml"):
+        found = re.findall(r"pattern: (\"[^\"]*\"|\S+?)[,}]?\s", path.read_text())
+        assert {pattern.strip('"') for pattern in found} <= set(PATTERNS), path

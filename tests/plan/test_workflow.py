@@ -275,3 +275,42 @@ def test_a_named_table_is_made_again_where_its_scores_have_other_runs(checkout, 
     assert counts.get("score_retrieval") == planned
     assert counts.get("pretrain") == planned
     assert ("Nothing to be done" in said) == (planned is None)
+
+
+def test_a_refusal_is_one_line_that_names_all_configurations(checkout):
+    config = yaml.safe_load((ROOT / "tests/tiny.yaml").read_text())
+    (checkout / "one.yaml").write_text(yaml.safe_dump(config))
+    (checkout / "two.yaml").write_text(yaml.safe_dump({"patches": {"a b": {"native_px": 9}}}))
+    names = ("--config", "seed=1", "--configfile", "one.yaml", "two.yaml")
+    _, said = plan(checkout, *names, ok=False)
+    (line,) = [line for line in said.splitlines() if "found" in line]
+    both = f"{checkout}/one.yaml with {checkout}/two.yaml with --config"
+    assert line.startswith(f"Error: {both}: patches: found 'a b'; use letters")
+    assert line.endswith("use letters of English, digits, `_` and `-` alone: it stands in paths")
+    for word in ("WorkflowError", "line 5", "does not match", "Traceback"):
+        assert word not in said
+
+
+def test_a_table_that_isnt_there_says_in_which_folder_it_was_looked_for(checkout):
+    _, said = plan(
+        checkout, "--configfile", "tests/tiny.yaml", "--config", "samples=no.tsv", ok=False
+    )
+    assert (
+        f"no.tsv: file: found nothing; make it or correct the path (looked for in {checkout})"
+        in said
+    )
+
+
+def test_files_of_the_sample_table_are_looked_for_when_the_plan_is_made(checkout):
+    rows = (ROOT / "tests/tiny_samples.tsv").read_text().splitlines()
+    columns = rows[0].split("\t")
+    row = dict(zip(columns, rows[1].split("\t"), strict=True)) | {"source": "local"}
+    row |= {"simulation": "", "bundle": "nowhere", "he_image": "/none/he.tif", "donor": "D"}
+    (checkout / "mine.tsv").write_text("\t".join(row) + "\n" + "\t".join(row.values()) + "\n")
+    config = yaml.safe_load((ROOT / "tests/tiny.yaml").read_text()) | {"samples": "mine.tsv"}
+    (checkout / "mine.yaml").write_text(yaml.safe_dump(config))
+    _, said = plan(checkout, "--configfile", "mine.yaml")
+    where = "mine.tsv: sample speck, column"
+    bundles = "results/tiny/bundles"
+    assert f"{where} bundle: found nothing at {bundles}/nowhere; put it there or correct" in said
+    assert f"{where} he_image: found nothing at /none/he.tif; put it there or correct" in said

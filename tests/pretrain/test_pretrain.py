@@ -31,6 +31,7 @@ from pairscape.pretrain import (
     training_loop,
     training_record,
 )
+from pairscape.pretrain.metric_loggers import MetricLoggers
 from pairscape.pretrain.options import Training, resolve_training
 
 ENCODERS = Path(__file__).parents[2] / "config" / "encoders"
@@ -761,3 +762,10 @@ def test_machine_options_come_beside_the_others_and_decide_nothing(dataset, tmp_
         with_machine('{"max_step": 5}', tmp_path / "other")
     with pytest.raises(InputError, match=r"^--machine: JSON: "):
         with_machine("{", tmp_path / "other")
+
+
+def test_a_setting_that_wandb_does_not_know_is_refused_by_its_name(tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "")
+    with pytest.raises(InputError, match=r"WANDB_MODE: found ''; input should be .*offline"):
+        MetricLoggers(["wandb"], tmp_path, "0" * 64, {}, 0)

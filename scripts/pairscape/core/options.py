@@ -12,6 +12,19 @@ from pairscape.core.errors import InputError, allowed_words
 SCHEMAS = Path(__file__).parents[3] / "workflow" / "schemas"
 _OTHER_FILE = re.compile(r"\w+\.schema\.yaml#")
 
+# The patterns of the schemas in words.
+PATTERNS = {
+    r"^[A-Za-z0-9_-]+$": "letters of English, digits, `_` and `-` alone: it stands in paths",
+    r"^[^{}]+$": "a path without braces, which Snakemake reads as wildcards",
+    r"^https?://.*/$": "an address that begins with http:// or https:// and ends with /",
+    r"^[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9_.-]+$": "a repository, <owner>/<name>",
+    r"^[0-9a-f]{64}$": "a SHA-256: 64 digits of 0 to 9 and a to f",
+    r"^([0-9.]+)?$": "a number with a point, such as 0.2125, or nothing",
+    r"^[0-9]*$": "a whole number, or nothing",
+    r"^(sha256:[0-9a-f]{64}|md5:[0-9a-f]{32})?$": "`sha256:` or `md5:` and the checksum, or nothing",
+    r"^epoch$": "a whole number of steps, or `epoch`",
+}
+
 
 def load_yaml(text: str):
     """What a YAML text says. The loader in C reads a configuration's files in a tenth of the time."""
@@ -114,6 +127,9 @@ def refuse_invalid(value, schema: Mapping, source, place: str) -> None:
     if error.validator == "enum":
         allowed = ", ".join(str(item) for item in error.schema["enum"] if item != "")
         raise InputError(source, field, repr(error.instance), f"allowed: {allowed}")
+    if error.validator == "pattern" and error.schema["pattern"] in PATTERNS:
+        remedy = f"use {PATTERNS[error.schema['pattern']]}"
+        raise InputError(source, field or "top level", repr(error.instance), remedy)
     remedy = f"give what the schema asks for: {described or error.validator}"
     raise InputError(source, field or "top level", f"{error.instance!r} ({error.message})", remedy)
 

@@ -220,6 +220,33 @@ def centres_of(plan: Plan, sample: str, spots: str) -> list[str]:
     return [centres["file"]] if centres else []
 
 
+def absent_files(plan: Plan) -> list[str]:
+    """A line for each file that the table gives, of a sample nothing was made of, and that isn't there.
+
+    It is no refusal: what is made without that sample can be made.
+    """
+    lines = []
+    for sample in dict(used_samples(plan)):
+        row = plan.samples[sample]
+        if Path(f"{plan.results}/samples/{sample}/check.json").exists():
+            continue
+        given = {"bundle": row["bundle"]}
+        given |= {"he_image": row["he_image"]} if row["he_image"] not in NO_FILE else {}
+        given |= {"he_alignment": row["he_alignment"]}
+        for column, value in given.items():
+            if value and value not in ALIGNMENT_WORDS and not _is_there(plan, sample, value):
+                place = f"{plan.config['samples']}: sample {sample}, column {column}"
+                path = _place(plan, value)
+                lines.append(f"{place}: found nothing at {path}; put it there or correct the path")
+    return lines
+
+
+def _is_there(plan: Plan, sample: str, value: str) -> bool:
+    """Whether a path that the table gives leads to something, or a rule makes it."""
+    made = sample in plan.simulated or sample in plan.fetched
+    return made or Path(_place(plan, value)).exists()
+
+
 # ------------------------------------------------------------------------------------------ checks
 
 

@@ -38,6 +38,8 @@ class MetricLoggers:
                 remedy = "set WANDB_API_KEY, or WANDB_MODE=offline, or leave it out"
                 says = f"wandb, which says: {error}"
                 raise InputError("--options", "training.loggers", says, remedy) from None
+            except ValueError as error:  # of pydantic: a setting that wandb doesn't know
+                raise _wrong_setting(error) from None
 
     def log(self, row: Mapping) -> None:
         """Tell one row of the metrics (``training_record.METRIC_COLUMNS``)."""
@@ -58,3 +60,14 @@ class MetricLoggers:
             self.tensorboard.close()
         if self.wandb is not None:
             self.wandb.finish()
+
+
+def _wrong_setting(error: ValueError) -> InputError:
+    """The refusal of a setting of wandb, which comes from the environment or its settings file."""
+    faults = error.errors() if hasattr(error, "errors") else []
+    if not faults:
+        return InputError("wandb", "settings", str(error), "correct its settings, or leave it out")
+    fault = faults[0]
+    name = "_".join(["WANDB", *map(str, fault["loc"])]).upper()
+    remedy = f"{fault['msg'][:1].lower()}{fault['msg'][1:]}: correct it, or unset it"
+    return InputError("the environment", name, repr(fault["input"]), remedy)
