@@ -119,6 +119,7 @@ def tries(number: int, samples: list):
                     "knows_size": known is not None,
                     "error_um": error_um(fitted.matrix, right @ np.linalg.inv(matrix), region),
                     "residual_um": fitted.residual_um,
+                    "contrast": (fitted.contrast, fitted.rival_contrast),
                     "refused": refused,
                     "seconds": time.perf_counter() - began,
                 }

@@ -25,6 +25,7 @@ RESULT_VERSION = 1
 CLOSE_PX = 6144  # of the thumbnail that single nuclei are told from
 METHOD = {
     "clear_margin": registration_fit.CLEAR_MARGIN,
+    "clear_ratio": registration_fit.CLEAR_RATIO,
     "max_residual_um": registration_fit.MAX_RESIDUAL_UM,
     "block_um": registration_maps.BLOCK_UM,
     "nucleus_um": registration_fit.NUCLEUS_UM,
@@ -76,6 +77,8 @@ def main(argv=None):
         **placed,
         "he_um_per_px_stated": he_um_per_px,
         "residual_um": fitted.residual_um,
+        "contrast": fitted.contrast,
+        "rival_contrast": fitted.rival_contrast,
         "residuals": np.hstack([fitted.blocks, fitted.residuals]).round(2).tolist(),
         "points": region.counts,
         "evidence": registration.as_json(verdict),

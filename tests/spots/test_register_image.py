@@ -31,6 +31,11 @@ def sample(tmp_path_factory):
     return bundle, image, right @ np.linalg.inv(matrix), um_per_px
 
 
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    monkeypatch.setattr(registration_fit, "KEPT", 2)
+
+
 def run(folder, bundle, image, **facts):
     tifffile.imwrite(folder / "he.tif", image, tile=(256, 256), photometric="rgb")
     argv = ["--bundle", bundle, "--he-image", folder / "he.tif", "--matrix", folder / "he.csv"]
@@ -96,12 +101,13 @@ VERDICT = {
     ("change", "residual_um", "why"),
     [
         ({}, 1.0, None),
+        ({"contrasts": (1.0, 0.6)}, 1.0, "stand out by 1.00, and another place's by 0.60"),
         (
             {"verdict": "undecided", "why": "little tissue"},
             1.0,
             "not|isn't the right one for sure: l",
         ),
-        ({"score": 0.39}, 1.0, "score 0.39, and the identity has 0.30"),
+        ({"score": 0.34}, 1.0, "score 0.34, and the identity has 0.30"),
         ({"lead": {"high": 0.01}}, 1.0, "the identity has 0.30"),
         ({}, 11.0, "lies 11 µm from its nuclei"),
         ({}, None, "too few nuclei"),
@@ -109,7 +115,8 @@ VERDICT = {
 )
 def test_a_fit_is_used_only_by_a_clear_margin(change, residual_um, why):
     residuals = np.empty((0, 2)) if residual_um is None else np.array([[residual_um, 0.0]])
-    fitted = registration_fit.Fit(np.eye(3), residuals, residuals)
+    contrasts = change.get("contrasts", (1.0, 0.4))
+    fitted = registration_fit.Fit(np.eye(3), residuals, residuals, *contrasts)
     told = registration_fit.refusal(fitted, VERDICT | change)
     assert (told is None) == (why is None)
     if why:

@@ -16,6 +16,7 @@ import numpy as np
 
 from pairscape.spots import registration
 from pairscape.spots.registration_maps import (
+    APART_UM,
     BLOCK_UM,
     MIN_CELLS,
     PIXEL_UM,
@@ -28,10 +29,12 @@ from pairscape.spots.registration_search import Board, about, search
 
 # Pixel sizes of slide scanners and of their first reductions, where nothing tells it.
 SMALLEST_UM, LARGEST_UM, SCALE_STEP = 0.2, 2.2, 1.09
+KEPT = 8  # places that are looked at closely
 NUCLEUS_UM, AROUND_UM = 3.0, 12.0  # widths of what a nucleus is told from
 REACH_UM, REACH_STEP_UM = 16.0, 2.0  # of the residual of a block
 MIN_BLOCK_NUCLEI = 20
-CLEAR_MARGIN = 0.1  # of score, to the best rival: twice what a refusal takes
+CLEAR_MARGIN = registration.MARGIN  # of score, to the best rival: as clear as a refusal has to be
+CLEAR_RATIO = 2.0  # of the nuclei's contrast, to that of the best other place
 MAX_RESIDUAL_UM = 10.0  # median over the blocks
 
 
@@ -40,12 +43,15 @@ class Fit:
     """A proposed alignment, (3, 3) H&E pixels to morphology pixels, and what is left in each block.
 
     ``blocks`` (n, 2): centres in Xenium micrometres; ``residuals`` (n, 2): how far the haematoxylin
-    lies from its nuclei there (µm).
+    lies from its nuclei there (µm). ``contrast``: how much darker the H&E is at nuclei than around them
+    (standard deviations), and ``rival_contrast`` the same of the best other place that was looked at.
     """
 
     matrix: np.ndarray
     blocks: np.ndarray
     residuals: np.ndarray
+    contrast: float = 0.0
+    rival_contrast: float = 0.0
 
     @property
     def residual_um(self) -> float | None:
@@ -77,25 +83,38 @@ def fit(
     board = Board(picture, region, pixel_size_um)
     scales = [he_um_per_px] if he_um_per_px else _scales()
     everywhere = np.ones(board.blocks, bool)
-    found = search(board, [everywhere], scales, 0.0)[0]
-    if not found:
+    found = search(board, [everywhere], scales, 0.0, KEPT)[0]
+    coarse = [_refined(matrix, region, pixel_size_um, _coarse_misfit(board)) for matrix in found]
+    if not coarse:
         return None
-    refined = [_refined(matrix, region, pixel_size_um, _coarse_misfit(board)) for matrix in found]
-    matrix = min(refined, key=lambda pair: pair[0])[1]
     if len(nuclei_um) < MIN_CELLS:
-        return Fit(matrix, np.empty((0, 2)), np.empty((0, 2)))
-    dark = _Darkness(close, matrix, pixel_size_um)
-    for span in (0.5, 0.2):
-        contrast = _fine_misfit(dark, nuclei_um, pixel_size_um)
-        before = contrast(matrix)
-        after, finer = _refined(matrix, region, pixel_size_um, contrast, span)
-        matrix = finer if after < before else matrix
+        return Fit(min(coarse, key=lambda pair: pair[0])[1], np.empty((0, 2)), np.empty((0, 2)))
+    # Where a section fits many places alike, its single nuclei fit one.
+    closer = [_by_nuclei(close, matrix, region, nuclei_um, pixel_size_um) for _, matrix in coarse]
+    misfit, matrix, dark = min(closer, key=lambda fitted: fitted[0])
+    far = (
+        -one[0]
+        for one in closer
+        if registration.farthest_um(matrix, one[1], region, pixel_size_um) > APART_UM
+    )
+    contrasts = -misfit, max(far, default=0.0)
     blocks, residuals = _residuals(dark, matrix, nuclei_um, pixel_size_um)
     bent = _by_blocks(matrix, blocks, residuals, pixel_size_um)
-    if contrast(bent) < contrast(matrix):
+    if _fine_misfit(dark, nuclei_um, pixel_size_um)(bent) < misfit:
         matrix = bent
         blocks, residuals = _residuals(dark, matrix, nuclei_um, pixel_size_um)
-    return Fit(matrix, blocks, residuals)
+    return Fit(matrix, blocks, residuals, *contrasts)
+
+
+def _by_nuclei(close: Picture, matrix, region: Region, nuclei_um, pixel_size_um: float):
+    """Move an alignment to where haematoxylin is dark at nuclei: (misfit, matrix, darkness)."""
+    dark = _Darkness(close, matrix, pixel_size_um)
+    contrast = _fine_misfit(dark, nuclei_um, pixel_size_um)
+    misfit = contrast(matrix)
+    for span in (0.5, 0.2):
+        after, finer = _refined(matrix, region, pixel_size_um, contrast, span)
+        misfit, matrix = (after, finer) if after < misfit else (misfit, matrix)
+    return misfit, matrix, dark
 
 
 def refusal(fitted: Fit, verdict: dict) -> str | None:
@@ -108,6 +127,11 @@ def refusal(fitted: Fit, verdict: dict) -> str | None:
         return f"a fit of score {verdict['score']:.2f}, and {name} has {score:.2f}"
     if fitted.residual_um is None:
         return "too few nuclei to tell how good the fit is"
+    if fitted.contrast < CLEAR_RATIO * fitted.rival_contrast:
+        return (
+            f"a fit whose nuclei stand out by {fitted.contrast:.2f}, and another place's by "
+            f"{fitted.rival_contrast:.2f}"
+        )
     if fitted.residual_um > MAX_RESIDUAL_UM:
         return f"a fit whose haematoxylin lies {fitted.residual_um:.0f} µm from its nuclei"
     return None

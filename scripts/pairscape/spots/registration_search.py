@@ -78,12 +78,14 @@ def _chequerboard(rows: int, columns: int):
     return row * across + column, (blocks // across + blocks % across) % 2 == 1
 
 
-def search(board: Board, halves: list, scales: list[float], degrees: float) -> list[list]:
+def search(
+    board: Board, halves: list, scales: list[float], degrees: float, most: int = SEARCH_KEPT
+) -> list[list]:
     """The best alignments over all turns, mirrors and shifts, on each of some sets of blocks.
 
     The turns go in steps from ``degrees`` on. For each, the correlation under every shift comes
     from Fourier transforms of a coarse grid; the highest peaks are refined: for each set at most
-    ``SEARCH_KEPT`` (3, 3) matrices of H&E pixels to morphology pixels.
+    ``most`` (3, 3) matrices of H&E pixels to morphology pixels.
     """
     from scipy import fft
     from scipy.ndimage import affine_transform
@@ -120,7 +122,7 @@ def search(board: Board, halves: list, scales: list[float], degrees: float) -> l
     for half, of_half in zip(halves, peaks, strict=True):
         kept = []
         for peak in sorted(of_half, key=lambda peak: -peak[0]):
-            if len(kept) < SEARCH_KEPT and all(_apart(peak, other) for other in kept):
+            if len(kept) < most and all(_apart(peak, other) for other in kept):
                 kept.append(peak)
         refined.append([_refine(board, half, _placed(board, *peak[1:])) for peak in kept])
     return refined
