@@ -210,7 +210,7 @@ def test_an_experiment_wants_the_splits_that_its_runs_train_and_score_on(samples
     experiment = {"datasets": ["breast"], "image_encoders": ["uni"], "gene_encoders": ["mlp"]}
     experiment |= {"seeds": [1]}
     config["experiments"] = {"mine": {**experiment, "training": {"select": select}}}
-    config |= {"audit": {}, "mutation": {}}
+    config |= {"audit": {}, "mutation": {}, "overlay_gene": None}
     if told is None:
         check(config)
         return
