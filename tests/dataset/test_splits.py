@@ -327,3 +327,17 @@ def test_a_wrong_audit_is_refused(tmp_path, audit, message):
     split = {"method": "listed", "train": ["A1"], "test": ["B1"]}
     with pytest.raises(InputError, match=message):
         run_program(tmp_path, split, samples_of(A1="A", B1="B"), {"A1": audit})
+
+
+def test_a_thousand_samples_are_dealt_without_counting_all_for_each_move(monkeypatch):
+    """A plan is read by Snakemake for each job: it can't take half a minute."""
+    from pairscape.dataset import splits
+
+    counted = []
+    original = splits._held
+    monkeypatch.setattr(splits, "_held", lambda *args: counted.append(1) or original(*args))
+    rows = [{"sample": f"s{i}", "donor": f"d{i}", "donor_known": "True"} for i in range(1000)]
+    fractions = {"train": 0.7, "val": 0.15, "test": 0.15}
+    made = make_splits(rows, {"method": "donor", "seed": 0, "fractions": fractions})
+    assert len(made) == 1000
+    assert len(counted) <= 3 * splits.ORDERS
