@@ -387,3 +387,17 @@ def test_every_program_reads_splits_by_the_function_that_judges_them():
     for path in sorted((ROOT / "scripts").rglob("*.py")):
         if path.parent.name != "plan" and path.name != "audit_splits.py":
             assert not raw.search(path.read_text()), path
+
+
+def test_a_thousand_samples_are_dealt_without_counting_all_for_each_move(monkeypatch):
+    """A plan is read by Snakemake for each job: it can't take half a minute."""
+    from pairscape.dataset import splits
+
+    counted = []
+    original = splits._held
+    monkeypatch.setattr(splits, "_held", lambda *args: counted.append(1) or original(*args))
+    rows = [{"sample": f"s{i}", "donor": f"d{i}", "donor_known": "True"} for i in range(1000)]
+    fractions = {"train": 0.7, "val": 0.15, "test": 0.15}
+    made = make_splits(rows, {"method": "donor", "seed": 0, "fractions": fractions})
+    assert len(made) == 1000
+    assert len(counted) <= 3 * splits.ORDERS

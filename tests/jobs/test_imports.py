@@ -19,6 +19,7 @@ AT_START = {
     "import_pairs": KERNELS,
     "index_datasets": TABLES,
     "pool_spots": KERNELS,
+    "register_image": TABLES,
     "score_batch_effect": TABLES,
     "score_expression": TABLES,
     "show_calibration": TABLES,

@@ -281,7 +281,8 @@ def _deal(donors: Sequence[str], strata: Mapping, wanted: Mapping) -> dict[str, 
 
 def _improve(deal: dict, donors: Sequence[str], strata: Mapping, wanted: Mapping) -> dict[str, str]:
     """Move and swap donors as long as that brings the splits nearer to what is wanted."""
-    best = _imbalance(deal, strata, wanted)
+    deal, (total, held) = dict(deal), _held(deal, strata)
+    best = _distance(total, held, wanted)
     while True:
         moves = [{donor: name} for donor in donors for name in wanted if name != deal[donor]]
         if len(donors) <= SWAPS_UP_TO:
@@ -290,31 +291,54 @@ def _improve(deal: dict, donors: Sequence[str], strata: Mapping, wanted: Mapping
                 for one, other in itertools.combinations(donors, 2)
                 if deal[one] != deal[other]
             ]
-        better = None
+        better, filled = None, Counter(deal.values())
         for move in moves:
-            changed = {**deal, **move}
-            if len(set(changed.values())) < len(wanted):
-                continue
-            imbalance = _imbalance(changed, strata, wanted)
-            if imbalance < best - 1e-9:
-                best, better = imbalance, changed
+            before = {donor: deal[donor] for donor in move}
+            filled.update(move.values())
+            filled.subtract(before.values())
+            if all(filled[name] for name in wanted):
+                _shift(held, strata, before, move)
+                imbalance = _distance(total, held, wanted)
+                _shift(held, strata, move, before)
+                if imbalance < best - 1e-9:
+                    best, better = imbalance, move
+            filled.update(before.values())
+            filled.subtract(move.values())
         if better is None:
             return deal
-        deal = better
+        _shift(held, strata, {donor: deal[donor] for donor in better}, better)
+        deal |= better
+
+
+def _shift(held: Counter, strata: Mapping, before: Mapping, after: Mapping) -> None:
+    """Move the spots of donors from one split to another: what a move changes, and no more."""
+    for donor in after:
+        for stratum, spots in strata[donor].items():
+            for key in (None, stratum):
+                held[before[donor], key] -= spots
+                held[after[donor], key] += spots
 
 
 def _imbalance(deal: Mapping, strata: Mapping, wanted: Mapping) -> float:
-    """How far the splits are from the wanted shares: of all spots, and of those of each stratum.
+    """How far the splits are from the wanted shares: of all spots, and of those of each stratum."""
+    return _distance(*_held(deal, strata), wanted)
 
-    The distance of all spots counts double. A donor of a stratum of its own can't be split, so what
-    it costs is the same wherever it goes but for the balance of all spots.
-    """
-    held, total = Counter(), Counter()
+
+def _held(deal: Mapping, strata: Mapping) -> tuple[Counter, Counter]:
+    """The spots of each stratum (None for all), and those in each split."""
+    total, held = Counter(), Counter()
     for donor, spots_of in strata.items():
         for stratum, spots in spots_of.items():
             for key in (None, stratum):
                 total[key] += spots
                 held[deal[donor], key] += spots
+    return total, held
+
+
+def _distance(total: Counter, held: Counter, wanted: Mapping) -> float:
+    """The distance of all spots counts double. A donor of a stratum of its own can't be split, so what
+    it costs is the same wherever it goes but for the balance of all spots.
+    """
     return sum(
         (2 if key is None else 1) * abs(share * spots - held[name, key])
         for key, spots in total.items()

@@ -65,7 +65,9 @@ class Silence:
 def _says(command: str) -> str:
     """What the command of a question says now."""
     try:
-        done = subprocess.run(shlex.split(command), capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            shlex.split(command), capture_output=True, encoding="utf-8", timeout=60
+        )
     except (OSError, subprocess.SubprocessError) as error:
         return str(error)
     return f"status {done.returncode}: {(done.stderr or done.stdout).strip() or 'nothing'}"
