@@ -301,3 +301,45 @@ def test_files_of_the_sample_table_are_looked_for_when_the_plan_is_made(checkout
     bundles = "results/tiny/bundles"
     assert f"{where} bundle: found nothing at {bundles}/nowhere; put it there or correct" in said
     assert f"{where} he_image: found nothing at /none/he.tif; put it there or correct" in said
+
+
+def commands_of(folder, config=None, **columns):
+    """The commands of the tiny run by program, with changed keys, sample columns and encoder titles."""
+    title = columns.pop("encoder_title", None)
+    rows = [row.split("\t") for row in (ROOT / "tests/tiny_samples.tsv").read_text().splitlines()]
+    row = {"title": "A title", "notes": ""} | dict(zip(*rows[:2], strict=True)) | columns
+    (folder / "mine.tsv").write_text("\t".join(row) + "\n" + "\t".join(row.values()) + "\n")
+    encoders = shutil.copytree(ROOT / "config/encoders", folder / "encoders", dirs_exist_ok=True)
+    if title:
+        for path in encoders.glob("*/*.yaml"):
+            path.write_text(re.sub(r"(?m)^title: .*$", f"title: {title}", path.read_text()))
+    whole = yaml.safe_load((ROOT / "tests/tiny.yaml").read_text())
+    whole |= {"samples": "mine.tsv", "encoders": "encoders", **(config or {})}
+    (folder / "mine.yaml").write_text(yaml.safe_dump(whole))
+    _, said = plan(folder, "--configfile", "mine.yaml", "--printshellcmds")
+    lines = [line for line in said.splitlines() if "python scripts/" in line]
+    return {re.search(r"scripts/(\w+)\.py", line)[1]: line for line in lines}
+
+
+@pytest.fixture(scope="module")
+def unchanged(tmp_path_factory):
+    return commands_of(workflow_folder(tmp_path_factory.mktemp("unchanged")))
+
+
+@pytest.mark.parametrize(
+    ("change", "programs"),
+    [
+        ({"config": {"title": "Another"}}, {"index_datasets", "write_report"}),
+        ({"config": {"retrieval": {"bootstrap": 101, "permutations": 99, "block_um": 110}}},
+         {"score_retrieval"}),
+        ({"config": {"overlay_gene": "ESR1"}}, {"pool_spots"}),
+        ({"title": "Another"}, {"describe_dataset"}),
+        ({"notes": "Another"}, set()),
+        ({"encoder_title": "Another"}, set()),
+    ],
+    ids=["title", "bootstrap", "overlay_gene", "sample's title", "sample's notes", "encoder's title"],
+)  # fmt: skip
+def test_a_change_reaches_the_jobs_that_use_it_and_no_others(checkout, unchanged, change, programs):
+    """The table of docs/extending.md."""
+    changed = commands_of(checkout, **change)
+    assert {name for name in changed if changed[name] != unchanged[name]} == programs
