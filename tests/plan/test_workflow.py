@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import ROOT
-from plans import plan, workflow_folder
+from plans import plan, snakemake, workflow_folder
+from tiny_pairs import write_splits
 
+from pairscape.dataset import gene_lists
+from pairscape.dataset.leakage import LEAKAGE
 from pairscape.encoders import specs
 
 
@@ -343,3 +346,25 @@ def test_a_change_reaches_the_jobs_that_use_it_and_no_others(checkout, unchanged
     """The table of docs/extending.md."""
     changed = commands_of(checkout, **change)
     assert {name for name in changed if changed[name] != unchanged[name]} == programs
+
+
+def test_an_edited_split_stops_the_workflow_and_deleting_it_mends_it(checkout):
+    """Snakemake takes an edited splits.tsv for newer than leakage.tsv, and would go on with both."""
+    folder = checkout / "results/tiny/datasets/tiny"
+    write_splits(folder / "splits.tsv", [("speck", "D", "train"), ("speck", "D", "test")])
+    LEAKAGE.write(folder / "leakage.tsv", [])
+    gene_lists.write_genes(folder / "genes.tsv", [("A", "ENSGA")])
+    (folder / "shards").mkdir()
+    (folder / "shards/speck.arrow").touch()
+    card = ["results/tiny/datasets/tiny/README.md", "--configfile", "tests/tiny.yaml"]
+    done = snakemake(checkout, *card, "--allowed-rules", "describe_dataset")
+    assert done.returncode == 1
+    said = done.stdout + done.stderr
+    assert "splits.tsv: column split: found donor D (speck in train, speck in test)" in said
+    assert "delete splits.tsv and leakage.tsv and run split_donors again" in said
+    assert "Traceback" not in said
+    assert not (folder / "README.md").exists()
+    for name in ("splits.tsv", "leakage.tsv"):
+        (folder / name).unlink()
+    counts, _ = plan(checkout, *card)
+    assert counts["split_donors"] == 1
