@@ -368,3 +368,16 @@ def test_an_edited_split_stops_the_workflow_and_deleting_it_mends_it(checkout):
         (folder / name).unlink()
     counts, _ = plan(checkout, *card)
     assert counts["split_donors"] == 1
+
+
+@pytest.mark.parametrize(
+    ("target", "near"),
+    [
+        ("results/tiny/tables/retreival_tiny.md", "results/tiny/tables/retrieval_tiny.md"),
+        ("smok", "smoke"),
+    ],
+)
+def test_a_misspelt_target_is_told_with_the_nearest(checkout, target, near):
+    _, said = plan(checkout, target, "--configfile", "tests/tiny.yaml", ok=False)
+    assert f"target: found '{target}', which no rule makes; did you mean {near}?" in said
+    assert "Traceback" not in said
