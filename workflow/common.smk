@@ -79,8 +79,12 @@ def told_nearest(build):
             for target in workflow.dag_settings.targets:
                 near = difflib.get_close_matches(target, [*names, *scores.targets(plan)], n=1)
                 if near and near[0] != target and not Path(target).exists():
-                    remedy = f"did you mean {near[0]}? Targets are rules, and files of results/README.md"
-                    error = InputError("the command", "target", f"{target!r}, which no rule makes", remedy)
+                    remedy = (
+                        f"did you mean {near[0]}? Targets are rules, and files of results/README.md"
+                    )
+                    error = InputError(
+                        "the command", "target", f"{target!r}, which no rule makes", remedy
+                    )
                     raise refused(error) from None
             raise
 

@@ -294,7 +294,7 @@ def write_dataset(folder, samples, rows=60, shift=0.0, empty=0, constant=False):
         ]
     tsv.write_tsv(
         folder / "splits.tsv",
-        [{"shared_donors": "", **row} for row in table],
+        [{"shared_donors": "known", **row} for row in table],
         splits.SPLITS_TABLE.names,
     )
     gene_lists.write_genes(folder / "genes.tsv", [(gene, f"ENSG{gene}") for gene in GENES])
