@@ -167,7 +167,7 @@ rule fetch_weights:
     params:
         program=script("fetch_weights"),
         options=lambda w: options(
-            "fetch_weights", kind=w.kind, name=w.name, encoder=plan.encoders[w.kind][w.name]
+            "fetch_weights", kind=w.kind, name=w.name, encoder=plan.encoder(w.kind, w.name)
         ),
     shell:
         "python {params.program:q} --weights {output.weights:q} --source {output.source:q}"

@@ -28,8 +28,8 @@ rule calibrate_scores:
         ),
         options=lambda w: options(
             "calibrate_scores",
-            image_encoder=plan.encoders["image"][plan.calibration["image_encoder"]],
-            gene_encoder=plan.encoders["gene"][plan.calibration["gene_encoder"]],
+            image_encoder=plan.encoder("image", plan.calibration["image_encoder"]),
+            gene_encoder=plan.encoder("gene", plan.calibration["gene_encoder"]),
             seed=int(w.seed),
             batch_effect=float(w.batch_effect),
             # The other points of the grid make no difference to this one.

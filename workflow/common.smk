@@ -4,6 +4,7 @@ Nothing in it touches data, so the plan needs no bundle. Functions that rules ca
 Python in scripts/pairscape/plan/.
 """
 
+import difflib
 import functools
 import json
 import os
@@ -11,6 +12,8 @@ import shlex
 import sys
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
+
+from snakemake.exceptions import MissingRuleException
 
 from pairscape.core.errors import InputError
 from pairscape.jobs.records import program_version
@@ -63,6 +66,33 @@ def script(name: str) -> str:
     """Path of a program, relative where it can be: a moved checkout reruns nothing."""
     path = Path(workflow.basedir, "scripts", f"{name}.py")
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def told_nearest(build):
+    """``build``, of Snakemake's plan; a target that no rule makes is told with the nearest that one does."""
+
+    def built(*arguments, **options):
+        try:
+            return build(*arguments, **options)
+        except MissingRuleException:
+            names = [rule.name for rule in workflow.rules if not rule.has_wildcards()]
+            for target in workflow.dag_settings.targets:
+                near = difflib.get_close_matches(target, [*names, *scores.targets(plan)], n=1)
+                if near and near[0] != target and not Path(target).exists():
+                    remedy = (
+                        f"did you mean {near[0]}? Targets are rules, and files of results/README.md"
+                    )
+                    error = InputError(
+                        "the command", "target", f"{target!r}, which no rule makes", remedy
+                    )
+                    raise refused(error) from None
+            raise
+
+    return built
+
+
+workflow._build_dag = told_nearest(workflow._build_dag)
+workflow._prepare_dag = told_nearest(workflow._prepare_dag)
 
 
 def scored(program: str, name: str, file: str, folders: list) -> list:

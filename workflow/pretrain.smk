@@ -30,7 +30,7 @@ rule fit_gene_encoder:
         program=script("fit_gene_encoder"),
         options=lambda w: options(
             "fit_gene_encoder",
-            encoder=plan.encoders["gene"][w.gene],
+            encoder=plan.encoder("gene", w.gene),
             encoder_name=w.gene,
             dataset=w.dataset,
             samples=plan.datasets[w.dataset].samples,
@@ -70,7 +70,7 @@ rule embed_genes:
         ),
         options=lambda w: options(
             "embed_genes",
-            encoder=plan.encoders["gene"][w.gene],
+            encoder=plan.encoder("gene", w.gene),
             encoder_name=w.gene,
             dataset=w.dataset,
             samples=plan.datasets[w.dataset].samples,
@@ -105,7 +105,7 @@ rule embed_images:
         ),
         options=lambda w: options(
             "embed_images",
-            encoder=plan.encoders["image"][w.image],
+            encoder=plan.encoder("image", w.image),
             encoder_name=w.image,
             dataset=w.dataset,
             samples=plan.datasets[w.dataset].samples,
@@ -164,8 +164,8 @@ rule pretrain:
             dataset=w.dataset,
             image_name=w.image,
             gene_name=w.gene,
-            image_encoder=plan.encoders["image"][w.image],
-            gene_encoder=plan.encoders["gene"][w.gene],
+            image_encoder=plan.encoder("image", w.image),
+            gene_encoder=plan.encoder("gene", w.gene),
             seed=int(w.seed),
             training=runs.deciding_training(plan, w.experiment),
             samples=plan.datasets[w.dataset].samples,

@@ -59,7 +59,7 @@ rule embed_slides:
             cohort=w.cohort,
             model=w.model,
             root=plan.slides,
-            encoder=plan.encoders["image"][plan.models[w.model].image],
+            encoder=plan.encoder("image", plan.models[w.model].image),
             encoder_name=plan.models[w.model].image,
             slide_embedding=plan.config["slide_embedding"],
         ),

@@ -17,9 +17,9 @@ from small_pairs import write_small_spots
 from test_pair import make_pair
 from tiny_pairs import GENES, SAMPLES, write_dataset
 
-from pairscape.core import files, tsv
+from pairscape.core import files
 from pairscape.core.errors import InputError
-from pairscape.dataset import expression_counts, gene_lists, pair_shards, stored_features
+from pairscape.dataset import expression_counts, gene_lists, pair_shards, splits, stored_features
 from pairscape.dataset.shards import Shards
 from pairscape.encoders.architectures import drvi
 from pairscape.evaluate import retrieval
@@ -172,7 +172,7 @@ def read_genes(folder):
 def read_splits(folder):
     path = folder / "splits.tsv"
     sizes = tuple(rows for _, _, rows in SAMPLES.values())
-    rows = tsv.read_tsv(path, ["sample", "split", "organ", "disease_state"])
+    rows = splits.read_splits(path)
     found = expression_counts.split_rows(Shards((), tuple(SAMPLES), sizes), rows, path)
     return {split: len(part) for split, part in found.items()}
 

@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import ROOT
-from plans import plan, workflow_folder
+from plans import plan, snakemake, workflow_folder
+from tiny_pairs import write_splits
 
+from pairscape.dataset import gene_lists
+from pairscape.dataset.leakage import LEAKAGE
 from pairscape.encoders import specs
 
 
@@ -314,3 +317,80 @@ def test_files_of_the_sample_table_are_looked_for_when_the_plan_is_made(checkout
     bundles = "results/tiny/bundles"
     assert f"{where} bundle: found nothing at {bundles}/nowhere; put it there or correct" in said
     assert f"{where} he_image: found nothing at /none/he.tif; put it there or correct" in said
+
+
+def commands_of(folder, config=None, **columns):
+    """The commands of the tiny run by program, with changed keys, sample columns and encoder titles."""
+    title = columns.pop("encoder_title", None)
+    rows = [row.split("\t") for row in (ROOT / "tests/tiny_samples.tsv").read_text().splitlines()]
+    row = {"title": "A title", "notes": ""} | dict(zip(*rows[:2], strict=True)) | columns
+    (folder / "mine.tsv").write_text("\t".join(row) + "\n" + "\t".join(row.values()) + "\n")
+    encoders = shutil.copytree(ROOT / "config/encoders", folder / "encoders", dirs_exist_ok=True)
+    if title:
+        for path in encoders.glob("*/*.yaml"):
+            path.write_text(re.sub(r"(?m)^title: .*$", f"title: {title}", path.read_text()))
+    whole = yaml.safe_load((ROOT / "tests/tiny.yaml").read_text())
+    whole |= {"samples": "mine.tsv", "encoders": "encoders", **(config or {})}
+    (folder / "mine.yaml").write_text(yaml.safe_dump(whole))
+    _, said = plan(folder, "--configfile", "mine.yaml", "--printshellcmds")
+    lines = [line for line in said.splitlines() if "python scripts/" in line]
+    return {re.search(r"scripts/(\w+)\.py", line)[1]: line for line in lines}
+
+
+@pytest.fixture(scope="module")
+def unchanged(tmp_path_factory):
+    return commands_of(workflow_folder(tmp_path_factory.mktemp("unchanged")))
+
+
+@pytest.mark.parametrize(
+    ("change", "programs"),
+    [
+        ({"config": {"title": "Another"}}, {"index_datasets", "write_report"}),
+        ({"config": {"retrieval": {"bootstrap": 101, "permutations": 99, "block_um": 110}}},
+         {"score_retrieval"}),
+        ({"config": {"overlay_gene": "ESR1"}}, {"pool_spots"}),
+        ({"title": "Another"}, {"describe_dataset"}),
+        ({"notes": "Another"}, set()),
+        ({"encoder_title": "Another"}, set()),
+    ],
+    ids=["title", "bootstrap", "overlay_gene", "sample's title", "sample's notes", "encoder's title"],
+)  # fmt: skip
+def test_a_change_reaches_the_jobs_that_use_it_and_no_others(checkout, unchanged, change, programs):
+    """The table of docs/extending.md."""
+    changed = commands_of(checkout, **change)
+    assert {name for name in changed if changed[name] != unchanged[name]} == programs
+
+
+def test_an_edited_split_stops_the_workflow_and_deleting_it_mends_it(checkout):
+    """Snakemake takes an edited splits.tsv for newer than leakage.tsv, and would go on with both."""
+    folder = checkout / "results/tiny/datasets/tiny"
+    write_splits(folder / "splits.tsv", [("speck", "D", "train"), ("speck", "D", "test")])
+    LEAKAGE.write(folder / "leakage.tsv", [])
+    gene_lists.write_genes(folder / "genes.tsv", [("A", "ENSGA")])
+    (folder / "shards").mkdir()
+    (folder / "shards/speck.arrow").touch()
+    card = ["results/tiny/datasets/tiny/README.md", "--configfile", "tests/tiny.yaml"]
+    done = snakemake(checkout, *card, "--allowed-rules", "describe_dataset")
+    assert done.returncode == 1
+    said = done.stdout + done.stderr
+    assert "splits.tsv: column split: found donor D (speck in train, speck in test)" in said
+    assert "delete splits.tsv and leakage.tsv and run split_donors again" in said
+    assert "Traceback" not in said
+    assert not (folder / "README.md").exists()
+    for name in ("splits.tsv", "leakage.tsv"):
+        (folder / name).unlink()
+    counts, _ = plan(checkout, *card)
+    assert counts["split_donors"] == 1
+
+
+@pytest.mark.parametrize(
+    ("target", "near"),
+    [
+        ("results/tiny/tables/retreival_tiny.md", "results/tiny/tables/retrieval_tiny.md"),
+        ("smok", "smoke"),
+    ],
+)
+def test_a_misspelt_target_is_told_with_the_nearest(checkout, target, near):
+    _, said = plan(checkout, target, "--configfile", "tests/tiny.yaml", ok=False)
+    assert f"target: found '{target}', which no rule makes; did you mean {near}?" in said
+    assert "Traceback" not in said

@@ -11,7 +11,7 @@ import fit_mutation
 from pairscape.core import tsv
 from pairscape.core.errors import InputError
 from pairscape.core.options import resolve_part
-from pairscape.slides import attention_map, slide_features
+from pairscape.slides import attention_map, site_folds, slide_features
 from pairscape.slides import mutation_fitting as fitting
 from pairscape.slides import predictions as predictions_table
 
@@ -310,8 +310,11 @@ def refused(out, cohort, *words, **more):
     assert not (out / "predictions.tsv").exists()
 
 
-def test_a_fold_with_one_label_is_refused_in_words(own, tmp_path):
+def test_a_table_edited_so_that_a_site_or_a_label_stands_wrong_is_refused_in_words(own, tmp_path):
     change_rows(own["folds"], "fold", "0", label="1", fold="1")
+    refused(tmp_path / "edited", own, "site: found", "run split_sites again: a site stands in one")
+    beside = own["folds"].with_suffix(".json")
+    beside.write_text(json.dumps(dict.fromkeys(site_folds.BALANCE, True)))
     refused(tmp_path / "fit", own, "fold 1: found only the label 0 among its", "fewer folds")
 
 

@@ -13,6 +13,7 @@ from pairscape.core.tsv import read_tsv
 from pairscape.dataset import splits
 from pairscape.dataset.card import LAYOUT_SUFFIX
 from pairscape.dataset.leakage import FACTS as LEAK_FACTS
+from pairscape.dataset.leakage import is_placeholder
 from pairscape.plan.plan import Dataset, Plan
 
 IMPORT_FACTS = (
@@ -74,12 +75,7 @@ def counts_files(plan: Plan, name: str) -> list[str]:
 
 def pair_facts(plan: Plan, sample: str) -> dict[str, str]:
     """The row of a sample as far as its pairs depend on it."""
-    row = {
-        column: value
-        for column, value in plan.samples[sample].items()
-        if column not in ("notes", "hest_spots", "bundle", "he_layout")
-        and not column.endswith(("_status", "_bytes", "_checksum"))
-    }
+    row = plan.facts(sample, *IMPORT_FACTS, "he_image", "he_alignment")
     return row | {"source": plan.label_source(sample)}
 
 
@@ -91,7 +87,10 @@ def import_facts(plan: Plan, sample: str) -> dict[str, str]:
 def split_facts(plan: Plan, name: str) -> list[dict[str, str]]:
     """Of each sample of a dataset what a split and its leaks are judged by."""
     columns = ("donor", "donor_known", "organ", "disease_state", *LEAK_FACTS)
-    return [plan.facts(sample, *columns) for sample in plan.datasets[name].samples]
+    rows = [plan.facts(sample, *columns) for sample in plan.datasets[name].samples]
+    # A title decides only where a donor that no source names may be that of another sample.
+    doubtful = {row["title"] for row in rows if is_placeholder(row)}
+    return [row | {"title": row["title"] if row["title"] in doubtful else ""} for row in rows]
 
 
 def card_facts(plan: Plan, name: str) -> list[dict[str, str]]:

@@ -192,6 +192,10 @@ class Plan:
         """The named columns of a sample's row: a step depends on no more of it than it uses."""
         return {column: self.samples[sample][column] for column in ("sample", *columns)}
 
+    def encoder(self, kind: str, name: str) -> dict:
+        """The file of an encoder as jobs get it: its name in the place of its title, which is shown."""
+        return {**self.encoders[kind][name], "title": name}
+
     @cached_property
     def datasets_in_all(self) -> list[str]:
         """Datasets of a plain run."""

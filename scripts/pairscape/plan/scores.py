@@ -155,6 +155,29 @@ def kept_files(plan: Plan) -> list[str]:
     return list(dict.fromkeys(files))
 
 
+def targets(plan: Plan) -> list[str]:
+    """Files that a user may name, for the nearest to a misspelt one."""
+    ends = (".tsv", ".md", ".tex", ".png", ".svg")
+    stems = [
+        f"{kind}_{name}" for kind in ("retrieval", "hits", "expression") for name in plan.shown
+    ]
+    stems += [f"batch_effect_{name}" for name in plan.shown] + ["batch_effect", "calibration"]
+    stems += ["mutation", *(f"audit_{name}" for name in plan.audits)]
+    files = [f"{plan.results}/datasets/{name}/README.md" for name in plan.datasets]
+    files += [
+        f"{plan.results}/samples/{sample}/{file}.json"
+        for sample in plan.samples
+        for file in ("check", "alignment")
+    ]
+    trained = [f"{run}/model.ckpt" for name in plan.experiments for run in _folders(plan, name)]
+    return [*made(plan, stems, ends), *files, *trained, f"{plan.results}/report.html"]
+
+
+def _folders(plan: Plan, experiment: str) -> list[str]:
+    named = plan.experiments[experiment].datasets
+    return [run for dataset in named for run in runs.run_folders(plan, experiment, dataset)]
+
+
 # ---------------------------------------------------------------- the gap to the published numbers
 
 

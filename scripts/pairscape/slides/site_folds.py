@@ -9,6 +9,7 @@ is minimised is the sum of absolute deviations, which a bound from whole numbers
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -188,8 +189,13 @@ def balance_words(balance: Mapping) -> str:
 
 
 def read_folds(path) -> list[dict]:
-    """Read and check a table of folds."""
-    rows, seen = FOLDS.read(path), set()
+    """Read and check a table of folds: sites whole, unless the balance beside it says ``leaking``.
+
+    Whoever reads the table runs the rule by this: it may have been edited since it was dealt.
+    """
+    rows, seen, fold_of = FOLDS.read(path), set(), {}
+    beside = Path(path).with_suffix(".json")
+    leaking = beside.is_file() and read_balance(beside)["leaking"]
     for number, row in enumerate(rows, start=2):
         if row["label"] not in (0, 1) or row["fold"] is None:
             fault = f"label {row['label']}, fold {row['fold']}"
@@ -199,6 +205,10 @@ def read_folds(path) -> list[dict]:
             fault = f"{row['patient']} again"
             raise InputError(path, f"line {number}, patient", fault, "give each patient once")
         seen.add(row["patient"])
+        if fold_of.setdefault(row["site"], row["fold"]) != row["fold"] and not leaking:
+            fault = f"{row['site']} in folds {fold_of[row['site']]} and {row['fold']}"
+            remedy = "delete the table and run split_sites again: a site stands in one fold"
+            raise InputError(path, f"line {number}, site", fault, remedy)
     return rows
 
 
