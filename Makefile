@@ -104,7 +104,7 @@ real: env  ## real H&E and counts from ../shared/data: results/real/report.html
 	echo "real: $$((SECONDS - start)) s; open results/real/report.html" >&2
 
 bench: env  ## CPU time and memory against the obvious tools (10 minutes, 4 GB of disk): results/bench/
-	for what in pooling patches shards embedding loader gene_side batch_effect retrieval; do
+	for what in pooling patches shards embedding loader gene_side batch_effect retrieval register; do
 	    $(VENV)/bin/python benchmarks/bench_$$what.py > /dev/null
 	done
 	$(VENV)/bin/python benchmarks/measure.py results/bench

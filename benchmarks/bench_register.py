@@ -1,30 +1,28 @@
 """Registration of H&E images that came without an alignment, on simulated tissue whose truth is known.
 
 Each try turns, mirrors, scales and moves the H&E of a simulated sample at random; half of the tries
-know the pixel size of the H&E, the others don't. Prints a table: how many were registered, how far
-off, and how many were refused.
-
-    PYTHONPATH=scripts python benchmarks/bench_register.py --tries 40
+know the pixel size of the H&E, the others don't. How many were registered, how many of them wrongly,
+and how far off they are (medians over the tissue).
 """
 
 import argparse
 import json
-import sys
+import math
+import statistics
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
+from measure import ROOT, compare, finish
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "scripts"))
-
-from pairscape.acquire import alignment  # noqa: E402
-from pairscape.images.tiff import TiffImage  # noqa: E402
-from pairscape.spots import registration, registration_fit, registration_maps  # noqa: E402
+from pairscape.acquire import alignment
+from pairscape.images.tiff import TiffImage
+from pairscape.spots import registration, registration_fit, registration_maps
 
 PIXEL_SIZE_UM = 0.2125
 SIDE_UM = 1200
+WRONG_UM = 5
 
 
 def simulated(folder: Path, seed: int, **knobs):
@@ -99,9 +97,9 @@ def real(section: Path):
     return section / "outs", thumbnail, scale, right
 
 
-def tries(number: int, samples: list):
+def tries(number: int, samples: list, scratch=None):
     """Yield what became of each try; ``samples`` are seeds of simulated tissues, or folders."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
         for place, sample in enumerate(samples):
             rng = np.random.default_rng([place if isinstance(sample, Path) else sample, 7])
             made = real(sample) if isinstance(sample, Path) else simulated(Path(folder), sample)
@@ -125,31 +123,38 @@ def tries(number: int, samples: list):
                 }
 
 
-def main():
+def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--results", default="results/bench", help="folder of the table")
+    parser.add_argument("--scratch", default=None, help="folder for the tissues")
+    parser.add_argument("--quick", action="store_true", help="few tries: it runs, no more")
     parser.add_argument("--tries", type=int, default=40)
     parser.add_argument("--tissues", type=int, nargs="+", default=[1, 2, 3, 4], help="seeds")
     parser.add_argument(
         "--sections", type=Path, nargs="+", help="in their place: <section>/outs, ..."
     )
-    parser.add_argument("--verbose", action="store_true")
-    args = parser.parse_args()
-    made = []
-    for one in tries(args.tries, args.sections or args.tissues):
-        made.append(one)
-        if args.verbose:
-            print(one, flush=True)
-    print("| pixel size | tries | registered | median µm | 95 % µm | wrong | refused | s a try |")
-    print("|---|---|---|---|---|---|---|---|")
-    for knows in (True, False):
-        rows = [one for one in made if one["knows_size"] == knows]
-        used = np.array([one["error_um"] for one in rows if one["refused"] is None])
-        seconds = np.mean([one["seconds"] for one in rows]) if rows else np.nan
-        middle, most = np.quantile(used, [0.5, 0.95]) if len(used) else (np.nan, np.nan)
-        print(
-            f"| {'known' if knows else 'unknown'} | {len(rows)} | {len(used)} | {middle:.2f} "
-            f"| {most:.2f} | {(used > 5).sum()} | {len(rows) - len(used)} | {seconds:.0f} |"
-        )
+    args = parser.parse_args(argv)
+    number, samples = args.tries, args.sections or args.tissues
+    if args.quick:
+        number, samples = 2, samples[:1]
+    rows = []
+    made = list(tries(number, samples, args.scratch))
+    for knows, word in ((True, "known"), (False, "unknown")):
+        chosen = [one for one in made if one["knows_size"] == knows]
+        used = [one["error_um"] for one in chosen if one["refused"] is None]
+        wrong = sum(error > WRONG_UM for error in used)
+        size = f"{len(chosen)} tries on {len(samples)} sections, pixel size {word}"
+        seconds = statistics.mean(one["seconds"] for one in chosen)
+        took = f"{size}; {seconds:.0f} s each"
+        rows += [
+            compare("tries that are registered", len(chosen), len(used), ">= 0.9", took, "tries"),
+            compare("wrong matrices / tries", wrong, len(chosen), "<= 0", size, "tries"),
+        ]
+        for share in (0.5, 0.95):
+            error = float(np.quantile(used, share)) if used else math.inf
+            what = f"error at {share:.0%} / {WRONG_UM} µm"
+            rows.append(compare(what, error, WRONG_UM, "<= 1", size, "µm"))
+    finish(args.results, "register", rows)
 
 
 if __name__ == "__main__":

@@ -27,19 +27,26 @@ def shared() -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory) -> Path:
-    """A finished run of tests/tiny.yaml, one for all workers: look at it, and change a copy."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "undisturbed"
+def made_once(factory, name: str, make) -> Path:
+    """A folder that ``make`` fills, by the first of all workers that asks for it."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
     job_lock.take(f"{folder}.lock", print)
     try:
         if not (folder / "finished").exists():
-            faults.finish(faults.checkout(folder))
+            make(folder)
             (folder / "finished").touch()
     finally:
         job_lock.release(f"{folder}.lock")
     return folder
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory) -> Path:
+    """A finished run of tests/tiny.yaml, one for all workers: look at it, and change a copy."""
+    return made_once(
+        tmp_path_factory, "undisturbed", lambda folder: faults.finish(faults.checkout(folder))
+    )
 
 
 @pytest.fixture
@@ -51,10 +58,14 @@ def checkout(tmp_path):
 @pytest.fixture(scope="session")
 def full_plan(tmp_path_factory):
     """The dry run of the full benchmark, as a user calls it: jobs by rule, and what it printed."""
-    folder = plans.workflow_folder(tmp_path_factory.mktemp("full"))
-    done = plans.snakemake(folder, "-n", "--printshellcmds")
-    text = done.stdout + done.stderr
-    assert done.returncode == 0, text[-3000:]
+
+    def make(folder):
+        folder.mkdir()
+        done = plans.snakemake(plans.workflow_folder(folder), "-n", "--printshellcmds")
+        assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+        (folder / "said.txt").write_text(done.stdout + done.stderr)
+
+    text = (made_once(tmp_path_factory, "full", make) / "said.txt").read_text()
     return plans.counts(text), text
 
 

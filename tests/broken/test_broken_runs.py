@@ -26,7 +26,7 @@ MISTAKES = {
     ),
     "inverse": (
         ("outs", "he.ome.tif", "inverse.csv", "tiny"),
-        "(expected 0.5 um as the image's header says); give its inverse",
+        "(expected 0.5 um as PhysicalSizeX of the image says); give its inverse",
     ),
     "swapped": (
         ("swapped", "none", "", "tiny"),

@@ -106,6 +106,7 @@ def test_donors_are_apart_or_shared_in_test_splits_of_one_size(donors):
     assert len(tested["apart"]) == len(tested["shared"]) == 2 * (donors // 3)
 
 
+@pytest.mark.slow
 def test_the_counts_are_the_same_for_every_signal_and_the_patches_are_not(data):
     again = calibration.simulate(options(), GENES)
     np.testing.assert_array_equal(data.counts, again.counts)

@@ -91,7 +91,7 @@ def test_the_plan_through_the_slurm_profile_asks_for_what_sizes_need(said):
     assert spots[largest] > 10 * spots[smallest]
     assert pooled[largest] == max(pooled.values()) > pooled[smallest] == min(pooled.values())
     for job in asked(said, "pretrain"):
-        assert job["gpu"] == "1"
+        assert job["gpu"] == "4"  # the paper's
         assert job["slurm_partition"] == "gpu"
         assert "--signal=TERM@" in job["slurm_extra"]
     assert {job["slurm_partition"] for job in asked(said, "export_pairs")} == {"cpu"}

@@ -350,6 +350,7 @@ def test_large_images_are_scaled_to_fit_the_page(tmp_path):
     assert all(uri.startswith("data:image/jpeg;base64,") for uri in uris.values())
 
 
+@pytest.mark.slow
 def test_figures_are_scaled_less_than_what_is_only_looked_through(tmp_path):
     def widths(uris, paths):
         data = (uris[str(path)].partition(",")[2] for path in paths)

@@ -48,6 +48,7 @@ def demo(made, *more):
     return subprocess.run(command, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_the_demo_embeds_an_image_and_names_the_nearest_gene_profiles(made, done):
     done, out = done
     assert done.returncode == 0, done.stderr[-3000:]
@@ -66,6 +67,7 @@ def test_the_demo_embeds_an_image_and_names_the_nearest_gene_profiles(made, done
     np.testing.assert_allclose(saved[0], stored["images"][3], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_genes_named_are_those_that_the_spot_holds_most_of(made, done):
     done, _ = done
     spot, told = re.search(r"1\. similarity \S+: spot (\S+) of S3; most (.*)", done.stdout).groups()
