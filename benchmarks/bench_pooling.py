@@ -112,11 +112,11 @@ def main(argv=None):
                 memory[many]["anonymous_mb"],
                 memory[few]["anonymous_mb"],
                 "<= 1.1",
-                "same area; copies of the result for Zarr and figure included",
+                "same area; a copy of the result for Zarr included",
                 "MB RssAnon",
             ),
             compare(
-                "pool_spots with figure and Zarr, pandas groupby",
+                "pool_spots with Zarr, pandas groupby",
                 whole,
                 pandas["cpu_s"],
                 ">= 1",
@@ -243,8 +243,7 @@ def _pool(bundle, shape: str = "square55") -> dict:
         return call
 
     with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(sys.stderr):
-        out = [f"--{name}={scratch}/{name}" for name in ("spots", "audit", "table", "figure")]
-        out[-1] += ".png"
+        out = [f"--{name}={scratch}/{name}" for name in ("spots", "audit", "table")]
         options = json.dumps({"spots": PRESETS[shape], "sample": {"he_alignment": "file"}})
         matrix = Path(scratch) / "alignment.csv"
         matrix.write_text("0,-2.5,40000\n2.5,0,30\n0,0,1\n")  # an H&E that lies on its side

@@ -132,7 +132,7 @@ def estimate(jobs, config, spots_of, raw_of) -> dict[str, dict]:
         cpu, gpu, gb = rate["job"], 0.0, 0.0
         if rule.startswith("fetch_bundle"):
             cpu, gb = cpu + raw_of[sample] * 1e3 / rate["fetch"], raw_of[sample]
-        elif rule in ("check_bundle", "check_alignment"):
+        elif rule in ("check_bundle", "check_alignment", "show_spots"):
             cpu += rate["check"]
         elif rule == "pool_spots":
             cpu += rate["check"] + rate["transcripts"] / rate["pool"]

@@ -2,13 +2,12 @@
 
 IN   a Xenium bundle that check_bundle has passed; its H&E and alignment where it has them
 OUT  the spots (SpatialData Zarr, see pairscape.spots.spots_zarr), the audit (JSON), and quality
-     numbers as table (TSV, see pairscape.spots.spot_quality) and figure (PNG)
+     numbers (TSV, see pairscape.spots.spot_quality); show_spots draws them
 
 The rules of pooling stand in pairscape.spots.pooling.
 """
 
 import dataclasses
-import math
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ from pairscape.acquire import bundle as xenium
 from pairscape.core import files, logs, tsv
 from pairscape.core.errors import InputError
 from pairscape.jobs import program
-from pairscape.spots import lattice, pooling, spot_figure, spot_quality, spots_zarr
+from pairscape.spots import lattice, pooling, spot_quality, spots_zarr
 from pairscape.spots.preset import SpotPreset, read_preset
 
 RESULT_VERSION = 3
@@ -42,28 +41,23 @@ def main(argv=None):
         __doc__,
         RESULT_VERSION,
         bundle="folder of the bundle",
-        he_image="optional: H&E image, for the tissue mask and the figure",
+        he_image="optional: H&E image, for the tissue mask",
         he_alignment="optional: matrix of H&E pixels to morphology pixels",
         spots=program.Output("spots.zarr to write"),
         audit=program.Output("audit.json to write"),
         table=program.Output("qc.tsv to write"),
-        figure=program.Output("qc.png to write"),
     )
     experiment = xenium.read_experiment(args.bundle)
     source = _read_source(args, xenium.pixel_size_um(experiment))
     panel = sorted(xenium.read_panel(args.bundle), key=lambda gene: gene["gene_symbol"])
     genes = [gene["gene_symbol"] for gene in panel]
-    gene = args.options.get("overlay_gene")
-    if gene and gene not in genes:
-        remedy = f"name a gene of the panel, such as {genes[0]}, or none"
-        raise InputError("--options", "overlay_gene", gene, remedy)
     read = xenium.find_panel(args.bundle), xenium.find_transcripts(args.bundle)
     inputs = [Path(args.bundle) / "experiment.xenium", *read]
     inputs += [Path(args.he_alignment)] if args.he_alignment else []
     within = source.preset.assigned == "cells_within"
     cells = _read_centroids(args.bundle, inputs) if within else None
     layout = _lay_out(source, cells, inputs)
-    he, mask = _look_at_he(source)
+    mask = _tissue_mask(source)
 
     pooled = _pool(source, layout, genes, cells, mask)
     per_spot = np.asarray(pooled.counts.sum(axis=1, dtype=np.int64)).ravel()
@@ -86,32 +80,19 @@ def main(argv=None):
         "genes_per_spot": _distribution(np.diff(pooled.counts.indptr)),
         "lattice": _describe_lattice(layout),
         "tissue": {"threshold": mask.threshold, "he_px_per_px": mask.scale} if mask else None,
-        "overlay_gene": gene or spot_figure.choose_gene(pooled.counts, genes),
         "inputs": {path.name: files.sha256_file(path) for path in inputs},
     }
-    cell_sums = _cell_sums(args.bundle, genes)
     _write_spots(args.spots, source, panel, audit, pooled, layout)
+    cell_sums = spot_quality.cell_sums(args.bundle, genes)
     rows = spot_quality.summarise(audit, pooled.counts, cell_sums)
     spot_quality.QUALITY.write(args.table, rows)
-    apart = {row["measure"]: row["value"] for row in rows if row["of"] == "spots_vs_cells"}
-    shown_gene = audit["overlay_gene"]
-    shown = _cells(args.bundle, shown_gene, cell_sums, apart)
-    gene_counts = pooled.counts[:, [genes.index(shown_gene)]].toarray().ravel()
-    median = audit["transcripts_per_spot"]["median"]
-    title = (
-        f"{source.name}: {len(per_spot):,} spots, {pooled.pooled:,} of {pooled.rows_read:,} rows "
-        f"pooled, median {median:,.0f} a spot"
-    )
-    with files.atomic_path(args.figure) as path:
-        spot_figure.draw_spots(path, title, shown_gene, gene_counts, pooled, layout, shown, he)
     files.write_json(args.audit, audit)
-    _say(source.name or args.bundle, pooled, audit, args.figure)
+    _say(source.name or args.bundle, pooled, audit)
 
 
-def _say(name: str, pooled, audit: dict, figure) -> None:
+def _say(name: str, pooled, audit: dict) -> None:
     logs.log.info(
-        "%s: %d of %d rows pooled in %d spots (%s; median %g transcripts and %g genes a spot); "
-        "see %s",
+        "%s: %d of %d rows pooled in %d spots (%s; median %g transcripts and %g genes a spot)",
         name,
         pooled.pooled,
         pooled.rows_read,
@@ -119,7 +100,6 @@ def _say(name: str, pooled, audit: dict, figure) -> None:
         ", ".join(f"{rows} {reason}" for reason, rows in pooled.dropped.items()),
         audit["transcripts_per_spot"]["median"],
         audit["genes_per_spot"]["median"],
-        figure,
     )
 
 
@@ -200,26 +180,14 @@ def _read_centres(source: Source, inputs: list[Path]) -> lattice.Layout:
     return lattice.circles(xy_um, names, source.preset.size_um)
 
 
-def _look_at_he(source: Source):
-    """The H&E for the figure, and the tissue mask; None for none."""
-    if not source.he_image or source.he_matrix is None:
-        return None, None
-    from PIL import Image
-
+def _tissue_mask(source: Source):
+    """The mask of tissue on the H&E, where the preset asks for it, else None."""
+    if source.preset.min_tissue is None or not source.he_image or source.he_matrix is None:
+        return None
     from pairscape.images import tissue
-    from pairscape.images.tiff import TiffImage
 
-    matrix, pixel_size_um = source.he_matrix, source.pixel_size_um
-    with TiffImage(source.he_image, cache_bytes=0) as image:
-        if source.preset.min_tissue is None:
-            picture, scale = image.thumbnail(spot_figure.THUMBNAIL_PX)
-            return spot_figure.He(picture, scale, matrix, pixel_size_um), None
-        um_per_px = alignment.decompose(matrix, pixel_size_um)["um_per_px"]
-        picture, scale = image.thumbnail(tissue.mask_side_px(image.width, image.height, um_per_px))
-    mask = tissue.tissue_mask(picture, scale)
-    step = math.ceil(max(picture.shape[:2]) / spot_figure.THUMBNAIL_PX)
-    smaller = np.asarray(Image.fromarray(picture).reduce(step))
-    return spot_figure.He(smaller, scale * step, matrix, pixel_size_um), mask
+    um_per_px = alignment.decompose(source.he_matrix, source.pixel_size_um)["um_per_px"]
+    return tissue.tissue_mask(*tissue.picture(source.he_image, um_per_px))
 
 
 def _pool(source: Source, layout: lattice.Layout, genes: list[str], cells, mask) -> pooling.Pooled:
@@ -294,29 +262,6 @@ def _write_spots(path, source: Source, panel: list[dict], audit: dict, pooled, l
             "audit_sha256": files.sha256_json(audit),
         },
     )
-
-
-def _cells(bundle, gene: str, sums, distances: dict) -> spot_figure.Cells:
-    """What the figure shows of the cells; their places are None where the bundle has none of use."""
-    distances = {name: value for name, value in distances.items() if value is not None}
-    try:
-        cells = xenium.read_cells(bundle)
-        counts = xenium.read_cell_counts(bundle, gene)
-    except InputError as error:
-        logs.log.info("the figure has no cells (%s)", error)
-        return spot_figure.Cells(sums=sums, distances=distances)
-    counts = counts.reindex(cells["cell_id"]).fillna(0).to_numpy()
-    xy_um = cells[["x_centroid", "y_centroid"]].to_numpy(float)
-    return spot_figure.Cells(xy_um, counts, sums, distances)
-
-
-def _cell_sums(bundle, genes: list[str]):
-    """The sums of the cells; None where the bundle has no usable cell matrix."""
-    try:
-        return spot_quality.read_cell_sums(bundle, genes)
-    except InputError as error:
-        logs.log.info("spots aren't compared with cells (%s)", error)
-        return None
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def main(argv=None):
     }
     others = {
         "overlays": (args.overlays or [], _overlay_caption),
-        "spot_figures": (args.spot_figures or [], _spot_caption(audits)),
+        "spot_figures": (args.spot_figures or [], _spot_caption),
         "curves": (args.curves or [], _curve_caption),
     }
     uris = report.embed_images(
@@ -103,23 +103,18 @@ def _overlay_caption(path: Path) -> tuple[str, str]:
     )
 
 
-def _spot_caption(audits):
-    genes = {
-        (audit["sample"], audit.get("spots_name", "")): audit.get("overlay_gene")
-        for audit in audits
-    }
+def _spot_caption(path: Path) -> tuple[str, str]:
+    from PIL import Image
 
-    def caption(path: Path) -> tuple[str, str]:
-        sample, spots = _folders(path, 2)
-        gene = genes.get((sample, spots)) or "one gene"
-        return (
-            f"Spots of sample {sample}",
-            f"Sample {sample}, pseudo-spots {spots}. Transcripts of {gene} per cell and per "
-            "pseudo-spot, over the H&E where the sample has one, axes in µm of the Xenium frame; "
-            "and how many transcripts and genes the pseudo-spots hold.",
-        )
-
-    return caption
+    sample, spots = _folders(path, 2)
+    with Image.open(path) as image:
+        gene = image.info.get("Gene", "one gene")
+    return (
+        f"Spots of sample {sample}",
+        f"Sample {sample}, pseudo-spots {spots}. Transcripts of {gene} per cell and per "
+        "pseudo-spot, over the H&E where the sample has one, axes in µm of the Xenium frame; "
+        "and how many transcripts and genes the pseudo-spots hold.",
+    )
 
 
 def _curve_caption(path: Path) -> tuple[str, str]:

@@ -82,7 +82,6 @@ rule pool_spots:
         spots=directory(f"{plan.results}/samples/{{sample}}/{{spots}}/spots.zarr"),
         audit=f"{plan.results}/samples/{{sample}}/{{spots}}/audit.json",
         table=f"{plan.results}/samples/{{sample}}/{{spots}}/qc.tsv",
-        figure=f"{plan.results}/samples/{{sample}}/{{spots}}/qc.png",
     log:
         f"{plan.results}/logs/pool_spots/{{sample}}_{{spots}}.log",
     priority: 1  # one sample to its pictures before the next one: what is wrong is seen early
@@ -101,9 +100,40 @@ rule pool_spots:
             sample=plan.facts(w.sample, "panel", "he_image", "he_alignment", "he_um_per_px"),
             spots_name=w.spots,
             spots=samples.preset_of(plan, w.sample, w.spots),
-            overlay_gene=samples.overlay_gene(plan, w.sample),
         ),
     shell:
         "python {params.program:q} --bundle {params.bundle:q} {params.he} --spots {output.spots:q}"
-        " --audit {output.audit:q} --table {output.table:q} --figure {output.figure:q}"
+        " --audit {output.audit:q} --table {output.table:q}"
+        " --options {params.options:q} --log {log:q}"
+
+
+rule show_spots:
+    input:
+        unpack(lambda w: samples.bundle_inputs(plan, w.sample)),
+        spots=rules.pool_spots.output.spots,
+        table=rules.pool_spots.output.table,
+    output:
+        figure=f"{plan.results}/samples/{{sample}}/{{spots}}/qc.png",
+    log:
+        f"{plan.results}/logs/show_spots/{{sample}}_{{spots}}.log",
+    priority: 1
+    conda:
+        "../envs/pipeline.yaml"
+    threads: 1
+    resources:
+        mem_mb=grows(6000, kspots=60),
+        runtime=grows(30, gb=1),
+    params:
+        program=script("show_spots"),
+        bundle=lambda w: samples.bundle_folder(plan, w.sample),
+        he=lambda w: commands.flags(samples.he_files(plan, w.sample), "he_image"),
+        options=lambda w: options(
+            "show_spots",
+            sample=plan.facts(w.sample),
+            spots_name=w.spots,
+            overlay_gene=samples.overlay_gene(plan, w.sample),
+        ),
+    shell:
+        "python {params.program:q} --bundle {params.bundle:q} {params.he} --spots {input.spots:q}"
+        " --table {input.table:q} --figure {output.figure:q}"
         " --options {params.options:q} --log {log:q}"

@@ -417,7 +417,6 @@ POOL_SPOTS = [
     ("a size of 0", option("spots", "size_um", 0), "--options", "spots.size_um"),
     ("an unknown shape", option("spots", "shape", "star"), "--options", "spots.shape"),
     ("a table of centres without names", centres_without_names, "centres.tsv", "column spot"),
-    ("a gene of no panel for the figure", option("overlay_gene", "PSI"), "--options", "overlay"),
     (
         "a gene that the panel doesn't list",
         lambda p, c: tiny_bundle.write_panel(p / "outs", tiny_bundle.GENES[:4]),

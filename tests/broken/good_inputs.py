@@ -71,7 +71,7 @@ def write_panel_list(path: Path, genes) -> None:
 def _pool_spots(folder: Path) -> dict:
     call = _check_bundle(folder)
     flags = {name: call["flags"][name] for name in ("bundle", "he_image", "he_alignment")}
-    files = {"spots": "spots.zarr", "audit": "audit.json", "table": "qc.tsv", "figure": "qc.png"}
+    files = {"spots": "spots.zarr", "audit": "audit.json", "table": "qc.tsv"}
     flags |= {name: folder / "out" / file for name, file in files.items()}
     options = {"sample": {"sample": "S1"}, "spots_name": "square55", "spots": dict(SQUARE55)}
     return {"flags": flags, "options": options}

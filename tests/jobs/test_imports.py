@@ -23,6 +23,7 @@ AT_START = {
     "score_batch_effect": TABLES,
     "score_expression": TABLES,
     "show_calibration": TABLES,
+    "show_spots": KERNELS,
     "write_report": TABLES,
 }
 
@@ -33,7 +34,8 @@ IN_WORK = {
     "simulate_bundle": {"numba", "pandas", "pyarrow", "scipy"},
     "check_bundle": {"pandas", "pyarrow"},
     "check_alignment": {"matplotlib", "pandas", "pyarrow", "scipy", "skimage"},
-    "pool_spots": ANNDATA | {"matplotlib", "skimage", "spatialdata"},
+    "pool_spots": ANNDATA | {"skimage", "spatialdata"},
+    "show_spots": ANNDATA | {"matplotlib"},
     "select_genes": ANNDATA,
     "split_donors": set(),
     "export_pairs": ANNDATA | {"datasets"},

@@ -25,6 +25,7 @@ def test_the_full_benchmark_is_planned_without_a_bundle(full_plan):
     assert counts["export_pairs"] == 61
     assert counts["pool_spots"] == 59  # two samples are in two datasets
     assert counts["fetch_bundle"] + counts["fetch_bundle_registered"] == 59
+    assert counts["show_spots"] == 59
     assert "simulate_bundle" not in counts
 
 
@@ -43,9 +44,9 @@ def test_the_demo_plans_no_published_experiment(checkout):
     assert "benchmark" not in said
 
 
-def test_tiny_plans_at_most_15_jobs_and_the_miniature_study_what_it_leaves_out(checkout):
+def test_tiny_plans_at_most_16_jobs_and_the_miniature_study_what_it_leaves_out(checkout):
     tiny, _ = plan(checkout, "--configfile", "tests/tiny.yaml")
-    assert tiny["total"] - tiny["all"] <= 15  # `all` runs nothing
+    assert tiny["total"] - tiny["all"] <= 16  # `all` runs nothing
     mini, _ = plan(checkout, "--configfile", "tests/study.yaml")
     study, _ = plan(checkout, "--configfile", "config/study.yaml")
     assert set(tiny) | set(mini) == set(study)
@@ -348,7 +349,7 @@ def unchanged(tmp_path_factory):
         ({"config": {"title": "Another"}}, {"index_datasets", "write_report"}),
         ({"config": {"retrieval": {"bootstrap": 101, "permutations": 99, "block_um": 110}}},
          {"score_retrieval"}),
-        ({"config": {"overlay_gene": "ESR1"}}, {"pool_spots"}),
+        ({"config": {"overlay_gene": "ESR1"}}, {"show_spots"}),
         ({"title": "Another"}, {"describe_dataset"}),
         ({"notes": "Another"}, set()),
         ({"encoder_title": "Another"}, set()),

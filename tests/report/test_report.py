@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from test_tables import expected, scores, written
 from tiny_pairs import write_splits
 
@@ -65,11 +66,14 @@ class Page(HTMLParser):
             self.text.append(data)
 
 
-def write_png(path, size=(60, 40), noise=False):
+def write_png(path, size=(60, 40), noise=False, gene=None):
     path.parent.mkdir(parents=True, exist_ok=True)
     shape = (size[1], size[0], 3)
     pixels = np.random.default_rng(0).integers(0, 256, shape) if noise else np.full(shape, 200)
-    Image.fromarray(pixels.astype(np.uint8)).save(path)
+    said = PngInfo()
+    if gene:
+        said.add_text("Gene", gene)
+    Image.fromarray(pixels.astype(np.uint8)).save(path, pnginfo=said)
     return path
 
 
@@ -83,7 +87,6 @@ def make_inputs(root, leaked=False):
         "spots": 36,
         "transcripts_per_spot": {"median": 19.5},
         "genes_per_spot": {"median": 11},
-        "overlay_gene": "EPCAM",
         "inputs": {"transcripts.parquet": "f" * 64},
     }
     finding = {"level": "warning", "field": NASTY, "found": "1", "expected": "2", "remedy": "mend"}
@@ -120,7 +123,7 @@ def make_inputs(root, leaked=False):
         "curves": write_png(run / "curve.png"),
         "checks": root / "samples/S1/check.json",
         "audits": spots / "audit.json",
-        "spot-figures": write_png(spots / "qc.png"),
+        "spot-figures": write_png(spots / "qc.png", gene="EPCAM"),
         "splits": dataset / "splits.tsv",
         "leakage": dataset / "leakage.tsv",
         "run-options": run / "options.json",

@@ -52,7 +52,6 @@ def test_a_simulated_bundle_of_every_layout_is_accepted_and_pooled_to_the_truth(
             "spots": spots,
             "audit": tmp_path / "audit.json",
             "table": tmp_path / "qc.tsv",
-            "figure": tmp_path / "qc.png",
         },
         {"sample": sample, "spots_name": "s", "spots": {"shape": "square", "size_um": 55}},
     )

@@ -41,8 +41,7 @@ def make_pairs(folder, name, signal):
     bundle, spots = folder / name, folder / f"{name}.zarr"
     he = ("--he-image", bundle / f"{name}_he_image.ome.tif")
     he += ("--he-alignment", bundle / f"{name}_he_imagealignment.csv")
-    qc = ("--audit", folder / f"{name}.json", "--figure", folder / f"{name}.png")
-    qc += ("--table", folder / f"{name}_qc.tsv")
+    qc = ("--audit", folder / f"{name}.json", "--table", folder / f"{name}_qc.tsv")
     genes, shard = folder / f"{name}.tsv", folder / f"{name}.arrow"
     knobs = {"width_um": 825, "height_um": 825, "morphology_signal": signal, "tissue_cover": 1}
     labels = {"name": [name], "source": ["simulated"], "tissue": ["breast"]}
@@ -55,7 +54,7 @@ def make_pairs(folder, name, signal):
         (
             pool_spots,
             ("--bundle", bundle, *he, "--spots", spots, *qc),
-            {"sample": sample, "spots_name": "s", "spots": SPOTS, "overlay_gene": None},
+            {"sample": sample, "spots_name": "s", "spots": SPOTS},
         ),
         (
             select_genes,

@@ -24,6 +24,14 @@ def mask_side_px(width: int, height: int, um_per_px: float) -> int:
     return min(math.ceil(max(width, height) * um_per_px / MASK_UM_PER_PX), MAX_MASK_PX)
 
 
+def picture(path, um_per_px: float) -> tuple[np.ndarray, float]:
+    """The thumbnail of an H&E that a mask should be made of, and its H&E pixels per pixel."""
+    from pairscape.images.tiff import TiffImage
+
+    with TiffImage(path, cache_bytes=0) as image:
+        return image.thumbnail(mask_side_px(image.width, image.height, um_per_px))
+
+
 def tissue_mask(picture: np.ndarray, scale: float) -> TissueMask:
     """Tell tissue from glass on a thumbnail.
 

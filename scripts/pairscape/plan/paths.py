@@ -10,6 +10,7 @@ from pairscape.plan.plan import Plan
 # Of each rule whose log, and so its record, is named by several names: the pattern of that name.
 LOGS = {
     "pool_spots": "{sample}_{spots}",
+    "show_spots": "{sample}_{spots}",
     "export_pairs": "{dataset}_{sample}",
     "fit_gene_encoder": "{dataset}_{gene}",
     "embed_images": "{dataset}_{image}",

@@ -7,7 +7,6 @@ import numpy as np
 
 from pairscape.acquire.alignment import he_px_to_um
 from pairscape.spots.lattice import Layout, outline_um
-from pairscape.spots.pooling import Pooled
 
 THUMBNAIL_PX = 1600
 BLOCK = 1 << 20
@@ -52,17 +51,20 @@ def draw_spots(
     path,
     title: str,
     gene: str,
-    gene_counts: np.ndarray,
-    pooled: Pooled,
+    table,
     layout: Layout,
     cells: Cells,
     he: He | None,
 ) -> None:
-    """Draw the figure as PNG; ``gene_counts`` are the (S,) counts of ``gene`` in the spots."""
+    """Draw the figure of a ``gene`` as PNG, which says the gene in its text ``Gene``.
+
+    ``table`` is an AnnData of spots x genes, as ``spots_zarr.read_spots`` gives it.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    spot_xy_um = np.column_stack([pooled.layout["x_um"], pooled.layout["y_um"]])
+    spot_xy_um = table.obs[["x_um", "y_um"]].to_numpy()
+    gene_counts = table.X[:, [table.var_names.get_loc(gene)]].toarray().ravel()
     margin = layout.size_um / 2
     low, high = spot_xy_um.min(axis=0) - margin, spot_xy_um.max(axis=0) + margin
     if cells.xy_um is not None and len(cells.xy_um):
@@ -90,12 +92,11 @@ def draw_spots(
     _map_cells(maps, per_cell, gene, cells, width * height, points_per_um)
     _map_spots(maps, per_spot, gene, gene_counts, spot_xy_um, layout)
 
-    transcripts = np.asarray(pooled.counts.sum(axis=1)).ravel()
-    per_spot = {"transcripts": transcripts, "genes": np.diff(pooled.counts.indptr)}
+    per_spot = {name: table.obs[name].to_numpy() for name in ("transcripts", "genes")}
     for i, (axes, what) in enumerate(zip(histograms.subplots(1, 2), per_spot, strict=True)):
         per_cell = None if cells.sums is None else cells.sums[i]
         _draw_distributions(axes, what, per_spot[what], per_cell, cells.distances or {})
-    figure.savefig(path, format="png", metadata={"Software": None})
+    figure.savefig(path, format="png", metadata={"Software": None, "Gene": gene})
 
 
 def _map_cells(maps, axes, gene: str, cells: Cells, area_um2: float, points_per_um: float) -> None:

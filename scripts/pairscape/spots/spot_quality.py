@@ -9,6 +9,7 @@ many) and with both medians moved to 0 (the shape alone).
 import numpy as np
 
 from pairscape.acquire import bundle as xenium
+from pairscape.core import logs
 from pairscape.core.errors import InputError
 from pairscape.core.hdf5 import open_hdf5
 from pairscape.core.tsv import Table, numbers, text
@@ -67,6 +68,15 @@ def read_cell_sums(bundle, genes: list[str], block: int = 1 << 24):
     except (OSError, KeyError, IndexError, ValueError, TypeError) as error:
         raise InputError(path, "matrix", str(error), xenium.DAMAGED) from None
     return transcripts, detected, per_gene
+
+
+def cell_sums(bundle, genes: list[str]):
+    """The sums of ``read_cell_sums``; None where the bundle has no usable cell matrix."""
+    try:
+        return read_cell_sums(bundle, genes)
+    except InputError as error:
+        logs.log.info("spots aren't compared with cells (%s)", error)
+        return None
 
 
 def distances(per_spot: np.ndarray, per_cell: np.ndarray) -> dict[str, float]:
