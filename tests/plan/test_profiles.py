@@ -39,9 +39,11 @@ def test_every_rule_that_asks_for_a_gpu_goes_to_the_gpu_partition_and_no_other()
     assert not asks & set(SLURM["groups"])
 
 
-def test_every_table_and_figure_goes_with_the_report():
-    drawn = {name for name in rule_texts() if name.startswith("show_")}
-    assert {SLURM["groups"].get(name) for name in drawn} == {SLURM["groups"]["write_report"]}
+def test_every_table_and_figure_goes_with_the_report_or_its_sample():
+    groups = SLURM["groups"]
+    drawn = {name for name in rule_texts() if name.startswith("show_")} - {"show_spots"}
+    assert {groups.get(name) for name in drawn} == {groups["write_report"]}
+    assert groups["show_spots"] == groups["pool_spots"]
 
 
 def test_rules_name_nothing_of_a_site_and_try_again_in_the_profile_alone():

@@ -124,7 +124,7 @@ def test_scores_tables_and_report_say_that_donors_are_shared(tiny):
 
 def test_every_job_left_a_log(tiny):
     logs = [path for path in results(tiny).rglob("*.log")]
-    assert len(logs) == 14
+    assert len(logs) == 15
     assert all(path.stat().st_size for path in logs)
 
 
