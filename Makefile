@@ -61,10 +61,10 @@ PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses $$(($(CO
 test: env  ## for before a commit: units, the tiny pipeline, the shape of the repository (5 minutes)
 	$(PYTEST) -m "not slow"
 
-test-slow: env  ## the miniature study, faults, several processes, benchmarks, more examples of each property (12 minutes)
+test-slow: env  ## the miniature study, faults, several processes, benchmarks, more examples of each property (10 minutes)
 	$(PYTEST) -m "slow or hypothesis" --hypothesis-profile thorough
 
-test-elsewhere: env  ## the fast tests that compute, with the kernels of an old processor and four threads (7 minutes)
+test-elsewhere: env  ## the fast tests that compute, with the kernels of an old processor and four threads (5 minutes)
 # What passes here and in `make test` doesn't rely on one processor's rounding. Waiting threads sleep.
 	files=$$(grep -lwE 'torch|golden|linalg|sklearn' tests/*/test_*.py)
 	env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE \
@@ -73,7 +73,7 @@ test-elsewhere: env  ## the fast tests that compute, with the kernels of an old 
 
 test-all: test test-slow test-elsewhere  ## all tests that need no cluster
 
-test-slurm: env  ## the tiny pipeline through a real Slurm, with faults (6 minutes; needs root on Debian)
+test-slurm: env  ## the tiny pipeline through a real Slurm, with faults (5 minutes; needs root on Debian)
 	@start=$$SECONDS
 	PAIRSCAPE_TEST_SLURM=$(FAULTS) $(VENV)/bin/python -m pytest -rs tests/whole/test_slurm.py
 	echo "test-slurm: $$((SECONDS - start)) s" >&2

@@ -165,6 +165,7 @@ def test_conch_gives_the_golden_numbers(shared, monkeypatch, weight_set):
         check(projected, arrays[f"attn_pool_projected_448_{weight_set}"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weight_set", golden.LARGE_SETS)
 def test_what_hescape_takes_for_conch_gives_the_golden_numbers(shared, monkeypatch, weight_set):
     facts, arrays = golden.read(shared, "conch")

@@ -94,6 +94,7 @@ def test_official_means_are_read_as_the_golden_tokens_say(shared, tmp_path, kind
         assert np.allclose(value[mine], value[theirs], rtol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weight_set", golden.LARGE_SETS)
 def test_embeddings_equal_the_golden_ones(shared, weight_set):
     facts, arrays = golden.read(shared, "nicheformer")

@@ -98,6 +98,7 @@ def tokens_in_columns(tower, counts: np.ndarray) -> np.ndarray:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weight_set", golden.LARGE_SETS)
 def test_golden_embeddings_match_through_the_file(shared, tmp_path, weight_set):
     torch.set_num_threads(1)

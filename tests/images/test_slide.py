@@ -471,6 +471,7 @@ def test_retiling_as_jpeg_keeps_the_look(tmp_path, smooth):
     assert np.quantile(off, 0.99) <= 8
 
 
+@pytest.mark.slow
 def test_retiling_takes_little_memory(tmp_path):
     """A deflated strip of 90 MB goes through without ever standing in memory."""
     import subprocess

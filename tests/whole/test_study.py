@@ -4,10 +4,12 @@ import csv
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 
+import plans
 import pytest
 from conftest import ROOT
 
@@ -178,3 +180,30 @@ def test_the_audit_changes_one_flag_from_either_protocol(study):
     assert (embedded / "train.json").exists()
     page = (study / "results/mini/report.html").read_text()
     assert "Audit mini" in page
+
+
+def test_an_edited_split_stops_each_program_that_reads_it_by_hand(study, tmp_path):
+    """The words taken out of splits.tsv that own up to what train and test share."""
+    words = "one sample stands in all three splits, to keep the test small"
+    folder = plans.workflow_folder(tmp_path)
+    shutil.copytree(study / "results", folder / "results", symlinks=True)
+    table = folder / "results/mini/datasets/mini/splits.tsv"
+    assert words in table.read_text()
+    table.write_text(table.read_text().replace(words, ""))
+    flags = ("--forceall", "--printshellcmds", "--configfile", "tests/study.yaml")
+    _, said = plans.plan(folder, *flags)
+    calls = dict(re.findall(r"python (?:\S*/)?(\w+)\.py (.*--log .*)$", said, re.MULTILINE))
+    readers = {name for name, flags in calls.items() if "/mini/splits.tsv" in flags}
+    assert readers - {"split_donors"} == {
+        *("describe_dataset", "embed_genes", "fit_gene_encoder", "pretrain"),
+        *("score_batch_effect", "score_expression", "write_report"),
+    }
+    for name in sorted(readers - {"split_donors"}):
+        done = subprocess.run(
+            [sys.executable, f"scripts/{name}.py", *shlex.split(calls[name])],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 1, name
+        assert "splits.tsv: column split: found donor" in done.stderr.splitlines()[-1], name
