@@ -1,9 +1,12 @@
 """The log that all programs share, progress bars, and an orderly stop."""
 
 import logging
-from collections.abc import Iterable, Mapping
+import operator
+import signal
+from collections.abc import Iterable, Iterator, Mapping
 
 log = logging.getLogger("pairscape")
+sent_signals: list[int] = []  # that asked this program to leave
 
 
 class Stopped(Exception):
@@ -22,10 +25,33 @@ def is_first_process(environment: Mapping[str, str]) -> bool:
     return (rank or environment.get("LOCAL_RANK", "0")) == "0"
 
 
+def leave(number: int, frame=None) -> None:
+    """Handle a signal: leave as after Ctrl-C, so that nothing half-written stays."""
+    sent_signals.append(number)
+    heed_signals()
+
+
+def heed_signals() -> None:
+    """Raise ``KeyboardInterrupt`` if a signal was sent: also once more, where it was swallowed.
+
+    A package that is just being imported may catch everything, or fail at it in words of its own.
+    """
+    if sent_signals:
+        raise KeyboardInterrupt(signal.Signals(sent_signals[0]).name)
+
+
 def progress(items: Iterable, what: str, total: int | None = None, unit: str = "it"):
-    """Iterate over ``items`` with a progress bar; silent where stderr isn't a terminal."""
+    """Iterate over ``items`` with a progress bar; silent where stderr isn't a terminal.
+
+    Signals are heeded before each item.
+    """
     from tqdm import tqdm
 
-    return tqdm(
-        items, desc=what, total=total, unit=unit, disable=None, leave=False, mininterval=0.5
-    )
+    total = total or operator.length_hint(items) or None
+    return tqdm(_heeding(items), what, total, unit=unit, disable=None, leave=False, mininterval=0.5)
+
+
+def _heeding(items: Iterable) -> Iterator:
+    for item in items:
+        heed_signals()
+        yield item

@@ -12,8 +12,9 @@ import sys
 import traceback
 from pathlib import Path
 
+from pairscape.core import logs
 from pairscape.core.errors import InputError
-from pairscape.core.logs import Stopped, is_first_process, log
+from pairscape.core.logs import is_first_process, log
 from pairscape.jobs import job_lock, records
 
 _jobs: list[records.Job] = []  # this process's job; none without a log
@@ -115,48 +116,48 @@ def _options_of(path: str) -> str:
 def run(main) -> None:
     """Run ``main()`` and leave: one line for a bad input, a traceback only for our own defects."""
     name = Path(sys.argv[0]).stem
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, logs.leave)
+    code = 0
     try:
         main()
         _write_record(name)
-    except InputError as error:
-        log.error("%s", error)
-        code = 1
-    except BrokenPipeError:
-        code = 1
-    except KeyboardInterrupt as error:
-        log.error(
-            "%s; the same command starts it anew", error.args[0] if error.args else "interrupted"
-        )
-        code = 143 if error.args else 130
-    except Stopped as stop:
-        # Of several processes the first tells; another that failed would have it killed.
-        first = is_first_process(os.environ)
-        log.log(logging.WARNING if first else logging.DEBUG, "%s", stop)
-        code = 143 if first else 0
-    except OSError as error:
-        place = error.filename or "the disk"
-        log.error(
-            "%s", InputError(place, "system", error.strerror or str(error), _os_remedy(error))
-        )
-        log.debug("%s", traceback.format_exc())
-        code = 1
-    except Exception:
-        log.error("a defect in %s, not in your input; please report this:", name)
-        log.error("%s", traceback.format_exc())
-        code = 70
-    else:
-        code = 0
+    except (Exception, KeyboardInterrupt) as error:
+        code = _say_why(error, name)
     # logging.shutdown() would close libraries' handlers, and absl's closes streams of others.
     for handler in log.handlers:
         handler.close()
     job_lock.release_all()
+    logs.sent_signals.clear()
     sys.exit(code)
 
 
-def _interrupt(number: int, frame) -> None:
-    """Leave as after Ctrl-C: nothing half-written stays."""
-    raise KeyboardInterrupt(f"stopped by {signal.Signals(number).name}")
+def _say_why(error: BaseException, name: str) -> int:
+    """Log why the program ends, and return its exit status."""
+    if isinstance(error, logs.Stopped):
+        # Of several processes the first tells; another that failed would have it killed.
+        first = is_first_process(os.environ)
+        log.log(logging.WARNING if first else logging.DEBUG, "%s", error)
+        return 128 + signal.SIGTERM if first else 0
+    if logs.sent_signals or isinstance(error, KeyboardInterrupt):
+        log.debug("%s", traceback.format_exc())  # an interrupted import may say anything
+        number = signal.Signals([*logs.sent_signals, signal.SIGINT][0])
+        log.error("stopped by %s; the same command starts it anew", number.name)
+        return 128 + number
+    if isinstance(error, BrokenPipeError):
+        return 1
+    if isinstance(error, OSError):
+        place = error.filename or "the disk"
+        reason = error.strerror or str(error)
+        log.debug("%s", traceback.format_exc())
+        error = InputError(place, "system", reason, _os_remedy(error))
+    if isinstance(error, InputError):
+        log.error("%s", error)
+        return 1
+    log.error("a defect in %s, not in your input; please report this:", name)
+    log.error("%s", traceback.format_exc())
+    return 70
 
 
 def also_made(*paths, sha256: str | None = None) -> None:

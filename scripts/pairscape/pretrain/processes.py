@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import distributed, nn
 
+from pairscape.core import logs
 from pairscape.core.devices import has_gpu, pick
 from pairscape.core.errors import InputError
 
@@ -173,6 +174,7 @@ def noted_signals() -> Iterator[list[int]]:
     def note(number: int, frame) -> None:
         arrived.append(number)
 
+    logs.heed_signals()
     before = {number: signal.signal(number, note) for number in STOP_SIGNALS}
     try:
         yield arrived
