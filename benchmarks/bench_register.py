@@ -74,17 +74,16 @@ def reduced(image: np.ndarray, most_px: int):
 def error_um(found: np.ndarray, right: np.ndarray, region) -> float:
     """The median distance over the tissue between where two alignments put the H&E (µm)."""
     points = region.centres_um[region.tissue.ravel()] / PIXEL_SIZE_UM
-    between = found @ np.linalg.inv(right)
-    there = points @ between[:2, :2].T + between[:2, 2]
+    there = alignment.apply(found @ np.linalg.inv(right), points)
     return float(np.median(np.hypot(*(there - points).T))) * PIXEL_SIZE_UM
 
 
-def register(image, he_um_per_px, region, nuclei):
+def register(image, he_um_per_px, region):
     """A fit and why it is refused (None where it isn't) for an H&E at hand."""
     size_px = (image.shape[1], image.shape[0])
     small = registration_maps.read_picture(*reduced(image, 2048), size_px)
     close = registration_maps.read_close_picture(*reduced(image, 6144), size_px)
-    fitted = registration_fit.fit(small, close, region, nuclei, PIXEL_SIZE_UM, he_um_per_px)
+    fitted = registration_fit.fit(small, close, region, PIXEL_SIZE_UM, he_um_per_px=he_um_per_px)
     judged = registration.judge(fitted.matrix, small, region, PIXEL_SIZE_UM, he_um_per_px, 0)
     return fitted, registration_fit.refusal(fitted, judged)
 
@@ -105,14 +104,13 @@ def tries(number: int, samples: list, scratch=None):
             made = real(sample) if isinstance(sample, Path) else simulated(Path(folder), sample)
             bundle, thumbnail, scale, right = made
             region = registration_maps.read_region(bundle)
-            nuclei = registration_maps.read_nuclei(bundle)
             right = right @ np.diag([scale, scale, 1.0])
             um_per_px = alignment.decompose(right, PIXEL_SIZE_UM)["um_per_px"]
             for i in range(number // len(samples)):
                 image, matrix, growth = changed(thumbnail, rng)
                 known = um_per_px / growth if i % 2 else None
                 began = time.perf_counter()
-                fitted, refused = register(image, known, region, nuclei)
+                fitted, refused = register(image, known, region)
                 yield {
                     "knows_size": known is not None,
                     "error_um": error_um(fitted.matrix, right @ np.linalg.inv(matrix), region),

@@ -53,16 +53,15 @@ def main(argv=None):
         size_px, stated_um = (image.width, image.height), image.um_per_px
         small = image.thumbnail(registration_maps.THUMBNAIL_PX)
         close = image.thumbnail(CLOSE_PX)
-    he_um_per_px = stated_um or float(sample.get("he_um_per_px") or 0) or None
+    he_um_per_px = alignment.he_um_per_px(sample, stated_um)
     region = registration_maps.read_region(args.bundle)
-    nuclei = registration_maps.read_nuclei(args.bundle)
     picture = registration_maps.read_picture(*small, size_px)
     if not region.maps or not picture.density.any():
         found = "too few nuclei and transcripts" if not region.maps else "an H&E without contrast"
         raise InputError(args.he_image, "registration", found, _remedy(sample))
 
     fine = registration_maps.read_close_picture(*close, size_px)
-    fitted = registration_fit.fit(picture, fine, region, nuclei, pixel_size_um, he_um_per_px)
+    fitted = registration_fit.fit(picture, fine, region, pixel_size_um, he_um_per_px=he_um_per_px)
     if fitted is None:
         found = "an H&E far larger than the bundle's region"
         raise InputError(args.he_image, "registration", found, _remedy(sample))

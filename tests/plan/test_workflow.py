@@ -310,6 +310,7 @@ def test_files_of_the_sample_table_are_looked_for_when_the_plan_is_made(checkout
     columns = rows[0].split("\t")
     row = dict(zip(columns, rows[1].split("\t"), strict=True)) | {"source": "local"}
     row |= {"simulation": "", "bundle": "nowhere", "he_image": "/none/he.tif", "donor": "D"}
+    row |= {"he_alignment": "register"}
     (checkout / "mine.tsv").write_text("\t".join(row) + "\n" + "\t".join(row.values()) + "\n")
     config = yaml.safe_load((ROOT / "tests/tiny.yaml").read_text()) | {"samples": "mine.tsv"}
     (checkout / "mine.yaml").write_text(yaml.safe_dump(config))
@@ -318,6 +319,7 @@ def test_files_of_the_sample_table_are_looked_for_when_the_plan_is_made(checkout
     bundles = "results/tiny/bundles"
     assert f"{where} bundle: found nothing at {bundles}/nowhere; put it there or correct" in said
     assert f"{where} he_image: found nothing at /none/he.tif; put it there or correct" in said
+    assert "he_alignment: found" not in said  # a word, no file
 
 
 def commands_of(folder, config=None, **columns):

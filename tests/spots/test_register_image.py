@@ -36,8 +36,10 @@ def _quick(monkeypatch):
     monkeypatch.setattr(registration_fit, "KEPT", 2)
 
 
-def run(folder, bundle, image, **facts):
-    tifffile.imwrite(folder / "he.tif", image, tile=(256, 256), photometric="rgb")
+def run(folder, bundle, image, resolution=None, **facts):
+    tags = {"tile": (256, 256), "photometric": "rgb"}
+    tags |= {"resolution": resolution, "resolutionunit": "CENTIMETER"} if resolution else {}
+    tifffile.imwrite(folder / "he.tif", image, **tags)
     argv = ["--bundle", bundle, "--he-image", folder / "he.tif", "--matrix", folder / "he.csv"]
     argv += ["--report", folder / "registration.json", "--figure", folder / "registration.png"]
     options = {"sample": {"sample": "S", **facts}, "seed": 1}
@@ -58,6 +60,18 @@ def test_a_turned_and_scaled_he_is_registered_to_a_few_micrometres(sample, tmp_p
     evidence = report["evidence"]
     assert evidence["score"] - evidence["rival"]["score"] > registration_fit.CLEAR_MARGIN
     assert (tmp_path / "registration.png").stat().st_size > 10_000
+
+
+def test_the_pixel_size_of_the_table_outranks_that_of_the_header(monkeypatch, sample, tmp_path):
+    bundle, image, _, um_per_px = sample
+    stated = []
+    monkeypatch.setattr(
+        registration_fit, "fit", lambda *_, he_um_per_px: stated.append(he_um_per_px)
+    )
+    for facts, size_um in (({"he_um_per_px": str(um_per_px)}, um_per_px), ({}, 0.2125)):
+        with pytest.raises(InputError, match="far larger"):
+            run(tmp_path, bundle, image, resolution=(1e4 / 0.2125,) * 2, **facts)
+        assert stated.pop() == pytest.approx(size_um)
 
 
 def test_the_he_of_another_section_is_refused_and_nothing_is_left_to_go_on_from(sample, tmp_path):

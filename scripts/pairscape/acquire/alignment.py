@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pairscape.acquire.samples import ALIGNMENT_WORDS, REGISTER
+from pairscape.acquire.samples import GRID_WORDS, REGISTER
 from pairscape.core.errors import InputError
 from pairscape.core.logs import log
 
@@ -60,7 +60,7 @@ def resolve_alignment(
     word = sample.get("he_alignment") or ""
     field = f"sample {sample.get('sample', '')}, he_alignment"
     if path:
-        if word in ALIGNMENT_WORDS:
+        if word in GRID_WORDS:
             remedy = "keep the file or the word, not both"
             raise InputError("sample table", field, f"{word} beside the file {path}", remedy)
         matrix, distances = _read(path)
@@ -252,16 +252,21 @@ def decompose(matrix: np.ndarray, pixel_size_um: float) -> dict:
     }
 
 
+def apply(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """An affine map, (3, 3), of points, (..., 2)."""
+    return points @ matrix[:2, :2].T + matrix[:2, 2]
+
+
 def he_px_to_um(matrix: np.ndarray, pixel_size_um: float, xy_px: np.ndarray) -> np.ndarray:
     """Points of the H&E, (N, 2) pixels, in Xenium micrometres, (N, 2) float64."""
     xy_px = np.asarray(xy_px, np.float64)
-    return (xy_px @ matrix[:2, :2].T + matrix[:2, 2]) * pixel_size_um
+    return apply(matrix, xy_px) * pixel_size_um
 
 
 def um_to_he_px(matrix: np.ndarray, pixel_size_um: float, xy_um: np.ndarray) -> np.ndarray:
     """Points in Xenium micrometres, (N, 2), as H&E pixels, (N, 2) float64."""
     inverse = um_to_he_matrix(matrix, pixel_size_um)
-    return np.asarray(xy_um, np.float64) @ inverse[:2, :2].T + inverse[:2, 2]
+    return apply(inverse, np.asarray(xy_um, np.float64))
 
 
 def um_to_he_matrix(matrix: np.ndarray, pixel_size_um: float) -> np.ndarray:

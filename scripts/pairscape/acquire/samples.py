@@ -7,7 +7,8 @@ from pairscape.core.tsv import read_tsv
 
 NO_FILE = {"none"}
 REGISTER = "register"  # he_alignment: register_image makes the file
-ALIGNMENT_WORDS = ("identity", "microns")  # what he_alignment may say instead of naming a file
+GRID_WORDS = ("identity", "microns")  # the H&E lies as the morphology image does, or in µm
+ALIGNMENT_WORDS = (*GRID_WORDS, REGISTER)  # what he_alignment may say instead of naming a file
 
 
 def read_samples(path) -> dict[str, dict[str, str]]:

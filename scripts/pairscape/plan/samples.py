@@ -84,7 +84,7 @@ def he_as_given(plan: Plan, sample: str) -> dict[str, str]:
     standard = f"{folder}/{sample}_he_image"
     image, matrix = row["he_image"], row["he_alignment"]
     files = {"he_image": _place(plan, image) if image else f"{standard}.ome.tif"}
-    if matrix not in (*ALIGNMENT_WORDS, REGISTER):
+    if matrix not in ALIGNMENT_WORDS:
         files["he_alignment"] = _place(plan, matrix) if matrix else f"{standard}alignment.csv"
     return files
 

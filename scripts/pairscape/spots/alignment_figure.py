@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from pairscape.acquire.alignment import apply
 from pairscape.spots.registration_maps import PIXEL_UM, Region
 
 THUMBNAIL_PX = 1400
@@ -87,7 +88,7 @@ def _draw_region(axes, region: Region, matrix: np.ndarray, pixel_size_um: float)
     to_he = np.linalg.inv(matrix)
 
     def he_px(xy_um):
-        return xy_um / pixel_size_um @ to_he[:2, :2].T + to_he[:2, 2]
+        return apply(to_he, xy_um / pixel_size_um)
 
     rows, columns = region.tissue.shape
     corners = np.array([[0, 0], [columns, 0], [columns, rows], [0, rows], [0, 0]])

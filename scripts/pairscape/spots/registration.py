@@ -20,7 +20,7 @@ import math
 
 import numpy as np
 
-from pairscape.acquire.alignment import decompose
+from pairscape.acquire.alignment import apply, decompose
 from pairscape.spots.registration_maps import (
     APART_UM,
     BLOCK_UM,
@@ -81,8 +81,7 @@ def farthest_um(matrix, rival, region: Region, pixel_size_um: float) -> float:
     ends = np.flatnonzero(np.diff(row, prepend=-1) | np.diff(row, append=-1))
     here = np.column_stack([column[ends], row[ends]]) + 0.5
     pixels = (here * PIXEL_UM + region.low_um) / pixel_size_um
-    between = rival @ np.linalg.inv(matrix)
-    there = pixels @ between[:2, :2].T + between[:2, 2]
+    there = apply(rival @ np.linalg.inv(matrix), pixels)
     return float(np.hypot(*(there - pixels).T).max()) * pixel_size_um
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pairscape.acquire.alignment import apply
 from pairscape.spots import registration
 from pairscape.spots.registration_maps import (
     APART_UM,
@@ -63,8 +64,8 @@ def fit(
     picture: Picture,
     close: Picture,
     region: Region,
-    nuclei_um: np.ndarray,
     pixel_size_um: float,
+    *,
     he_um_per_px: float | None,
 ) -> Fit | None:
     """Find the alignment of an H&E; None where it is far too large for the bundle's region.
@@ -73,14 +74,14 @@ def fit(
     ----------
     picture, close
         Its haematoxylin, small and as fine as single nuclei need it (2 µm a pixel will do).
-    region, nuclei_um
-        What the bundle says (``read_region`` and ``read_nuclei`` of ``registration_maps``).
+    region
+        What the bundle says (``registration_maps.read_region``).
     pixel_size_um
         Of the morphology image.
     he_um_per_px
         Of the H&E, by its header or the sample table; None tries all that scanners have.
     """
-    board = Board(picture, region, pixel_size_um)
+    board, nuclei_um = Board(picture, region, pixel_size_um), region.nuclei_um
     scales = [he_um_per_px] if he_um_per_px else _scales()
     everywhere = np.ones(board.blocks, bool)
     found = search(board, [everywhere], scales, 0.0, KEPT)[0]
@@ -170,7 +171,7 @@ def _fine_misfit(dark: _Darkness, nuclei_um: np.ndarray, pixel_size_um: float):
     points = nuclei_um[::step] / pixel_size_um
 
     def misfit(matrix):
-        return -float(dark.at(_apply(np.linalg.inv(matrix), points)).mean())
+        return -float(dark.at(apply(np.linalg.inv(matrix), points)).mean())
 
     return misfit
 
@@ -215,7 +216,7 @@ def _residuals(dark: _Darkness, matrix, nuclei_um, pixel_size_um: float):
         if len(here) < MIN_BLOCK_NUCLEI:
             continue
         moved = (here[None] + shifts[:, None]) / pixel_size_um
-        contrast = dark.at(_apply(to_he, moved)).mean(axis=1)
+        contrast = dark.at(apply(to_he, moved)).mean(axis=1)
         if contrast.max() <= 0:
             continue
         centres.append(here.mean(axis=0))
@@ -252,7 +253,3 @@ def _by_blocks(matrix, blocks, residuals, pixel_size_um: float) -> np.ndarray:
     change = np.array(model.params)
     change[:2, 2] /= pixel_size_um
     return change @ matrix
-
-
-def _apply(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
-    return points @ matrix[:2, :2].T + matrix[:2, 2]

@@ -28,6 +28,7 @@ class Region(NamedTuple):
     counts: dict[str, int]  # points behind each map
     low_um: np.ndarray  # (2,) x and y of the outer corner
     tissue: np.ndarray  # (rows, columns) bool: a nucleus or a transcript is near
+    nuclei_um: np.ndarray  # (N, 2) their centres
 
     @property
     def centres_um(self) -> np.ndarray:
@@ -51,8 +52,8 @@ def read_region(bundle) -> Region:
     Transcripts of quality ``MIN_QV`` and more count, whatever they name. Points that aren't finite
     are left out.
     """
-    cells = read_nuclei(bundle)
-    counted = {"nuclei": _count([cells]), "transcripts": _count(_transcripts(bundle))}
+    nuclei_um = _read_nuclei(bundle)
+    counted = {"nuclei": _count([nuclei_um]), "transcripts": _count(_transcripts(bundle))}
     rows, columns = np.max([grid.shape for grid in counted.values()], axis=0)
     counted = {
         name: np.pad(grid, ((0, rows - grid.shape[0]), (0, columns - grid.shape[1])))
@@ -60,7 +61,8 @@ def read_region(bundle) -> Region:
     }
     filled = np.argwhere(sum(counted.values()) > 0)
     if not len(filled):
-        return Region({}, dict.fromkeys(counted, 0), np.zeros(2), np.zeros((1, 1), bool))
+        nothing = np.zeros((1, 1), bool)
+        return Region({}, dict.fromkeys(counted, 0), np.zeros(2), nothing, nuclei_um)
     (top, left), (bottom, right) = filled.min(axis=0), filled.max(axis=0) + 1
     counted = {name: grid[top:bottom, left:right] for name, grid in counted.items()}
     counts = {name: int(grid.sum()) for name, grid in counted.items()}
@@ -71,10 +73,10 @@ def read_region(bundle) -> Region:
         if counts[name] >= enough[name]
     }
     tissue = blur(sum(counted.values()) > 0, 2.0) > 0.05
-    return Region(maps, counts, np.array([left, top]) * PIXEL_UM, tissue)
+    return Region(maps, counts, np.array([left, top]) * PIXEL_UM, tissue, nuclei_um)
 
 
-def read_nuclei(bundle) -> np.ndarray:
+def _read_nuclei(bundle) -> np.ndarray:
     """The centres of a bundle's nuclei, (N, 2) µm; none where its table of cells can't be read."""
     try:
         cells = xenium.read_cells(bundle)[["x_centroid", "y_centroid"]].to_numpy(float)

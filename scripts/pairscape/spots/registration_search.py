@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from pairscape.acquire.alignment import apply
 from pairscape.spots.registration_maps import (
     APART_UM,
     BLOCK_UM,
@@ -53,7 +54,7 @@ class Board:
         um_per_px = self.pixel_size_um * math.sqrt(abs(np.linalg.det(matrix[:2, :2])))
         density, scale = self.blurred(um_per_px)
         morphology_px = self.centres_um[points] / self.pixel_size_um
-        x, y = (morphology_px @ to_he[:2, :2].T + to_he[:2, 2]).T / scale - 0.5
+        x, y = apply(to_he, morphology_px).T / scale - 0.5
         return map_coordinates(density, [y, x], order=1, mode="grid-constant", cval=0.0)
 
     def sums(self, matrix: np.ndarray) -> np.ndarray:
