@@ -7,9 +7,7 @@ OUT  <results>/scores/audit/, <results>/tables/, <results>/figures/
 
 rule score_audit:
     input:
-        runs=lambda w: scored(
-            "score_audit", w.audit, f"audit/{w.audit}.tsv", runs.audit_run_folders(plan, w.audit)
-        ),
+        runs=lambda w: runs.outcomes(runs.audit_run_folders(plan, w.audit)),
         embeddings=lambda w: runs.stored_embeddings(runs.audit_run_folders(plan, w.audit)),
     output:
         scores=f"{plan.results}/scores/audit/{{audit}}.tsv",

@@ -17,7 +17,7 @@ from snakemake.exceptions import MissingRuleException
 
 from pairscape.core.errors import InputError
 from pairscape.jobs.records import program_version
-from pairscape.plan import commands, costs, datasets, runs, samples, scores, slides
+from pairscape.plan import commands, costs, datasets, memory, runs, samples, scores, slides
 from pairscape.plan.reading import read_plan
 
 
@@ -91,19 +91,32 @@ def told_nearest(build):
     return built
 
 
+def remembering(build):
+    """``build``, of Snakemake's plan: where it has forgotten a job, the job's record tells of it."""
+
+    def forgotten():
+        for job in workflow.dag.jobs:
+            if job.log and not workflow.persistence.has_metadata(job):
+                if memory.is_of_another(job.log[0], job.input, job.params.get("options")):
+                    workflow.dag.forcefiles.update(job.output)
+
+    def built(*arguments, **options):
+        update = workflow.dag.update_needrun
+
+        async def updated(*arguments, **options):
+            forgotten()
+            await update(*arguments, **options)
+
+        workflow.dag.update_needrun = updated
+        return build(*arguments, **options)
+
+    return built
+
+
+if workflow.is_main_process:
+    workflow._build_dag = remembering(workflow._build_dag)
 workflow._build_dag = told_nearest(workflow._build_dag)
 workflow._prepare_dag = told_nearest(workflow._prepare_dag)
-
-
-def scored(program: str, name: str, file: str, folders: list) -> list:
-    """The outcomes of the runs that are scored; scores of other runs than these are made again.
-
-    Snakemake knows of them only by what it remembers, and results may be copied without that.
-    """
-    others = runs.scored_others(f"{plan.results}/logs/{program}/{name}.log", folders)
-    if others and workflow.dag is not None:
-        workflow.dag.forcefiles.add(f"{plan.results}/scores/{file}")
-    return runs.outcomes(folders)
 
 
 def asked(function, *arguments):

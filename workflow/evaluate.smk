@@ -7,12 +7,7 @@ OUT  <results>/scores/<experiment>/<dataset>/, <results>/scores/batch_effect/<da
 
 rule score_retrieval:
     input:
-        runs=lambda w: scored(
-            "score_retrieval",
-            f"{w.experiment}_{w.dataset}",
-            f"{w.experiment}/{w.dataset}/retrieval.tsv",
-            runs.run_folders(plan, w.experiment, w.dataset),
-        ),
+        runs=lambda w: runs.outcomes(runs.run_folders(plan, w.experiment, w.dataset)),
         embeddings=lambda w: runs.stored_embeddings(runs.run_folders(plan, w.experiment, w.dataset)),
     output:
         scores=f"{plan.results}/scores/{{experiment}}/{{dataset}}/retrieval.tsv",
@@ -41,12 +36,7 @@ rule score_retrieval:
 
 rule score_hits:
     input:
-        runs=lambda w: scored(
-            "score_hits",
-            f"{w.experiment}_{w.dataset}",
-            f"{w.experiment}/{w.dataset}/hits.parquet",
-            runs.run_folders(plan, w.experiment, w.dataset),
-        ),
+        runs=lambda w: runs.outcomes(runs.run_folders(plan, w.experiment, w.dataset)),
         embeddings=lambda w: runs.stored_embeddings(runs.run_folders(plan, w.experiment, w.dataset)),
     output:
         hits=f"{plan.results}/scores/{{experiment}}/{{dataset}}/hits.parquet",
@@ -104,12 +94,7 @@ rule score_expression:
         splits=f"{plan.results}/datasets/{{dataset}}/splits.tsv",
         genes=lambda w: datasets.genes_file(plan, w.dataset),
         features=lambda w: scores.expression_features(plan, w.experiment, w.dataset),
-        runs=lambda w: scored(
-            "score_expression",
-            f"{w.experiment}_{w.dataset}",
-            f"{w.experiment}/{w.dataset}/expression.tsv",
-            runs.run_folders(plan, w.experiment, w.dataset),
-        ),
+        runs=lambda w: runs.outcomes(runs.run_folders(plan, w.experiment, w.dataset)),
     output:
         scores=f"{plan.results}/scores/{{experiment}}/{{dataset}}/expression.tsv",
     log:

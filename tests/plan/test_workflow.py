@@ -257,28 +257,53 @@ def test_a_deleted_form_of_a_table_or_figure_is_asked_for_by_a_plain_run(tmp_pat
     assert {f"results/tiny/{file}" for file in shown} <= set(block)
 
 
-def scored_with(folder, seeds):
-    """Results of the tiny run as they are copied: its scores, table and record, without .snakemake."""
+RUN = "runs/tiny/tiny/tf_efficientnet_lite0-mlp/seed{}"
+
+
+def copied(folder, job, inputs, outputs, options=None):
+    """Results of the tiny run as they are copied: files and the record of a job, without .snakemake."""
     results = folder / "results/tiny"
-    table = "tables/retrieval_tiny"
-    for file in ("scores/tiny/tiny/retrieval.tsv", f"{table}.tsv", f"{table}.md"):
+    for file in outputs:
         (results / file).parent.mkdir(parents=True, exist_ok=True)
         (results / file).touch()
-    record = results / "logs/score_retrieval/tiny_tiny.made.json"
-    record.parent.mkdir(parents=True)
-    run = "../../runs/tiny/tiny/tf_efficientnet_lite0-mlp/seed{}/options.json"
-    inputs = [{"flag": "runs", "path": run.format(seed)} for seed in seeds]
-    record.write_text(json.dumps({"inputs": inputs}))
-    return f"results/tiny/{table}.tsv"
+    path = results / f"logs/{job}.made.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    inputs = [{"flag": flag, "path": f"{results}/{file}"} for flag, file in inputs]
+    record = {"inputs": inputs} | ({"options": options, "result_version": 1} if options else {})
+    path.write_text(json.dumps(record))
 
 
 @pytest.mark.parametrize(("seeds", "planned"), [([1], None), ([1, 2], 1)])
 def test_a_named_table_is_made_again_where_its_scores_have_other_runs(checkout, seeds, planned):
-    table = scored_with(checkout, seeds)
-    counts, said = plan(checkout, table, "--configfile", "tests/tiny.yaml")
+    runs = [("runs", f"{RUN.format(seed)}/options.json") for seed in seeds]
+    scores, table = "scores/tiny/tiny/retrieval.tsv", "tables/retrieval_tiny.tsv"
+    copied(checkout, "score_retrieval/tiny_tiny", runs, [scores])
+    copied(checkout, "show_retrieval/tiny", [("scores", scores)], [table, table[:-3] + "md"])
+    counts, said = plan(checkout, f"results/tiny/{table}", "--configfile", "tests/tiny.yaml")
     assert counts.get("score_retrieval") == planned
     assert counts.get("pretrain") == planned
     assert ("Nothing to be done" in said) == (planned is None)
+
+
+@pytest.mark.parametrize(
+    ("recorded", "planned"),
+    [
+        ({}, None),
+        ({"scores": ["retrieval", "before"]}, 1),
+        ({"options": {"experiment": "tiny", "expected": []}}, 1),
+    ],
+)
+def test_what_was_shown_of_other_scores_or_options_is_made_again(checkout, recorded, planned):
+    """Of every job that Snakemake has forgotten its record tells, whatever program it was."""
+    scores = [f"scores/tiny/tiny/{name}.tsv" for name in recorded.get("scores", ["retrieval"])]
+    table = "tables/retrieval_tiny.tsv"
+    files = [("scores", file) for file in scores]
+    copied(checkout, "show_retrieval/tiny", files, [*scores, table], recorded.get("options"))
+    runs = [("runs", f"{RUN.format(1)}/options.json")]
+    copied(checkout, "score_retrieval/tiny_tiny", runs, [])
+    counts, _ = plan(checkout, f"results/tiny/{table}", "--configfile", "tests/tiny.yaml")
+    assert counts.get("show_retrieval") == planned
+    assert "score_retrieval" not in counts
 
 
 def test_a_refusal_is_one_line_that_names_all_configurations(checkout):

@@ -1,14 +1,12 @@
 """What pretraining asks of the stages before, and others of it: features, weights, runs."""
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from pairscape.audit.protocols import audit_rows
 from pairscape.core.errors import InputError
 from pairscape.encoders.specs import features_name, uses_train_facts, weights_name
-from pairscape.jobs import records
 from pairscape.plan import datasets
 from pairscape.plan.plan import Plan
 from pairscape.pretrain.experiment import runs_once, stored_views
@@ -186,21 +184,6 @@ def has_failed(run: str) -> bool:
 def outcomes(runs: Iterable[str]) -> list[str]:
     """Of each run the file that says what it is, or why it isn't."""
     return [f"{run}/{'failed' if has_failed(run) else 'options'}.json" for run in runs]
-
-
-def scored_others(log: str, folders: Iterable[str]) -> bool:
-    """Whether the record of a job that scores runs tells of other runs than these.
-
-    A job without a record, or with a damaged one (verify_results names it), is left to Snakemake.
-    """
-    path = records.path_beside(log)
-    try:
-        inputs = json.loads(path.read_text(encoding="utf-8"))["inputs"]
-        places = {one["path"] for one in inputs if one["flag"] == "runs"}
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-    scored = {os.path.realpath(path.parent / Path(place).parent) for place in places}
-    return scored != {os.path.realpath(folder) for folder in folders}
 
 
 def stored_embeddings(runs: Iterable[str]) -> list[str]:
