@@ -12,13 +12,15 @@ from pairscape.core.files import atomic_path
 ORIGIN = ("scores_sha256", "options_sha256", "git_commit")  # what made a row of a table
 
 
-def write_tsv(path, rows: Iterable[Mapping], columns: Sequence[str]) -> None:
-    """Write a tab-separated table with a header, atomically. ``None`` becomes an empty field."""
+def write_tsv(
+    path, rows: Iterable[Mapping], columns: Iterable[str], *, delimiter: str = "\t"
+) -> None:
+    """Write a table of text with a header, atomically. ``None`` becomes an empty field."""
     with (
         atomic_path(path) as temporary,
         open(temporary, "w", newline="", encoding="utf-8") as handle,
     ):
-        writer = csv.DictWriter(handle, columns, delimiter="\t", lineterminator="\n")
+        writer = csv.DictWriter(handle, columns, delimiter=delimiter, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 
@@ -76,9 +78,14 @@ def _refuse_separator(path, names: Sequence[str], wanted: str) -> None:
 
 
 def write_numbers(
-    path, rows: Iterable[Mapping], columns: Sequence[str], digits: int | None = 6
+    path,
+    rows: Iterable[Mapping],
+    columns: Sequence[str],
+    digits: int | None = 6,
+    *,
+    delimiter: str = "\t",
 ) -> None:
-    """Write a table as TSV: floats with so many significant digits, ``None`` as an empty field.
+    """Write a table: floats with so many significant digits, ``None`` as an empty field.
 
     ``digits`` None writes floats as they are.
     """
@@ -87,7 +94,7 @@ def write_numbers(
             {n: f"{v:.{digits}g}" if isinstance(v, float) else v for n, v in row.items()}
             for row in rows
         )
-    write_tsv(path, rows, columns)
+    write_tsv(path, rows, columns, delimiter=delimiter)
 
 
 def require_end(path, remedy: str) -> None:

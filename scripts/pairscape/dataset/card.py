@@ -6,7 +6,6 @@ user's cache serves stale rows after a shard changes unless the config's ``versi
 is derived from the shards' checksums.
 """
 
-import csv
 import hashlib
 import json
 import os
@@ -15,8 +14,8 @@ from pathlib import Path
 
 import yaml
 
+from pairscape.core import tsv
 from pairscape.core.errors import InputError, missing_file
-from pairscape.core.files import atomic_path
 from pairscape.core.splits import SPLITS
 
 FENCE = "---\n"
@@ -78,19 +77,15 @@ def write_layout(folder, splits: Sequence[Mapping], samples: Mapping[str, Mappin
     sample table by sample.
     """
     for split in SPLITS:
-        with (
-            atomic_path(Path(folder) / f"{split}.csv") as temporary,
-            open(temporary, "w", newline="", encoding="utf-8") as handle,
-        ):
-            writer = csv.DictWriter(handle, LAYOUT_COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            for row in splits:
-                if row["split"] == split:
-                    fact = samples[row["sample"]]
-                    facts = {column: fact.get(key, "") for column, key in LAYOUT_COLUMNS.items()}
-                    known = row["donor_known"] != "False"
-                    facts |= {"id": row["sample"], "patient": row["donor"] if known else ""}
-                    writer.writerow(facts)
+        rows = [_layout_row(row, samples) for row in splits if row["split"] == split]
+        tsv.write_tsv(Path(folder) / f"{split}.csv", rows, LAYOUT_COLUMNS, delimiter=",")
+
+
+def _layout_row(row: Mapping, samples: Mapping[str, Mapping]) -> dict:
+    sample = samples[row["sample"]]
+    facts = {column: sample.get(key, "") for column, key in LAYOUT_COLUMNS.items()}
+    patient = row["donor"] if row["donor_known"] != "False" else ""
+    return facts | {"id": row["sample"], "patient": patient}
 
 
 def layout_warning(patches: Iterable[Mapping]) -> str:

@@ -87,8 +87,8 @@ FACTS = (
     "bundle_checksum",
     "he_image",
 )
-# Each of them tells, beside the real path, that two samples are of one bundle.
-BUNDLE_MARKS = ("bundle_url", "bundle_checksum", "experiment")
+# Each of them tells that two samples are of one bundle.
+BUNDLE_MARKS = ("bundle", "bundle_url", "bundle_checksum", "experiment")
 _SLIDE = re.compile(r"^output-[A-Z0-9]+__(\d{4,})__")  # the instrument's name of an output folder
 
 
@@ -118,8 +118,8 @@ def find_leaks(
         Rows of ``encoder``, ``sample`` and perhaps ``evidence``: what an encoder was fitted on. A
         held-out sample (of any split but train) among them is a finding.
     """
-    facts, slides = facts or {}, slides or {}
-    sizes = split_sizes(rows)
+    facts = {sample: _with_real_path(fact) for sample, fact in (facts or {}).items()}
+    slides, sizes = slides or {}, split_sizes(rows)
     leaks = []
     for pair in itertools.combinations(rows, 2):
         earlier, later = sorted(pair, key=lambda row: split_order(row["split"]))
@@ -134,6 +134,11 @@ def find_leaks(
                 leak = make_leak("encoder_fitted_on", fitted.get("evidence", ""), row, sizes)
                 leaks.append({**leak, "encoder": fitted["encoder"]})
     return sort_leaks(leaks)
+
+
+def _with_real_path(fact: Mapping) -> Mapping:
+    path = fact.get("bundle")
+    return {**fact, "bundle": os.path.realpath(path)} if path else fact
 
 
 def make_leak(
@@ -368,9 +373,7 @@ def _compare(earlier: Mapping, later: Mapping, facts: Mapping, slides: Mapping):
     if earlier["sample"] == later["sample"]:
         yield "same_sample", "the same patches, spot by spot"
         return
-    paths = [os.path.realpath(fact["bundle"]) for fact in (one, other) if fact.get("bundle")]
-    same_path = paths[0] if len(paths) == 2 and len(set(paths)) == 1 else ""
-    if bundle := same_path or next(filter(None, map(same, BUNDLE_MARKS)), ""):
+    if bundle := next(filter(None, map(same, BUNDLE_MARKS)), ""):
         yield "same_bundle", bundle
     elif earlier["donor"] == later["donor"]:
         yield "same_donor", ""

@@ -4,7 +4,6 @@ Settings are those of HESCAPE's ``experiments/drvi_pretrain`` but for what an en
 otherwise. drvi, scvi and AnnData are needed here and nowhere after.
 """
 
-import csv
 import logging
 import math
 import sys
@@ -12,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from pairscape.core import devices, files
+from pairscape.core import devices, tsv
 from pairscape.core.errors import InputError
 
 log = logging.getLogger("pairscape")
@@ -277,14 +276,7 @@ def _model(counts, samples: np.ndarray, arguments: Mapping, seed: int, threads: 
 
 def write_history(path, history: Sequence[Mapping]) -> None:
     """Write the parts of the loss, one row per epoch, as CSV."""
-    with (
-        files.atomic_path(path) as temporary,
-        open(temporary, "w", newline="", encoding="utf-8") as handle,
-    ):
-        writer = csv.DictWriter(handle, HISTORY_COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        for row in history:
-            writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+    tsv.write_numbers(path, history, HISTORY_COLUMNS, delimiter=",")
 
 
 def plot_history(path, history: Sequence[Mapping], title: str) -> None:

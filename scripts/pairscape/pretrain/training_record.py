@@ -1,13 +1,12 @@
 """What a training has come to: its metrics, its best weights, and whether it is over."""
 
-import csv
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-from pairscape.core import files
+from pairscape.core import tsv
 from pairscape.core.errors import InputError
 from pairscape.pretrain.options import Training
 from pairscape.pretrain.pair import Pair
@@ -105,11 +104,4 @@ class Record:
 
 def write_metrics(path, metrics: Sequence[Mapping]) -> None:
     """Write the rows of a record, or of a part of its columns, as metrics.csv."""
-    with (
-        files.atomic_path(path) as temporary,
-        open(temporary, "w", newline="", encoding="utf-8") as handle,
-    ):
-        writer = csv.DictWriter(handle, METRIC_COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        for row in metrics:
-            writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+    tsv.write_numbers(path, metrics, METRIC_COLUMNS, delimiter=",")

@@ -6,10 +6,10 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from pairscape.core import files, tsv
+from pairscape.core import files
 from pairscape.core.errors import InputError, missing_file
 from pairscape.dataset import leakage
-from pairscape.dataset.splits import read_splits, read_with_leaks
+from pairscape.dataset.splits import as_text, read_splits, read_with_leaks
 from pairscape.pretrain import failures
 from pairscape.report import layout
 from pairscape.report.chapters import CHAPTERS
@@ -58,17 +58,12 @@ def read_datasets(splits: Sequence, leaks: Sequence) -> list[dict]:
     ``count_donors`` has them) and ``splits`` (by split: samples, donors, spots).
     """
     told = {_folder(path): path for path in leaks}
-    leaks = {
-        name: tsv.read_tsv(path, ("finding", "donor", "sample")) for name, path in told.items()
-    }
     datasets = []
     for path in splits:
         if _folder(path) in told:
-            read_with_leaks(path, told[_folder(path)])
+            rows, leaking = map(as_text, read_with_leaks(path, told[_folder(path)]))
         else:
-            read_splits(path)
-        rows = tsv.read_tsv(path, SPLIT_COLUMNS)  # as it is written
-        leaking = leaks.get(_folder(path))
+            rows, leaking = as_text(read_splits(path)), None
         parts = {}
         for split in dict.fromkeys(row["split"] for row in rows):
             inside = [row for row in rows if row["split"] == split]
@@ -122,9 +117,12 @@ def count_donors(rows: Iterable[Mapping]) -> dict[str, int]:
 
 def read_runs(paths: Sequence) -> list[dict]:
     """The options.json of runs that haven't failed, each with its ``sha256``."""
-    read = {path: files.read_json(path) for path in paths}
-    made = [path for path, run in read.items() if not failures.is_failure(run)]
-    return [{**_read_object(path, RUN_KEYS), "sha256": files.sha256_file(path)} for path in made]
+    runs = {path: files.read_json(path) for path in paths}
+    return [
+        {**_require(path, run, RUN_KEYS), "sha256": files.sha256_file(path)}
+        for path, run in runs.items()
+        if not failures.is_failure(run)
+    ]
 
 
 def _folder(path) -> str:
@@ -132,7 +130,10 @@ def _folder(path) -> str:
 
 
 def _read_object(path, keys: Sequence[str]) -> dict:
-    value = files.read_json(path)
+    return _require(path, files.read_json(path), keys)
+
+
+def _require(path, value, keys: Sequence[str]) -> dict:
     for key in keys:
         if not isinstance(value, dict) or key not in value:
             raise InputError(path, key, "nothing", "delete the file and make it again")
