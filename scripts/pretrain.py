@@ -8,7 +8,6 @@ OUT  model.ckpt, options.json, metrics.csv, curve.png; embeddings/<split>* besid
      where the memory ran out: failed.json, and the others tell of it
 """
 
-import json
 from pathlib import Path
 
 from pairscape.core import files, logs
@@ -102,10 +101,7 @@ def check_options(options, shards) -> None:
 
 def read_machine(text: str | None) -> dict:
     """The options of ``--machine``, which aren't of those that a rerun is decided by."""
-    try:
-        machine = json.loads(text or "{}")
-    except json.JSONDecodeError as error:
-        raise InputError("--machine", "JSON", str(error), "quote the JSON for the shell") from None
+    machine = program.read_json_flag("--machine", text or "{}")
     known = (*MACHINE_OPTIONS, *SHARING_OPTIONS)
     for key in machine:
         one_of(key, known, "--machine", "key", "training options of the machine")

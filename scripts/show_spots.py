@@ -41,6 +41,10 @@ def main(argv=None):
     gene = gene or spot_figure.choose_gene(table.X, genes)
     rows = spot_quality.QUALITY.read(args.table)
     number = {(row["of"], row["measure"]): row["value"] for row in rows}
+    for measure in ("read", "pooled"):
+        if number.get(("rows", measure)) is None:
+            remedy = "delete it and let pool_spots make it again"
+            raise InputError(args.table, f"rows, {measure}", "no number", remedy)
     median = np.median(table.obs["transcripts"])
     title = (
         f"{attrs['sample']}: {table.n_obs:,} spots, {number['rows', 'pooled']:,.0f} of "

@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 import os
+import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -412,6 +413,35 @@ CHECK_BUNDLE = [
     ),
 ]
 
+
+def without_line(name: str, words: str) -> Callable:
+    """A text file that lost the lines with these words."""
+
+    def spoil(place, call):
+        path = place / name
+        kept = [line for line in path.read_text().splitlines(True) if words not in line]
+        path.write_text("".join(kept))
+
+    return spoil
+
+
+SHOW_SPOTS = [
+    (
+        "a gene that the panel hasn't got",
+        lambda p, c: c["options"].update(overlay_gene="XYZ"),
+        "--options",
+        "overlay_gene",
+    ),
+    (
+        "quality numbers without those of the rows",
+        without_line("qc.tsv", "rows\tpooled"),
+        "qc.tsv",
+        "rows, pooled",
+    ),
+    ("quality numbers cut off", lambda p, c: cut(p / "qc.tsv", 0.99), "qc.tsv", "last line"),
+    ("no spots", lambda p, c: shutil.rmtree(p / "spots.zarr"), "spots.zarr", "spots"),
+    ("an H&E cut off", lambda p, c: cut(c["flags"]["he_image"]), ".tif", ""),
+]
 POOL_SPOTS = [
     ("an unknown key of the preset", option("spots", "size", 55), "--options", "spots.size"),
     ("a size of 0", option("spots", "size_um", 0), "--options", "spots.size_um"),
@@ -729,6 +759,7 @@ CASES = [
     for program, cases in {
         "check_bundle": CHECK_BUNDLE,
         "pool_spots": POOL_SPOTS,
+        "show_spots": SHOW_SPOTS,
         "fetch_bundle": FETCH_BUNDLE,
         "select_genes": SELECT_GENES,
         "split_donors": SPLIT_DONORS,

@@ -13,7 +13,7 @@ import numpy as np
 import yaml
 
 TESTS = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(TESTS), str(TESTS.parent / "scripts")]
+sys.path[:0] = map(str, (TESTS, TESTS / "built", TESTS.parent / "scripts"))
 
 import small_pairs  # noqa: E402
 import tiny_bundle  # noqa: E402
@@ -75,6 +75,16 @@ def _pool_spots(folder: Path) -> dict:
     flags |= {name: folder / "out" / file for name, file in files.items()}
     options = {"sample": {"sample": "S1"}, "spots_name": "square55", "spots": dict(SQUARE55)}
     return {"flags": flags, "options": options}
+
+
+def _show_spots(folder: Path) -> dict:
+    pooled = _pool_spots(folder)
+    made = ("spots", "audit", "table")
+    files = {name: folder / "in" / pooled["flags"][name].name for name in made}
+    run("pool_spots", {**pooled, "flags": pooled["flags"] | files})
+    flags = {name: pooled["flags"][name] for name in ("bundle", "he_image")}
+    flags |= {"spots": files["spots"], "table": files["table"]}
+    return {"flags": flags | {"figure": folder / "out" / "qc.png"}, "options": {}}
 
 
 def _fetch_bundle(folder: Path) -> dict:
@@ -226,6 +236,7 @@ def _configuration(folder: Path) -> dict:
 GOOD = {
     "check_bundle": _check_bundle,
     "pool_spots": _pool_spots,
+    "show_spots": _show_spots,
     "fetch_bundle": _fetch_bundle,
     "select_genes": _select_genes,
     "split_donors": _split_donors,

@@ -1,11 +1,12 @@
 """Print the broken inputs and what the programs say to them as a Markdown table.
 
-python tests/broken/list_messages.py
+python tests/broken/list_messages.py [PROGRAM ...]
 """
 
 import contextlib
 import io
 import logging
+import sys
 import tempfile
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from pairscape.core.errors import InputError
 
 def main() -> None:
     print("| program | what is wrong | message |\n|---|---|---|")
-    for case in CASES:
+    programs = sys.argv[1:] or GOOD
+    for case in (case for case in CASES if case.program in programs):
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name) / "x"
             folder.mkdir()

@@ -3,6 +3,8 @@
 import copy
 import hashlib
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -97,6 +99,16 @@ def test_a_broken_input_is_refused_in_one_line(good, tmp_path, case):
         before = {}
     assert after == before
     assert snapshot(tmp_path / "in") == inputs
+
+
+@pytest.mark.slow
+def test_the_list_of_messages_starts_by_itself(tmp_path):
+    """pytest puts folders on the path that a fresh interpreter doesn't have."""
+    listed = [sys.executable, Path(__file__).with_name("list_messages.py"), "index_datasets"]
+    done = subprocess.run(listed, capture_output=True, text=True, check=True, cwd=tmp_path)
+    lines = done.stdout.splitlines()
+    assert len(lines) == 2 + sum(case.program == "index_datasets" for case in CASES) > 2
+    assert "ACCEPTED" not in done.stdout
 
 
 def test_there_are_forty_cases_and_more_each_with_a_name_of_its_own():

@@ -14,30 +14,37 @@ import sys
 from pathlib import Path
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
-LARGE = (
-    *(
-        "anndata",
-        "dask",
-        "datasets",
-        "drvi",
-        "jax",
-        "lightning",
-        "matplotlib",
-        "numba",
-        "open_clip",
-    ),
-    *("pandas", "peft", "pyarrow", "scanpy", "scipy", "scvi", "skimage", "sklearn", "snakemake"),
-    *(
-        "spatialdata",
-        "statsmodels",
-        "timm",
-        "torch",
-        "torch._dynamo",
-        "torchvision",
-        "transformers",
-    ),
-    *("umap", "wandb", "zarr", "matplotlib.pyplot"),
-)
+LARGE = [
+    "anndata",
+    "dask",
+    "datasets",
+    "drvi",
+    "jax",
+    "lightning",
+    "matplotlib",
+    "numba",
+    "open_clip",
+    "pandas",
+    "peft",
+    "pyarrow",
+    "scanpy",
+    "scipy",
+    "scvi",
+    "skimage",
+    "sklearn",
+    "snakemake",
+    "spatialdata",
+    "statsmodels",
+    "timm",
+    "torch",
+    "torch._dynamo",
+    "torchvision",
+    "transformers",
+    "umap",
+    "wandb",
+    "zarr",
+    "matplotlib.pyplot",
+]
 
 
 def by_call(calls, folder=None) -> list[tuple[int, set[str]]]:

@@ -89,10 +89,7 @@ def parse(argv, description: str, result_version: int, **flags: str) -> argparse
     _jobs.clear()
     if args.log:
         _start_record(args, result_version, flags)
-    try:
-        args.options = json.loads(args.options)
-    except json.JSONDecodeError as error:
-        raise InputError("--options", "JSON", str(error), "quote the JSON for the shell") from None
+    args.options = read_json_flag("--options", args.options)
     version = args.options.pop("result_version", result_version)
     if version != result_version:
         raise InputError(
@@ -102,6 +99,14 @@ def parse(argv, description: str, result_version: int, **flags: str) -> argparse
             f"this program makes version {result_version}: let snakemake resolve the options anew",
         )
     return args
+
+
+def read_json_flag(flag: str, text: str):
+    """The value of a flag that takes JSON."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(flag, "JSON", str(error), "quote the JSON for the shell") from None
 
 
 def _options_of(path: str) -> str:

@@ -9,6 +9,10 @@ from pairscape.encoders import specs
 from pairscape.plan import datasets, runs
 from pairscape.plan.plan import Plan
 
+# Every form of a table and of a figure: one that was deleted is made again.
+TABLES = (".tsv", ".md", ".tex")
+SHOWN = (*TABLES, ".png", ".svg")
+
 
 def made(
     plan: Plan,
@@ -157,7 +161,6 @@ def kept_files(plan: Plan) -> list[str]:
 
 def targets(plan: Plan) -> list[str]:
     """Files that a user may name, for the nearest to a misspelt one."""
-    ends = (".tsv", ".md", ".tex", ".png", ".svg")
     stems = [
         f"{kind}_{name}" for kind in ("retrieval", "hits", "expression") for name in plan.shown
     ]
@@ -170,7 +173,7 @@ def targets(plan: Plan) -> list[str]:
         for file in ("check", "alignment")
     ]
     trained = [f"{run}/model.ckpt" for name in plan.experiments for run in _folders(plan, name)]
-    return [*made(plan, stems, ends), *files, *trained, f"{plan.results}/report.html"]
+    return [*made(plan, stems, SHOWN), *files, *trained, f"{plan.results}/report.html"]
 
 
 def _folders(plan: Plan, experiment: str) -> list[str]:
