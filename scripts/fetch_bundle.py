@@ -53,7 +53,7 @@ def main(argv=None):
         argv,
         __doc__,
         RESULT_VERSION,
-        bundle=program.Output("folder to make"),
+        bundle=program.OutputShared("folder to make"),
         archive="optional: published zip on this disk, unpacked in place of a fetched one",
         downloads="optional: folder of files that the user has downloaded",
         mirrors="optional: JSON of beginnings of addresses that stand for each other",
@@ -65,6 +65,9 @@ def main(argv=None):
         return _unpack(Path(args.archive), name, target)
     given = {part: _find(args.downloads, part, sample) for part in PARTS}
     _refuse_unknown(given, sample, name, target, args.downloads)
+    if args.waited and _is_made(target, sample):
+        logs.log.info("%s: another process has fetched it meanwhile", name)
+        return None
     _refuse_foreign_files(target)
     waiting = target.with_name(target.name + ".download")
     mirrors = json.loads(args.mirrors or "{}")
@@ -152,6 +155,15 @@ def _refuse_unknown(given: dict, sample: dict, name: str, target: Path, folder) 
             found = "no known address" + (f" and nothing of it in {folder}" if folder else "")
             remedy = _by_hand(sample, name, target, folder, part)
             raise InputError("--options", f"sample {name}, {part}_url", found, remedy)
+
+
+def _is_made(target: Path, sample: dict) -> bool:
+    """Whether the folder was fetched, whole, from the addresses of the sample."""
+    if not (target / RECEIPT).is_file():
+        return False
+    receipt = files.read_json(target / RECEIPT)
+    urls = {f"{part}_url": sample.get(f"{part}_url") or "" for part in PARTS}
+    return all(receipt.get(key) == downloads.without_query(url) for key, url in urls.items())
 
 
 def _unpack(archive: Path, name: str, target: Path) -> None:

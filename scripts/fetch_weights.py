@@ -22,7 +22,7 @@ def main(argv=None):
         argv,
         __doc__,
         RESULT_VERSION,
-        weights=program.Output("the file to write"),
+        weights=program.OutputShared("the file to write"),
         source=program.Output(
             "optional: the JSON to write; <weights>.source.json if it isn't given"
         ),

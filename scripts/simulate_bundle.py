@@ -24,7 +24,7 @@ def main(argv=None):
         __doc__,
         RESULT_VERSION,
         panel="table of the panel's genes and their mean counts per spot",
-        bundle=program.Output("folder of the bundle to make"),
+        bundle=program.OutputShared("folder of the bundle to make"),
     )
     from pairscape.simulation import bundle_writer, knobs, layouts, tissue
     from pairscape.simulation.panel import read_panel_table

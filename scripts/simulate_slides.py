@@ -25,7 +25,7 @@ def main(argv=None):
         RESULT_VERSION,
         table=program.Output("cohort table to write"),
         truth=program.Output("table of the truth to write"),
-        slides=program.Output("folder of the slides to make"),
+        slides=program.OutputShared("folder of the slides to make"),
     )
     from pairscape.core.options import resolve_part
     from pairscape.simulation import whole_slides

@@ -4,6 +4,7 @@ import hashlib
 import http.server
 import io
 import json
+import os
 import stat
 import threading
 import zipfile
@@ -15,6 +16,7 @@ import tiny_bundle
 import fetch_bundle
 from pairscape.acquire import downloads
 from pairscape.core.errors import InputError
+from pairscape.jobs import job_lock
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -156,6 +158,32 @@ def test_all_of_a_sample_is_fetched_and_only_what_is_needed(published, server, t
     assert_whole(folder, tmp_path, server)
     assert not (folder / "morphology.ome.tif").exists()
     assert not (folder / "__MACOSX").exists()
+
+
+@pytest.mark.parametrize("address", ["/S1_he_image.ome.tif", "/another.ome.tif"])
+def test_what_two_results_share_is_fetched_once_and_by_one_at_a_time(
+    published, server, tmp_path, monkeypatch, address
+):
+    """Their logs, and so the locks of their jobs, lie apart."""
+    folder = fetch(published, tmp_path / "bundles" / "S1")
+    lock = tmp_path / "bundles" / "S1.lock"
+    other = {**job_lock._describe_process(), "pid": os.getppid()}
+    lock.write_text(json.dumps({**other, "started": job_lock._started(os.getppid())}))
+    asked = len(server.requests)
+    server.files[address] = server.files["/S1_he_image.ome.tif"]
+    published["he_image_url"] = server.url + address
+    waits = []
+
+    def sleep(seconds):
+        waits.append(len(server.requests))
+        lock.unlink()  # the other has ended
+
+    monkeypatch.setattr(job_lock.time, "sleep", sleep)
+    fetch(published, folder, f"--log={tmp_path / 'job.log'}")
+    job_lock.release_all()
+    assert waits == [asked]
+    assert (len(server.requests) > asked) == (address == "/another.ome.tif")
+    assert_whole(folder, tmp_path, server)
 
 
 @pytest.mark.parametrize("faults", [["drop"], [503, "drop", 502, "drop"], ["drop"] * 8])

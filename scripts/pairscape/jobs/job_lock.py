@@ -25,8 +25,10 @@ TELL_S = 60
 _held: dict[str, threading.Event] = {}  # what ends the heartbeat of each lock of this process
 
 
-def take(path, say: Callable[[str], None], wait: bool = True) -> None:
-    """Take the lock ``path``; do nothing where this process holds it.
+def take(path, say: Callable[[str], None], wait: bool = True) -> bool:
+    """Take the lock ``path`` and return whether it was waited for.
+
+    Nothing is done where this process holds it.
 
     The lock of a dead process is taken over. For that of a live one ``take`` waits.
 
@@ -68,6 +70,7 @@ def take(path, say: Callable[[str], None], wait: bool = True) -> None:
     if path not in _held:
         _held[path] = threading.Event()
         threading.Thread(target=_beat, args=(path, me, _held[path]), daemon=True).start()
+    return told is not None
 
 
 def release(path) -> None:

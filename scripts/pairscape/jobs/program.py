@@ -32,6 +32,13 @@ class OutputMany(Output, Many):
     """The help text of a flag that names one or more files which the program makes."""
 
 
+class OutputShared(Output):
+    """The help text of a flag that names an output which several results folders may share.
+
+    One process at a time makes it: the log, whose lock every program takes, is each results' own.
+    """
+
+
 # The flags of a program that shows a score: each is made where it is asked for.
 SHOWN = {
     "table": Output("optional: TSV to write"),
@@ -62,8 +69,9 @@ def parse(argv, description: str, result_version: int, **flags: str) -> argparse
     Returns
     -------
     The flags as attributes, ``options`` (the JSON of ``--options`` as a dictionary), ``threads``,
-    and ``log`` (path or None). As side effects logging is set up, and the job's lock ``<log>.lock``
-    is taken: a second process of the same job waits here until the first has ended.
+    ``log`` (path or None), and ``waited``: whether another process held a shared output meanwhile.
+    As side effects logging is set up, and the job's lock ``<log>.lock`` is taken, and ``<path>.lock``
+    of each ``OutputShared``: a second process waits here until the first has ended.
     """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -87,7 +95,11 @@ def parse(argv, description: str, result_version: int, **flags: str) -> argparse
     if args.options.startswith("@"):
         args.options = _options_of(args.options[1:])
     _jobs.clear()
+    args.waited = False
     if args.log:
+        shared = [getattr(args, name) for name in flags if isinstance(flags[name], OutputShared)]
+        waits = [job_lock.take(f"{path}.lock", log.info) for path in shared]
+        args.waited = any(waits)
         _start_record(args, result_version, flags)
     args.options = read_json_flag("--options", args.options)
     version = args.options.pop("result_version", result_version)
