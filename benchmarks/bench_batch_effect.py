@@ -5,20 +5,16 @@ imports and compilation included: scib-metrics compiles for every size of a labe
 keeps it on disk (one process before the measured one makes it).
 """
 
-import argparse
 import json
 import sys
 from pathlib import Path
 
 import numpy as np
-from measure import compare, cpu_s, finish, run_apart
+from measure import arguments, compare, cpu_s, finish, run_apart
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--results", default="results/bench", help="folder of the table")
-    parser.add_argument("--scratch", default=None, help="not used: nothing is written")
-    parser.add_argument("--quick", action="store_true", help="small sizes: it runs, no more")
+    parser = arguments(__doc__, scratch="not used: nothing is written")
     parser.add_argument("--part", nargs=2, help="the side to run, and the number of spots")
     args = parser.parse_args(argv)
     if args.part:

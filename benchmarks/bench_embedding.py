@@ -4,23 +4,18 @@ Both run EfficientNet-Lite0 in one thread, in batches of the same size; ours is 
 does with a shard of JPEG patches, timm's is its model as it comes, on float images in memory.
 """
 
-import argparse
 import tempfile
 from pathlib import Path
 
+import bench_shards
 import numpy as np
-from bench_shards import GENES, LABELS, make_pairs
-from measure import ROOT, compare, finish, need_space, repeat
+from measure import ROOT, arguments, compare, finish, need_space, repeat
 
 ENCODER = "tf_efficientnet_lite0"
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--results", default="results/bench", help="folder of the table")
-    parser.add_argument("--scratch", default=None, help="folder for the shard")
-    parser.add_argument("--quick", action="store_true", help="small sizes: it runs, no more")
-    args = parser.parse_args(argv)
+    args = arguments(__doc__, scratch="folder for the shard").parse_args(argv)
     import timm
     import torch
 
@@ -36,7 +31,7 @@ def main(argv=None):
     with tempfile.TemporaryDirectory(dir=args.scratch) as scratch:
         shard = Path(scratch) / "S1.arrow"
         need_space(scratch, 200_000 * len(batches) * size)
-        write_shard(shard, len(batches) * size)
+        bench_shards.ours(bench_shards.make_pairs(len(batches) * size), shard)
         reader = PatchReader([shard], spec["input"])
         side = spec["input"]["crop_px"]
         images = torch.rand(size, 3, side, side)
@@ -57,16 +52,6 @@ def main(argv=None):
     what = f"{patches} patches of {side} px, batches of {size}: {patches / spent['ours']:.0f} per CPU s"
     row = compare("embedding, forward by timm", spent["ours"], spent["theirs"], "<= 1.11", what)
     finish(args.results, "embedding", [row])
-
-
-def write_shard(path: Path, rows: int) -> None:
-    """A shard of so many pairs, its patches as JPEG."""
-    from pairscape.dataset import cutting, pair_shards
-    from pairscape.images import encoding
-
-    pairs = ({**p, "image": encoding.encode_patch(p["image"], "jpeg")} for p in make_pairs(rows))
-    metadata = dict.fromkeys(pair_shards.METADATA_KEYS, "")
-    pair_shards.write_shard(path, pairs, cutting.pair_features(GENES, LABELS), metadata)
 
 
 if __name__ == "__main__":

@@ -6,12 +6,11 @@ step doesn't depend on them. Both steps must give the same loss. Last: what our 
 features of both sides costs beside the bare heads, loss and optimiser in plain torch.
 """
 
-import argparse
 import tempfile
 from pathlib import Path
 
 import numpy as np
-from measure import ROOT, compare, finish, need_space, repeat
+from measure import ROOT, arguments, compare, finish, need_space, repeat
 
 GENES = 280
 IMAGE_WIDTH = 1024
@@ -26,11 +25,7 @@ TRAINING = {
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--results", default="results/bench", help="folder of the table")
-    parser.add_argument("--scratch", default=None, help="folder for the features")
-    parser.add_argument("--quick", action="store_true", help="small sizes: it runs, no more")
-    args = parser.parse_args(argv)
+    args = arguments(__doc__, scratch="folder for the features").parse_args(argv)
     import torch
 
     torch.set_num_threads(1)

@@ -6,13 +6,12 @@ itself, as a transform with random draws must, and reads no other column than it
 image, or the image and its counts.
 """
 
-import argparse
 import tempfile
 from pathlib import Path
 
 import numpy as np
 from bench_shards import GENES, LABELS, PATCH_PX, make_pairs
-from measure import compare, finish, need_space, repeat
+from measure import arguments, compare, finish, need_space, repeat
 
 BATCH = 64
 INPUT = {
@@ -25,11 +24,7 @@ INPUT = {
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--results", default="results/bench", help="folder of the table")
-    parser.add_argument("--scratch", default=None, help="folder for the shard")
-    parser.add_argument("--quick", action="store_true", help="small sizes: it runs, no more")
-    args = parser.parse_args(argv)
+    args = arguments(__doc__, scratch="folder for the shard").parse_args(argv)
     import torch
 
     torch.set_num_threads(1)

@@ -5,13 +5,12 @@ patch 112 µm (409 px) wide and stored with 224 px. Ours is the mean of exactly 
 covers, at the exact place; theirs is at whole pixels, resized by Pillow (bilinear).
 """
 
-import argparse
 import math
 import tempfile
 from pathlib import Path
 
 import numpy as np
-from measure import compare, finish, need_space, repeat
+from measure import arguments, compare, finish, need_space, repeat
 
 SIDE_PX = 409
 PATCH_PX = 224
@@ -20,11 +19,7 @@ TILE_PX = 256
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--results", default="results/bench", help="folder of the table")
-    parser.add_argument("--scratch", default=None, help="folder for the image")
-    parser.add_argument("--quick", action="store_true", help="small sizes: it runs, no more")
-    args = parser.parse_args(argv)
+    args = arguments(__doc__, scratch="folder for the image").parse_args(argv)
     side = 1500 if args.quick else 12_000
     with tempfile.TemporaryDirectory(dir=args.scratch) as scratch:
         need_space(scratch, side * side)

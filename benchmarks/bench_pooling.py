@@ -5,7 +5,6 @@ a bundle. Ours is ``pool_spots``: the CPU seconds are those of pooling (reading 
 that of the whole program, figure and all. All sizes cover the same area.
 """
 
-import argparse
 import contextlib
 import json
 import os
@@ -15,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from measure import compare, cpu_s, finish, need_space, run_apart, watch_memory
+from measure import arguments, compare, cpu_s, finish, need_space, run_apart, watch_memory
 
 GENES = [f"GENE{i:03d}" for i in range(480)]
 CONTROLS = [f"NegControlProbe_{i:05d}" for i in range(20)]
@@ -41,11 +40,7 @@ TARGETS = {
 def main(argv=None):
     if (argv or sys.argv[1:])[:1] == ["work"]:
         return work(*(argv or sys.argv[1:])[1:])
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--results", default="results/bench", help="folder of the table")
-    parser.add_argument("--scratch", default=None, help="folder for gigabytes of transcripts")
-    parser.add_argument("--quick", action="store_true", help="small sizes: it runs, no more")
-    args = parser.parse_args(argv)
+    args = arguments(__doc__, scratch="folder for gigabytes of transcripts").parse_args(argv)
     few, rows, many = (10**5,) * 3 if args.quick else (10**7, 5 * 10**7, 10**8)
     times = 1 if args.quick else 3
     with tempfile.TemporaryDirectory(dir=args.scratch) as scratch:

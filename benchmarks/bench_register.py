@@ -5,7 +5,6 @@ know the pixel size of the H&E, the others don't. How many were registered, how 
 and how far off they are (medians over the tissue).
 """
 
-import argparse
 import json
 import math
 import statistics
@@ -14,7 +13,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from measure import ROOT, compare, finish
+from measure import ROOT, arguments, compare, finish
 
 from pairscape.acquire import alignment
 from pairscape.images.tiff import TiffImage
@@ -122,10 +121,7 @@ def tries(number: int, samples: list, scratch=None):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--results", default="results/bench", help="folder of the table")
-    parser.add_argument("--scratch", default=None, help="folder for the tissues")
-    parser.add_argument("--quick", action="store_true", help="few tries: it runs, no more")
+    parser = arguments(__doc__, scratch="folder for the tissues")
     parser.add_argument("--tries", type=int, default=40)
     parser.add_argument("--tissues", type=int, nargs="+", default=[1, 2, 3, 4], help="seeds")
     parser.add_argument(

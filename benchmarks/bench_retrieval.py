@@ -7,7 +7,6 @@ uses wider registers where the processor has them, is told beside it. CPU second
 the calls alone, one thread. Memory is what the process holds beyond one that ranks 200 pairs.
 """
 
-import argparse
 import json
 import os
 import sys
@@ -16,7 +15,7 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"  # a spinning thread costs
 
 import numpy as np
-from measure import compare, cpu_s, finish, run_apart
+from measure import arguments, compare, cpu_s, finish, run_apart
 
 from pairscape.evaluate import ranks
 
@@ -24,10 +23,7 @@ BLOCK = 200
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--results", default="results/bench", help="folder of the table")
-    parser.add_argument("--scratch", default=None, help="not used: nothing is written")
-    parser.add_argument("--quick", action="store_true", help="small sizes: it runs, no more")
+    parser = arguments(__doc__, scratch="not used: nothing is written")
     parser.add_argument("--part", nargs=2, help="the side to run, and the number of pairs")
     args = parser.parse_args(argv)
     if args.part:

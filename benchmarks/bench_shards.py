@@ -4,14 +4,13 @@ Both get the same patches (224 px, uint8) and counts, and write the same columns
 of quality 95 with all colour, the default of a patch preset.
 """
 
-import argparse
 import itertools
 import tempfile
 from pathlib import Path
 
 import numpy as np
 from bench_patches import tissue
-from measure import compare, finish, need_space, repeat
+from measure import arguments, compare, finish, need_space, repeat
 
 GENES = 480
 PATCH_PX = 224
@@ -19,11 +18,7 @@ LABELS = {"name": ["S1"], "source": ["simulated"], "tissue": ["breast"]}
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--results", default="results/bench", help="folder of the table")
-    parser.add_argument("--scratch", default=None, help="folder for the shards")
-    parser.add_argument("--quick", action="store_true", help="small sizes: it runs, no more")
-    args = parser.parse_args(argv)
+    args = arguments(__doc__, scratch="folder for the shards").parse_args(argv)
     rows = 30 if args.quick else 1500
     with tempfile.TemporaryDirectory(dir=args.scratch) as scratch:
         need_space(scratch, rows * PATCH_PX**2 * 3)

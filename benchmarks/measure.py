@@ -3,6 +3,7 @@
 Run as a program it prints the tables that the benchmarks have written: ``measure.py FOLDER``.
 """
 
+import argparse
 import contextlib
 import json
 import resource
@@ -21,6 +22,15 @@ from pairscape.core import tsv  # noqa: E402
 from pairscape.core.errors import InputError  # noqa: E402
 
 COLUMNS = ("what", "ours", "theirs", "unit", "ratio", "target", "met", "size")
+
+
+def arguments(description: str, scratch: str) -> argparse.ArgumentParser:
+    """The flags that all benchmarks have; ``scratch`` says what is written to that folder."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--results", default="results/bench", help="folder of the table")
+    parser.add_argument("--scratch", default=None, help=scratch)
+    parser.add_argument("--quick", action="store_true", help="small sizes: it runs, no more")
+    return parser
 
 
 def cpu_s() -> float:
