@@ -54,6 +54,7 @@ def data():
     return calibration.simulate(options(), GENES)
 
 
+@pytest.mark.slow
 def test_a_section_is_what_the_bundle_of_that_sample_holds(tmp_path):
     sample = {"sample": "one", "donor": "donor", "panel": "human-breast-panel"}
     given = {"sample": sample, "seed": 7, "simulation": {**SMALL, "batch_effect": 0.8}}

@@ -81,8 +81,9 @@ def test_conch_takes_its_image_side_out_of_the_whole_official_file(shared, name)
     assert set(image_encoders.LAYOUTS["conch_visual"](wrapped, "file", model)) == set(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weight_set", golden.LARGE_SETS)
-@pytest.mark.parametrize("name", [pytest.param("uni", marks=pytest.mark.slow), "h0_mini"])
+@pytest.mark.parametrize("name", ["uni", "h0_mini"])
 def test_a_whole_transformer_gives_the_golden_numbers(shared, monkeypatch, name, weight_set):
     facts, arrays = golden.read(shared, name)
     tower = load_golden(monkeypatch, name, facts["state_dict"], weight_set)

@@ -426,7 +426,7 @@ def tuned(patches, out, tuning="lora", **more):
     return run(patches, out, weights=patches[0] / "weights.pth", **settings)
 
 
-@pytest.mark.parametrize("tuning", ["lora", "full"])
+@pytest.mark.parametrize("tuning", ["lora", pytest.param("full", marks=pytest.mark.slow)])
 def test_a_tuned_run_that_is_killed_goes_on_to_the_same_files(
     patches, tmp_path, tuning, monkeypatch
 ):

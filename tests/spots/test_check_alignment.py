@@ -96,9 +96,8 @@ def real(shared, right_alignment):
     return look
 
 
-@pytest.mark.parametrize(
-    "section", [SECTIONS[0], *(pytest.param(name, marks=pytest.mark.slow) for name in SECTIONS[1:])]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("section", SECTIONS)
 def test_of_a_real_section_only_the_right_alignment_is_accepted(real, right_alignment, section):
     seen, right = real(section)
     verdict = judge(right, seen)

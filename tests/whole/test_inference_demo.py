@@ -81,6 +81,7 @@ def test_the_genes_named_are_those_that_the_spot_holds_most_of(made, done):
     assert min(counts[row, wanted]) > 0
 
 
+@pytest.mark.slow
 def test_a_run_that_is_not_there_is_told_in_one_line(made, tmp_path):
     done = demo((tmp_path, *made[1:]))
     assert done.returncode == 1
