@@ -4,8 +4,9 @@ IN   spots.zarr, the H&E image, its alignment (or `identity` or `microns` in the
      genes.tsv
 OUT  one Arrow shard; its rows stand in the order of the spots
 
-Options: sample (its row of the sample table), dataset, patches (um_per_px and patch_px, or
-native_px; encoding, quality), labels (all class names of name, source, tissue).
+Options: sample (its row of the sample table; of a block also part and part_of), dataset, patches
+(um_per_px and patch_px, or native_px; encoding, quality), labels (all class names of name, source,
+tissue); of a block also split (fractions, seed).
 
 A patch's centre goes through the alignment; its axes are those of the H&E. With native_px a patch is
 a square of the slide's own pixels, not resampled, the one whose middle is nearest the spot. Spots
@@ -14,11 +15,14 @@ whose patch doesn't lie wholly within the H&E are left out, counted and said.
 
 from pathlib import Path
 
+import numpy as np
+
 from pairscape.acquire.alignment import decompose, resolve_alignment, um_to_he_px
 from pairscape.core.errors import InputError
 from pairscape.core.files import sha256_json
 from pairscape.core.logs import log
-from pairscape.dataset import cutting, gene_lists, pair_shards
+from pairscape.core.splits import SPLITS
+from pairscape.dataset import blocks, cutting, gene_lists, pair_shards
 from pairscape.images.he_image import MAX_UPSAMPLING
 from pairscape.jobs import program
 
@@ -59,17 +63,12 @@ def main(argv=None):
         cut = cutting.plan_cut(preset, centres_px, placed["um_per_px"])
         _say_field(slide, cut, placed["um_per_px"], made_by.get("preset", {}).get("size_um"))
         inside = slide.holds(cut.middles_px, cut.side_px)
-        if not inside.any():
-            fault = (
-                f"none of {len(inside)} patches of {cut.side_px:.0f} pixels within the H&E of "
-                f"{slide.width} x {slide.height} pixels"
-            )
-            if cut.side_px > min(slide.width, slide.height) / 2:
-                key = "native_px" if preset.native_px else "um_per_px, patch_px"
-                remedy = "make the patches smaller: they show more than the H&E does"
-                raise InputError("--options", f"patches.{key}", fault, remedy)
-            remedy = "give the alignment of this image and this bundle"
-            raise InputError(args.he_alignment or args.he_image, "alignment", fault, remedy)
+        asked = np.ones(len(inside), bool)
+        if "part" in sample:
+            asked = _in_block(args.options, xy_um, cut.side_px, aligned.matrix * pixel_size_um)
+        chosen, left_out = asked & inside, int((asked & ~inside).sum())
+        if not chosen.any():
+            raise _none_inside(args, preset, cut, slide)
         features = cutting.pair_features(len(genes), args.options["labels"])
         keys = ("patch_px", "um_per_px", "encoding")
         patches = {key: getattr(cut.patches, key) for key in keys}
@@ -79,7 +78,7 @@ def main(argv=None):
             "genes": genes,
             "patches": {**args.options["patches"], **patches, "side_px": cut.side_px},
             "spots": made_by,
-            "spots_left_out": int((~inside).sum()),
+            "spots_left_out": left_out,
             "alignment": {
                 "how": aligned.how,
                 "matrix": aligned.matrix.tolist(),
@@ -91,8 +90,8 @@ def main(argv=None):
         }
         shard = Path(args.shard)
         shard.parent.mkdir(parents=True, exist_ok=True)
-        constant, cut = cutting.sample_columns(sample), cut.select(inside)
-        rows = cutting.iter_pairs(slide, spots[inside], positions, cut, constant, shard.parent)
+        constant, cut = cutting.sample_columns(sample), cut.select(chosen)
+        rows = cutting.iter_pairs(slide, spots[chosen], positions, cut, constant, shard.parent)
         written = pair_shards.write_shard(shard, rows, features, metadata)
     log.info(
         "%s: %d pairs of %d genes and %d px patches (%.1f H&E px a side)",
@@ -102,9 +101,41 @@ def main(argv=None):
         cut.patches.patch_px,
         cut.side_px,
     )
-    if not inside.all():
+    if left_out:
         words = "%s: %d of %d spots are left out: their patch reaches beyond the H&E"
-        log.info(words, name, (~inside).sum(), len(inside))
+        log.info(words, name, left_out, asked.sum())
+
+
+def _none_inside(args, preset: cutting.PatchPreset, cut: cutting.Cut, slide) -> InputError:
+    """The refusal of a sample none of whose patches lies wholly within its H&E."""
+    fault = (
+        f"none of {len(cut.middles_px)} patches of {cut.side_px:.0f} pixels within the H&E of "
+        f"{slide.width} x {slide.height} pixels"
+    )
+    if cut.side_px > min(slide.width, slide.height) / 2:
+        key = "native_px" if preset.native_px else "um_per_px, patch_px"
+        remedy = "make the patches smaller: they show more than the H&E does"
+        return InputError("--options", f"patches.{key}", fault, remedy)
+    remedy = "give the alignment of this image and this bundle"
+    return InputError(args.he_alignment or args.he_image, "alignment", fault, remedy)
+
+
+def _in_block(options: dict, xy_um: np.ndarray, side_px: float, he_to_um: np.ndarray) -> np.ndarray:
+    """Which spots belong to the block of the section that is asked for, (N,) bool."""
+    sample, split = options["sample"], options["split"]
+    gap_um = np.abs(he_to_um[:2, :2]).sum(axis=1) * side_px  # of patches, along x and along y
+    placed = blocks.place(xy_um, split["fractions"], gap_um, split["seed"])
+    sizes = {name: int((placed == name).sum()) for name in SPLITS}
+    if not all(sizes.values()):
+        width, height = np.ptp(xy_um, axis=0)
+        fault = f"a section of {width:.0f} x {height:.0f} µm, too short for three blocks"
+        remedy = (
+            f"take smaller patches: blocks lie {gap_um.max():.0f} µm apart, as much as they show"
+        )
+        raise InputError(f"sample {sample['part_of']}", "split within_sample", fault, remedy)
+    left_out = len(placed) - sum(sizes.values())
+    log.info("blocks: %s, %d spots in the gaps", sizes, left_out)
+    return placed == sample["part"]
 
 
 def _read_spots(args, name: str, genes: list[str]):
@@ -112,6 +143,7 @@ def _read_spots(args, name: str, genes: list[str]):
     from pairscape.spots.spots_zarr import read_spots
 
     spots = read_spots(args.spots)
+    name = args.options["sample"].get("part_of", name)
     stated = spots.uns["pairscape"].get("sample", name)
     if stated != name:
         raise InputError(args.spots, "sample", stated, f"give the spots of {name}")

@@ -128,7 +128,7 @@ def asked(function, *arguments):
 
 
 wildcard_constraints:
-    sample=any_of(plan.samples),
+    sample=any_of([*plan.samples, *plan.parts]),
     spots=any_of(plan.config["spots"]),
     dataset=any_of(plan.datasets),
     experiment=any_of(plan.experiments),

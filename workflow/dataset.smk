@@ -11,8 +11,8 @@ AUDITED_SPLITS = datasets.audited_splits(plan)
 
 rule select_genes:
     input:
+        unpack(lambda w: datasets.panel_file(plan.config, plan.datasets[w.dataset].panel)),
         spots=lambda w: datasets.spots_files(plan, w.dataset),
-        panel=lambda w: f"{plan.config['panels']}/{plan.datasets[w.dataset].panel}.tsv",
     output:
         genes=f"{plan.results}/datasets/{{dataset}}/genes.tsv",
     log:
@@ -26,6 +26,9 @@ rule select_genes:
     params:
         program=script("select_genes"),
         spots=lambda w: commands.many("--spots", datasets.spots_files(plan, w.dataset)),
+        panel=lambda w: commands.flags(
+            datasets.panel_file(plan.config, plan.datasets[w.dataset].panel), "panel"
+        ),
         options=lambda w: options(
             "select_genes",
             dataset=w.dataset,
@@ -34,7 +37,7 @@ rule select_genes:
             min_panel_share=plan.datasets[w.dataset].min_panel_share,
         ),
     shell:
-        "python {params.program:q} {params.spots} --panel {input.panel:q} --genes {output.genes:q}"
+        "python {params.program:q} {params.spots} {params.panel} --genes {output.genes:q}"
         " --options {params.options:q} --log {log:q}"
 
 
@@ -72,8 +75,8 @@ rule split_donors:
 
 rule export_pairs:
     input:
-        unpack(lambda w: samples.on_disk(plan, w.sample, samples.he_files(plan, w.sample))),
-        alignment=f"{plan.results}/samples/{{sample}}/alignment.json",
+        unpack(lambda w: samples.he_on_disk(plan, plan.whole(w.sample))),
+        alignment=lambda w: f"{plan.results}/samples/{plan.whole(w.sample)}/alignment.json",
         spots=lambda w: f"{datasets.spots_folder(plan, w.dataset, w.sample)}/spots.zarr",
         genes=f"{plan.results}/datasets/{{dataset}}/genes.tsv",
     output:
@@ -90,13 +93,16 @@ rule export_pairs:
         runtime=grows(15, kspots=0.5),
     params:
         program=script("export_pairs"),
-        he=lambda w: commands.flags(samples.he_files(plan, w.sample), "he_image", "he_alignment"),
+        he=lambda w: commands.flags(
+            samples.he_files(plan, plan.whole(w.sample)), "he_image", "he_alignment"
+        ),
         options=lambda w: options(
             "export_pairs",
             sample=datasets.pair_facts(plan, w.sample),
             dataset=w.dataset,
             patches=plan.config["patches"][plan.datasets[w.dataset].patches],
             labels=plan.label_names,
+            **datasets.block_options(plan, w.dataset, w.sample),
         ),
     shell:
         "python {params.program:q} --spots {input.spots:q} {params.he} --genes {input.genes:q}"

@@ -1,7 +1,9 @@
 """Pairs: the patch of a spot shows that spot, and its labels and counts are its own."""
 
 import dataclasses
+import itertools
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -22,6 +24,7 @@ from small_pairs import (
 import export_pairs
 from pairscape.core.errors import InputError
 from pairscape.core.options import read_schema
+from pairscape.core.splits import SPLITS
 from pairscape.core.tsv import read_tsv
 from pairscape.dataset import cutting, pair_shards
 
@@ -85,7 +88,16 @@ def test_the_patch_of_a_spot_shows_the_pixels_of_that_spot(tmp_path, kind):
             assert np.abs(found - wanted).max() < 1
 
 
-def run(folder, genes=GENES, sample=None, labels=LABELS, patches=PATCHES, alignment=True, **flags):
+def run(
+    folder,
+    genes=GENES,
+    sample=None,
+    labels=LABELS,
+    patches=PATCHES,
+    alignment=True,
+    split=None,
+    **flags,
+):
     (folder / "genes.tsv").write_text(
         "gene_symbol\tgene_id\n" + "".join(f"{gene}\tENSG{gene}\n" for gene in genes)
     )
@@ -94,6 +106,7 @@ def run(folder, genes=GENES, sample=None, labels=LABELS, patches=PATCHES, alignm
         "dataset": "tiny",
         "patches": patches,
         "labels": labels,
+        **({"split": split} if split else {}),
     }
     files = {
         "spots": folder / "spots.zarr",
@@ -237,6 +250,42 @@ def test_a_gene_that_was_not_pooled_is_refused(folder):
 def test_spots_of_another_sample_are_refused(folder):
     with pytest.raises(InputError, match="sample: found S1; give the spots of S2"):
         run(folder, sample=sample_row("S2"))
+
+
+def test_a_block_holds_its_own_spots_and_none_of_another(folder, capsys):
+    """A part of a sample is another sample by name, of the spots and the H&E of the whole one."""
+    matrix = alignment_matrix(0.34, 0)
+    he_px = [[x, y] for x in range(100, 900, 50) for y in (150, 300)]
+    shutil.rmtree(folder / "spots.zarr")
+    write_small_spots(folder / "spots.zarr", xenium_um(matrix, he_px))
+    np.savetxt(folder / "alignment.csv", matrix, delimiter=",")
+    split = {"fractions": {"train": 0.6, "val": 0.2, "test": 0.2}, "seed": 1}
+    names = {part: f"S1-{part}" for part in SPLITS}
+    labels = {**LABELS, "name": sorted(names.values())}
+    x_um = {}
+    for part, name in names.items():
+        sample = sample_row(name) | {"part_of": "S1", "part": part}
+        rows = pair_shards.open_shard(run(folder, sample=sample, labels=labels, split=split))
+        assert {row["sample"] for row in rows} == {name}
+        x_um[part] = {row["x_um"] for row in rows}
+    assert all(x_um.values())
+    (side_um,) = {PATCHES["patch_px"] * PATCHES["um_per_px"]}
+    ordered = sorted(x_um.values(), key=min)
+    for before, after in itertools.pairwise(ordered):
+        assert min(after) - max(before) > side_um
+    said = capsys.readouterr().err
+    assert "spots in the gaps" in said
+    assert "beyond the H&E" not in said
+
+
+def test_a_section_too_short_for_blocks_is_refused(folder):
+    split = {"fractions": {"train": 0.6, "val": 0.2, "test": 0.2}, "seed": 1}
+    sample = sample_row("S1-test") | {"part_of": "S1", "part": "test"}
+    labels = {**LABELS, "name": ["S1-test"]}
+    wide = {"um_per_px": 4.0, "patch_px": 64, "encoding": "png"}
+    with pytest.raises(InputError, match="too short for three blocks; take smaller patches"):
+        run(folder, sample=sample, labels=labels, split=split, patches=wide)
+    assert not (folder / "S1.arrow").exists()
 
 
 def test_an_alignment_that_misses_the_slide_is_refused(folder):

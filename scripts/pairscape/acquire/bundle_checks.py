@@ -18,7 +18,7 @@ from pairscape.acquire.image_checks import (
     check_identity,
     check_morphology,
 )
-from pairscape.acquire.samples import REGISTER
+from pairscape.acquire.samples import FROM_BUNDLE, REGISTER
 from pairscape.acquire.transcript_checks import Place, check_transcripts, check_transcripts_of_cells
 from pairscape.core.errors import InputError
 from pairscape.core.hdf5 import open_hdf5
@@ -95,7 +95,7 @@ def check_bundle(
     place = Place(pixel_size, image_size, matrix, he_size, he_image)
     attempt(check_transcripts, bundle, genes, place)
     attempt(check_transcripts_of_cells, bundle, cells)
-    if sample.get("panel") and not panel_file:
+    if sample.get("panel") not in (None, "", FROM_BUNDLE) and not panel_file:
         findings.add(
             "note",
             "sample table",

@@ -6,6 +6,7 @@ from pairscape.core.options import read_schema, refuse_invalid
 from pairscape.core.tsv import read_tsv
 
 NO_FILE = {"none"}
+FROM_BUNDLE = "from_bundle"  # panel: the genes that the bundles of a dataset share
 REGISTER = "register"  # he_alignment: register_image makes the file
 GRID_WORDS = ("identity", "microns")  # the H&E lies as the morphology image does, or in µm
 ALIGNMENT_WORDS = (*GRID_WORDS, REGISTER)  # what he_alignment may say instead of naming a file

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pairscape.core.errors import InputError, one_of
-from pairscape.core.splits import SPLITS
+from pairscape.core.splits import ONE_SECTION, SPLITS
 from pairscape.core.tsv import Table, counts, text
 from pairscape.dataset.leakage import (
     describe_leaks,
@@ -80,7 +80,8 @@ def make_splits(
         ``method``: ``published`` or ``file`` (the given rows), ``listed`` (the lists ``train``,
         ``val`` and ``test``), ``donor`` (donors dealt by ``seed`` so that the splits hold about
         ``fractions`` of the spots and of each disease and organ) or ``leave_one_donor_out``
-        (``fold`` k tests the k-th donor by name, a donor drawn by ``seed`` validates).
+        (``fold`` k tests the k-th donor by name, a donor drawn by ``seed`` validates), or
+        ``within_sample`` (samples are blocks of sections, whose rows name their ``part``).
         ``shared_donors``: None, or in words why a donor may stand in two splits. Both donor methods
         keep donors together that may be one (see ``leakage.donor_group``).
     published
@@ -100,6 +101,8 @@ def make_splits(
         if not row.get("donor"):
             raise InputError(source, f"sample {name}, donor", "nothing", "name its donor")
     words = str(split.get("shared_donors") or "").strip()
+    if split["method"] == "within_sample":
+        words = words or ONE_SECTION
     one_of(split["method"], METHODS, source, f"{place}.method")
     pairs = METHODS[split["method"]](_Task(by_name, split, published, spots, place, source))
     rows = [
@@ -256,12 +259,17 @@ def _enough_donors(task: _Task, needed: int) -> dict[str, str]:
     return group
 
 
+def _within_sample(task: _Task) -> set:
+    return {(name, row["part"]) for name, row in task.by_name.items()}
+
+
 METHODS = {
     "published": _published,
     "donor": _by_donor,
     "leave_one_donor_out": _leave_one_out,
     "listed": _listed,
     "file": _from_file,
+    "within_sample": _within_sample,
 }
 
 

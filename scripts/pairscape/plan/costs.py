@@ -8,7 +8,7 @@ from pairscape.plan.plan import Plan
 
 def raw_gb(plan: Plan, sample: str) -> float:
     """Gigabytes of a sample's bundle and H&E by the sample table; 10 and 2 where it doesn't say."""
-    row = plan.samples[sample]
+    row = plan.row(sample)
     if row["source"] == "simulated":
         return 0
     return int(row["bundle_bytes"] or 10e9) / 1e9 + int(row["he_image_bytes"] or 2e9) / 1e9
@@ -16,7 +16,7 @@ def raw_gb(plan: Plan, sample: str) -> float:
 
 def thousand_spots(plan: Plan, sample: str, preset: str | None) -> float:
     """About how many thousand spots a sample has; HEST's number of its own, 100 µm apart, tells."""
-    row, spots = plan.samples[sample], plan.config["spots"].get(preset) or {}
+    row, spots = plan.row(sample), plan.config["spots"].get(preset) or {}
     pitch_um = spots.get("pitch_um") or spots.get("size_um") or 55
     if row["source"] == "simulated":
         tissue = plan.config["simulations"][row["simulation"]]

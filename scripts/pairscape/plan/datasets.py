@@ -4,11 +4,11 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from pairscape.acquire.samples import NO_FILE
+from pairscape.acquire.samples import FROM_BUNDLE, NO_FILE
 from pairscape.audit.protocols import audit_rows
 from pairscape.core.errors import InputError, one_of
 from pairscape.core.names import read_panel_list
-from pairscape.core.splits import SPLITS
+from pairscape.core.splits import SPLITS, part_name
 from pairscape.core.tsv import read_tsv
 from pairscape.dataset import splits
 from pairscape.dataset.card import LAYOUT_SUFFIX
@@ -56,7 +56,7 @@ def published_files(plan: Plan, name: str) -> list[str]:
 
 def spots_folder(plan: Plan, name: str, sample: str) -> str:
     """The folder of a sample's spots in a dataset."""
-    return f"{plan.results}/samples/{sample}/{plan.datasets[name].spots}"
+    return f"{plan.results}/samples/{plan.whole(sample)}/{plan.datasets[name].spots}"
 
 
 def spots_files(plan: Plan, name: str, file: str = "spots.zarr") -> list[str]:
@@ -69,14 +69,23 @@ def spots_files(plan: Plan, name: str, file: str = "spots.zarr") -> list[str]:
 
 def counts_files(plan: Plan, name: str) -> list[str]:
     """What tells how many spots each sample of a dataset has."""
-    imported = plan.datasets[name].is_imported
-    return shard_files(plan, name) if imported else spots_files(plan, name, "audit.json")
+    dataset = plan.datasets[name]
+    in_shards = dataset.is_imported or any(sample in plan.parts for sample in dataset.samples)
+    return shard_files(plan, name) if in_shards else spots_files(plan, name, "audit.json")
 
 
 def pair_facts(plan: Plan, sample: str) -> dict[str, str]:
     """The row of a sample as far as its pairs depend on it."""
     row = plan.facts(sample, *IMPORT_FACTS, "he_image", "he_alignment")
+    row |= plan.facts(sample, "part_of", "part") if sample in plan.parts else {}
     return row | {"source": plan.label_source(sample)}
+
+
+def block_options(plan: Plan, name: str, sample: str) -> dict:
+    """What decides the block of a section; nothing for a whole sample."""
+    if sample not in plan.parts:
+        return {}
+    return {"split": {key: split_options(plan, name)[key] for key in ("fractions", "seed")}}
 
 
 def import_facts(plan: Plan, sample: str) -> dict[str, str]:
@@ -87,7 +96,11 @@ def import_facts(plan: Plan, sample: str) -> dict[str, str]:
 def split_facts(plan: Plan, name: str) -> list[dict[str, str]]:
     """Of each sample of a dataset what a split and its leaks are judged by."""
     columns = ("donor", "donor_known", "organ", "disease_state", *LEAK_FACTS)
-    rows = [plan.facts(sample, *columns) for sample in plan.datasets[name].samples]
+    names = plan.datasets[name].samples
+    rows = [
+        plan.facts(sample, *columns, *(["part"] if sample in plan.parts else []))
+        for sample in names
+    ]
     # A title decides only where a donor that no source names may be that of another sample.
     doubtful = {row["title"] for row in rows if is_placeholder(row)}
     return [row | {"title": row["title"] if row["title"] in doubtful else ""} for row in rows]
@@ -112,7 +125,8 @@ def imported(plan: Plan) -> list[str]:
 def split_options(plan: Plan, name: str) -> dict:
     """What decides a split: its method, that method's keys, and the seed."""
     split = plan.datasets[name].split
-    keys = {"listed": SPLITS, "donor": ["fractions"], "leave_one_donor_out": ["fold"]}
+    keys = {"listed": SPLITS, "leave_one_donor_out": ["fold"]}
+    keys |= {key: ["fractions"] for key in ("donor", "within_sample")}
     chosen = ["method", "shared_donors", *keys.get(split["method"], [])]
     return {**{key: split[key] for key in chosen}, "seed": plan.config["seed"]}
 
@@ -141,6 +155,7 @@ def audited_splits(plan: Plan) -> list[dict]:
             "rows": split_rows(plan.config, name),
         }
         for name, dataset in plan.datasets.items()
+        if not any(sample in plan.parts for sample in dataset.samples)
     ]
     present = {one["panel"] for one in audited if one["split"]["method"] == "published"}
     for panel in dict.fromkeys(row["panel"] for row in plan.published):
@@ -200,13 +215,19 @@ def _published_rows(config: Mapping, panel: str) -> list[dict[str, str]]:
 
 
 def panel_list(config: Mapping, panel: str) -> Path:
-    """The file of a panel's gene list."""
+    """The file of a panel's gene list; `from_bundle` has none."""
     return Path(config["panels"], f"{panel}.tsv")
 
 
 def panel_names(config: Mapping) -> list[str]:
     """The panels that have gene lists."""
     return sorted(path.stem for path in Path(config["panels"]).glob("*.tsv"))
+
+
+def panel_file(config: Mapping, panel: str) -> dict[str, str]:
+    """The gene list of a panel, where it has one."""
+    file = panel_list(config, panel)
+    return {"panel": str(file)} if file.exists() else {}
 
 
 def panel_genes(config: Mapping, panel: str) -> list[str]:
@@ -245,6 +266,30 @@ def inherit(name: str, datasets: Mapping, source) -> None:
             raise InputError(source, f"{place}.{key}", given, "leave it out")
 
 
+def part_rows(config: Mapping, samples: Mapping[str, Mapping], source) -> dict[str, dict]:
+    """The rows of the blocks that sections are split into, by name; else as those of the samples."""
+    parts = {}
+    for name, dataset in config["datasets"].items():
+        if dataset["split"]["method"] != "within_sample":
+            continue
+        if dataset["shards_of"]:
+            fault = f"{dataset['shards_of']!r}, with method within_sample"
+            remedy = "leave it out: blocks of a section have shards of their own"
+            raise InputError(source, f"datasets.{name}.shards_of", fault, remedy)
+        for sample in _whole_samples(config, samples, name):
+            one_of(sample, samples, source, f"datasets.{name}.samples", "samples of the table")
+            row = samples[sample]
+            for split in SPLITS:
+                part = part_name(sample, split)
+                if part in samples:
+                    fault = f"sample {part}, and a block of {sample} of that name"
+                    raise InputError(source, f"datasets.{name}.split", fault, "rename the sample")
+                bundle = row["bundle"] or sample
+                facts = {"sample": part, "bundle": bundle, "part_of": sample, "part": split}
+                parts[part] = {**row, **facts}
+    return parts
+
+
 def read_dataset(name: str, config: Mapping, source, samples: Mapping[str, Mapping]) -> Dataset:
     """A dataset with its samples, checked: presets, panel, samples, and that its split can be made."""
     options, place = config["datasets"][name], f"datasets.{name}"
@@ -252,7 +297,8 @@ def read_dataset(name: str, config: Mapping, source, samples: Mapping[str, Mappi
         one_of(options["spots"], config["spots"], source, f"{place}.spots", "spot presets")
         one_of(options["patches"], config["patches"], source, f"{place}.patches", "patch presets")
     lists = f"gene lists in {config['panels']}"
-    one_of(options["panel"], panel_names(config), source, f"{place}.panel", lists)
+    panels = [*panel_names(config), FROM_BUNDLE]
+    one_of(options["panel"], panels, source, f"{place}.panel", lists)
     split = options["split"]
     if split["method"] == "file" and not split["file"]:
         raise InputError(source, f"{place}.split", "no key 'file'", "name the table of the split")
@@ -301,7 +347,15 @@ def _check_sample(row: Mapping, place: str, options: Mapping, table, source) -> 
 
 
 def _dataset_samples(config: Mapping, samples: Mapping[str, Mapping], name: str) -> list[str]:
-    """The samples of a dataset, sorted: those it lists, or else those its split or panel implies."""
+    """The samples of a dataset, sorted, or their blocks."""
+    whole = _whole_samples(config, samples, name)
+    if config["datasets"][name]["split"]["method"] != "within_sample":
+        return whole
+    return sorted(part_name(sample, split) for sample in whole for split in SPLITS)
+
+
+def _whole_samples(config: Mapping, samples: Mapping[str, Mapping], name: str) -> list[str]:
+    """The samples that a dataset lists, or else those that its split or panel implies."""
     dataset = config["datasets"][name]
     method = dataset["split"]["method"]
     if dataset.get("samples"):
@@ -315,7 +369,11 @@ def _dataset_samples(config: Mapping, samples: Mapping[str, Mapping], name: str)
     elif dataset["source"] == "published":
         chosen = {row["sample"] for row in _published_rows(config, dataset["panel"])}
     else:
-        chosen = {key for key, row in samples.items() if row["panel"] == dataset["panel"]}
+        chosen = {
+            key
+            for key, row in samples.items()
+            if row["panel"] == dataset["panel"] and "part_of" not in row
+        }
     return sorted(chosen)
 
 
@@ -323,6 +381,8 @@ def check_overlay_gene(config: Mapping, source) -> None:
     """The gene of the QC figures is one of a panel that is used."""
     gene = config["overlay_gene"]
     panels = {dataset["panel"] for dataset in config["datasets"].values()}
+    if FROM_BUNDLE in panels:  # show_spots knows the genes
+        return
     if gene and not any(gene in panel_genes(config, panel) for panel in panels):
         remedy = f"name a gene of {', '.join(sorted(panels))}, or null"
         raise InputError(source, "overlay_gene", repr(gene), remedy)

@@ -94,12 +94,14 @@ class Plan:
     """A checked configuration.
 
     ``config`` is the resolved file, for the parts that are options as they stand there; ``samples``
-    are the rows of the sample table, ``encoders`` the encoder files by kind, all by name.
+    are the rows of the sample table, ``parts`` those of the blocks that sections are split into by
+    ``within_sample``, ``encoders`` the encoder files by kind, all by name.
     """
 
     source: str
     config: Mapping
     samples: Mapping[str, Mapping[str, str]]
+    parts: Mapping[str, Mapping[str, str]]
     encoders: Mapping[str, Mapping[str, Mapping]]
     datasets: Mapping[str, Dataset]
     experiments: Mapping[str, Experiment]
@@ -175,22 +177,30 @@ class Plan:
         """Samples of the published splits."""
         return {row["sample"] for row in self.published}
 
+    def row(self, sample: str) -> Mapping[str, str]:
+        """The row of a sample, or of a part of one."""
+        return self.parts.get(sample) or self.samples[sample]
+
+    def whole(self, sample: str) -> str:
+        """The sample that a part belongs to, or the sample itself."""
+        return self.row(sample).get("part_of", sample)
+
     def label_source(self, sample: str) -> str:
         """The `source` of a pair: that of the published data set for the samples it holds."""
-        return "hest" if sample in self.published_samples else self.samples[sample]["source"]
+        return "hest" if sample in self.published_samples else self.row(sample)["source"]
 
     @cached_property
     def label_names(self) -> dict[str, list[str]]:
         """All names that the labels of pairs may have: of the whole table, so that shards agree."""
         return {
-            "name": sorted(self.samples),
+            "name": sorted([*self.samples, *self.parts]),
             "source": sorted({self.label_source(sample) for sample in self.samples}),
             "tissue": sorted({row["organ"].lower() for row in self.samples.values()}),
         }
 
     def facts(self, sample: str, *columns: str) -> dict[str, str]:
         """The named columns of a sample's row: a step depends on no more of it than it uses."""
-        return {column: self.samples[sample][column] for column in ("sample", *columns)}
+        return {column: self.row(sample)[column] for column in ("sample", *columns)}
 
     def encoder(self, kind: str, name: str) -> dict:
         """The file of an encoder as jobs get it: its name in the place of its title, which is shown."""

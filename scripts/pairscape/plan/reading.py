@@ -41,10 +41,13 @@ def read_plan(config: Mapping, source) -> Plan:
     encoders = read_encoders(config["encoders"])
     samples.check_samples(config, source, rows)
     presets.check_presets(config, source)
+    parts = datasets.part_rows(config, rows, source)
     plan_datasets = {
-        name: datasets.read_dataset(name, config, source, rows) for name in config["datasets"]
+        name: datasets.read_dataset(name, config, source, {**rows, **parts})
+        for name in config["datasets"]
     }
     chosen = {sample for dataset in plan_datasets.values() for sample in dataset.samples}
+    chosen |= {parts[sample]["part_of"] for sample in chosen & parts.keys()}
     for words in (*presets.odd_fields(config), *samples.unused_samples(config, chosen, rows)):
         log.warning("%s", words)
     datasets.check_overlay_gene(config, source)
@@ -79,6 +82,7 @@ def read_plan(config: Mapping, source) -> Plan:
         source=str(source),
         config=config,
         samples=rows,
+        parts=parts,
         encoders=encoders,
         datasets=plan_datasets,
         experiments=plan_experiments,

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from pairscape.acquire.samples import ALIGNMENT_WORDS, NO_FILE, REGISTER
+from pairscape.acquire.samples import ALIGNMENT_WORDS, FROM_BUNDLE, NO_FILE, REGISTER
 from pairscape.core.errors import InputError, one_of
 from pairscape.plan import datasets
 from pairscape.plan.plan import Plan
@@ -139,6 +139,11 @@ def on_disk(plan: Plan, sample: str, files: Mapping[str, str]) -> dict[str, str]
     return {name: file for name, file in files.items() if file in made or Path(file).is_file()}
 
 
+def he_on_disk(plan: Plan, sample: str) -> dict[str, str]:
+    """The H&E and its alignment, those that are there."""
+    return on_disk(plan, sample, he_files(plan, sample))
+
+
 def bundle_inputs(plan: Plan, sample: str, he=he_files) -> dict[str, str]:
     """The files of a sample that are there, its H&E tiled (``he`` as in ``bundle_files``)."""
     return on_disk(plan, sample, bundle_files(plan, sample, he))
@@ -148,19 +153,21 @@ def experiment_files(plan: Plan, dataset: str) -> list[str]:
     """The `experiment.xenium` of each sample, if all have one: it tells the slide."""
     if plan.datasets[dataset].is_imported:
         return []
-    files = [bundle_inputs(plan, sample) for sample in plan.datasets[dataset].samples]
+    names = plan.datasets[dataset].samples
+    files = [bundle_inputs(plan, plan.whole(sample)) for sample in names]
     return [one["experiment"] for one in files] if all("experiment" in one for one in files) else []
 
 
 def panel_file(plan: Plan, sample: str) -> dict[str, str]:
     """The gene list of a sample's panel; panels of samples in no dataset need none."""
-    file = datasets.panel_list(plan.config, plan.samples[sample]["panel"])
-    return {"panel": str(file)} if file.exists() else {}
+    return datasets.panel_file(plan.config, plan.samples[sample]["panel"])
 
 
 def overlay_gene(plan: Plan, sample: str) -> str | None:
     """The gene of the QC figure, where the sample's panel holds it."""
     gene, panel = plan.config["overlay_gene"], plan.samples[sample]["panel"]
+    if panel == FROM_BUNDLE:
+        return gene
     known = gene and panel_file(plan, sample) and gene in datasets.panel_genes(plan.config, panel)
     return gene if known else None
 
@@ -168,7 +175,7 @@ def overlay_gene(plan: Plan, sample: str) -> str | None:
 def used_samples(plan: Plan) -> list[tuple[str, str]]:
     """Each sample with each spot preset that something asks for."""
     pairs = {
-        (sample, plan.datasets[name].spots)
+        (plan.whole(sample), plan.datasets[name].spots)
         for name in datasets.reported_datasets(plan)
         if not plan.datasets[name].is_imported
         for sample in plan.datasets[name].samples
@@ -292,7 +299,7 @@ def unused_samples(
     for panel, names in unused.items():
         some = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
         why = "no dataset and no pool_also uses them"
-        if panel not in panels:
+        if panel not in (*panels, FROM_BUNDLE):
             near = difflib.get_close_matches(panel, panels, n=1)
             hint = f": did you mean {near[0]}?" if near else f", only for {', '.join(panels)}"
             why += f"; there is no gene list of panel {panel}{hint}"

@@ -215,7 +215,7 @@ def scores_so_far(plan: Plan, name: str) -> list[str]:
 def unlike_published(plan: Plan, name: str) -> str:
     """Why numbers of a dataset don't compare with those of the paper; empty where they do."""
     dataset = plan.datasets[name]
-    if any(plan.samples[sample]["source"] == "simulated" for sample in dataset.samples):
+    if any(plan.row(sample)["source"] == "simulated" for sample in dataset.samples):
         return "simulated tissue"
     if dataset.split["method"] != "published":
         return f"split by method {dataset.split['method']}, not the published one"
