@@ -20,7 +20,12 @@ unexport PYTHONDONTWRITEBYTECODE
 help:  ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1 \t\2/' | expand -t 24
 
-env: $(VENV)/.ready  ## the software, pinned with hashes, in .venv
+env: $(VENV)/.command  ## the software, pinned with hashes, in .venv
+
+# The command `pairscape`, and `import pairscape` in notebooks: of this checkout, not a copy of it.
+$(VENV)/.command: $(VENV)/.ready pyproject.toml
+	@$(VENV)/bin/uv pip install --quiet --offline --no-deps --no-build-isolation --python $(VENV)/bin/python --editable .
+	touch $@
 
 $(VENV)/.ready: $(PINS)
 	@start=$$SECONDS

@@ -35,7 +35,7 @@ localrules:
 rule all:
     default_target: True
     input:
-        f"{plan.results}/datasets/README.md",
+        datasets.index_files(plan),
         f"{plan.results}/report.html",
         scores.retrieval_files(plan, *scores.SHOWN),
         scores.hits_files(plan, *scores.TABLES),

@@ -244,6 +244,7 @@ rule write_report:
         runtime=grows(20),
     params:
         program=script("write_report"),
+        files=lambda w, input: commands.read_flags(input),
         options=options(
             "write_report",
             title=plan.config["title"],
@@ -256,11 +257,7 @@ rule write_report:
             ],
         ),
     shell:
-        "python {params.program:q} --tables {input.tables:q} --figures {input.figures:q}"
-        " --curves {input.curves:q} --run-options {input.run_options:q} --checks {input.checks:q}"
-        " --alignments {input.alignments:q} --overlays {input.overlays:q}"
-        " --audits {input.audits:q} --spot-figures {input.spot_figures:q}"
-        " --splits {input.splits:q} --leakage {input.leakage:q} --report {output.report:q}"
+        "python {params.program:q} {params.files} --report {output.report:q}"
         " --options {params.options:q} --log {log:q}"
 
 

@@ -9,7 +9,8 @@ from jsonschema import Draft202012Validator
 
 from pairscape.core.errors import InputError, allowed_words
 
-SCHEMAS = Path(__file__).parents[3] / "workflow" / "schemas"
+CHECKOUT = Path(__file__).parents[3]
+SCHEMAS = CHECKOUT / "workflow" / "schemas"
 _OTHER_FILE = re.compile(r"\w+\.schema\.yaml#")
 
 # The patterns of the schemas in words.

@@ -46,6 +46,12 @@ def many(flag: str, files: Sequence[str]) -> str:
     return " ".join([flag, *map(shlex.quote, files)]) if files else ""
 
 
+def read_flags(inputs) -> str:
+    """Flags of the lists of files that a job reads, by their names in the rule; none of empty ones."""
+    lists = {f"--{name.replace('_', '-')}": files for name, files in inputs.items()}
+    return " ".join(filter(None, (many(flag, files) for flag, files in lists.items())))
+
+
 def first_flag(flag: str, files: Sequence[str]) -> str:
     """A flag with the first file, or nothing: what else is read lies beside it."""
     return many(flag, files[:1])

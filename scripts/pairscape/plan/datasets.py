@@ -139,6 +139,11 @@ def reported_datasets(plan: Plan) -> list[str]:
     return [name for name in plan.datasets if name in plan.datasets_in_all or name in audited]
 
 
+def index_files(plan: Plan) -> list[str]:
+    """The card over all datasets of a plain run, if there are any."""
+    return [f"{plan.results}/datasets/README.md"] if plan.datasets_in_all else []
+
+
 def reported_files(plan: Plan, file: str) -> list[str]:
     """A file of each of those datasets."""
     return [f"{plan.results}/datasets/{name}/{file}" for name in reported_datasets(plan)]

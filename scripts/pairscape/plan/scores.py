@@ -75,7 +75,7 @@ def batch_effect_pair(plan: Plan, experiment: str) -> list[str] | None:
 
 def batch_effect_files(plan: Plan, *extensions: str) -> list[str]:
     """The table and the figures of batch effects of a plain run."""
-    if not plan.config["batch_effect"]["score"]:
+    if not plan.config["batch_effect"]["score"] or not plan.datasets_in_all:
         return []
     pictures = [f"batch_effect_{experiment}" for experiment in plan.fully_scored]
     return made(plan, ["batch_effect"], extensions, pictures)

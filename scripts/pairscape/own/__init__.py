@@ -1,0 +1,1 @@
+"""One's own sample: looked at, written into a configuration, and run."""
