@@ -15,7 +15,7 @@ export PYTHONNOUSERSITE := 1
 # Images of containers set it; then every program compiles every module that it loads.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help env lint format test test-slow test-elsewhere test-all test-slurm soak demo study inference verify real bench pins clean
+.PHONY: help env lint format test test-slow test-elsewhere test-all test-slurm soak demo study own inference verify real bench pins clean
 
 help:  ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1 \t\2/' | expand -t 24
@@ -95,6 +95,9 @@ study: env  ## two seeds, controls and a tuned encoder (40 minutes): results/stu
 	@start=$$SECONDS
 	$(SNAKEMAKE) --configfile config/study.yaml
 	echo "study: $$((SECONDS - start)) s; open results/study/report.html" >&2
+
+own: demo  ## one section as a sample of one's own (2 minutes): results/own/report.html
+	$(VENV)/bin/pairscape run config/own
 
 inference: demo  ## a pair of the demo embeds an H&E image, and names the nearest gene profiles
 	$(VENV)/bin/python docs/embed_new_image.py

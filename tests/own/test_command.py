@@ -120,3 +120,17 @@ def test_every_program_is_a_subcommand_and_completed(capsys):
         check=True,
     )
     assert "usage: score_hits.py" in done.stdout
+
+
+@pytest.mark.slow
+def test_spots_and_a_report_come_of_a_bundle_without_an_he(bundle, tmp_path):
+    for path in bundle.glob("mine_*"):
+        path.unlink()
+    folder = tmp_path / "spots only"
+    call("new", folder, "--bundle", bundle)
+    with pytest.raises(SystemExit) as end:
+        call("run", folder, "--cores", "2", "--quiet", "all")
+    assert end.value.code == 0
+    made = folder / "results"
+    assert (made / "samples/spots_only/square55/qc.png").stat().st_size > 10_000
+    assert "spots_only" in (made / "report.html").read_text(encoding="utf-8")

@@ -102,7 +102,8 @@ def _table(counts, layout: dict, genes: list[dict]):
         {"gene_id": np.array([gene["gene_id"] for gene in genes], object)},
         index=pd.Index([gene["gene_symbol"] for gene in genes], name="gene_symbol", dtype=object),
     )
-    return anndata.AnnData(X=counts, obs=obs, var=var)
+    spatial = obs[["x_um", "y_um"]].to_numpy()  # where scanpy and squidpy look
+    return anndata.AnnData(X=counts, obs=obs, var=var, obsm={"spatial": spatial})
 
 
 def read_spots(path):
