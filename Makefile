@@ -88,8 +88,8 @@ soak: env  ## the tiny pipeline through every fault, a table of what was lost (2
 
 demo: env  ## the whole way on simulated tissue (4 minutes): results/demo/report.html
 	@start=$$SECONDS
-	$(SNAKEMAKE) --configfile config/demo.yaml
-	echo "demo: $$((SECONDS - start)) s; open results/demo/report.html" >&2
+	$(SNAKEMAKE) all viewers --configfile config/demo.yaml
+	echo "demo: $$((SECONDS - start)) s; open results/demo/report.html and results/demo/samples/demo5/square55/viewer.html" >&2
 
 study: env  ## two seeds, controls and a tuned encoder (40 minutes): results/study/report.html
 	@start=$$SECONDS

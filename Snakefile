@@ -30,6 +30,7 @@ localrules:
     fetch_all_weights,
     push_to_hub,
     smoke,
+    viewers,
 
 
 rule all:
@@ -57,6 +58,11 @@ rule push_to_hub:  # never part of all
 rule fetch_all_weights:  # on a login node, before compute nodes without a network need them
     input:
         runs.all_weights(plan),
+
+
+rule viewers:  # a page of each sample to look at: spots over the H&E
+    input:
+        samples.spot_files(plan, "viewer.html"),
 
 
 rule smoke:  # one short pretraining on stored embeddings, scored

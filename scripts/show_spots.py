@@ -61,19 +61,11 @@ def main(argv=None):
     }
     cells = _read_cells(args.bundle, gene, genes, distances)
     with files.atomic_path(args.figure) as path:
-        spot_figure.draw_spots(path, title, gene, table, _layout(preset, attrs), cells, he)
+        spot_figure.draw_spots(
+            path, title, gene, table, lattice.layout_of(preset, attrs), cells, he
+        )
     name = attrs["sample"] or args.bundle
     logs.log.info("%s: %d spots, %s shown; see %s", name, table.n_obs, gene, args.figure)
-
-
-def _layout(preset: SpotPreset, attrs: dict) -> lattice.Layout:
-    """A layout whose spots have the outline of those of the preset, wherever they lie."""
-    frame = lattice.xenium_frame()
-    if preset.frame == "he_pixels":
-        frame = lattice.he_frame(np.array(attrs["he_matrix"]), attrs["pixel_size_um"])
-    nowhere = (0, 0, 0, 0)
-    size_um, pitch_um = preset.size_um, preset.pitch_um
-    return lattice.lattice(preset.shape, size_um, pitch_um, nowhere, preset.lattice, frame)
 
 
 def _read_he(path, preset: SpotPreset, matrix, pixel_size_um: float) -> spot_figure.He:

@@ -261,6 +261,33 @@ rule write_report:
         " --options {params.options:q} --log {log:q}"
 
 
+rule write_viewer:
+    input:
+        unpack(lambda w: samples.he_on_disk(plan, w.sample)),
+        unpack(lambda w: scores.viewer_inputs(plan, w.sample, w.spots)),
+        spots=f"{plan.results}/samples/{{sample}}/{{spots}}/spots.zarr",
+    output:
+        viewer=f"{plan.results}/samples/{{sample}}/{{spots}}/viewer.html",
+        geojson=f"{plan.results}/samples/{{sample}}/{{spots}}/spots.geojson",
+    log:
+        f"{plan.results}/logs/write_viewer/{{sample}}_{{spots}}.log",
+    conda:
+        "../envs/pipeline.yaml"
+    threads: 1
+    resources:
+        mem_mb=grows(4000, kspots=60),
+        runtime=grows(20),
+    params:
+        program=script("write_viewer"),
+        files=lambda w: scores.viewer_flags(plan, w.sample, w.spots),
+        options=lambda w: options(
+            "write_viewer", sample=w.sample, parts=scores.viewer_parts(plan, w.sample)
+        ),
+    shell:
+        "python {params.program:q} --spots {input.spots:q} {params.files} --viewer {output.viewer:q}"
+        " --geojson {output.geojson:q} --options {params.options:q} --log {log:q}"
+
+
 # ---------------------------------------------------------------- the gap to the published numbers
 # {comparison}: an experiment, or the beginning of the names of an ablation's levels.
 

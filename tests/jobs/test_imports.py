@@ -25,6 +25,7 @@ AT_START = {
     "show_calibration": TABLES,
     "show_spots": KERNELS,
     "write_report": TABLES,
+    "write_viewer": KERNELS,
 }
 
 # To do the tiny run. anndata brings dask and zarr; a torch optimizer the compiler; timm torchvision,

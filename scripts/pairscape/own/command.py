@@ -96,7 +96,9 @@ def _run(words: list[str]) -> None:
     path = (path / "config.yaml" if path.is_dir() else path).resolve()
     if not path.is_file():
         raise InputError(path, "file", "nothing", "pairscape new makes one")
-    command = [sys.executable, "-m", "snakemake", *words[len(own) :]]
+    asked = words[len(own) :]
+    targets = [] if any(not word.startswith("-") for word in asked) else ["all", "viewers"]
+    command = [sys.executable, "-m", "snakemake", *targets, *asked]
     if not {"--cores", "-c", "-j", "--jobs", "--profile"} & {word.split("=")[0] for word in words}:
         command += ["--cores", str(len(os.sched_getaffinity(0)))]
     command += ["--workflow-profile", str(CHECKOUT / "profiles" / "local")]

@@ -6,7 +6,7 @@ from pathlib import Path
 from pairscape.audit.protocols import variants_in
 from pairscape.core.errors import InputError, one_of
 from pairscape.encoders import specs
-from pairscape.plan import datasets, runs
+from pairscape.plan import commands, datasets, runs, samples
 from pairscape.plan.plan import Plan
 
 # Every form of a table and of a figure: one that was deleted is made again.
@@ -157,6 +157,36 @@ def kept_files(plan: Plan) -> list[str]:
     files += batch_effect_scores(plan, plan.datasets_in_all)
     files += runs.audit_run_files(plan, "model.ckpt")
     return list(dict.fromkeys(files))
+
+
+def viewer_inputs(plan: Plan, sample: str, spots: str) -> dict:
+    """What the viewer of a sample's spots tells beside them: the first dataset that pairs them."""
+    named = {sample, *viewer_parts(plan, sample)}
+    for name in plan.datasets_in_all:
+        dataset = plan.datasets[name]
+        if dataset.spots == spots and named & {*dataset.samples}:
+            folder = f"{plan.results}/datasets/{datasets.shards_home(plan, name)}/shards"
+            shards = [f"{folder}/{one}.arrow" for one in dataset.samples if one in named]
+            scored = plan.fully_scored if plan.config["hits"]["score"] else []
+            shown = [one for one in scored if name in plan.experiments[one].datasets]
+            hits = [f"{plan.results}/scores/{one}/{name}/hits.parquet" for one in shown]
+            files = {"splits": f"{plan.results}/datasets/{name}/splits.tsv", "shards": shards}
+            return files | ({"hits": hits} if hits else {})
+    return {}
+
+
+def viewer_flags(plan: Plan, sample: str, spots: str) -> str:
+    """The flags of those files, and of the H&E."""
+    files = viewer_inputs(plan, sample, spots)
+    flags = [commands.flags(samples.he_files(plan, sample), "he_image")]
+    flags += [commands.flags(files, "splits")]
+    flags += [commands.many(f"--{name}", files.get(name, [])) for name in ("shards", "hits")]
+    return " ".join(filter(None, flags))
+
+
+def viewer_parts(plan: Plan, sample: str) -> list[str]:
+    """The names of a sample's blocks, where some dataset splits it into them."""
+    return [name for name, row in plan.parts.items() if row["part_of"] == sample]
 
 
 def targets(plan: Plan) -> list[str]:

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numba
@@ -233,6 +233,18 @@ def columns_needed(names: list[str], assigned: str = "all") -> list[str]:
     if assigned != "all":
         columns.append("overlaps_nucleus" if assigned == "nuclei" else "cell_id")
     return list(dict.fromkeys(columns))
+
+
+def layout_of(preset, attrs: Mapping) -> Layout:
+    """A layout whose spots have the outline of those of a preset, wherever they lie.
+
+    ``attrs`` are those of ``spots.zarr``.
+    """
+    frame = xenium_frame()
+    if preset.frame == "he_pixels":
+        frame = he_frame(np.array(attrs["he_matrix"]), attrs["pixel_size_um"])
+    nowhere = (0, 0, 0, 0)
+    return lattice(preset.shape, preset.size_um, preset.pitch_um, nowhere, preset.lattice, frame)
 
 
 def outline_um(layout: Layout) -> np.ndarray | None:
