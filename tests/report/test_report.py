@@ -221,6 +221,16 @@ def test_what_was_never_asked_for_is_no_chapter_and_not_called_missing(tmp_path)
     assert "Not everything that was planned" not in told
 
 
+def test_every_colour_of_the_page_has_a_dark_one_and_its_contents_stay_in_sight(tmp_path):
+    style = write(tmp_path, {})[0].split("<style>")[1].split("</style>")[0]
+    light, dark = (
+        set(re.findall(r"(--\w+):", part)) for part in re.findall(":root {(.*?)}", style)
+    )
+    assert light == dark
+    assert set(re.findall(r"var\((--\w+)\)", style)) <= dark
+    assert re.search(r"\nnav {[^}]*position: sticky", style)
+
+
 def test_retrieval_stands_before_calibration():
     assert list(chapters.CHAPTERS)[:2] == ["retrieval", "calibration"]
 
