@@ -1,7 +1,7 @@
 """Write the report: one HTML page with everything that was made, readable without a network.
 
 IN   tables, figures, training curves, checks, audits, spot figures, splits, leaks, runs' options;
-     any of them may be left out, and the page says so
+     any of them may be left out; a chapter stands where a table or figure of it was given
 OUT  report.html
 
 Options: title; experiments (names); samples (rows of the sample table: sample, source, organ,
@@ -16,7 +16,7 @@ from pairscape.jobs import program
 from pairscape.report import chapters
 from pairscape.report import page as report
 
-RESULT_VERSION = 5
+RESULT_VERSION = 7
 
 
 def main(argv=None):

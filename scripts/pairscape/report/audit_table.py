@@ -179,8 +179,6 @@ CHAPTER = Chapter(
     heading="Audit",
     about="What each quirk of the published code and splits does to Recall@5: from the corrected "
     "protocol, one quirk put in at a time; from the published one, one repaired at a time.",
-    absent="The audit hasn't been run. The configuration's part audit names one, and "
-    "results/tables/audit_<name>.md makes it.",
     tables=(Shown("audit", "Audit", TABLE, sections, missing, named=" "),),
     caption="{name}: by how much Recall@5 changes when one flag of the published protocol is changed "
     "by itself: switched on where all else is corrected, and repaired where all else is as published. "

@@ -165,8 +165,6 @@ CHAPTER = Chapter(
     heading="Batch effects",
     about="Whether the expression of spots tells which split or donor they are from: silhouette-batch "
     "and its kin, 1 for well mixed, from counts alone.",
-    absent="Batch effects haven't been scored. The configuration's batch_effect: {score: true} asks "
-    "for it.",
     tables=(Shown("batch_effect", "Batch effects", TABLE, sections),),
     caption="{name}: silhouette-batch of each panel's splits and the mean recall on that panel. V: "
     "Cramér's V of the split with organ and disease state. The numbers, for each encoder pair, "

@@ -105,8 +105,6 @@ CHAPTER = Chapter(
     heading="Calibration",
     about="What the scores say of small simulated datasets, whose signal, batch effect and leaked "
     "donors are known: whether a score moves with what it is meant to measure.",
-    absent="The scores haven't been held against data whose signal is known. The configuration's part "
-    "calibration asks for it.",
     tables=(Shown("calibration", "Calibration", TABLE, sections),),
     caption="{name}: scores on small simulated datasets. Above: recall of a trained pair and "
     "expression predicted from the frozen image encoder, over the share of the image that shows the "

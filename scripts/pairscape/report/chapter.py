@@ -29,15 +29,14 @@ class Shown:
 class Chapter:
     """A chapter of scores.
 
-    ``about`` says what it shows, ``absent`` stands there when nothing does. ``caption`` is that of
-    its figures, with ``{name}`` and ``{stem}``. ``reading`` explains terms (HTML). ``experiments``:
-    only the tables of experiments whose names begin so.
+    It stands where the report was given a table or figure of it. ``about`` says what it shows,
+    ``caption`` is that of its figures, with ``{name}`` and ``{stem}``. ``reading`` explains terms
+    (HTML). ``experiments``: only the tables of experiments whose names begin so.
     """
 
     name: str
     heading: str
     about: str
-    absent: str
     tables: tuple[Shown, ...]
     caption: str = "{name}"
     reading: tuple[tuple[str, str], ...] = ()

@@ -347,8 +347,6 @@ CHAPTER = Chapter(
     heading="Expression prediction",
     about="Genes of a spot predicted from its image by a linear model on frozen features, before and "
     "after contrastive pretraining.",
-    absent="Expression prediction hasn't been run. The configuration's expression: {score: true} asks "
-    "for it.",
     tables=(Shown("expression", "Expression prediction", TABLE, sections, missing),),
     caption="{name}: correlation of predicted and measured expression, mean over genes, from each "
     "encoder's features as they came and after contrastive pretraining, by two recipes whose "

@@ -107,7 +107,5 @@ CHAPTER = Chapter(
     heading="What is retrieved",
     about="What a good, a median and a bad query of each encoder pair find in place of their partner, "
     "and how far off it lies.",
-    absent="What the queries retrieve hasn't been told. The configuration's hits: {score: true} asks "
-    "for it.",
     tables=(Shown("hits", "What is retrieved", TABLE, sections),),
 )

@@ -270,8 +270,6 @@ CHAPTER = Chapter(
     name="mutation",
     heading="Mutation prediction",
     about="Labels of whole slides predicted from frozen patch embeddings, by folds that share no site.",
-    absent="Mutation prediction hasn't been run: it needs cohorts of labelled slides (the "
-    "configuration's parts cohorts and mutation).",
     tables=(Shown("mutation", "Mutation prediction", TABLE, mutation_sections),),
     caption="{name}: AUROC of a slide's label from frozen patch embeddings, mean over folds with its "
     "interval over patients; dots: folds.",

@@ -230,7 +230,7 @@ def render(context: Mapping) -> str:
     runs = context["runs"]
     return environment.get_template(TEMPLATE.name).render(
         **context,
-        chapters=CHAPTERS,
+        chapters=_asked_for(context),
         input_kind=kind_of_input(context["samples"]),
         sample_columns=_filled_columns(context["samples"]),
         drop_reasons=list(dict.fromkeys(r for a in context["audits"] for r in a["dropped"])),
@@ -241,16 +241,15 @@ def render(context: Mapping) -> str:
             *((dataset["name"], dataset["donors"]) for dataset in context["datasets"]),
             ("All samples of this report", count_donors(context["samples"])),
         ],
-        missing=_missing(context),
+        missing=[text for table in context["tables"] for text in table["missing"]],
     )
 
 
-def _missing(context: Mapping) -> list[str]:
-    """What isn't in the report: the chapters that are empty, then single runs."""
+def _asked_for(context: Mapping) -> dict:
+    """The chapters that have a table or figure: what the configuration didn't ask for isn't one."""
     filled = {table["kind"] for table in context["tables"]}
     filled |= {name for name, figures in context["chapter_figures"].items() if figures}
-    empty = [chapter.heading for name, chapter in CHAPTERS.items() if name not in filled]
-    return empty + [text for table in context["tables"] for text in table["missing"]]
+    return {name: chapter for name, chapter in CHAPTERS.items() if name in filled}
 
 
 def _filled_columns(samples: Sequence[Mapping]) -> list[str]:

@@ -179,8 +179,6 @@ CHAPTER = Chapter(
     name="published-gap",
     heading="Gap to the published numbers",
     about="The paper's numbers with ours beside them, cell by cell.",
-    absent="Nothing of this report was compared with the paper's numbers. An experiment on the "
-    "published panels is, by results/tables/published-gap_<experiment>.md.",
     tables=(
         GAP,
         Shown("published-gap-so-far", "Gap to the published numbers so far", *_DECLARED),

@@ -262,7 +262,6 @@ CHAPTER = Chapter(
     heading="Retrieval",
     about="A query of one modality looks for its partner among a gallery of the other. How to read "
     "the numbers:",
-    absent="No retrieval has been scored: no experiment of this report has a finished run.",
     tables=(
         RETRIEVAL,
         Shown(
