@@ -64,9 +64,7 @@ rule fetch_bundle:
     log:
         f"{plan.results}/logs/fetch_bundle/{{sample}}.log",
     wildcard_constraints:
-        sample=any_of(
-            name for name in plan.fetched if "he_alignment" in samples.he_as_given(plan, name)
-        ),
+        sample=any_of(samples.fetched_with(plan, "he_image", "he_alignment", parquet=True)),
     conda:
         "../envs/pipeline.yaml"
     threads: 1
@@ -92,9 +90,7 @@ use rule fetch_bundle as fetch_bundle_alone with:
         experiment=f"{plan.bundles}/{{sample}}/experiment.xenium",
         transcripts=f"{plan.bundles}/{{sample}}/transcripts.parquet",
     wildcard_constraints:
-        sample=any_of(
-            name for name in plan.fetched if "he_image" not in samples.he_as_given(plan, name)
-        ),
+        sample=any_of(samples.fetched_with(plan, parquet=True)),
 
 
 # Samples whose H&E lies on a known grid, or is registered, have no alignment file to fetch.
@@ -104,9 +100,35 @@ use rule fetch_bundle as fetch_bundle_registered with:
         transcripts=f"{plan.bundles}/{{sample}}/transcripts.parquet",
         he_image=f"{plan.bundles}/{{sample}}/{{sample}}_he_image.ome.tif",
     wildcard_constraints:
-        sample=any_of(
-            name for name in plan.fetched if list(samples.he_as_given(plan, name)) == ["he_image"]
-        ),
+        sample=any_of(samples.fetched_with(plan, "he_image", parquet=True)),
+
+
+# The same of files by hand that hold no transcripts.parquet: those of GEO.
+use rule fetch_bundle as fetch_bundle_csv with:
+    output:
+        experiment=f"{plan.bundles}/{{sample}}/experiment.xenium",
+        transcripts=f"{plan.bundles}/{{sample}}/transcripts.csv.gz",
+        he_image=f"{plan.bundles}/{{sample}}/{{sample}}_he_image.ome.tif",
+        he_alignment=f"{plan.bundles}/{{sample}}/{{sample}}_he_imagealignment.csv",
+    wildcard_constraints:
+        sample=any_of(samples.fetched_with(plan, "he_image", "he_alignment", parquet=False)),
+
+
+use rule fetch_bundle as fetch_bundle_alone_csv with:
+    output:
+        experiment=f"{plan.bundles}/{{sample}}/experiment.xenium",
+        transcripts=f"{plan.bundles}/{{sample}}/transcripts.csv.gz",
+    wildcard_constraints:
+        sample=any_of(samples.fetched_with(plan, parquet=False)),
+
+
+use rule fetch_bundle as fetch_bundle_registered_csv with:
+    output:
+        experiment=f"{plan.bundles}/{{sample}}/experiment.xenium",
+        transcripts=f"{plan.bundles}/{{sample}}/transcripts.csv.gz",
+        he_image=f"{plan.bundles}/{{sample}}/{{sample}}_he_image.ome.tif",
+    wildcard_constraints:
+        sample=any_of(samples.fetched_with(plan, "he_image", parquet=False)),
 
 
 # A published zip that the user has is unpacked; what it lacks is told by check_bundle.
