@@ -1,7 +1,7 @@
 """Acquire: raw bundles, encoder weights, and a check of each bundle before anything long starts.
 
 IN   the sample table, the encoder files
-OUT  <bundles>/<sample>/, <weights>/<kind>/<encoder>/, <results>/samples/<sample>/check.json
+OUT  <bundles>/<sample>/, <weights>/<kind>/<encoder>/, <hosted.folder>/<panel>/, <results>/samples/<sample>/check.json
 """
 
 # Through the environment, not the parameters: where a bundle comes from changes nothing in it, so
@@ -168,6 +168,33 @@ rule retile_image:
         options=options("retile_image"),
     shell:
         "python {params.program:q} {params.he} --tiled {output:q}"
+        " --options {params.options:q} --log {log:q}"
+
+
+# A panel of the released data set, where a dataset is imported from it and not from a copy of yours.
+rule fetch_hosted:
+    output:
+        receipt=datasets.hosted_folder(plan, "{panel}") + ".json",
+    log:
+        f"{plan.results}/logs/fetch_hosted/{{panel}}.log",
+    wildcard_constraints:
+        panel=any_of(datasets.hosted_panels(plan)),
+    conda:
+        "../envs/pipeline.yaml"
+    threads: 1
+    resources:
+        mem_mb=grows(2000),
+        runtime=grows(720),
+    params:
+        program=script("fetch_hosted"),
+        folder=lambda w: datasets.hosted_folder(plan, w.panel),
+        options=lambda w: options(
+            "fetch_hosted",
+            panel=w.panel,
+            **{key: plan.config["hosted"][key] for key in ("repo", "revision")},
+        ),
+    shell:
+        "python {params.program:q} --folder {params.folder:q} --receipt {output.receipt:q}"
         " --options {params.options:q} --log {log:q}"
 
 
