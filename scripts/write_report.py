@@ -16,7 +16,7 @@ from pairscape.jobs import program
 from pairscape.report import chapters
 from pairscape.report import page as report
 
-RESULT_VERSION = 5
+RESULT_VERSION = 6
 
 
 def main(argv=None):
