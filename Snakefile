@@ -28,6 +28,7 @@ include: "workflow/report.smk"
 localrules:
     all,
     fetch_all_weights,
+    fetch_cohorts,
     push_to_hub,
     smoke,
 
@@ -62,6 +63,11 @@ rule push_to_hub:  # never part of all
 rule fetch_all_weights:  # on a login node, before compute nodes without a network need them
     input:
         runs.all_weights(plan),
+
+
+rule fetch_cohorts:  # fills the tables of cohorts; never part of all
+    input:
+        [f"{plan.results}/cohorts/{name}.json" for name in slides.fetched_cohorts(plan)],
 
 
 rule smoke:  # one short pretraining on stored embeddings, scored
