@@ -365,11 +365,14 @@ def unchanged(tmp_path_factory):
         ({"config": {"retrieval": {"bootstrap": 101, "permutations": 99, "block_um": 110}}},
          {"score_retrieval"}),
         ({"config": {"overlay_gene": "ESR1"}}, {"show_spots"}),
+        ({"config": {"hosted": {"revision": "v2"}, "portals": {"gdc": "https://gdc.example.org/"},
+                     "downloads": "elsewhere"}}, set()),
         ({"title": "Another"}, {"describe_dataset"}),
         ({"notes": "Another"}, set()),
         ({"encoder_title": "Another"}, set()),
     ],
-    ids=["title", "bootstrap", "overlay_gene", "sample's title", "sample's notes", "encoder's title"],
+    ids=["title", "bootstrap", "overlay_gene", "where from", "sample's title", "sample's notes",
+         "encoder's title"],
 )  # fmt: skip
 def test_a_change_reaches_the_jobs_that_use_it_and_no_others(checkout, unchanged, change, programs):
     """The table of docs/extending.md."""
