@@ -4,6 +4,7 @@ import gzip
 import json
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 import tiny_bundle
@@ -188,6 +189,17 @@ def test_the_plan_takes_the_form_of_transcripts_that_lies_there(mine, tmp_path, 
     assert (sample in samples.fetched_with(plan, "he_image", parquet=True)) == (not as_text)
     ending = "transcripts.csv.gz" if as_text else "transcripts.parquet"
     assert samples.bundle_files(plan, sample)["transcripts"].endswith(ending)
+
+
+@pytest.mark.parametrize("kept", [0, 10, -30])
+def test_a_damaged_zip_doesnt_stop_the_plan_and_is_told_when_it_is_unpacked(mine, tmp_path, kept):
+    for path in mine.glob(f"{START}_*"):
+        path.unlink()
+    packed = shutil.make_archive(str(mine / f"{BUNDLE}_outs"), "zip", tmp_path / "whole")
+    Path(packed).write_bytes(Path(packed).read_bytes()[:kept])
+    assert by_hand.transcripts(mine, SAMPLE) == "transcripts.parquet"
+    with pytest.raises(InputError, match=r"_outs\.zip: zip: found"):
+        fetch(mine, tmp_path / "S9")
 
 
 def test_the_table_of_the_docs_names_what_is_looked_for(tmp_path):

@@ -60,8 +60,11 @@ class Downloads:
         names = set(self.loose)
         if self.bundle and self.bundle.is_dir():
             names = {path.name for path in self.bundle.iterdir()}
-        elif self.bundle and zipfile.is_zipfile(self.bundle):
-            with zipfile.ZipFile(self.bundle) as packed:
+        elif self.bundle:  # what is wrong with it is told when it is unpacked
+            with (
+                contextlib.suppress(zipfile.BadZipFile, OSError),
+                zipfile.ZipFile(self.bundle) as packed,
+            ):
                 names = {PurePosixPath(name).name for name in packed.namelist()}
         return next((name for name in TRANSCRIPTS if name in names), TRANSCRIPTS[0])
 
