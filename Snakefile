@@ -28,6 +28,7 @@ include: "workflow/report.smk"
 localrules:
     all,
     fetch_all_weights,
+    fetch_cohorts,
     push_to_hub,
     smoke,
     viewers,
@@ -63,6 +64,11 @@ rule fetch_all_weights:  # on a login node, before compute nodes without a netwo
 rule viewers:  # a page of each sample to look at: spots over the H&E
     input:
         samples.spot_files(plan, "viewer.html"),
+
+
+rule fetch_cohorts:  # fills the tables of cohorts; never part of all
+    input:
+        [f"{plan.results}/cohorts/{name}.json" for name in slides.fetched_cohorts(plan)],
 
 
 rule smoke:  # one short pretraining on stored embeddings, scored

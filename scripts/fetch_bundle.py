@@ -4,8 +4,10 @@ IN   the sample's row of the sample table (addresses, sizes and checksums in --o
 OUT  the bundle's folder with <sample>_he_image.ome.tif and <sample>_he_imagealignment.csv in it
 
 What lies in the folder --downloads under its own name is linked or unpacked instead of fetched:
-the bundle as <bundle_name>_outs.zip or as folder, the H&E and the alignment as the last part of
-their address. An H&E in strips too large to be read one by one is retiled.
+the bundle as <bundle_name>_outs.zip, as folder, or as single files as GEO has them, the H&E and the
+alignment as the last part of their address (docs/downloads.md has all names). Single files without
+experiment.xenium get one where nothing depends on it. An H&E in strips too large to be read one by
+one is retiled.
 
 The folder appears when all of it is there, with fetched.json, which says what came from where.
 What has come so far is kept beside it in <bundle>.download, and the next run goes on from it.
@@ -18,9 +20,10 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
-from pairscape.acquire import downloads
+from pairscape.acquire import by_hand, downloads
 from pairscape.core import files, logs
 from pairscape.core.errors import InputError
 from pairscape.jobs import program
@@ -28,24 +31,8 @@ from pairscape.jobs import program
 RESULT_VERSION = 1
 RECEIPT = "fetched.json"
 PARTS = ("bundle", "he_image", "he_alignment")
-
-# The image stack and the viewer's files are most of an archive, and no stage reads them.
-WANTED = (
-    "experiment.xenium",
-    "transcripts.parquet",
-    "transcripts.csv.gz",
-    "cells.parquet",
-    "cells.csv.gz",
-    "cell_boundaries.parquet",
-    "nucleus_boundaries.parquet",
-    "cell_feature_matrix.h5",
-    "cells.zarr.zip",
-    "gene_panel.json",
-    "metrics_summary.csv",
-    "morphology_focus.ome.tif",
-    "morphology_mip.ome.tif",
-    "morphology_focus/*.ome.tif",
-)
+# Of a pixel of every Xenium instrument's morphology image; used where it cancels out.
+MORPHOLOGY_PIXEL_UM = 0.2125
 
 
 def main(argv=None):
@@ -63,7 +50,13 @@ def main(argv=None):
     target = Path(args.bundle)
     if args.archive:
         return _unpack(Path(args.archive), name, target)
-    given = {part: _find(args.downloads, part, sample) for part in PARTS}
+    found = by_hand.find(args.downloads, sample)
+    found = by_hand.check(found, sample, args.downloads, _page(sample))
+    given = {
+        "bundle": found.bundle or found.loose,
+        "he_image": next(iter(found.he_image), None),
+        "he_alignment": found.he_alignment,
+    }
     _refuse_unknown(given, sample, name, target, args.downloads)
     if args.waited and _is_made(target, sample):
         logs.log.info("%s: another process has fetched it meanwhile", name)
@@ -94,7 +87,9 @@ def main(argv=None):
     he_alignment = get("he_alignment", "he_imagealignment.csv")
     retiled = False
     with files.atomic_path(target) as folder:
-        if bundle.is_dir():
+        if bundle == found.loose:
+            made = _link_loose(found.loose, folder, name)
+        elif bundle.is_dir():
             made = _link_folder(bundle, folder)
         else:
             made = downloads.extract_bundle(bundle, folder, _is_wanted)
@@ -105,7 +100,7 @@ def main(argv=None):
         if he_alignment:
             placed = folder / f"{name}_he_imagealignment.csv"
             _place(he_alignment, placed, kept=bool(given["he_alignment"]))
-        on_disk = {part: str(path.resolve()) for part, path in given.items() if path}
+        on_disk = {part: _places(paths) for part, paths in given.items() if paths}
         receipt = {"sample": name, "on_disk": on_disk, "he_image_retiled": retiled}
         for part in PARTS:
             url = "" if part in on_disk else sample.get(f"{part}_url", "")
@@ -119,24 +114,11 @@ def main(argv=None):
     logs.log.info("%s: fetched to %s (%s%s)", name, target, ", ".join(parts), how)
 
 
-def _find(folder, part: str, sample: dict) -> Path | None:
-    """The part of a sample that the user has downloaded, under one of the names it may have."""
-    if not folder:
-        return None
-    folder, name = Path(folder), sample.get("sample", "")
-    published = downloads.file_name(sample.get(f"{part}_url") or "")
-    bundle_name = sample.get("bundle_name") or name
-    if part == "bundle":
-        stems = [published.removesuffix(".zip"), f"{bundle_name}_outs", bundle_name, name]
-        places = [folder / stem / inner for stem in stems if stem for inner in ("", "outs")]
-        found = [place for place in places if (place / "experiment.xenium").is_file()]
-        found += [folder / f"{stem}.zip" for stem in stems if stem]
-    else:
-        ending = {"he_image": "_he_image.ome.tif", "he_alignment": "_he_imagealignment.csv"}[part]
-        names = [published.removesuffix(".gz"), published]
-        names += [stem + ending for stem in (bundle_name, name) if stem]
-        found = [folder / file for file in names if file]
-    return next((path for path in found if path.exists()), None)
+def _places(paths):
+    """Where a part lies on the disk; of single files each by its name in the bundle."""
+    if isinstance(paths, Path):
+        return str(paths.resolve())
+    return {name: str(path.resolve()) for name, (path,) in paths.items()}
 
 
 def _refuse_unknown(given: dict, sample: dict, name: str, target: Path, folder) -> None:
@@ -195,13 +177,12 @@ def _refuse_foreign_files(target: Path) -> None:
 
 
 def _is_wanted(path: str) -> bool:
-    return any(fnmatch.fnmatchcase(path, pattern) for pattern in WANTED)
+    return any(fnmatch.fnmatchcase(path, pattern) for pattern in by_hand.WANTED)
 
 
 def _by_hand(sample: dict, name: str, target: Path, folder, part: str = "bundle") -> str:
     """What to download from where, and where to put it."""
-    page = (sample.get("landing_page") or "").strip()
-    page = " or ".join(filter(None, [page, sample.get("geo_accession")])) or "its publisher"
+    page = _page(sample)
     bundle = sample.get("bundle_name") or name
     where = f"{folder} (key downloads)" if folder else "the folder that key downloads names"
     standard = target / f"{name}_he_image"
@@ -216,9 +197,16 @@ def _by_hand(sample: dict, name: str, target: Path, folder, part: str = "bundle"
         )
     return (
         f"download {bundle} of sample {name} from {page} and put it into {where} as "
-        f"{bundle}_outs.zip or as the folder {bundle}, or unpack it as {target} (with "
+        f"{bundle}_outs.zip, as the folder {bundle} or as GEO's single files "
+        f"(docs/downloads.md names them), or unpack it as {target} (with "
         f"{standard.name}.ome.tif and {standard.name}alignment.csv in it)"
     )
+
+
+def _page(sample: dict) -> str:
+    """Where a sample is published, in words."""
+    page = (sample.get("landing_page") or "").strip()
+    return " or ".join(filter(None, [page, sample.get("geo_accession")])) or "its publisher"
 
 
 def _link(source: Path, target: Path, kept: bool = True) -> None:
@@ -244,6 +232,18 @@ def _link_folder(source: Path, folder: Path) -> list[str]:
     return made
 
 
+def _link_loose(loose: Mapping[str, list[Path]], folder: Path, name: str) -> list[str]:
+    """A bundle of single files; one of our own says so where there is no experiment.xenium."""
+    folder.mkdir()
+    for file, (path,) in loose.items():
+        _place(path, folder / file, kept=True)
+    if "experiment.xenium" not in loose:
+        note = f"pairscape: the single files of sample {name} came without this one"
+        experiment = {"pixel_size": MORPHOLOGY_PIXEL_UM, "written_by": note}
+        files.write_json(folder / "experiment.xenium", experiment)
+    return sorted(loose)
+
+
 def _retile(path: Path) -> bool:
     """Retile an image that can't be read as it is; what else is wrong is left to check_bundle."""
     from pairscape.images.retiling import retile
@@ -262,7 +262,7 @@ def _retile(path: Path) -> bool:
 
 def _place(source: Path, target: Path, kept: bool) -> None:
     """A second name for a file; a gzip is unpacked, as far as it is in proportion."""
-    if source.suffix != ".gz":
+    if source.suffix != ".gz" or target.suffix == ".gz":
         return _link(source, target, kept)
     most = downloads.MAX_EXPANSION * source.stat().st_size + downloads.CHUNK
     try:

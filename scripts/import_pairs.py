@@ -11,6 +11,7 @@ sample's µm per pixel, in the frame of the H&E.
 """
 
 import io
+import itertools
 
 import numpy as np
 
@@ -44,7 +45,8 @@ def main(argv=None):
         raise InputError("sample table", f"sample {name}, he_um_per_px", stated, remedy)
     genes = [gene["gene_symbol"] for gene in gene_lists.read_genes(args.genes)]
     files = published_pairs.list_files(args.published_data)
-    centres_px = published_pairs.read_places(files, name)
+    parts = published_pairs.find_parts(files, name)
+    centres_px = published_pairs.read_places(parts)
     if not len(centres_px):
         remedy = f"take {name} out of the dataset, or give the panel that holds it"
         raise InputError(args.published_data, "column name", f"no row of {name}", remedy)
@@ -54,8 +56,10 @@ def main(argv=None):
             "%s: its spots aren't on a lattice of 55 µm at %g µm per pixel; array_col numbers them"
         )
         log.warning(words, name, um_per_px)
-    first = next(published_pairs.iter_rows(files, name, len(genes), ()))["image"]
-    side_px = _decode(first, args.published_data, f"{name}, row 0, image").shape[1]
+    texts = (*pair_shards.PUBLISHED_TEXT, "cancer")
+    published = published_pairs.iter_rows(parts, len(genes), texts)
+    first = next(published)
+    side_px = _decode(first["image"], args.published_data, f"{name}, row 0, image").shape[1]
     metadata = {
         "sample": name,
         "dataset": args.options["dataset"],
@@ -75,21 +79,22 @@ def main(argv=None):
     }
     features = cutting.pair_features(len(genes), labels)
     places = zip(row.tolist(), column.tolist(), (centres_px * um_per_px).tolist(), strict=True)
-    rows = logs.progress(
-        _rows(files, sample, len(genes), places, um_per_px), name, len(row), "pair"
-    )
+    published = zip(itertools.chain([first], published), places, strict=True)
+    rows = _rows(published, texts, sample, um_per_px, parts[0].path.parent)
+    rows = logs.progress(rows, name, len(row), "pair")
     written = pair_shards.write_shard(args.shard, rows, features, metadata)
     words = "%s: %d pairs of %d genes, imported from %d file(s)"
-    log.info(words, name, written, len(genes), len(files))
+    log.info(words, name, written, len(genes), len(parts))
 
 
-def _rows(files, sample, gene_count: int, places, um_per_px: float):
-    """Rows of the shard: what the sample table knows, then what the published row says."""
+def _rows(published, texts, sample, um_per_px: float, folder):
+    """Rows of the shard: what the sample table knows, then what the published row says.
+
+    ``published``: rows as published, each with its row, column and place in µm.
+    """
     constant, name = cutting.sample_columns(sample), sample["sample"]
-    texts = (*pair_shards.PUBLISHED_TEXT, "cancer")
-    published = published_pairs.iter_rows(files, name, gene_count, texts)
-    for i, (pair, (row, column, (x_um, y_um))) in enumerate(zip(published, places, strict=True)):
-        patch = _decode(pair["image"], files[0].parent, f"{name}, row {i}, image")
+    for i, (pair, (row, column, (x_um, y_um))) in enumerate(published):
+        patch = _decode(pair["image"], folder, f"{name}, row {i}, image")
         stated = {key: pair[key] for key in texts if pair.get(key, "") != ""}
         yield {
             **constant,

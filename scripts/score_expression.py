@@ -72,9 +72,7 @@ def main(argv=None):
         "experiment": names["experiment"],
         "dataset": names["dataset"],
         "donors_shared": runs.shared_donors(rows_of_splits, "test"),
-        "options_sha256": files.sha256_json(
-            {name: value for name, value in vars(options).items() if name not in ("score", "also")}
-        ),
+        "options_sha256": files.sha256_json(options.deciding),
     }
     rows = []
     for facts, open_source in logs.progress(sources, "scoring encoders", unit="encoder"):

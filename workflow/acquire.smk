@@ -1,7 +1,7 @@
 """Acquire: raw bundles, encoder weights, and a check of each bundle before anything long starts.
 
 IN   the sample table, the encoder files
-OUT  <bundles>/<sample>/, <weights>/<kind>/<encoder>/, <results>/samples/<sample>/check.json
+OUT  <bundles>/<sample>/, <weights>/<kind>/<encoder>/, <hosted.folder>/<panel>/, <results>/samples/<sample>/check.json
 """
 
 # Through the environment, not the parameters: where a bundle comes from changes nothing in it, so
@@ -64,9 +64,7 @@ rule fetch_bundle:
     log:
         f"{plan.results}/logs/fetch_bundle/{{sample}}.log",
     wildcard_constraints:
-        sample=any_of(
-            name for name in plan.fetched if "he_alignment" in samples.he_as_given(plan, name)
-        ),
+        sample=any_of(samples.fetched_with(plan, "he_image", "he_alignment", parquet=True)),
     conda:
         "../envs/pipeline.yaml"
     threads: 1
@@ -92,9 +90,7 @@ use rule fetch_bundle as fetch_bundle_alone with:
         experiment=f"{plan.bundles}/{{sample}}/experiment.xenium",
         transcripts=f"{plan.bundles}/{{sample}}/transcripts.parquet",
     wildcard_constraints:
-        sample=any_of(
-            name for name in plan.fetched if "he_image" not in samples.he_as_given(plan, name)
-        ),
+        sample=any_of(samples.fetched_with(plan, parquet=True)),
 
 
 # Samples whose H&E lies on a known grid, or is registered, have no alignment file to fetch.
@@ -104,9 +100,35 @@ use rule fetch_bundle as fetch_bundle_registered with:
         transcripts=f"{plan.bundles}/{{sample}}/transcripts.parquet",
         he_image=f"{plan.bundles}/{{sample}}/{{sample}}_he_image.ome.tif",
     wildcard_constraints:
-        sample=any_of(
-            name for name in plan.fetched if list(samples.he_as_given(plan, name)) == ["he_image"]
-        ),
+        sample=any_of(samples.fetched_with(plan, "he_image", parquet=True)),
+
+
+# The same of files by hand that hold no transcripts.parquet: those of GEO.
+use rule fetch_bundle as fetch_bundle_csv with:
+    output:
+        experiment=f"{plan.bundles}/{{sample}}/experiment.xenium",
+        transcripts=f"{plan.bundles}/{{sample}}/transcripts.csv.gz",
+        he_image=f"{plan.bundles}/{{sample}}/{{sample}}_he_image.ome.tif",
+        he_alignment=f"{plan.bundles}/{{sample}}/{{sample}}_he_imagealignment.csv",
+    wildcard_constraints:
+        sample=any_of(samples.fetched_with(plan, "he_image", "he_alignment", parquet=False)),
+
+
+use rule fetch_bundle as fetch_bundle_alone_csv with:
+    output:
+        experiment=f"{plan.bundles}/{{sample}}/experiment.xenium",
+        transcripts=f"{plan.bundles}/{{sample}}/transcripts.csv.gz",
+    wildcard_constraints:
+        sample=any_of(samples.fetched_with(plan, parquet=False)),
+
+
+use rule fetch_bundle as fetch_bundle_registered_csv with:
+    output:
+        experiment=f"{plan.bundles}/{{sample}}/experiment.xenium",
+        transcripts=f"{plan.bundles}/{{sample}}/transcripts.csv.gz",
+        he_image=f"{plan.bundles}/{{sample}}/{{sample}}_he_image.ome.tif",
+    wildcard_constraints:
+        sample=any_of(samples.fetched_with(plan, "he_image", parquet=False)),
 
 
 # A published zip that the user has is unpacked; what it lacks is told by check_bundle.
@@ -146,6 +168,33 @@ rule retile_image:
         options=options("retile_image"),
     shell:
         "python {params.program:q} {params.he} --tiled {output:q}"
+        " --options {params.options:q} --log {log:q}"
+
+
+# A panel of the released data set, where a dataset is imported from it and not from a copy of yours.
+rule fetch_hosted:
+    output:
+        receipt=datasets.hosted_folder(plan, "{panel}") + ".json",
+    log:
+        f"{plan.results}/logs/fetch_hosted/{{panel}}.log",
+    wildcard_constraints:
+        panel=any_of(datasets.hosted_panels(plan)),
+    conda:
+        "../envs/pipeline.yaml"
+    threads: 1
+    resources:
+        mem_mb=grows(2000),
+        runtime=grows(720),
+    params:
+        program=script("fetch_hosted"),
+        folder=lambda w: datasets.hosted_folder(plan, w.panel),
+        options=lambda w: options(
+            "fetch_hosted",
+            panel=w.panel,
+            **{key: plan.config["hosted"][key] for key in ("repo", "revision")},
+        ),
+    shell:
+        "python {params.program:q} --folder {params.folder:q} --receipt {output.receipt:q}"
         " --options {params.options:q} --log {log:q}"
 
 

@@ -127,7 +127,7 @@ rule import_pairs:
         runtime=grows(15, kspots=0.5),
     params:
         program=script("import_pairs"),
-        folder=lambda w: plan.datasets[w.dataset].published_data,
+        folder=lambda w: datasets.published_folder(plan, w.dataset),
         options=lambda w: options(
             "import_pairs",
             sample=datasets.import_facts(plan, w.sample),

@@ -34,6 +34,36 @@ rule simulate_slides:
         " --slides {output.slides:q} --options {params.options:q} --log {log:q}"
 
 
+# The table isn't an output, which Snakemake would delete first: it holds rows of the user's.
+rule fetch_cohort:
+    output:
+        receipt=f"{plan.results}/cohorts/{{cohort}}.json",
+        manifest=f"{plan.results}/cohorts/{{cohort}}.manifest.tsv",
+    log:
+        f"{plan.results}/logs/fetch_cohort/{{cohort}}.log",
+    wildcard_constraints:
+        cohort=any_of(slides.fetched_cohorts(plan)),
+    conda:
+        "../envs/pipeline.yaml"
+    threads: 1
+    resources:
+        mem_mb=grows(2000),
+        runtime=grows(30),
+    params:
+        program=script("fetch_cohort"),
+        table=lambda w: slides.cohort_table(plan, w.cohort),
+        options=lambda w: options(
+            "fetch_cohort",
+            cohort=w.cohort,
+            fetch=plan.cohorts[w.cohort].fetch,
+            portals=plan.config["portals"],
+            root=plan.slides,
+        ),
+    shell:
+        "python {params.program:q} --table {params.table:q} --receipt {output.receipt:q}"
+        " --manifest {output.manifest:q} --options {params.options:q} --log {log:q}"
+
+
 rule embed_slides:
     input:
         unpack(lambda w: slides.model_files(plan, w.cohort, w.model)),

@@ -30,3 +30,11 @@ def write_bundle_with_cells(bundle) -> Path:
     cells["transcript_counts"] = table.sum(axis=0).to_numpy()
     cells.to_parquet(bundle / "cells.parquet")
     return bundle
+
+
+def lay_out_as_geo(bundle, folder, start: str) -> Path:
+    """What GEO has of a bundle with transcripts as text, as single files in one folder."""
+    folder.mkdir(exist_ok=True)
+    for name in ("transcripts.csv.gz", "cell_feature_matrix.h5", "cells.csv.gz"):
+        (Path(bundle) / name).rename(folder / f"{start}_{name}")
+    return folder

@@ -1,6 +1,8 @@
 """The published data set as a source: a local copy in its schema becomes our shards, row by row."""
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -224,3 +226,39 @@ def test_files_of_a_cache_that_are_not_the_data_are_passed_over(folder):
     (folder / "hosted" / "cache-1234.arrow").write_bytes(b"")
     names = [path.name for path in published_pairs.list_files(folder / "hosted")]
     assert names == ["train-0.arrow", "train-1.arrow"]
+
+
+def bytes_read() -> int:
+    """What this process has read by system calls so far."""
+    return int(re.search(r"rchar: (\d+)", Path("/proc/self/io").read_text())[1])
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="Linux counts what is read")
+def test_of_a_copy_only_the_rows_of_the_sample_are_read_once_and_few_are_held(folder):
+    """Two files: one is all of S3, of the other a fifth is S1. The images are most of the bytes."""
+    import pyarrow as pa
+
+    rng = np.random.default_rng(0)
+    (folder / "hosted").mkdir()
+    for file, names in enumerate(([0] * 40, [0] * 32 + [2] * 8)):
+        rows = list(hosted_rows(40))
+        for row, name in zip(rows, names, strict=True):
+            row |= {"name": name, "image": {"bytes": rng.bytes(200_000)}}
+        hosted(rows).to_parquet(folder / "hosted" / f"{file}.parquet", batch_size=4)
+    files = published_pairs.list_files(folder / "hosted")
+    whole = sum(path.stat().st_size for path in files)
+    pool, before = pa.proxy_memory_pool(pa.default_memory_pool()), pa.default_memory_pool()
+    pa.set_memory_pool(pool)
+    start = bytes_read()
+    try:
+        parts = published_pairs.find_parts(files, "S1")
+        assert len(published_pairs.read_places(parts)) == 8
+        few = bytes_read() - start
+        rows = sum(1 for _ in published_pairs.iter_rows(parts, len(GENES), TEXTS))
+    finally:
+        pa.set_memory_pool(before)
+    share = 8 / 80 * whole
+    assert (rows, whole > 16_000_000) == (8, True)
+    assert few < 0.2 * share  # footers, names and places; was all of both files, mapped
+    assert bytes_read() - start < 1.3 * share  # was all of both files, twice more
+    assert pool.max_memory() < 1.5 * share  # of one row group; was both files

@@ -178,6 +178,62 @@ def test_the_published_recipe_on_more_than_memory_holds_is_the_same_model(monkey
     np.testing.assert_allclose(a, b, atol=1e-2)  # lsqr stops early
 
 
+def test_within_the_test_split_each_spot_is_predicted_by_the_fit_to_the_other_folds():
+    from sklearn.model_selection import KFold
+
+    counts, features, splits, sample_of = make_data(noise=2.0)
+    features[splits["train"].rows] = np.nan  # never looked at
+    target = targets_of(counts, splits, sample_of, within_test=4)
+    assert list(target) == ["published", "corrected", "within_test"]
+    assert target["within_test"] is target["published"]
+    source, options = source_of(features, splits), replace(OPTIONS, within_test=4)
+    test = splits["test"]
+    expected = np.empty((len(test.rows), len(target["published"].genes)))
+    for others, fold in KFold(4, shuffle=True, random_state=1).split(test.rows):
+        fitted, held_out = test.rows[others], test.rows[fold]
+        reduce = make_pipeline(StandardScaler(), PCA(8, random_state=1))
+        reduced = reduce.fit_transform(features[fitted])
+        model = Ridge(solver="lsqr", alpha=100 / (8 * 12), fit_intercept=False, max_iter=1000)
+        model.fit(reduced, target["published"].values[fitted])
+        expected[fold] = model.predict(reduce.transform(features[held_out]))
+    rows = expression.score_source(source, {"within_test": target["within_test"]}, splits, options)
+    truth = target["published"].values[test.rows]
+    for group, chosen in (("all", slice(None)), ("D4", test.donor == "D4")):
+        of = {
+            row["gene"]: row for row in rows if (row["metric"], row["group"]) == ("pearson", group)
+        }
+        for place, gene in enumerate(target["published"].genes):
+            one = stats.pearsonr(truth[chosen, place], expected[chosen, place])[0]
+            assert of[gene]["value"] == pytest.approx(one, abs=2e-3)
+    assert {row["train_spots"] for row in rows} == {len(test.rows) - len(test.rows) // 4}
+    assert {row["penalty_from"] for row in rows} == {
+        "100 / (components × genes); 4 folds of the test split's spots"
+    }
+    base = [
+        row["value"] for row in rows if row["metric"] == "r2_train_mean" and row["group"] == "all"
+    ]
+    assert max(base) < 0  # no spot's own count is in its mean
+
+
+def test_the_recipe_within_the_test_split_leaves_the_others_as_they_are():
+    counts, features, splits, sample_of = make_data()
+    source = source_of(features, splits)
+    alone, beside = (
+        expression.score_source(
+            source,
+            targets_of(counts, splits, sample_of, within_test=folds),
+            splits,
+            replace(OPTIONS, within_test=folds),
+        )
+        for folds in (None, 500)  # more folds than spots: each by itself
+    )
+    assert [row for row in beside if row["recipe"] != "within_test"] == alone
+    third = [row for row in beside if row["recipe"] == "within_test"]
+    assert {row["train_spots"] for row in third} == {len(splits["test"].rows) - 1}
+    assert "within_test" not in OPTIONS.deciding
+    assert replace(OPTIONS, within_test=5).deciding["within_test"] == 5
+
+
 def sklearn_fit(features, target, rows, alpha, components=8):
     reduce = make_pipeline(StandardScaler(), PCA(components, svd_solver="full"))
     reduced = reduce.fit_transform(features[rows].astype(np.float64))
@@ -311,7 +367,7 @@ def test_a_planted_signal_is_found_and_noise_is_not():
         for row in expression.score_source(source_of(of, splits), target, splits, OPTIONS):
             if row["gene"] == "mean":
                 found[name, row["recipe"], row["group"], row["metric"]] = row["value"]
-    for recipe in targets.RECIPES:
+    for recipe in ("published", "corrected"):
         for group in ("all", "D4", "D5"):
             assert found["signal", recipe, group, "pearson"] > 0.85
             assert found["signal", recipe, group, "spearman"] > 0.8
@@ -475,7 +531,7 @@ def test_the_program_scores_encoders_as_they_came_and_after_pretraining(dataset,
     folder, _, _, splits, features = dataset
     rows = score(folder, tmp_path / "expression.tsv")
     found = means(rows)
-    for recipe in targets.RECIPES:
+    for recipe in ("published", "corrected"):
         for group in ("all", "D4", "D5"):
             good = found["as it came", "good", "", recipe, group, "pearson"]["value"]
             poor = found["as it came", "poor", "", recipe, group, "pearson"]["value"]
@@ -701,6 +757,29 @@ def test_best_and_second_are_marked_within_a_dataset_and_controls_never():
     assert {section["header"][column] for _, column in section["marks"]} == {"After"}
 
 
+def test_a_third_recipe_gets_its_columns_its_section_and_a_word_of_warning():
+    scores = [
+        row
+        for recipe in ("published", "within_test", "corrected")
+        for row in table_rows(
+            {"all": 0.3, "D1": 0.3}, {"1": {"all": 0.4, "D1": 0.4}}, recipe=recipe
+        )
+    ]
+    scores += [score_row(0.3, recipe=recipe) for recipe in ("published", "within_test")]
+    table = expression_table.tabulate(scores, [])
+    came, *pairs = expression_table.sections(table)
+    assert "Pearson, within_test" in came["header"]
+    assert [section["title"].split(", ")[-1] for section in pairs] == [
+        "published recipe",
+        "within_test recipe",
+        "corrected recipe",
+    ]
+    warned = [
+        any("neighbours and whole" in note for note in one["notes"]) for one in (came, *pairs)
+    ]
+    assert warned == [True, False, True, False]
+
+
 def test_six_donors_get_a_p_value():
     donors = {f"D{i}": 0.2 for i in range(6)}
     after = {name: 0.3 + 0.01 * i for i, name in enumerate(donors)}
@@ -739,7 +818,7 @@ def test_tables_and_figure_are_written_and_read_back(dataset, tmp_path):
         for r in table
         if r["gene_encoder"] and r["metric"] == "pearson"
     }
-    for recipe in targets.RECIPES:
+    for recipe in ("published", "corrected"):
         assert reads[recipe, "good"] == "degrades for all 2 donors"
         assert reads[recipe, "poor"] == "improves for all 2 donors"
     markdown = (tmp_path / "t.md").read_text()

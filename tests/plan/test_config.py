@@ -263,8 +263,13 @@ def test_a_split_can_be_a_file(tmp_path):
         ({"shards_of": LUNG, "split": {**FOLD, "fold": 15}}, "fold: found 15; allowed: 0 to 14"),
         ({"shards_of": LUNG, "split": {"method": "file"}}, "datasets.new.split: found no key 'f"),
         (
-            {"panel": LUNG, "source": "published", "split": {"method": "donor"}},
-            "datasets.new: found no key 'published_data'",
+            {"panel": LUNG, "spots": "square55", "patches": "field112", "published_data": "x"}
+            | {"split": {"method": "donor"}},
+            "datasets.new.published_data: found a value, with source bundles; leave it out",
+        ),
+        (
+            {"source": "published", "split": {"method": "donor"}},
+            "datasets.new: found no key 'panel'; add panel",
         ),
         (
             {

@@ -64,6 +64,18 @@ def test_the_published_data_set_is_imported_and_no_bundle_is_fetched(checkout):
     }
 
 
+def test_the_published_data_set_is_fetched_once_where_no_copy_is_named(checkout):
+    hosted = {"panel": LUNG, "source": "published", "split": {"method": "donor"}}
+    again = {**hosted, "split": {"method": "leave_one_donor_out"}}
+    config = write_config(checkout, {"hosted": hosted, "again": again})
+    targets = [f"results/datasets/{name}/README.md" for name in ("hosted", "again")]
+    counts, said = plan(checkout, *targets, "--printshellcmds", *config)
+    assert (counts["fetch_hosted"], counts["import_pairs"]) == (1, 40)
+    assert f"--published-data hosted/{LUNG} " in said
+    assert "Peng-AI/hescape-pyarrow" in said
+    assert "fetch_bundle" not in " ".join(counts)
+
+
 def test_one_sample_is_exported_again_alone(checkout):
     shard = f"results/datasets/{LUNG}/shards/NCBI856.arrow"
     counts, _ = plan(checkout, shard)

@@ -36,6 +36,21 @@ def test_one_panel_is_planned_by_naming_its_card(checkout):
     assert "pretrain" not in counts
 
 
+def test_single_files_of_geo_are_planned_as_what_they_are(checkout):
+    """A lung sample by hand: its transcripts are text, and every step reads that."""
+    name = "GSM7990533_output-XETG00048__0003400__THD0011__20230313__191400"
+    (checkout / "mine").mkdir()
+    for file in ("transcripts.csv.gz", "cell_feature_matrix.h5", "cells.csv.gz"):
+        (checkout / "mine" / f"{name}_{file}").write_bytes(b"")
+    target = "results/samples/NCBI883/square55/audit.json"
+    counts, said = plan(checkout, target, "--config", "downloads=mine")
+    assert counts == dict.fromkeys(
+        ["fetch_bundle_registered_csv", "check_bundle", "pool_spots"], 1
+    ) | {"total": 3}
+    assert "bundles/NCBI883/transcripts.csv.gz" in said
+    assert "transcripts.parquet" not in said
+
+
 def test_the_demo_plans_no_published_experiment(checkout):
     counts, said = plan(checkout, "--configfile", "config/demo.yaml")
     assert counts["pretrain"] == 2
@@ -377,11 +392,14 @@ def unchanged(tmp_path_factory):
         ({"config": {"retrieval": {"bootstrap": 101, "permutations": 99, "block_um": 110}}},
          {"score_retrieval"}),
         ({"config": {"overlay_gene": "ESR1"}}, {"show_spots"}),
+        ({"config": {"hosted": {"revision": "v2"}, "portals": {"gdc": "https://gdc.example.org/"},
+                     "downloads": "elsewhere"}}, set()),
         ({"title": "Another"}, {"describe_dataset"}),
         ({"notes": "Another"}, set()),
         ({"encoder_title": "Another"}, set()),
     ],
-    ids=["title", "bootstrap", "overlay_gene", "sample's title", "sample's notes", "encoder's title"],
+    ids=["title", "bootstrap", "overlay_gene", "where from", "sample's title", "sample's notes",
+         "encoder's title"],
 )  # fmt: skip
 def test_a_change_reaches_the_jobs_that_use_it_and_no_others(checkout, unchanged, change, programs):
     """The table of docs/extending.md."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from urllib.parse import urljoin, urlsplit
 
-from pairscape.acquire import downloads
+from pairscape.acquire import downloads, hub
 from pairscape.core import files
 from pairscape.core.errors import InputError, allowed_words
 from pairscape.core.logs import log
@@ -121,21 +121,21 @@ def _bring(path: Path, spec: Mapping, place: Mapping, encoder_file, sleep) -> di
     wanted, found = place["sha256"], {"revision": None, "verified_by": None}
     checksum = f"sha256:{wanted}" if wanted else ""
     if place["source"] == "huggingface":
-        hub = _ask_hub(place, encoder_file, sleep)
-        if wanted and hub["sha256"] not in (None, wanted):
+        there = _ask_hub(place, encoder_file, sleep)
+        if wanted and there["sha256"] not in (None, wanted):
             remedy = "name the right weights.revision there, or correct weights.sha256"
             remedy = f"{wanted} is declared in {encoder_file}: {remedy}"
-            raise InputError(hub["url"], "sha256", hub["sha256"], remedy)
-        if hub["sha256"]:
-            checksum, found["verified_by"] = f"sha256:{hub['sha256']}", "the Hub"
-        found |= {"from": hub["url"], "revision": hub["revision"]}
+            raise InputError(there["url"], "sha256", there["sha256"], remedy)
+        if there["sha256"]:
+            checksum, found["verified_by"] = f"sha256:{there['sha256']}", "the Hub"
+        found |= {"from": there["url"], "revision": there["revision"]}
         downloads.download(
-            hub["url"],
+            there["url"],
             arriving,
             by_hand=by_hand,
-            size=hub["size"],
+            size=there["size"],
             checksum=checksum,
-            secret_headers=hub["headers"],
+            secret_headers=there["headers"],
             sleep=sleep,
         )
     elif place["source"] == "url":
@@ -165,53 +165,20 @@ def _bring(path: Path, spec: Mapping, place: Mapping, encoder_file, sleep) -> di
 
 
 def _ask_hub(place: Mapping, encoder_file, sleep) -> dict:
-    """Address, revision, size and checksum of a file on the Hugging Face Hub, or why not.
+    """Address, revision, size and checksum of a file on the Hugging Face Hub, or why not."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
-    The bytes are then fetched by ``downloads``, which goes on with a part after a kill.
-    """
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    import huggingface_hub
-    from huggingface_hub import errors, get_hf_file_metadata, hf_hub_url
-    from huggingface_hub.utils import logging
-
-    logging.set_verbosity_error()  # its warnings name addresses with signatures in them
-    endpoint = _endpoint()
-    # Whichever library it talks through: an error of the Hub is one of that library's, too.
-    transport = [base for base in errors.HfHubHTTPError.__bases__ if base is not OSError]
-    token = huggingface_hub.get_token()
-    downloads.refuse_secret(token or "", _page(place), "HF_TOKEN")
+    endpoint = hub.endpoint()
     what = {"repo_id": place["location"], "filename": place["file"], "endpoint": endpoint}
-    shown = _page(place)
-    for failures in range(downloads.TRIES):
-        try:
-            url = hf_hub_url(**what, revision=place["revision"])
-            found = get_hf_file_metadata(url, token=token, endpoint=endpoint, timeout=60)
-            break
-        except (
-            errors.HFValidationError,
-            errors.OfflineModeIsEnabled,
-            *transport,
-            errors.HfHubHTTPError,
-            OSError,
-        ) as error:
-            # The message may hold the request, so only the status is told.
-            status = getattr(getattr(error, "response", None), "status_code", None)
-            told = f"status {status}" if status else type(error).__name__
-            refusal = _refusal_of_hub(error, status, place, encoder_file, token)
-            if refusal is None:
-                offline = isinstance(error, errors.OfflineModeIsEnabled)
-                final = offline or (status and status not in downloads.RETRY_STATUS)
-                if final or failures + 1 == downloads.TRIES:
-                    remedy = (
-                        "run it where there is a network, such as a login node, and without "
-                        "HF_HUB_OFFLINE; compute nodes then find the file"
-                    )
-                    refusal = InputError(shown, "download", told, remedy)
-            if refusal is not None:
-                raise refusal from None
-            wait_s = 2.0**failures
-            log.warning("%s: %s; trying again in %g s", shown, told, wait_s)
-            sleep(wait_s)
+
+    def question(token):
+        url = hf_hub_url(**what, revision=place["revision"])
+        return get_hf_file_metadata(url, token=token, endpoint=endpoint, timeout=60)
+
+    def refusal(*why):
+        return _refusal_of_hub(*why, place, encoder_file)
+
+    found = hub.ask(question, _page(place), refusal, sleep)
     etag = found.etag or ""
     revision = found.commit_hash or place["revision"]
     return {
@@ -219,11 +186,11 @@ def _ask_hub(place: Mapping, encoder_file, sleep) -> dict:
         "revision": revision,
         "size": found.size,
         "sha256": etag if len(etag) == 64 else None,  # small files have a Git checksum instead
-        "headers": {"Authorization": f"Bearer {token}"} if token else {},
+        "headers": hub.headers(),
     }
 
 
-def _refusal_of_hub(error, status, place: Mapping, encoder_file, token) -> InputError | None:
+def _refusal_of_hub(error, status, token, place: Mapping, encoder_file) -> InputError | None:
     """Why the Hub doesn't give a file, as far as asking again won't help."""
     from huggingface_hub import errors
 
@@ -240,22 +207,15 @@ def _refusal_of_hub(error, status, place: Mapping, encoder_file, token) -> Input
     if status not in (401, 403, 404):
         return None
     if isinstance(error, errors.GatedRepoError) or place["gated"]:
-        which = "isn't allowed to read it" if token else "wasn't given"
-        found = f"a gated repository (status {status}), and a token that {which}"
-        remedy = f"licence: {place['licence']}; ask for access at {shown}, then set HF_TOKEN"
-        return InputError(shown, "access", found, remedy)
+        return hub.no_access(shown, f"licence: {place['licence']}; ", status, token)
     remedy = f"correct weights.location in {encoder_file}, or set a valid HF_TOKEN"
     return InputError(shown, "repository", f"status {status}", remedy)
-
-
-def _endpoint() -> str:
-    return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
 
 
 def _page(place: Mapping) -> str:
     """Where a person reads about the file and asks for it."""
     if place["source"] == "huggingface":
-        return f"{_endpoint()}/{place['location']}"
+        return f"{hub.endpoint()}/{place['location']}"
     return downloads.without_query(str(place["location"]))
 
 

@@ -9,6 +9,7 @@ A copy is a folder with the Arrow files of a panel (as the Hub, ``load_dataset``
 import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ import pyarrow as pa
 from pairscape.core.errors import InputError
 
 NEEDED = ("name", "image", "gexp", "cell_coords")
+AT_ONCE = 256  # rows that are held at a time
 PITCH_UM = 55.0  # of the published lattice of spots, see pool_spots
 REMEDY = "give the folder of one panel of the published data set"
 
@@ -34,31 +36,98 @@ def list_files(folder) -> list[Path]:
     raise InputError(folder, "published_data", what, REMEDY)
 
 
-def open_table(path) -> pa.Table:
-    """One file as a table; Arrow files are mapped into memory."""
-    import pyarrow.parquet as pq
+@dataclass(frozen=True)
+class Part:
+    """One file of a copy, of which the columns of a sample's rows are read and nothing else."""
 
+    path: Path
+    columns: tuple[str, ...]
+    features: Mapping  # of Hugging Face, by column; empty where its schema carries none
+    rows: np.ndarray  # (N,) int64, ascending: the rows of the sample
+
+    def blocks(self, columns: Sequence[str]) -> Iterator[tuple[np.ndarray, pa.Table]]:
+        """Columns of the sample's rows, some rows at a time, with the numbers of the rows.
+
+        Taking rows of a whole column would join its chunks in memory first, images and all. Of
+        Parquet the row groups that hold none of the rows aren't touched.
+        """
+        with _told(self.path), _open(self.path) as file:
+            for first, batch in _batches(file, columns, self.rows):
+                low, high = np.searchsorted(self.rows, [first, first + batch.num_rows])
+                for start in range(low, high, AT_ONCE):
+                    block = self.rows[start : min(start + AT_ONCE, high)]
+                    yield block, pa.Table.from_batches([batch]).take(pa.array(block - first))
+
+
+def find_parts(files: Sequence[Path], sample: str) -> list[Part]:
+    """The files that hold rows of a sample; of each file its column of names alone is read."""
+    parts = []
+    for path in files:
+        with _told(path), _open(path) as file:
+            schema = _schema(file)
+            for column in NEEDED:
+                if column not in schema.names:
+                    others = f"only {', '.join(schema.names)}"
+                    raise InputError(path, f"column {column}", others, REMEDY)
+            names = [batch["name"] for _, batch in _batches(file, ["name"])]
+            names = pa.chunked_array(names, type=schema.field("name").type)
+            features = read_features(path, schema)
+            rows = sample_rows(path, names, features, sample)
+        if len(rows):
+            parts.append(Part(path, tuple(schema.names), features, rows))
+    return parts
+
+
+@contextlib.contextmanager
+def _told(path):
+    """What a damaged file makes the reader say, as a refusal."""
     try:
-        if Path(path).suffix == ".parquet":
-            table = pq.read_table(path, memory_map=True)
-        else:
-            with pa.memory_map(str(path)) as source:
-                try:
-                    table = pa.ipc.open_stream(source).read_all()
-                except pa.ArrowInvalid:
-                    table = pa.ipc.open_file(source).read_all()
+        yield
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(path, "file", str(error), "the copy is damaged: fetch it again") from None
-    for column in NEEDED:
-        if column not in table.column_names:
-            others = f"only {', '.join(table.column_names)}"
-            raise InputError(path, f"column {column}", others, REMEDY)
-    return table
 
 
-def read_features(path, table: pa.Table) -> dict:
+@contextlib.contextmanager
+def _open(path):
+    """A Parquet file, or a table of an Arrow file, mapped into memory."""
+    import pyarrow.parquet as pq
+
+    if Path(path).suffix == ".parquet":
+        with pq.ParquetFile(path) as file:
+            yield file
+        return
+    with pa.memory_map(str(path)) as source:
+        try:
+            table = pa.ipc.open_stream(source).read_all()
+        except pa.ArrowInvalid:
+            table = pa.ipc.open_file(source).read_all()
+    yield table
+
+
+def _schema(file) -> pa.Schema:
+    return file.schema if isinstance(file, pa.Table) else file.schema_arrow
+
+
+def _batches(file, columns: Sequence[str], rows: np.ndarray | None = None):
+    """Record batches of columns, each with the number of its first row; those without rows apart."""
+    first = 0
+    if isinstance(file, pa.Table):
+        for batch in file.select(list(columns)).to_batches():
+            yield first, batch
+            first += batch.num_rows
+        return
+    for group in range(file.num_row_groups):
+        end = first + file.metadata.row_group(group).num_rows
+        if rows is None or np.subtract(*np.searchsorted(rows, [end, first])):
+            for batch in file.iter_batches(AT_ONCE, row_groups=[group], columns=list(columns)):
+                yield first, batch
+                first += batch.num_rows
+        first = end
+
+
+def read_features(path, schema: pa.Schema) -> dict:
     """The Hugging Face features of a file, by column; empty where its schema carries none."""
-    metadata = (table.schema.metadata or {}).get(b"huggingface")
+    metadata = (schema.metadata or {}).get(b"huggingface")
     if metadata is None:
         return {}
     with contextlib.suppress(json.JSONDecodeError, KeyError, TypeError):
@@ -66,9 +135,8 @@ def read_features(path, table: pa.Table) -> dict:
     raise InputError(path, "schema metadata", "features that can't be read", REMEDY)
 
 
-def sample_rows(path, table: pa.Table, features: Mapping, sample: str) -> np.ndarray:
-    """The rows of a file whose ``name`` is ``sample``."""
-    values = table["name"]
+def sample_rows(path, values: pa.ChunkedArray, features: Mapping, sample: str) -> np.ndarray:
+    """The rows of a file whose ``name`` (its values are given) is ``sample``."""
     if pa.types.is_integer(values.type):
         names = (features.get("name") or {}).get("names")
         if not names:
@@ -81,24 +149,22 @@ def sample_rows(path, table: pa.Table, features: Mapping, sample: str) -> np.nda
     return np.flatnonzero(np.array(values.to_pylist(), object) == sample)
 
 
-def iter_rows(
-    files: Sequence[Path], sample: str, gene_count: int, columns: Sequence[str]
-) -> Iterator[dict]:
+def iter_rows(parts: Sequence[Part], gene_count: int, columns: Sequence[str]) -> Iterator[dict]:
     """Yield the rows of a sample, in the order of the files.
 
     Each has ``image`` (encoded bytes, as published), ``gexp`` int32 (G,), ``cell_coords`` (x, y),
     and those of ``columns`` that the copy has (labels by their names).
     """
-    for path in files:
-        table = open_table(path)
-        features = read_features(path, table)
-        rows = sample_rows(path, table, features, sample)
-        others = [column for column in columns if column in table.column_names]
-        for block, part in _parts(table.select([*NEEDED[1:], *others]), rows):
-            counts = _counts(path, part["gexp"], len(block), gene_count)
-            places = _places(path, part["cell_coords"], len(block))
-            texts = {column: _texts(path, part[column], features.get(column)) for column in others}
-            images = part["image"].to_pylist()
+    for part in parts:
+        path = part.path
+        others = [column for column in columns if column in part.columns]
+        for block, table in part.blocks([*NEEDED[1:], *others]):
+            counts = _counts(path, table["gexp"], len(block), gene_count)
+            places = _places(path, table["cell_coords"], len(block))
+            texts = {
+                column: _texts(path, table[column], part.features.get(column)) for column in others
+            }
+            images = table["image"].to_pylist()
             for i, row in enumerate(block):
                 yield {
                     "image": _image(path, int(row), images[i]),
@@ -108,14 +174,12 @@ def iter_rows(
                 }
 
 
-def read_places(files: Sequence[Path], sample: str) -> np.ndarray:
+def read_places(parts: Sequence[Part]) -> np.ndarray:
     """``cell_coords`` (N, 2) of a sample's rows; the images aren't touched."""
     places = [np.zeros((0, 2))]
-    for path in files:
-        table = open_table(path)
-        rows = sample_rows(path, table, read_features(path, table), sample)
-        if len(rows):
-            places.append(_places(path, table["cell_coords"].take(pa.array(rows)), len(rows)))
+    for part in parts:
+        for block, table in part.blocks(["cell_coords"]):
+            places.append(_places(part.path, table["cell_coords"], len(block)))
     return np.concatenate(places)
 
 
@@ -132,21 +196,6 @@ def lattice(centres_px: np.ndarray, um_per_px: float) -> tuple[np.ndarray, np.nd
     if not regular:
         row, column = np.zeros(len(row), np.int32), np.arange(len(row), dtype=np.int32)
     return row, column, regular
-
-
-def _parts(table: pa.Table, rows: np.ndarray, at_once: int = 256):
-    """The given rows (ascending), some at a time, each part out of one record batch.
-
-    Taking rows of a whole column would join its chunks in memory first, images and all.
-    """
-    first = 0
-    for batch in table.to_batches():
-        low, high = np.searchsorted(rows, [first, first + batch.num_rows])
-        for start in range(low, high, at_once):
-            block = rows[start : min(start + at_once, high)]
-            part = pa.Table.from_batches([batch]).take(pa.array(block - first))
-            yield block, part
-        first += batch.num_rows
 
 
 def _flat(column: pa.ChunkedArray) -> np.ndarray:

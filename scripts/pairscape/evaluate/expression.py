@@ -1,10 +1,11 @@
-"""Prediction of a spot's expression from frozen image embeddings, by two recipes side by side.
+"""Prediction of a spot's expression from frozen image embeddings, by recipes side by side.
 
 ``published`` is the HEST benchmark's (Jaume et al. 2024; its bench/benchmark.py and
 bench/trainer.py): genes chosen on all samples, test included; log1p of raw counts; StandardScaler,
 PCA and a ridge without intercept, whose penalty is a formula. ``corrected`` chooses genes, scale, axes
 and penalty without the test split: the penalty is the one that leaves least error within donors that
-the fit hasn't seen.
+the fit hasn't seen. ``within_test``, on request, is the first one cross-validated within the test
+split.
 
 Memory. Embeddings and counts are memory-mapped and read in blocks. Held at once: the targets (4 bytes
 per spot, gene and recipe), the predictions of the test split, and, for ``corrected``, second moments
@@ -21,7 +22,12 @@ import numpy as np
 
 from pairscape.core.splits import SPLITS
 from pairscape.core.tsv import Table, numbers, text
-from pairscape.evaluate.ridge import fit_corrected, fit_published, predict
+from pairscape.evaluate.ridge import (
+    fit_corrected,
+    fit_published,
+    predict,
+    predict_within_test,
+)
 from pairscape.evaluate.targets import ExpressionOptions, Source, Split, Target
 from pairscape.pretrain import runs
 
@@ -39,7 +45,7 @@ SCORES = Table(
         *text(stage="as it came, or after pretraining"),
         *text(representation="encoder, shared space or trunk"),
         *text(gene_encoder="that it was pretrained with", seed="of that pretraining"),
-        *text(recipe="published or corrected", target="what is predicted"),
+        *text(recipe="published, within_test or corrected", target="what is predicted"),
         *text(group="all test spots, or those of a donor"),
         *text(metric="pearson, spearman, r2 or r2_train_mean", gene="the gene, or mean over genes"),
         *numbers(value="of the metric; empty where it isn't defined"),
@@ -58,9 +64,9 @@ _FLAT = 1e-8  # relative spread below which a prediction is constant but for rou
 def score_predictions(truth, predicted, train_mean) -> dict[str, np.ndarray]:
     """``METRICS`` of each gene (T,) over one group of spots; NaN where one isn't defined.
 
-    ``truth`` and ``predicted`` are (n, T), ``train_mean`` (T,) the mean of each gene in the train
-    split: the prediction behind ``r2_train_mean``. A correlation isn't defined where the gene or its
-    prediction is constant, R² where the gene is.
+    ``truth`` and ``predicted`` are (n, T), ``train_mean`` (T,) or (n, T) the mean of each gene in what
+    the fit saw: the prediction behind ``r2_train_mean``. A correlation isn't defined where the gene or
+    its prediction is constant, R² where the gene is.
     """
     from scipy import stats
 
@@ -93,7 +99,7 @@ def score_source(
     splits: Mapping[str, Split],
     options: ExpressionOptions,
 ) -> list[dict]:
-    """Fit and score both recipes on one source of embeddings.
+    """Fit and score each recipe on one source of embeddings.
 
     Rows with the columns from ``recipe`` to ``note``: for all test spots and each test donor, each
     metric of each gene, and its mean over the genes where it is defined.
@@ -103,23 +109,30 @@ def score_source(
     groups = {ALL: np.ones(len(test.rows), bool)}
     groups |= {donor: test.donor == donor for donor in dict.fromkeys(test.donor)}
     for recipe, target in targets.items():
-        if recipe == "published":
-            fit = fit_published(source, target, splits["train"], options.components)
+        words, seen = "", len(splits["train"].rows)
+        if recipe == "within_test":
+            predicted, fits, means, seen = predict_within_test(source, target, test, options)
+            fit, words = fits[0], f"; {len(fits)} folds of the test split's spots"
         else:
-            fit = fit_corrected(source, target, splits, options)
-        truth, predicted = target.values[test.rows], predict(fit, source, "test")
+            if recipe == "published":
+                fit = fit_published(source, target, splits["train"], options.components)
+            else:
+                fit = fit_corrected(source, target, splits, options)
+            predicted = predict(fit, source, "test")
+            means = np.broadcast_to(fit.y_mean, predicted.shape)
+        truth = target.values[test.rows]
         facts = {
             "recipe": recipe,
             "target": target.words,
-            "train_spots": len(splits["train"].rows),
+            "train_spots": seen,
             "components": fit.components,
             "penalty": fit.penalty,
-            "penalty_from": fit.penalty_from,
+            "penalty_from": fit.penalty_from + words,
             "fitted_by": fit.fitted_by,
             "note": "",
         }
         for group, chosen in groups.items():
-            scored = score_predictions(truth[chosen], predicted[chosen], fit.y_mean)
+            scored = score_predictions(truth[chosen], predicted[chosen], means[chosen])
             for metric, values in scored.items():
                 head = {**facts, "group": group, "metric": metric, "spots": int(chosen.sum())}
                 rows += [head | row for row in _gene_rows(target.genes, values)]

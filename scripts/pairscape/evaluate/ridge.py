@@ -137,6 +137,34 @@ def fit_published(source: Source, target: Target, split: Split, components: int)
     return Fit(weights, -centre @ weights, features.shape[1], alpha, rule, by, y_mean)
 
 
+def predict_within_test(
+    source: Source, target: Target, test: Split, options: ExpressionOptions
+) -> tuple[np.ndarray, list[Fit], np.ndarray, int]:
+    """The published recipe cross-validated within the test split, by folds of its spots.
+
+    Spots are dealt at random (scikit-learn's KFold, shuffled by the seed), whatever their section or
+    donor; each is predicted by the fit to the other folds.
+
+    Returns
+    -------
+    Predictions (n, T), the fits, for each spot the mean of each gene in what its fit saw (n, T), and
+    the least number of spots that a fit saw.
+    """
+    from sklearn.model_selection import KFold
+
+    predicted = np.empty((len(test.rows), len(target.genes)))
+    means, fits, seen = predicted.copy(), [], []
+    folds = KFold(min(options.within_test, len(test.rows)), shuffle=True, random_state=SEED)
+    for others, fold in folds.split(test.rows):
+        places = {"train": source.places["test"][others], "test": source.places["test"][fold]}
+        part = Source(dict.fromkeys(places, source.arrays["test"]), places)
+        fit = fit_published(part, target, Split(*(one[others] for one in test)), options.components)
+        predicted[fold], means[fold] = predict(fit, part, "test"), fit.y_mean
+        fits.append(fit)
+        seen.append(len(others))
+    return predicted, fits, means, min(seen)
+
+
 def fit_corrected(
     source: Source, target: Target, splits: Mapping[str, Split], options: ExpressionOptions
 ) -> Fit:

@@ -9,7 +9,7 @@ import numpy as np
 from pairscape.core.errors import InputError
 from pairscape.core.options import resolve_part
 
-RECIPES = ("published", "corrected")
+RECIPES = ("published", "within_test", "corrected")
 _BLOCK_NUMBERS = 1 << 22  # numbers read at once
 _DISPERSION_BINS = 20
 
@@ -24,12 +24,19 @@ class ExpressionOptions:
     min_detected: float
     components: int
     normalise: str
+    within_test: int | None
     penalties: Sequence[float]
 
     @classmethod
     def of(cls, options: Mapping) -> "ExpressionOptions":
         """The options, checked, with the schema's defaults."""
         return cls(**resolve_part("expression", options))
+
+    @property
+    def deciding(self) -> dict:
+        """Those that decide about scores; a recipe that isn't made decides nothing."""
+        others = {"score", "also"} if self.within_test else {"score", "also", "within_test"}
+        return {name: value for name, value in vars(self).items() if name not in others}
 
 
 class Split(NamedTuple):
@@ -174,6 +181,8 @@ def make_targets(
             remedy = "lower expression.min_detected"
             raise InputError(counts.shards[0], "gexp", f"{fault} {sample}", remedy)
         targets[recipe] = make_target(counts, genes, chosen, scale, words)
+    if options.within_test:
+        targets["within_test"] = targets["published"]
     return targets
 
 

@@ -48,9 +48,33 @@ def layout_files(plan: Plan, name: str) -> list[str]:
     return [f"{folder}/{split}.csv" for split in SPLITS]
 
 
+def hosted_folder(plan: Plan, panel: str) -> str:
+    """Where a fetched panel of the published data set lies; its receipt has ``.json`` more."""
+    return f"{plan.config['hosted']['folder']}/{panel}"
+
+
+def hosted_panels(plan: Plan) -> list[str]:
+    """The panels of the published data set that are fetched."""
+    return [
+        plan.datasets[name].panel
+        for name in imported(plan)
+        if not plan.datasets[name].published_data
+    ]
+
+
+def published_folder(plan: Plan, name: str) -> str:
+    """The copy of the published data set that a dataset is imported from."""
+    dataset = plan.datasets[name]
+    return dataset.published_data or hosted_folder(plan, dataset.panel)
+
+
 def published_files(plan: Plan, name: str) -> list[str]:
-    """The files of a copy of the published data set; import_pairs says what is missing."""
-    folder = Path(plan.datasets[name].published_data)
+    """The files of the user's copy, else the receipt of the fetched one; import_pairs says what is
+    missing.
+    """
+    folder = Path(published_folder(plan, name))
+    if not plan.datasets[name].published_data:
+        return [f"{folder}.json"]
     return sorted(map(str, [*folder.rglob("*.arrow"), *folder.rglob("*.parquet")]))
 
 
@@ -261,12 +285,13 @@ def inherit(name: str, datasets: Mapping, source) -> None:
                 dataset[key] = value
         return
     if dataset["source"] == "published":
-        needed = ("panel", "published_data")
+        needed = ("panel",)
     for key in needed:
         if not dataset.get(key):
             raise InputError(source, place, f"no key {key!r}", f"add {key}")
-    for key in ("spots", "patches", "published_data"):
-        if key not in needed and dataset.get(key):
+    excess = ("spots", "patches") if dataset["source"] == "published" else ("published_data",)
+    for key in excess:
+        if dataset.get(key):
             given = f"a value, with source {dataset['source']}"
             raise InputError(source, f"{place}.{key}", given, "leave it out")
 

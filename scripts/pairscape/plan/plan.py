@@ -86,6 +86,7 @@ class Cohort:
 
     table: str | None
     simulation: Mapping | None
+    fetch: Mapping | None
     rows: list[Mapping]
 
 

@@ -4,12 +4,13 @@ import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from pairscape.acquire import by_hand
+from pairscape.acquire.by_hand import TRANSCRIPTS
 from pairscape.acquire.samples import ALIGNMENT_WORDS, FROM_BUNDLE, NO_FILE, REGISTER
 from pairscape.core.errors import InputError, one_of
 from pairscape.plan import datasets
 from pairscape.plan.plan import Plan
 
-TRANSCRIPTS = ("transcripts.parquet", "transcripts.csv.gz")  # the first one there is read
 SOURCE_FACTS = (
     *("source", "he_alignment", "landing_page", "bundle_name", "geo_accession"),
     *("bundle_url", "bundle_bytes", "bundle_checksum"),
@@ -110,6 +111,24 @@ def simulated_with(plan: Plan, parquet: bool) -> list[str]:
     ]
 
 
+def fetched_transcripts(plan: Plan, sample: str) -> str:
+    """The file of transcripts that a fetched sample has, or will have by what the user downloaded."""
+    there = [name for name in TRANSCRIPTS if Path(bundle_folder(plan, sample), name).is_file()]
+    if there:
+        return there[0]
+    return by_hand.transcripts(plan.config["downloads"], plan.samples[sample])
+
+
+def fetched_with(plan: Plan, *he: str, parquet: bool) -> list[str]:
+    """The fetched samples that come with these files of an H&E and transcripts of this form."""
+    return [
+        name
+        for name in plan.fetched
+        if tuple(he_as_given(plan, name)) == he
+        and (fetched_transcripts(plan, name) == TRANSCRIPTS[0]) == parquet
+    ]
+
+
 def bundle_files(plan: Plan, sample: str, he=he_files) -> dict[str, str]:
     """The files of a sample that make its steps run again when they change.
 
@@ -119,10 +138,14 @@ def bundle_files(plan: Plan, sample: str, he=he_files) -> dict[str, str]:
     files = {"experiment": f"{folder}/experiment.xenium", **he(plan, sample)}
     if is_packed(plan, sample):
         return files  # which transcripts a zip holds is known when it is unpacked
-    names = [name for name in TRANSCRIPTS if Path(folder, name).is_file()]
     if plan.samples[sample]["source"] == "simulated":
-        names = [simulated_transcripts(plan, sample)]
-    return files | {"transcripts": f"{folder}/{(names or TRANSCRIPTS)[0]}"}
+        name = simulated_transcripts(plan, sample)
+    elif sample in plan.fetched:
+        name = fetched_transcripts(plan, sample)
+    else:
+        there = [name for name in TRANSCRIPTS if Path(folder, name).is_file()]
+        name = (there or TRANSCRIPTS)[0]
+    return files | {"transcripts": f"{folder}/{name}"}
 
 
 def on_disk(plan: Plan, sample: str, files: Mapping[str, str]) -> dict[str, str]:

@@ -119,7 +119,8 @@ def expression_features(plan: Plan, experiment: str, dataset: str) -> list[str]:
 def expression_scoring(plan: Plan) -> dict:
     """The options that expression is scored by."""
     options = plan.config["expression"]
-    return {key: value for key, value in options.items() if key not in ("score", "also")}
+    others = {"score", "also"} if options["within_test"] else {"score", "also", "within_test"}
+    return {key: value for key, value in options.items() if key not in others}
 
 
 def expression_files(plan: Plan, *extensions: str) -> list[str]:

@@ -16,6 +16,11 @@ def cohort_table(plan: Plan, cohort: str) -> str:
     return plan.cohorts[cohort].table or f"{plan.slides}/{cohort}/cohort.tsv"
 
 
+def fetched_cohorts(plan: Plan) -> list[str]:
+    """The cohorts whose tables can be filled from the portals."""
+    return [name for name, cohort in plan.cohorts.items() if cohort.fetch]
+
+
 def slide_files(plan: Plan, cohort: str) -> list[str]:
     """The slides of a cohort that are on disk; those that aren't are listed when it is embedded."""
     if plan.cohorts[cohort].simulation:
@@ -226,14 +231,17 @@ def models_of(
 
 def read_cohort(place: str, options: Mapping, source) -> Cohort:
     """A cohort with the rows of its table, none where that is still empty: the programs say so then."""
-    table, simulation = options["table"], options["simulation"]
+    table, simulation, fetch = (options[key] for key in ("table", "simulation", "fetch"))
     if bool(table) == bool(simulation):
         held = "both a table and a simulation" if table else "nothing"
         raise InputError(source, place, held, "give a table, or the knobs of a simulation")
     if simulation:
         cohorts.check_slide_simulation(f"{place}.simulation", simulation, source)
+        if fetch:
+            remedy = "drop fetch: a simulated cohort has its slides and labels"
+            raise InputError(source, f"{place}.fetch", "a value, beside a simulation", remedy)
     rows = cohorts.read_cohort(table, may_be_empty=True) if table else []
-    return Cohort(table, simulation, rows)
+    return Cohort(table, simulation, fetch, rows)
 
 
 def check_mutation(name: str, config: Mapping, source, plan_cohorts: Mapping[str, Cohort]) -> None:
