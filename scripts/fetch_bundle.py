@@ -20,14 +20,13 @@ import os
 import shutil
 from pathlib import Path
 
-from pairscape.acquire import downloads
+from pairscape.acquire import archives, downloads, refusals, sources
 from pairscape.core import files, logs
 from pairscape.core.errors import InputError
 from pairscape.jobs import program
 
 RESULT_VERSION = 1
 RECEIPT = "fetched.json"
-PARTS = ("bundle", "he_image", "he_alignment")
 
 # The image stack and the viewer's files are most of an archive, and no stage reads them.
 WANTED = (
@@ -63,7 +62,12 @@ def main(argv=None):
     target = Path(args.bundle)
     if args.archive:
         return _unpack(Path(args.archive), name, target)
-    given = {part: _find(args.downloads, part, sample) for part in PARTS}
+    with refusals.kept(target, sample, refusals.UnavailableError):
+        _fetch(args, sample, name, target)
+
+
+def _fetch(args, sample: dict, name: str, target: Path) -> None:
+    given = {part: sources.find(args.downloads, part, sample) for part in sources.PARTS}
     _refuse_unknown(given, sample, name, target, args.downloads)
     _refuse_foreign_files(target)
     waiting = target.with_name(target.name + ".download")
@@ -94,7 +98,7 @@ def main(argv=None):
         if bundle.is_dir():
             made = _link_folder(bundle, folder)
         else:
-            made = downloads.extract_bundle(bundle, folder, _is_wanted)
+            made = archives.extract_bundle(bundle, folder, _is_wanted)
         if he_image:
             placed = folder / f"{name}_he_image.ome.tif"
             _place(he_image, placed, kept=bool(given["he_image"]))
@@ -104,7 +108,7 @@ def main(argv=None):
             _place(he_alignment, placed, kept=bool(given["he_alignment"]))
         on_disk = {part: str(path.resolve()) for part, path in given.items() if path}
         receipt = {"sample": name, "on_disk": on_disk, "he_image_retiled": retiled}
-        for part in PARTS:
+        for part in sources.PARTS:
             url = "" if part in on_disk else sample.get(f"{part}_url", "")
             receipt[f"{part}_url"] = downloads.without_query(url)
         files.write_json(folder / RECEIPT, {**receipt, "files": _files_of(folder)})
@@ -116,39 +120,15 @@ def main(argv=None):
     logs.log.info("%s: fetched to %s (%s%s)", name, target, ", ".join(parts), how)
 
 
-def _find(folder, part: str, sample: dict) -> Path | None:
-    """The part of a sample that the user has downloaded, under one of the names it may have."""
-    if not folder:
-        return None
-    folder, name = Path(folder), sample.get("sample", "")
-    published = downloads.file_name(sample.get(f"{part}_url") or "")
-    bundle_name = sample.get("bundle_name") or name
-    if part == "bundle":
-        stems = [published.removesuffix(".zip"), f"{bundle_name}_outs", bundle_name, name]
-        places = [folder / stem / inner for stem in stems if stem for inner in ("", "outs")]
-        found = [place for place in places if (place / "experiment.xenium").is_file()]
-        found += [folder / f"{stem}.zip" for stem in stems if stem]
-    else:
-        ending = {"he_image": "_he_image.ome.tif", "he_alignment": "_he_imagealignment.csv"}[part]
-        names = [published.removesuffix(".gz"), published]
-        names += [stem + ending for stem in (bundle_name, name) if stem]
-        found = [folder / file for file in names if file]
-    return next((path for path in found if path.exists()), None)
-
-
 def _refuse_unknown(given: dict, sample: dict, name: str, target: Path, folder) -> None:
     """Before anything long is fetched: what has neither an address nor lies on the disk."""
-    wanted = ["bundle"]
-    if sample.get("he_image") == "":
-        wanted += ["he_image"]
-        wanted += ["he_alignment"] if sample.get("he_alignment") == "" else []
-    for part in PARTS:
+    for part in sources.PARTS:
         url = sample.get(f"{part}_url")
         if given[part]:
             continue
         if url:
             downloads.check_address(url)
-        elif part in wanted:
+        elif part in sources.needed(sample):
             found = "no known address" + (f" and nothing of it in {folder}" if folder else "")
             remedy = _by_hand(sample, name, target, folder, part)
             raise InputError("--options", f"sample {name}, {part}_url", found, remedy)
@@ -161,7 +141,7 @@ def _unpack(archive: Path, name: str, target: Path) -> None:
         raise InputError(archive, f"sample {name}, bundle", "nothing", remedy)
     _refuse_foreign_files(target)
     with files.atomic_path(target) as folder:
-        unpacked = downloads.extract_bundle(archive, folder, _is_wanted)
+        unpacked = archives.extract_bundle(archive, folder, _is_wanted)
         files.write_json(
             folder / RECEIPT, {"sample": name, "archive": str(archive), "files": unpacked}
         )
@@ -252,7 +232,7 @@ def _place(source: Path, target: Path, kept: bool) -> None:
     """A second name for a file; a gzip is unpacked, as far as it is in proportion."""
     if source.suffix != ".gz":
         return _link(source, target, kept)
-    most = downloads.MAX_EXPANSION * source.stat().st_size + downloads.CHUNK
+    most = archives.MAX_EXPANSION * source.stat().st_size + downloads.CHUNK
     try:
         with gzip.open(source) as packed, open(target, "xb") as handle:
             while chunk := packed.read(downloads.CHUNK):

@@ -17,7 +17,7 @@ from snakemake.exceptions import MissingRuleException
 
 from pairscape.core.errors import InputError
 from pairscape.jobs.records import program_version
-from pairscape.plan import commands, costs, datasets, runs, samples, scores, slides
+from pairscape.plan import commands, costs, datasets, missing, runs, samples, scores, slides
 from pairscape.plan.reading import read_plan
 
 
@@ -38,7 +38,7 @@ except InputError as error:
     raise refused(error) from None
 
 if workflow.is_main_process:
-    for warning in samples.absent_files(plan):
+    for warning in (*samples.absent_files(plan), *missing.warnings(plan)):
         logger.warning(warning)
 
 # Jobs run the Python of this Snakemake, unless conda or a container brings its own.

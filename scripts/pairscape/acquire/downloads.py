@@ -1,4 +1,4 @@
-"""Fetching files over HTTP, and unpacking archives, without trusting either."""
+"""Fetching files over HTTP, without trusting the servers."""
 
 import contextlib
 import errno
@@ -10,16 +10,15 @@ import os
 import re
 import shutil
 import ssl
-import stat
 import time
 import urllib.error
 import urllib.request
-import zipfile
 from collections.abc import Callable, Mapping
 from http.client import HTTPException, responses
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
+from pairscape.acquire.refusals import UnavailableError
 from pairscape.core import files
 from pairscape.core.errors import InputError
 from pairscape.core.logs import log, progress
@@ -34,7 +33,6 @@ LEAST_RATE = 1024  # bytes per second over WINDOW_S; a server below it may never
 WINDOW_S = 120.0
 SPACE_EVERY = 1 << 26  # bytes, after which it is looked at how much space is left
 FREE_BYTES = 1 << 28  # of a disk, that no download takes: other jobs write there, too
-MAX_EXPANSION = 50  # unpacked over packed bytes; images and tables in bundles stay far below
 
 
 class _TryAgainError(Exception):
@@ -88,7 +86,7 @@ def download(
     part, mark = path.with_name(path.name + ".part"), path.with_name(path.name + ".part.json")
     begun_at = _read_mark(mark).get("url")
     hosts = sorted(addresses(url, mirrors or {}), key=lambda host: without_query(host) != begun_at)
-    said = []
+    said, kind = [], UnavailableError
     for address, following in itertools.zip_longest(hosts, hosts[1:]):
         shown = without_query(address)
         failures = reached = corrupt = 0
@@ -110,6 +108,7 @@ def download(
                 if failures >= TRIES:
                     remedy = f"run it again to go on from here, or {by_hand}"
                     said.append((shown, f"{error} ({TRIES} times)", remedy))
+                    kind = InputError  # it may have it yet
                     break
                 wait_s = max(FIRST_WAIT_S * 2 ** (failures - 1), error.wait_s)
                 log.warning("%s: %s; trying again in %g s", shown, error, wait_s)
@@ -118,7 +117,7 @@ def download(
             log.warning("%s: %s; going to %s", shown, said[-1][1], urlsplit(following).netloc)
     (shown, found, remedy), others = said[0], said[1:]
     found += "".join(f"; at {urlsplit(other).netloc} {what}" for other, what, _ in others)
-    raise InputError(shown, "download", found, remedy)
+    raise kind(shown, "download", found, remedy)
 
 
 def addresses(url: str, mirrors: Mapping[str, str]) -> list[str]:
@@ -253,7 +252,7 @@ def _continue(
             raise _RefusedError(f"a file of {total} bytes where {size} are expected")
         needed = (total or size or 0) - start
         if needed > shutil.disk_usage(part.parent).free - FREE_BYTES:
-            raise _no_space(part.parent, needed + FREE_BYTES)
+            raise no_space(part.parent, needed + FREE_BYTES)
         files.write_json(
             mark, {"url": without_query(url), "version": version, "size": total or size}
         )
@@ -267,7 +266,8 @@ def _continue(
         raise _TryAgainError(f"more bytes came than the {total} that were announced", slow=True)
 
 
-def _no_space(folder, needed: int) -> InputError:
+def no_space(folder, needed: int) -> InputError:
+    """The refusal of what needs more bytes than a folder's disk has free."""
     remedy = "free space and run it again"
     return InputError(folder, "free space", f"less than {needed} bytes", remedy)
 
@@ -302,7 +302,7 @@ def _copy(response, handle, start: int, total: int | None, what: str) -> None:
             bar.update(len(chunk))
             left, came = left - len(chunk), came + len(chunk)
             if came % SPACE_EVERY < len(chunk) and shutil.disk_usage(place).free < FREE_BYTES:
-                raise _no_space(place, FREE_BYTES)
+                raise no_space(place, FREE_BYTES)
             passed = time.monotonic() - window
             if passed > WINDOW_S:
                 if came < LEAST_RATE * passed:
@@ -314,7 +314,7 @@ def _copy(response, handle, start: int, total: int | None, what: str) -> None:
         raise _TryAgainError(f"the connection broke ({type(error).__name__})") from None
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            raise _no_space(place, FREE_BYTES) from None
+            raise no_space(place, FREE_BYTES) from None
         raise
     finally:
         bar.close()
@@ -332,68 +332,3 @@ def _total_size(response, start: int) -> int | None:
         return int(match[2])
     length = response.headers.get("Content-Length", "")
     return int(length) if length.isdecimal() else None
-
-
-def extract_bundle(archive, folder, wanted: Callable[[str], bool]) -> list[str]:
-    """Unpack what is wanted of a bundle's zip into ``folder``; gives the paths made, relative to it.
-
-    The bundle's root is where ``experiment.xenium`` lies, so a top folder is stripped.
-    """
-    archive, folder = Path(archive), Path(folder)
-    again = "delete it and fetch it again"
-    try:
-        with zipfile.ZipFile(archive) as packed:
-            members = [member for member in packed.infolist() if not member.is_dir()]
-            for member in members:
-                _refuse_unsafe(archive, member)
-            roots = [
-                PurePosixPath(member.filename).parent
-                for member in members
-                if PurePosixPath(member.filename).name == "experiment.xenium"
-            ]
-            if len(roots) != 1:
-                found = "none" if not roots else f"{len(roots)} times"
-                raise InputError(
-                    archive, "experiment.xenium", found, "use the archive of one Xenium bundle"
-                )
-            chosen = {}
-            for member in members:
-                path = PurePosixPath(member.filename)
-                if not path.is_relative_to(roots[0]):
-                    continue
-                name = str(path.relative_to(roots[0]))
-                if not wanted(name):
-                    continue
-                if name in chosen:
-                    raise InputError(archive, name, "it twice", again)
-                chosen[name] = member
-            size = sum(member.file_size for member in chosen.values())
-            if size > MAX_EXPANSION * archive.stat().st_size + CHUNK:
-                raise InputError(
-                    archive, "size", f"{size} bytes unpacked", "don't trust it: get it elsewhere"
-                )
-            folder.mkdir(parents=True, exist_ok=True)
-            if size > shutil.disk_usage(folder).free:
-                raise _no_space(folder, size)
-            for name, member in progress(chosen.items(), "unpacking", len(chosen), "file"):
-                target = folder / name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with packed.open(member) as source, open(target, "xb") as handle:
-                    shutil.copyfileobj(source, handle, CHUNK)
-            return sorted(chosen)
-    except (
-        *(zipfile.BadZipFile, zipfile.LargeZipFile, zipfile.zlib.error),
-        *(EOFError, NotImplementedError),
-    ) as error:
-        raise InputError(archive, "zip", str(error), again) from None
-
-
-def _refuse_unsafe(archive: Path, member: zipfile.ZipInfo) -> None:
-    path, remedy = PurePosixPath(member.filename), "don't trust it: get it elsewhere"
-    if path.is_absolute() or ".." in path.parts or "\\" in member.filename:
-        raise InputError(archive, member.filename, "a path that leaves the folder", remedy)
-    mode = member.external_attr >> 16
-    if mode and stat.S_IFMT(mode) not in (0, stat.S_IFREG):
-        raise InputError(archive, member.filename, "a link or device", remedy)
-    if member.flag_bits & 1:
-        raise InputError(archive, member.filename, "an encrypted file", remedy)

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from pairscape.acquire.samples import NO_FILE
 from pairscape.audit.protocols import audit_rows
@@ -138,7 +139,7 @@ def audited_splits(plan: Plan) -> list[dict]:
             "panel": dataset.panel,
             "split": split_options(plan, name),
             "samples": list(dataset.samples),
-            "rows": split_rows(plan.config, name),
+            "rows": kept_rows(plan, name),
         }
         for name, dataset in plan.datasets.items()
     ]
@@ -179,6 +180,12 @@ def split_rows(config: Mapping, name: str) -> list[dict[str, str]]:
     if split["method"] == "file":
         return _sample_and_split(read_tsv(split["file"], ["sample", "split"]))
     return []
+
+
+def kept_rows(plan: Plan, name: str) -> list[dict[str, str]]:
+    """Those of them whose samples the dataset hasn't lost."""
+    lost = plan.datasets[name].lost
+    return [row for row in split_rows(plan.config, name) if row["sample"] not in lost]
 
 
 def published_splits(config: Mapping) -> list[dict[str, str]]:
@@ -245,8 +252,17 @@ def inherit(name: str, datasets: Mapping, source) -> None:
             raise InputError(source, f"{place}.{key}", given, "leave it out")
 
 
-def read_dataset(name: str, config: Mapping, source, samples: Mapping[str, Mapping]) -> Dataset:
-    """A dataset with its samples, checked: presets, panel, samples, and that its split can be made."""
+def read_dataset(
+    name: str,
+    config: Mapping,
+    source,
+    samples: Mapping[str, Mapping],
+    left_out: Mapping[str, str] = MappingProxyType({}),
+) -> Dataset:
+    """A dataset with its samples, checked: presets, panel, samples, and that its split can be made.
+
+    Samples that are ``left_out``, with the reason, leave it, unless its pairs are imported.
+    """
     options, place = config["datasets"][name], f"datasets.{name}"
     if options["source"] != "published":
         one_of(options["spots"], config["spots"], source, f"{place}.spots", "spot presets")
@@ -267,15 +283,40 @@ def read_dataset(name: str, config: Mapping, source, samples: Mapping[str, Mappi
     known = _dataset_samples(config, samples, base) if base else chosen
     for sample in chosen:
         one_of(sample, known, source, f"{place}.samples", f"samples of {base}")
+    lost = {} if options["source"] == "published" else left_out
+    lost = {sample: lost[sample] for sample in chosen if sample in lost}
+    rows = split_rows(config, name)
+    if lost:
+        split = _without(lost, split, rows, f"{place}.split", source)
+        rows = [row for row in rows if row["sample"] not in lost]
+        chosen = [sample for sample in chosen if sample not in lost]
     placed = splits.make_splits(
         [_with_real_bundle(samples[sample], config["bundles"]) for sample in chosen],
         {**split, "seed": config["seed"]},
-        split_rows(config, name),
+        rows,
         place=f"{place}.split",
         source=str(source),
     )
-    given = {"spots": None, "patches": None, **options, "samples": tuple(chosen)}
-    return Dataset(**given, filled_splits=frozenset(row["split"] for row in placed))
+    given = {"spots": None, "patches": None, **options, "split": split, "samples": tuple(chosen)}
+    return Dataset(**given, filled_splits=frozenset(row["split"] for row in placed), lost=lost)
+
+
+def _without(
+    lost: Mapping[str, str], split: Mapping, rows: Iterable[Mapping], place, source
+) -> dict:
+    """A split whose lists are without lost samples; one that is left without samples is refused."""
+    pairs = {(row["sample"], row["split"]) for row in rows}
+    if split["method"] == "listed":
+        pairs = {(sample, name) for name in SPLITS for sample in split[name]}
+    for name in SPLITS:
+        held = sorted(sample for sample, placed in pairs if placed == name)
+        if held and lost.keys() >= set(held):
+            reasons = "; ".join(f"{sample} is left out: {lost[sample]}" for sample in held)
+            fault = f"no sample in its split {name} ({reasons})"
+            remedy = f"get one of them, or put another into {name}, or take the dataset out"
+            raise InputError(source, place, fault, remedy)
+    kept = {name: [s for s in split[name] if s not in lost] for name in SPLITS}
+    return {**split, **kept} if split["method"] == "listed" else dict(split)
 
 
 def _with_real_bundle(row: Mapping, bundles) -> Mapping:

@@ -9,7 +9,7 @@ from pairscape.acquire.samples import read_samples
 from pairscape.core.logs import log
 from pairscape.core.options import read_schema, refuse_invalid, with_defaults
 from pairscape.encoders.specs import read_encoders
-from pairscape.plan import datasets, experiments, paths, presets, samples, scores, slides
+from pairscape.plan import datasets, experiments, missing, paths, presets, samples, scores, slides
 from pairscape.plan.plan import Mutation, Plan
 
 
@@ -41,10 +41,13 @@ def read_plan(config: Mapping, source) -> Plan:
     encoders = read_encoders(config["encoders"])
     samples.check_samples(config, source, rows)
     presets.check_presets(config, source)
+    left_out = missing.left_out(config, rows)
+    config["pool_also"] = [one for one in config["pool_also"] if one["sample"] not in left_out]
     plan_datasets = {
-        name: datasets.read_dataset(name, config, source, rows) for name in config["datasets"]
+        name: datasets.read_dataset(name, config, source, rows, left_out)
+        for name in config["datasets"]
     }
-    chosen = {sample for dataset in plan_datasets.values() for sample in dataset.samples}
+    chosen = {sample for one in plan_datasets.values() for sample in (*one.samples, *one.lost)}
     for words in (*presets.odd_fields(config), *samples.unused_samples(config, chosen, rows)):
         log.warning("%s", words)
     datasets.check_overlay_gene(config, source)
