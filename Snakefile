@@ -95,3 +95,5 @@ onsuccess:
 
 onerror:
     job_lock.release(RESULTS_LOCK)
+    if lost := missing.lost_since(plan):
+        logger.warning(f"Refused: {', '.join(lost)}. The same command goes on without them.")

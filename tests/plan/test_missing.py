@@ -219,3 +219,12 @@ def test_snakemake_plans_without_what_is_lost_and_says_so(checkout):
     assert jobs["check_bundle"] == len(rows) - 1
     assert "sample gone is left out: nothing at" in said
     assert "is without sample gone (its share" in said
+
+
+def test_what_was_refused_while_running_is_known_at_the_end(config):
+    plan = plan_of(config)
+    assert missing.lost_since(plan) == []
+    refuse(config, "check", "TENX95", {})
+    assert missing.lost_since(plan) == ["TENX95"]
+    assert missing.lost_since(plan_of(config)) == []
+    assert missing.lost_since(plan_of(config, missing_samples="stop")) == []

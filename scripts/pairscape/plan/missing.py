@@ -81,6 +81,14 @@ def share_of_spots(
     return int(samples[sample]["hest_spots"]) / sum(counts) if all(counts) else None
 
 
+def lost_since(plan: Plan) -> list[str]:
+    """Samples of the datasets that were refused since the plan was made: the next one is without them."""
+    used = {
+        sample for one in plan.datasets.values() for sample in one.samples if not one.is_imported
+    }
+    return sorted(used & left_out(plan.config, plan.samples).keys())
+
+
 def told(plan: Plan, names: Iterable[str]) -> dict[str, list[str]]:
     """An option of what shows datasets: a line for each sample that one of them has lost.
 
