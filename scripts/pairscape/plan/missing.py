@@ -82,7 +82,7 @@ def share_of_spots(
 
 
 def lost_since(plan: Plan) -> list[str]:
-    """Samples of the datasets that were refused since the plan was made: the next one is without them."""
+    """Samples of the datasets that were refused since the plan was made."""
     used = {
         sample for one in plan.datasets.values() for sample in one.samples if not one.is_imported
     }
