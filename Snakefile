@@ -27,6 +27,7 @@ include: "workflow/report.smk"
 
 localrules:
     all,
+    check_sources,
     fetch_all_weights,
     push_to_hub,
     smoke,

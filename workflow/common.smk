@@ -17,7 +17,17 @@ from snakemake.exceptions import MissingRuleException
 
 from pairscape.core.errors import InputError
 from pairscape.jobs.records import program_version
-from pairscape.plan import commands, costs, datasets, missing, runs, samples, scores, slides
+from pairscape.plan import (
+    commands,
+    costs,
+    datasets,
+    missing,
+    runs,
+    samples,
+    scores,
+    slides,
+    sources,
+)
 from pairscape.plan.reading import read_plan
 
 

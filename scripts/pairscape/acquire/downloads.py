@@ -35,7 +35,7 @@ SPACE_EVERY = 1 << 26  # bytes, after which it is looked at how much space is le
 FREE_BYTES = 1 << 28  # of a disk, that no download takes: other jobs write there, too
 
 
-class _TryAgainError(Exception):
+class TryAgainError(Exception):
     """A failure that may pass: the connection or the server broke."""
 
     def __init__(self, what: str, wait_s: float = 0, slow: bool = False):
@@ -44,8 +44,16 @@ class _TryAgainError(Exception):
         super().__init__(what)
 
 
-class _RefusedError(Exception):
+class PastEndError(TryAgainError):
+    """The file ends before what was asked for."""
+
+
+class RefusedError(Exception):
     """This host doesn't give this file; another one may."""
+
+    def __init__(self, what: str, status: int | None = None):
+        self.status = status
+        super().__init__(what)
 
 
 def download(
@@ -99,10 +107,10 @@ def download(
                 os.replace(part, path)
                 mark.unlink(missing_ok=True)
                 return path
-            except _RefusedError as error:
+            except RefusedError as error:
                 said.append((shown, str(error), by_hand))
                 break
-            except _TryAgainError as error:
+            except TryAgainError as error:
                 had, reached = reached, max(reached, part.stat().st_size if part.exists() else 0)
                 failures = 1 if reached > had and not error.slow else failures + 1
                 if failures >= TRIES:
@@ -209,36 +217,20 @@ def _continue(
         return
     if not known.get("version") and not verified:
         start = 0  # of an unknown version
-    headers = {"User-Agent": "pairscape", "Accept-Encoding": "identity"}
+    headers = {}
     if start:
         headers["Range"] = f"bytes={start}-"
         if not verified:
             headers["If-Range"] = known["version"]
     try:
-        request = urllib.request.Request(_with_secrets(url), headers=headers)
-        for name, value in secret_headers.items():
-            refuse_secret(value, without_query(url), f"secret in the header {name}")
-            request.add_unredirected_header(name, value)
-        response = urllib.request.urlopen(request, timeout=TIMEOUT_S)
-    except urllib.error.HTTPError as error:
-        error.close()
-        if error.code == 416:  # the file is shorter than what we have
-            files.remove(part)
-            raise _TryAgainError("the file there has changed") from None
-        said = f"status {error.code} {responses.get(error.code, '')}".strip()
-        if error.code in RETRY_STATUS:
-            asked = error.headers.get("Retry-After", "")
-            wait_s = min(int(asked), LONGEST_WAIT_S) if asked.isdecimal() else 0
-            raise _TryAgainError(said, wait_s) from None
-        raise _RefusedError(said) from None
-    except (OSError, HTTPException) as error:
-        raise _TryAgainError(what_failed(error)) from None
-    except ValueError as error:
-        raise _RefusedError(f"an address that can't be asked ({type(error).__name__})") from None
+        response = ask(url, headers, secret_headers)
+    except PastEndError:  # the file is shorter than what we have
+        files.remove(part)
+        raise
     with response:
         if response.status != 206:
             start = 0
-        total = _total_size(response, start)
+        total = total_size(response, start)
         version = response.headers.get("ETag", "")
         # A weak ETag may stand for other bytes, so it can't join two halves.
         version = response.headers.get("Last-Modified") if version[:2] in ("", "W/") else version
@@ -247,9 +239,9 @@ def _continue(
             or (version and not verified and version != known["version"])
         ):
             files.remove(part)
-            raise _TryAgainError("the file there has changed")
+            raise TryAgainError("the file there has changed")
         if size is not None and total not in (None, size):
-            raise _RefusedError(f"a file of {total} bytes where {size} are expected")
+            raise RefusedError(f"a file of {total} bytes where {size} are expected")
         needed = (total or size or 0) - start
         if needed > shutil.disk_usage(part.parent).free - FREE_BYTES:
             raise no_space(part.parent, needed + FREE_BYTES)
@@ -260,10 +252,10 @@ def _continue(
             _copy(response, handle, start, total or size, part.name.removesuffix(".part"))
     got, total = part.stat().st_size, total or size
     if total is not None and got < total:
-        raise _TryAgainError(f"the connection ended after {got} of {total} bytes")
+        raise TryAgainError(f"the connection ended after {got} of {total} bytes")
     if total is not None and got > total:
         files.remove(part)
-        raise _TryAgainError(f"more bytes came than the {total} that were announced", slow=True)
+        raise TryAgainError(f"more bytes came than the {total} that were announced", slow=True)
 
 
 def no_space(folder, needed: int) -> InputError:
@@ -284,8 +276,8 @@ def _verify(part: Path, mark: Path, checksum: str, last: bool) -> None:
     files.remove(mark)
     what = f"a file with {kind} {found} where {expected} is expected"
     if last:
-        raise _RefusedError(what)
-    raise _TryAgainError(what)
+        raise RefusedError(what)
+    raise TryAgainError(what)
 
 
 def _copy(response, handle, start: int, total: int | None, what: str) -> None:
@@ -306,12 +298,12 @@ def _copy(response, handle, start: int, total: int | None, what: str) -> None:
             passed = time.monotonic() - window
             if passed > WINDOW_S:
                 if came < LEAST_RATE * passed:
-                    raise _TryAgainError(f"only {came} bytes in {passed:.0f} s", slow=True)
+                    raise TryAgainError(f"only {came} bytes in {passed:.0f} s", slow=True)
                 window, came = time.monotonic(), 0
     except (TimeoutError, ConnectionError, ssl.SSLError, HTTPException) as error:
         # IncompleteRead carries what had come before the break.
         handle.write(getattr(error, "partial", b"") or b"")
-        raise _TryAgainError(f"the connection broke ({type(error).__name__})") from None
+        raise TryAgainError(f"the connection broke ({type(error).__name__})") from None
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise no_space(place, FREE_BYTES) from None
@@ -323,12 +315,42 @@ def _copy(response, handle, start: int, total: int | None, what: str) -> None:
             os.fsync(handle.fileno())
 
 
-def _total_size(response, start: int) -> int | None:
+def ask(
+    url: str,
+    headers: Mapping[str, str],
+    secret_headers: Mapping[str, str],
+    timeout_s: float = TIMEOUT_S,
+):
+    """The answer to one request, still open; raises ``TryAgainError`` or ``RefusedError``."""
+    headers = {"User-Agent": "pairscape", "Accept-Encoding": "identity", **headers}
+    try:
+        request = urllib.request.Request(_with_secrets(url), headers=headers)
+        for name, value in secret_headers.items():
+            refuse_secret(value, without_query(url), f"secret in the header {name}")
+            request.add_unredirected_header(name, value)
+        return urllib.request.urlopen(request, timeout=timeout_s)
+    except urllib.error.HTTPError as error:
+        error.close()
+        if error.code == 416:
+            raise PastEndError("the file there has changed") from None
+        said = f"status {error.code} {responses.get(error.code, '')}".strip()
+        if error.code in RETRY_STATUS:
+            asked = error.headers.get("Retry-After", "")
+            wait_s = min(int(asked), LONGEST_WAIT_S) if asked.isdecimal() else 0
+            raise TryAgainError(said, wait_s) from None
+        raise RefusedError(said, error.code) from None
+    except (OSError, HTTPException) as error:
+        raise TryAgainError(what_failed(error)) from None
+    except ValueError as error:
+        raise RefusedError(f"an address that can't be asked ({type(error).__name__})") from None
+
+
+def total_size(response, start: int) -> int | None:
     """Bytes of the whole file, if the server says so."""
     if response.status == 206:
         match = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
         if not match or int(match[1]) != start:
-            raise _TryAgainError("the server sent another range than asked for")
+            raise TryAgainError("the server sent another range than asked for")
         return int(match[2])
     length = response.headers.get("Content-Length", "")
     return int(length) if length.isdecimal() else None

@@ -52,15 +52,18 @@ def absent(config: Mapping, row: Mapping[str, str]) -> list[str]:
     if row["source"] == "local" and not row["bundle"] and not standard.exists():
         lines.append(f"nothing at {standard}")
     if row["source"] not in ("local", "simulated") and not row["bundle"]:
-        there = {"bundle": "experiment.xenium"}
-        there |= {part: row["sample"] + ending for part, ending in sources.ENDINGS.items()}
         lines += [
             f"no known address of its {PARTS[part]}"
             + " (column he_alignment may say register)" * (part == "he_alignment")
             for part in sources.unknown(row, config["downloads"])
-            if not Path(standard, there[part]).exists()
+            if not Path(standard, file_of(part, row["sample"])).exists()
         ]
     return lines
+
+
+def file_of(part: str, sample: str) -> str:
+    """The file of a fetched bundle that shows that a part of the sample is there."""
+    return "experiment.xenium" if part == "bundle" else sample + sources.ENDINGS[part]
 
 
 def given_files(config: Mapping, row: Mapping[str, str]) -> dict[str, str]:
