@@ -29,6 +29,7 @@ localrules:
     all,
     check_sources,
     fetch_all_weights,
+    preflight,
     push_to_hub,
     smoke,
 
@@ -63,6 +64,27 @@ rule push_to_hub:  # never part of all
 rule fetch_all_weights:  # on a login node, before compute nodes without a network need them
     input:
         runs.all_weights(plan),
+
+
+rule preflight:  # what the configuration lacks, a line each, before anything is submitted
+    log:
+        f"{plan.results}/logs/preflight.log",
+    conda:
+        "envs/pipeline.yaml"
+    threads: 1
+    resources:
+        mem_mb=grows(1000),
+        runtime=grows(10),
+    params:
+        program=script("preflight"),
+        options=lambda w: options(
+            "preflight",
+            lacks=lacks.all_lacks(plan),
+            here=bool(plan.in_all) and not slurm_rules(),
+            rules=slurm_rules(),
+        ),
+    shell:
+        "python {params.program:q} --options {params.options:q} --log {log:q}"
 
 
 rule smoke:  # one short pretraining on stored embeddings, scored

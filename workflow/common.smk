@@ -21,6 +21,7 @@ from pairscape.plan import (
     commands,
     costs,
     datasets,
+    lacks,
     missing,
     runs,
     samples,
@@ -114,6 +115,20 @@ def scored(program: str, name: str, file: str, folders: list) -> list:
     if others and workflow.dag is not None:
         workflow.dag.forcefiles.add(f"{plan.results}/scores/{file}")
     return runs.outcomes(folders)
+
+
+def slurm_rules() -> dict:
+    """By rule the Slurm partition that the profile names and, where it is a number, its minutes."""
+    found = {}
+    for rule in workflow.rules:
+        raw = {name: one.raw for name, one in rule.resources.items()}
+        if rule.name not in workflow._localrules and raw.get("slurm_partition"):
+            minutes = raw.get("runtime")
+            found[rule.name] = (
+                raw["slurm_partition"],
+                minutes if isinstance(minutes, int) else None,
+            )
+    return found
 
 
 def asked(function, *arguments):
