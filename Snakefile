@@ -66,27 +66,6 @@ rule fetch_all_weights:  # on a login node, before compute nodes without a netwo
         runs.all_weights(plan),
 
 
-rule preflight:  # what the configuration lacks, a line each, before anything is submitted
-    log:
-        f"{plan.results}/logs/preflight.log",
-    conda:
-        "envs/pipeline.yaml"
-    threads: 1
-    resources:
-        mem_mb=grows(1000),
-        runtime=grows(10),
-    params:
-        program=script("preflight"),
-        options=lambda w: options(
-            "preflight",
-            lacks=lacks.all_lacks(plan),
-            here=bool(plan.in_all) and not slurm_rules(),
-            rules=slurm_rules(),
-        ),
-    shell:
-        "python {params.program:q} --options {params.options:q} --log {log:q}"
-
-
 rule smoke:  # one short pretraining on stored embeddings, scored
     input:
         lambda w: asked(scores.smoke_scores),
@@ -94,6 +73,8 @@ rule smoke:  # one short pretraining on stored embeddings, scored
 
 # In place of Snakemake's own lock, which outlives a killed Snakemake (hence `nolock` in the profiles).
 # Dry runs and the Snakemakes inside jobs don't come to these hooks.
+import atexit
+
 from pairscape.jobs import job_lock, slurm_queries
 
 RESULTS_LOCK = f"{plan.results}/.pairscape.lock"
@@ -118,5 +99,8 @@ onsuccess:
 
 onerror:
     job_lock.release(RESULTS_LOCK)
-    if lost := missing.lost_since(plan):
-        logger.warning(f"Refused: {', '.join(lost)}. The same command goes on without them.")
+    forced = workflow.dag_settings.forceall or workflow.dag_settings.forcerun
+    if (lost := missing.lost_since(plan)) and not forced:
+        logger.warning(f"Refused: {', '.join(lost)}. Going on without them.")
+        # When Snakemake has ended: the plan is made anew, and is smaller each time.
+        atexit.register(os.execv, sys.executable, [sys.executable, *sys.orig_argv[1:]])

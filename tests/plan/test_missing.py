@@ -228,3 +228,26 @@ def test_what_was_refused_while_running_is_known_at_the_end(config):
     assert missing.lost_since(plan) == ["TENX95"]
     assert missing.lost_since(plan_of(config)) == []
     assert missing.lost_since(plan_of(config, missing_samples="stop")) == []
+
+
+@pytest.mark.slow
+def test_one_call_goes_on_without_what_is_refused_on_the_way(checkout):
+    """By Snakemake, from another folder: a bundle that its check refuses, in the train split."""
+    config = yaml.safe_load((ROOT / "tests/tiny.yaml").read_text())
+    rows = read_tsv(ROOT / config["samples"])
+    rows.append(rows[0] | {"sample": "bad", "donor": "bad", "source": "local", "simulation": ""})
+    write_tsv(checkout / "samples.tsv", rows, list(rows[0]))
+    config |= {"samples": "samples.tsv", "missing_samples": "leave_out"}
+    split = config["datasets"]["tiny"]["split"]
+    split["train"] = [*split["train"], "bad"]
+    (checkout / "config.json").write_text(json.dumps(config))
+    bundle = checkout / "results/tiny/bundles/bad"
+    bundle.mkdir(parents=True)
+    (bundle / "experiment.xenium").write_text("{}")
+    target = "results/tiny/datasets/tiny/splits.tsv"
+    flags = ["--configfile", str(checkout / "config.json"), "--", target]
+    ended = plans.snakemake(checkout, "--keep-going", *flags)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    assert "Refused: bad. Going on without them." in ended.stderr
+    assert {row["sample"] for row in read_tsv(checkout / target)} == {"speck"}
+    assert "sample bad is left out: " in ended.stderr

@@ -98,7 +98,7 @@ def told(plan: Plan, names: Iterable[str]) -> dict[str, list[str]]:
     No option where there is none, so that a plan without losses is the same as ever.
     """
     lines = []
-    for name in dict.fromkeys(names):
+    for name in dict.fromkeys(filter(None, names)):
         lost = plan.datasets[name].lost
         for sample, why in lost.items():
             among = {*plan.datasets[name].samples, *lost}
