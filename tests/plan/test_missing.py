@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 
 import plans
 import pytest
@@ -137,6 +138,47 @@ def test_a_sample_that_a_step_refused_leaves_until_its_record_or_its_row_changes
     change(config, "TENX95", **asked)
     path.unlink()
     assert not plan_of(config).datasets[BREAST].lost
+
+
+@pytest.mark.parametrize("place", ["downloads", "bundle", "alignment"])
+def test_files_that_came_after_a_refusal_are_tried(config, tmp_path, place):
+    mine = tmp_path / "mine"
+    config |= {"downloads": str(mine)}
+    files = {
+        "downloads": mine / "TENX95.zip",
+        "bundle": tmp_path / "bundles/TENX95/experiment.xenium",
+    }
+    files["alignment"] = tmp_path / "bundles" / "mine.csv"
+    change(config, "TENX95", he_alignment="mine.csv" if place == "alignment" else "identity")
+    for path in files.values():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("as it came")
+    refuse(config, "check", "TENX95", {})
+    assert plan_of(config).datasets[BREAST].lost
+    time.sleep(0.01)
+    files[place].write_text("mended")
+    assert not plan_of(config).datasets[BREAST].lost
+
+
+def test_a_published_fit_is_repeated_without_what_is_lost(config):
+    """The DRVI that was published was fitted on held-out samples, too."""
+    name = "human-colon-panel"
+    full = yaml.safe_load((ROOT / "config/config.yaml").read_text())
+    config |= {"datasets": {name: full["datasets"][name]}}
+    config["experiments"]["benchmark"] |= {"datasets": [name], "gene_encoders": ["drvi_published"]}
+    assert runs.leaked_in_published_fit(plan_of(config), name, "drvi_published") == {
+        "also_fit": ["TENX111"]
+    }
+    change(config, "TENX111", bundle_url="")
+    split = {
+        "method": "listed",
+        "train": ["TENX114"],
+        "val": ["TENX147"],
+        "test": ["TENX111", "TENX148"],
+    }
+    config["datasets"][name] |= {"split": split}
+    plan = plan_of(config)
+    assert runs.leaked_in_published_fit(plan, name, "drvi_published") == {"also_fit": []}
 
 
 def test_a_split_that_loses_all_its_samples_is_refused_in_one_line(config):

@@ -122,7 +122,7 @@ def test_25_planted_lacks_are_25_lines(config, tmp_path, monkeypatch, capsys):
     beginnings = [
         "sample NCBI783: no known address of its alignment",
         "sample NCBI785: nothing at ",
-        "sample TENX94: it was refused: there: field: found something; mend that and delete /",
+        "sample TENX94: it was refused: there: field: found something; mend that, or delete /",
         "sample TENX94: no known address of its H&E",
         "sample TENX95: no known address of its bundle",
         "sample TENX99: it was refused: ",

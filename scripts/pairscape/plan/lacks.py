@@ -34,9 +34,10 @@ def of_samples(plan: Plan) -> list[str]:
     lines = []
     for name in plan_sources.asked_samples(plan):
         row, config = plan.samples[name], plan.config
-        for path in missing.refusal_files(config, row):
-            if why := missing.refusals.reason(path, row):
-                lines.append(f"sample {name}: it was refused: {why}; mend that and delete {path}")
+        lines += [
+            f"sample {name}: it was refused: {why}; mend that, or delete {path} to try it again"
+            for path, why in missing.refused_by(config, row).items()
+        ]
         lines += [f"sample {name}: {words}" for words in missing.absent(config, row)]
     return lines
 

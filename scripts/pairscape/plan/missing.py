@@ -23,10 +23,32 @@ def left_out(config: Mapping, samples: Mapping[str, Mapping]) -> dict[str, str]:
 
 def reason(config: Mapping, row: Mapping[str, str]) -> str | None:
     """Why a sample can't be had, or was refused by a step; None of others."""
-    for place in refusal_files(config, row):
-        if why := refusals.reason(place, row):
-            return why
-    return next(iter(absent(config, row)), None)
+    refused = refused_by(config, row)
+    return next(iter([*refused.values(), *absent(config, row)]), None)
+
+
+def refused_by(config: Mapping, row: Mapping[str, str]) -> dict[Path, str]:
+    """The refusals of a sample that still hold: none from before its row or its files changed."""
+    found = {}
+    for path in refusal_files(config, row):
+        why = refusals.reason(path, row)
+        if why and not any(_is_newer(file, path) for file in files_by_hand(config, row)):
+            found[path] = why
+    return found
+
+
+def files_by_hand(config: Mapping, row: Mapping[str, str]) -> list[Path]:
+    """The files of a sample that somebody may have put there, or mended."""
+    standard = Path(config["bundles"], row["sample"])
+    files = [standard / file_of(part, row["sample"]) for part in PARTS]
+    files += map(Path, given_files(config, row).values())
+    files += filter(None, (sources.find(config["downloads"], part, row) for part in PARTS))
+    return [path for path in files if path.exists()]
+
+
+def _is_newer(file: Path, other: Path) -> bool:
+    """Whether a file was changed, or came to its place, after another."""
+    return file.stat().st_ctime_ns > other.stat().st_ctime_ns
 
 
 def refusal_files(config: Mapping, row: Mapping[str, str]) -> list[Path]:
@@ -116,7 +138,7 @@ def warnings(plan: Plan) -> list[str]:
     lost = {sample: why for one in plan.datasets.values() for sample, why in one.lost.items()}
     for sample, why in sorted(lost.items()):
         row = plan.samples[sample]
-        kept = [path for path in refusal_files(plan.config, row) if refusals.reason(path, row)]
+        kept = refused_by(plan.config, row)
         again = f"; to try it again delete {' and '.join(map(str, kept))}" if kept else ""
         lines.append(f"{plan.config['samples']}: sample {sample} is left out: {why}{again}")
     return lines
