@@ -208,8 +208,8 @@ rule preflight:  # what the configuration lacks, a line each, before anything is
         options=lambda w: options(
             "preflight",
             lacks=lacks.all_lacks(plan),
-            here=bool(plan.in_all) and not slurm_rules(),
-            rules=slurm_rules(),
+            here=bool(plan.in_all) and not queued_rules(),
+            rules=queued_rules(),
         ),
     shell:
         "python {params.program:q} --options {params.options:q} --log {log:q}"

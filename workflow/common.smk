@@ -117,7 +117,7 @@ def scored(program: str, name: str, file: str, folders: list) -> list:
     return runs.outcomes(folders)
 
 
-def slurm_rules() -> dict:
+def queued_rules() -> dict:
     """By rule the Slurm partition that the profile names and, where it is a number, its minutes."""
     found = {}
     for rule in workflow.rules:
