@@ -10,12 +10,13 @@ PINS := envs/uv.txt envs/pipeline.txt envs/dev.txt
 NEEDS_GB := 12
 RESULTS ?= results/demo
 FAULTS ?= two
+CONFIG ?= config/config.yaml
 SNAKEMAKE := $(VENV)/bin/snakemake --cores $(CORES) --workflow-profile profiles/local
 export PYTHONNOUSERSITE := 1
 # Images of containers set it; then every program compiles every module that it loads.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help env lint format test test-slow test-elsewhere test-all test-slurm soak demo study own inference verify real bench pins clean
+.PHONY: help env lint format test test-slow test-elsewhere test-all test-slurm soak demo study preflight own inference verify real bench pins clean
 
 help:  ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1 \t\2/' | expand -t 24
@@ -96,6 +97,8 @@ study: env  ## two seeds, controls and a tuned encoder (40 minutes): results/stu
 	$(SNAKEMAKE) --configfile config/study.yaml
 	echo "study: $$((SECONDS - start)) s; open results/study/report.html" >&2
 
+preflight: env  ## what CONFIG=config/config.yaml still lacks, a line each; it starts nothing
+	@$(SNAKEMAKE) --quiet all --configfile $(CONFIG) -- preflight
 own: demo  ## one section as a sample of one's own (2 minutes): results/own/report.html
 	$(VENV)/bin/pairscape run config/own
 

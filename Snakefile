@@ -27,8 +27,10 @@ include: "workflow/report.smk"
 
 localrules:
     all,
+    check_sources,
     fetch_all_weights,
     fetch_cohorts,
+    preflight,
     push_to_hub,
     smoke,
     viewers,
@@ -78,6 +80,8 @@ rule smoke:  # one short pretraining on stored embeddings, scored
 
 # In place of Snakemake's own lock, which outlives a killed Snakemake (hence `nolock` in the profiles).
 # Dry runs and the Snakemakes inside jobs don't come to these hooks.
+import atexit
+
 from pairscape.jobs import job_lock, slurm_queries
 
 RESULTS_LOCK = f"{plan.results}/.pairscape.lock"
@@ -102,3 +106,8 @@ onsuccess:
 
 onerror:
     job_lock.release(RESULTS_LOCK)
+    forced = workflow.dag_settings.forceall or workflow.dag_settings.forcerun
+    if (lost := missing.lost_since(plan)) and not forced:
+        logger.warning(f"Refused: {', '.join(lost)}. Going on without them.")
+        # When Snakemake has ended: the plan is made anew, and is smaller each time.
+        atexit.register(os.execv, sys.executable, [sys.executable, *sys.orig_argv[1:]])

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pairscape.acquire import alignment
+from pairscape.acquire import alignment, refusals
 from pairscape.acquire import bundle as xenium
 from pairscape.core import files, logs
 from pairscape.core.errors import InputError
@@ -46,6 +46,11 @@ def main(argv=None):
         report=program.Output("alignment.json to write"),
         overlay=program.Output("overlay.png to write"),
     )
+    with refusals.kept(args.report, args.options.get("sample", {})):
+        _check(args)
+
+
+def _check(args) -> None:
     sample, trusted = args.options.get("sample", {}), args.options.get("trusted", False)
     pixel_size_um = xenium.pixel_size_um(xenium.read_experiment(args.bundle))
     with TiffImage(args.he_image, cache_bytes=0) as image:

@@ -7,7 +7,7 @@ OUT  a report (JSON): verdict, findings, facts. A bundle with an error has no re
 
 from pathlib import Path
 
-from pairscape.acquire import bundle_checks, findings, transcript_checks
+from pairscape.acquire import bundle_checks, findings, refusals, transcript_checks
 from pairscape.core import files, logs
 from pairscape.core.errors import InputError
 from pairscape.jobs import program
@@ -26,6 +26,11 @@ def main(argv=None):
         panel="optional: genes that the panel should have (gene_symbol, ensembl_id)",
         report=program.Output("check.json to write"),
     )
+    with refusals.kept(args.report, args.options.get("sample", {})):
+        _check(args)
+
+
+def _check(args) -> None:
     report = bundle_checks.check_bundle(
         args.bundle,
         args.options.get("sample", {}),

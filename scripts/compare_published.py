@@ -50,7 +50,7 @@ def main(argv=None):
     rows = published_gap.compare(published, scores, experiments, args.options["datasets"])
     forms, laid_out = (args.table, args.markdown, args.latex), published_sections.sections(rows)
     title = f"Gap to the published numbers, {name}"
-    layout.write(published_gap.TABLE, forms, title, rows, laid_out)
+    layout.write(published_gap.TABLE, forms, title, rows, laid_out, args.options)
     published_ranks.TABLE.write(args.ranks, published_ranks.agreement(rows))
     records.add_origin([args.table, args.ranks], args.options, args.scores or [])
     log.info("%s: %s", name, published_sections.in_short(rows))

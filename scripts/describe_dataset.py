@@ -5,7 +5,8 @@ OUT  README.md of the dataset, with a config of its splits and one in the layout
      data set; the split files that go with the latter; patch_leakage.tsv: near-identical patches of
      two splits, in the columns of leakage.tsv
 
-Options: dataset, config_name, samples (rows of the sample table), shared_donors (words).
+Options: dataset, config_name, samples (rows of the sample table), shared_donors (words), left_out (a
+line for each sample that the dataset has lost).
 
 A gate as well: two samples of two splits that show the same tissue stop here, unless shared_donors
 says why they may.
@@ -73,6 +74,7 @@ def main(argv=None):
         splits=splits,
         leaks=leaks + patch_leaks,
         samples=samples,
+        left_out=options.get("left_out", ()),
     )
     config = options.get("config_name", name)
     if warning := card.layout_warning(metadata["patches"] for metadata in shards.metadata):

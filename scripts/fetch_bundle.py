@@ -23,14 +23,13 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from pairscape.acquire import by_hand, downloads
+from pairscape.acquire import archives, by_hand, downloads, refusals, sources
 from pairscape.core import files, logs
 from pairscape.core.errors import InputError
 from pairscape.jobs import program
 
 RESULT_VERSION = 1
 RECEIPT = "fetched.json"
-PARTS = ("bundle", "he_image", "he_alignment")
 # Of a pixel of every Xenium instrument's morphology image; used where it cancels out.
 MORPHOLOGY_PIXEL_UM = 0.2125
 
@@ -50,6 +49,11 @@ def main(argv=None):
     target = Path(args.bundle)
     if args.archive:
         return _unpack(Path(args.archive), name, target)
+    with refusals.kept(target, sample, refusals.UnavailableError):
+        _fetch(args, sample, name, target)
+
+
+def _fetch(args, sample: dict, name: str, target: Path) -> None:
     found = by_hand.find(args.downloads, sample)
     found = by_hand.check(found, sample, args.downloads, _page(sample))
     given = {
@@ -92,7 +96,7 @@ def main(argv=None):
         elif bundle.is_dir():
             made = _link_folder(bundle, folder)
         else:
-            made = downloads.extract_bundle(bundle, folder, _is_wanted)
+            made = archives.extract_bundle(bundle, folder, _is_wanted)
         if he_image:
             placed = folder / f"{name}_he_image.ome.tif"
             _place(he_image, placed, kept=bool(given["he_image"]))
@@ -102,7 +106,7 @@ def main(argv=None):
             _place(he_alignment, placed, kept=bool(given["he_alignment"]))
         on_disk = {part: _places(paths) for part, paths in given.items() if paths}
         receipt = {"sample": name, "on_disk": on_disk, "he_image_retiled": retiled}
-        for part in PARTS:
+        for part in sources.PARTS:
             url = "" if part in on_disk else sample.get(f"{part}_url", "")
             receipt[f"{part}_url"] = downloads.without_query(url)
         files.write_json(folder / RECEIPT, {**receipt, "files": _files_of(folder)})
@@ -123,17 +127,13 @@ def _places(paths):
 
 def _refuse_unknown(given: dict, sample: dict, name: str, target: Path, folder) -> None:
     """Before anything long is fetched: what has neither an address nor lies on the disk."""
-    wanted = ["bundle"]
-    if sample.get("he_image") == "":
-        wanted += ["he_image"]
-        wanted += ["he_alignment"] if sample.get("he_alignment") == "" else []
-    for part in PARTS:
+    for part in sources.PARTS:
         url = sample.get(f"{part}_url")
         if given[part]:
             continue
         if url:
             downloads.check_address(url)
-        elif part in wanted:
+        elif part in sources.needed(sample):
             found = "no known address" + (f" and nothing of it in {folder}" if folder else "")
             remedy = _by_hand(sample, name, target, folder, part)
             raise InputError("--options", f"sample {name}, {part}_url", found, remedy)
@@ -144,7 +144,7 @@ def _is_made(target: Path, sample: dict) -> bool:
     if not (target / RECEIPT).is_file():
         return False
     receipt = files.read_json(target / RECEIPT)
-    urls = {f"{part}_url": sample.get(f"{part}_url") or "" for part in PARTS}
+    urls = {f"{part}_url": sample.get(f"{part}_url") or "" for part in sources.PARTS}
     return all(receipt.get(key) == downloads.without_query(url) for key, url in urls.items())
 
 
@@ -155,7 +155,7 @@ def _unpack(archive: Path, name: str, target: Path) -> None:
         raise InputError(archive, f"sample {name}, bundle", "nothing", remedy)
     _refuse_foreign_files(target)
     with files.atomic_path(target) as folder:
-        unpacked = downloads.extract_bundle(archive, folder, _is_wanted)
+        unpacked = archives.extract_bundle(archive, folder, _is_wanted)
         files.write_json(
             folder / RECEIPT, {"sample": name, "archive": str(archive), "files": unpacked}
         )
@@ -264,7 +264,7 @@ def _place(source: Path, target: Path, kept: bool) -> None:
     """A second name for a file; a gzip is unpacked, as far as it is in proportion."""
     if source.suffix != ".gz" or target.suffix == ".gz":
         return _link(source, target, kept)
-    most = downloads.MAX_EXPANSION * source.stat().st_size + downloads.CHUNK
+    most = archives.MAX_EXPANSION * source.stat().st_size + downloads.CHUNK
     try:
         with gzip.open(source) as packed, open(target, "xb") as handle:
             while chunk := packed.read(downloads.CHUNK):

@@ -3,7 +3,7 @@
 IN   README.md of each dataset
 OUT  README.md in the folder above them: load_dataset("<results>/datasets", "<dataset>")
 
-Options: title.
+Options: title; left_out, a line for each sample that a dataset has lost.
 """
 
 from pathlib import Path
@@ -48,7 +48,8 @@ def main(argv=None):
             )
     head = card.front_matter(title, licences, entries)
     with atomic_path(args.card) as temporary:
-        temporary.write_text(head + "\n" + card_text.index_text(title, datasets), encoding="utf-8")
+        text = card_text.index_text(title, datasets, args.options.get("left_out", ()))
+        temporary.write_text(head + "\n" + text, encoding="utf-8")
     log.info("%d configs: %s", len(datasets), ", ".join(places))
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pairscape.acquire import alignment
+from pairscape.acquire import alignment, refusals
 from pairscape.acquire import bundle as xenium
 from pairscape.core import files, logs
 from pairscape.core.errors import InputError
@@ -44,6 +44,11 @@ def main(argv=None):
         report=program.Output("registration.json to write"),
         figure=program.Output("figure of what is left (.png)"),
     )
+    with refusals.kept(args.report, args.options.get("sample", {})):
+        _register(args)
+
+
+def _register(args) -> None:
     sample, seed = args.options.get("sample", {}), args.options.get("seed", 0)
     failed = Path(args.report).with_suffix(".failed.json")
     for path in (args.matrix, args.report, args.figure, failed):

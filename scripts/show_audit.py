@@ -28,7 +28,7 @@ def main(argv=None):
     if args.table:
         forms, laid_out = (args.table, args.markdown, args.latex), audit_table.sections(rows)
         table_rows = audit_table.without_origin(rows)
-        layout.write(audit_table.TABLE, forms, f"Audit, {name}", table_rows, laid_out)
+        layout.write(audit_table.TABLE, forms, f"Audit, {name}", table_rows, laid_out, args.options)
         records.add_origin([args.table], args.options, [args.scores])
         log.info("audit %s: %s", name, audit_table.in_short(rows))
     if args.png:

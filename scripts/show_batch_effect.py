@@ -51,7 +51,7 @@ def _tabulate(args, resolution: float) -> None:
         scores += rows
     rows = batch_effect_table.tabulate(scores, dict.fromkeys(paths, resolution))
     forms, laid_out = (args.table, args.markdown, args.latex), batch_effect_table.sections(rows)
-    layout.write(batch_effect_table.TABLE, forms, "Batch effects", rows, laid_out)
+    layout.write(batch_effect_table.TABLE, forms, "Batch effects", rows, laid_out, args.options)
     records.add_origin([args.table], args.options, args.scores)
     log.info("%d datasets, %d rows", len(paths), len(rows))
 

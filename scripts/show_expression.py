@@ -38,7 +38,7 @@ def main(argv=None):
             remedy = "score one first"
             raise InputError(args.scores[0], "rows", "no score and no planned run", remedy)
         forms, laid_out = (args.table, args.markdown, args.latex), expression_table.sections(rows)
-        layout.write(expression_table.TABLE, forms, title, rows, laid_out)
+        layout.write(expression_table.TABLE, forms, title, rows, laid_out, args.options)
         records.add_origin([args.table], args.options, args.scores)
         pairs = [row for row in rows if row["gene_encoder"] and row["metric"] == "pearson"]
         reads = [

@@ -31,7 +31,12 @@ def main(argv=None):
     rows = hits_table.tabulate(table for path in args.hits for table in hits.read_hits(path))
     forms, laid_out = (args.table, args.markdown, args.latex), hits_table.sections(rows)
     layout.write(
-        hits_table.TABLE, forms, f"What is retrieved, experiment {experiment}", rows, laid_out
+        hits_table.TABLE,
+        forms,
+        f"What is retrieved, experiment {experiment}",
+        rows,
+        laid_out,
+        args.options,
     )
     records.add_origin([args.table], args.options, args.hits)
     log.info("%s: %d queries told", experiment, len(rows))

@@ -41,7 +41,7 @@ def _tabulate(args, scores, expected) -> None:
     balances = [site_folds.read_balance(path) for path in args.balance or ()]
     laid_out = mutation_table.mutation_sections(rows, balances)
     forms = (args.table, args.markdown, args.latex)
-    layout.write(mutation_table.TABLE, forms, mutation_table.TITLE, rows, laid_out)
+    layout.write(mutation_table.TABLE, forms, mutation_table.TITLE, rows, laid_out, args.options)
     records.add_origin([args.table], args.options, args.scores)
     missing = sum(row["auroc"] is None for row in rows)
     log.info("%d rows, %d of them not run", len(rows), missing)

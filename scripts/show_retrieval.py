@@ -66,21 +66,37 @@ def _write_tables(args, title: str, rows, scores, expected) -> list:
     """Write the tables that are asked for; return the TSV files."""
     main_forms = (args.table, args.markdown, args.latex)
     laid_out = retrieval_sections.retrieval_sections(rows)
-    layout.write(retrieval_table.TABLE, main_forms, title, rows, laid_out)
+    layout.write(retrieval_table.TABLE, main_forms, title, rows, laid_out, args.options)
     if args.nearby:
         near = retrieval_table.tabulate_retrieval(scores, expected, nearby=True)
         laid_out = retrieval_sections.retrieval_sections(near)
-        layout.write(retrieval_table.TABLE, args.nearby, f"{title}: hits nearby", near, laid_out)
+        layout.write(
+            retrieval_table.TABLE,
+            args.nearby,
+            f"{title}: hits nearby",
+            near,
+            laid_out,
+            args.options,
+        )
     if args.groups:
         by_group = retrieval_table.tabulate_groups(scores, expected)
         laid_out = retrieval_sections.group_sections(by_group)
-        layout.write(retrieval_table.GROUPS, args.groups, f"{title}: by group", by_group, laid_out)
+        layout.write(
+            retrieval_table.GROUPS,
+            args.groups,
+            f"{title}: by group",
+            by_group,
+            laid_out,
+            args.options,
+        )
     if args.comparisons:
         names = retrieval_table.metric_names(row["metric"] for row in scores)
         compared = statistics.compare(scores, retrieval_table.headline(names), COMPARED)
         laid_out = comparisons.sections(compared)
         compared_title = f"{title}: encoders compared"
-        layout.write(comparisons.TABLE, args.comparisons, compared_title, compared, laid_out)
+        layout.write(
+            comparisons.TABLE, args.comparisons, compared_title, compared, laid_out, args.options
+        )
     others = (args.nearby, args.groups, args.comparisons)
     return [args.table, *(paths[0] for paths in others if paths)]
 

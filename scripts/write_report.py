@@ -5,7 +5,8 @@ IN   tables, figures, training curves, checks, audits, spot figures, splits, lea
 OUT  report.html
 
 Options: title; experiments (names); samples (rows of the sample table: sample, source, organ,
-disease_state, donor, donor_known, license ...).
+disease_state, donor, donor_known, license ...); left_out (a line for each sample that a dataset has
+lost).
 """
 
 from pathlib import Path
@@ -67,6 +68,7 @@ def main(argv=None):
             "experiments": args.options.get("experiments", []),
             "samples": args.options.get("samples") or _samples_of(datasets),
             "datasets": datasets,
+            "left_out": args.options.get("left_out", []),
             "checks": report.read_checks(args.checks or []),
             "alignments": report.read_alignments(args.alignments or []),
             "audits": audits,

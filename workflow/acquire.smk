@@ -223,6 +223,47 @@ rule fetch_weights:
         " --options {params.options:q} --log {log:q}"
 
 
+rule check_sources:  # what can be had from here, of all that is fetched; asked anew each time
+    log:
+        f"{plan.results}/logs/check_sources.log",
+    conda:
+        "../envs/pipeline.yaml"
+    threads: 1
+    resources:
+        mem_mb=grows(1000),
+        runtime=grows(30),
+    params:
+        program=script("check_sources"),
+        table=f"{plan.results}/{sources.CHECKED}",
+        options=lambda w: options(
+            "check_sources", files=sources.files(plan), mirrors=plan.config["mirrors"]
+        ),
+    shell:
+        "python {params.program:q} --table {params.table:q}"
+        " --options {params.options:q} --log {log:q}"
+
+
+rule preflight:  # what the configuration lacks, a line each, before anything is submitted
+    log:
+        f"{plan.results}/logs/preflight.log",
+    conda:
+        "../envs/pipeline.yaml"
+    threads: 1
+    resources:
+        mem_mb=grows(1000),
+        runtime=grows(10),
+    params:
+        program=script("preflight"),
+        options=lambda w: options(
+            "preflight",
+            lacks=lacks.all_lacks(plan),
+            here=bool(plan.in_all) and not queued_rules(),
+            rules=queued_rules(),
+        ),
+    shell:
+        "python {params.program:q} --options {params.options:q} --log {log:q}"
+
+
 rule check_bundle:
     input:
         unpack(lambda w: samples.bundle_inputs(plan, w.sample, samples.he_as_given)),

@@ -56,7 +56,11 @@ rule show_audit:
         runtime=grows(10),
     params:
         program=script("show_audit"),
-        options=lambda w: options("show_audit", audit=w.audit),
+        options=lambda w: options(
+            "show_audit",
+            audit=w.audit,
+            **missing.told(plan, (row["dataset"] for row in runs.audited_runs(plan, w.audit))),
+        ),
     shell:
         "python {params.program:q} --scores {input.scores:q} --table {output.table:q}"
         " --markdown {output.markdown:q} --latex {output.latex:q}"

@@ -17,7 +17,19 @@ from snakemake.exceptions import MissingRuleException
 
 from pairscape.core.errors import InputError
 from pairscape.jobs.records import program_version
-from pairscape.plan import commands, costs, datasets, memory, runs, samples, scores, slides
+from pairscape.plan import (
+    commands,
+    costs,
+    datasets,
+    lacks,
+    memory,
+    missing,
+    runs,
+    samples,
+    scores,
+    slides,
+    sources,
+)
 from pairscape.plan.reading import read_plan
 
 
@@ -38,7 +50,7 @@ except InputError as error:
     raise refused(error) from None
 
 if workflow.is_main_process:
-    for warning in samples.absent_files(plan):
+    for warning in (*samples.absent_files(plan), *missing.warnings(plan)):
         logger.warning(warning)
 
 # Jobs run the Python of this Snakemake, unless conda or a container brings its own.
@@ -117,6 +129,20 @@ if workflow.is_main_process:
     workflow._build_dag = remembering(workflow._build_dag)
 workflow._build_dag = told_nearest(workflow._build_dag)
 workflow._prepare_dag = told_nearest(workflow._prepare_dag)
+
+
+def queued_rules() -> dict:
+    """By rule the Slurm partition that the profile names and, where it is a number, its minutes."""
+    found = {}
+    for rule in workflow.rules:
+        raw = {name: one.raw for name, one in rule.resources.items()}
+        if rule.name not in workflow._localrules and raw.get("slurm_partition"):
+            minutes = raw.get("runtime")
+            found[rule.name] = (
+                raw["slurm_partition"],
+                minutes if isinstance(minutes, int) else None,
+            )
+    return found
 
 
 def asked(function, *arguments):

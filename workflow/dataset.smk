@@ -66,7 +66,7 @@ rule split_donors:
             dataset=w.dataset,
             split=datasets.split_options(plan, w.dataset),
             samples=datasets.split_facts(plan, w.dataset),
-            published=datasets.split_rows(plan.config, w.dataset),
+            published=datasets.kept_rows(plan, w.dataset),
         ),
     shell:
         "python {params.program:q} --spots {input.counts:q} {params.experiments} --splits {output.splits:q}"
@@ -165,6 +165,7 @@ rule describe_dataset:
             config_name=w.dataset,
             shared_donors=plan.datasets[w.dataset].split["shared_donors"],
             samples=datasets.card_facts(plan, w.dataset),
+            **missing.told(plan, [w.dataset]),
         ),
     shell:
         "python {params.program:q} --shards {input.shards:q} --genes {input.genes:q}"
@@ -190,7 +191,11 @@ rule index_datasets:
         runtime=grows(10),
     params:
         program=script("index_datasets"),
-        options=options("index_datasets", title=plan.config["title"]),
+        options=options(
+            "index_datasets",
+            title=plan.config["title"],
+            **missing.told(plan, plan.datasets_in_all),
+        ),
     shell:
         "python {params.program:q} --cards {input.cards:q} --card {output.card:q}"
         " --options {params.options:q} --log {log:q}"

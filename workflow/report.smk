@@ -39,6 +39,7 @@ rule show_retrieval:
             "show_retrieval",
             experiment=plan.shown[w.experiment][0],
             expected=runs.expected_runs(plan, w.experiment),
+            **missing.told(plan, plan.shown[w.experiment][1]),
         ),
     shell:
         "python {params.program:q} --scores {input.scores:q} --table {output.table:q}"
@@ -67,7 +68,11 @@ rule show_hits:
         runtime=grows(10),
     params:
         program=script("show_hits"),
-        options=lambda w: options("show_hits", experiment=plan.shown[w.experiment][0]),
+        options=lambda w: options(
+            "show_hits",
+            experiment=plan.shown[w.experiment][0],
+            **missing.told(plan, plan.shown[w.experiment][1]),
+        ),
     shell:
         "python {params.program:q} --hits {input.hits:q} --table {output.table:q}"
         " --markdown {output.markdown:q} --latex {output.latex:q}"
@@ -124,7 +129,11 @@ use rule show_batch_effect as show_batch_effects with:
         program=script("show_batch_effect"),
         retrieval="",
         made=lambda w, output: commands.made_flags(output),
-        options=options("show_batch_effect", resolution=plan.config["batch_effect"]["resolution"]),
+        options=options(
+            "show_batch_effect",
+            resolution=plan.config["batch_effect"]["resolution"],
+            **missing.told(plan, plan.datasets_in_all),
+        ),
 
 
 rule show_expression:
@@ -152,6 +161,7 @@ rule show_expression:
             "show_expression",
             experiment=plan.shown[w.experiment][0],
             expected=runs.expected_runs(plan, w.experiment),
+            **missing.told(plan, plan.shown[w.experiment][1]),
         ),
     shell:
         "python {params.program:q} --scores {input.scores:q} --table {output.table:q}"
@@ -203,7 +213,11 @@ use rule show_mutation as show_mutations with:
         program=script("show_mutation"),
         balance=lambda w, input: commands.many("--balance", input.get("balance", [])),
         made=lambda w, output: commands.made_flags(output),
-        options=options("show_mutation", expected=slides.predictions_of(plan, slides.tabled(plan))),
+        options=options(
+            "show_mutation",
+            expected=slides.predictions_of(plan, slides.tabled(plan)),
+            **missing.told(plan, slides.pretrained_on(plan, slides.tabled(plan))),
+        ),
 
 
 rule write_report:
@@ -255,6 +269,7 @@ rule write_report:
                 )
                 for sample in dict(samples.used_samples(plan))
             ],
+            **missing.told(plan, datasets.reported_datasets(plan)),
         ),
     shell:
         "python {params.program:q} {params.files} --report {output.report:q}"
@@ -315,7 +330,11 @@ rule compare_published:
     params:
         program=script("compare_published"),
         scores=lambda w, input: commands.many("--scores", input.get("scores", [])),
-        options=lambda w: options("compare_published", **asked(scores.gap_options, w.comparison)),
+        options=lambda w: options(
+            "compare_published",
+            **asked(scores.gap_options, w.comparison),
+            **missing.told(plan, asked(scores.gap_options, w.comparison)["datasets"]),
+        ),
     shell:
         "python {params.program:q} {params.scores} --published {input.published:q}"
         " --ablations {input.ablations:q} --table {output.table:q} --markdown {output.markdown:q}"

@@ -39,12 +39,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
         wanted = self.headers.get("Range")
         unchanged = self.headers.get("If-Range", tag) == tag or self.server.careless
         if wanted and unchanged and self.server.ranges:
-            start = int(wanted.removeprefix("bytes=").removesuffix("-"))
+            first, _, last = wanted.removeprefix("bytes=").partition("-")
+            start, end = int(first), min(int(last or len(content)) + 1, len(content))
             status = 206
-            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+            headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(content)}"
             if start >= len(content):
                 return self.answer(416, b"")
-        body = content[start:]
+        body = content[start : end if status == 206 else None]
         cut = len(body) // 2 if fault == "drop" else len(body)
         if fault == "truncate":
             body = body[: cut // 2]

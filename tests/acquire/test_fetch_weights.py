@@ -14,7 +14,7 @@ import pytest
 from test_fetch_bundle import Handler
 
 import fetch_weights
-from pairscape.acquire import weight_downloads
+from pairscape.acquire import source_checks, weight_downloads
 from pairscape.core.errors import InputError
 from pairscape.encoders import specs
 
@@ -387,3 +387,39 @@ def test_what_needs_no_fetching_or_cant_be_built_is_told(tmp_path):
     assert "nothing to fetch" in refusal(tmp_path, package)
     spec = declared("url", "https://lab.example/model.bin")
     assert "not built yet" in refusal(tmp_path, {**spec, "built": False})
+
+
+def asked_of(spec, file="model.bin"):
+    """What check_sources asks of a file of an encoder, and its answer."""
+    asked = {"kind": "image", "name": "uni", "part": file, "url": "", "bytes": "", "place": ""}
+    return source_checks.check({**asked, "encoder": spec}, {}, timeout_s=2)
+
+
+def test_weights_at_the_hub_are_asked_for_with_a_few_bytes(hub, server):
+    row = asked_of(declared("huggingface", "owner/model"))
+    assert (row["verdict"], row["bytes"], row["found"]) == ("there", len(CONTENT), "")
+    assert TOKEN not in str(row)
+    assert "sesame" not in str(row)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "verdict", "told"),
+    [
+        (403, "GatedRepo", "refused", "licence: "),
+        (401, None, "refused", "status 401"),
+        (404, "EntryNotFound", "refused", "no such file"),
+        (500, None, "unreachable", "run it where there is a network"),
+    ],
+)
+def test_what_the_hub_refuses_is_told_with_what_to_do(hub, status, code, verdict, told):
+    hub.refusal = (status, code)
+    row = asked_of(declared("huggingface", "owner/model"))
+    assert row["verdict"] == verdict
+    assert told in row["found"]
+    assert TOKEN not in str(row)
+
+
+def test_weights_that_are_given_out_by_hand_are_missing_until_they_are_there(server):
+    row = asked_of(declared("local", "https://example.org/page"))
+    assert row["verdict"] == "missing"
+    assert "given out by hand: get model.bin from https://example.org/page" in row["found"]

@@ -22,7 +22,9 @@ from pairscape.dataset.splits import SPLITS_TABLE, make_splits
 PLACES = {"S1": "train", "S2": "val", "S3": "test"}
 
 
-def describe(folder, name="tiny", split=None, donors=None, samples=tuple(PLACES), home=None):
+def describe(
+    folder, name="tiny", split=None, donors=None, samples=tuple(PLACES), home=None, **more
+):
     """Write splits, leaks and both cards for the shards in ``folder``; return the folder above.
 
     ``home`` is the folder of the dataset whose shards this one uses.
@@ -36,7 +38,7 @@ def describe(folder, name="tiny", split=None, donors=None, samples=tuple(PLACES)
     made = make_splits(rows, {"method": "listed", **split}, spots=spots)
     SPLITS_TABLE.write(folder / "splits.tsv", made)
     LEAKAGE.write(folder / "leakage.tsv", find_leaks(made))
-    options = {"dataset": name, "config_name": name, "samples": rows}
+    options = {"dataset": name, "config_name": name, "samples": rows, **more}
     options["shared_donors"] = split.get("shared_donors")
     describe_dataset.main(
         [
@@ -61,14 +63,13 @@ def describe(folder, name="tiny", split=None, donors=None, samples=tuple(PLACES)
             json.dumps(options),
         ]
     )
-    return index(folder.parent)
+    return index(folder.parent, **more)
 
 
-def index(folder):
+def index(folder, **more):
     cards = [str(card) for card in sorted(folder.glob("*/README.md"))]
-    index_datasets.main(
-        ["--cards", *cards, "--card", str(folder / "README.md"), "--options", '{"title": "Test"}']
-    )
+    options = ["--options", json.dumps({"title": "Test", **more})]
+    index_datasets.main(["--cards", *cards, "--card", str(folder / "README.md"), *options])
     return folder
 
 
@@ -248,6 +249,15 @@ def test_the_card_tells_people_what_it_holds(folder):
     assert "64 x 64 pixels at 0.5 µm per pixel (32 µm field of view)" in text
     assert "CC BY 4.0" in text
     assert "No donor stands in two splits." in text
+
+
+def test_the_cards_tell_which_samples_were_left_out(folder):
+    lost = "tiny is without sample S9 (12.5 % of the spots, by HEST's counts): status 404"
+    above = describe(folder, left_out=[lost])
+    for card in (folder, above):
+        assert f"Left out:\n\n- {lost}\n" in (card / "README.md").read_text()
+    describe(folder)
+    assert "Left out" not in (folder / "README.md").read_text()
 
 
 def test_names_that_are_markup_bring_no_html_and_no_link_into_the_card(folder, monkeypatch):

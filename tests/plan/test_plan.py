@@ -42,7 +42,7 @@ def demo():
 @pytest.mark.parametrize(
     ("part", "kind", "added"),
     [
-        ("dataset", Dataset, {"samples", "filled_splits"}),
+        ("dataset", Dataset, {"samples", "filled_splits", "lost"}),
         ("experiment", Experiment, set()),
         ("mutation", Mutation, set()),
     ],

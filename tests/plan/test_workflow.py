@@ -150,7 +150,7 @@ def test_programs_state_a_result_version_and_never_import_snakemake():
         assert not re.search(r"^\s*(import|from) snakemake", text, re.MULTILINE), path
         if path.parent.name == "scripts":
             assert re.search(r"^RESULT_VERSION = \d+$", text, re.MULTILINE), path
-            assert re.fullmatch(r"[a-z]+(_[a-z]+){1,2}|pretrain", path.stem), path
+            assert re.fullmatch(r"[a-z]+(_[a-z]+){1,2}|pretrain|preflight", path.stem), path
 
 
 def test_rule_files_open_with_what_comes_in_and_goes_out():

@@ -198,6 +198,15 @@ def test_shared_donors_are_said(tmp_path):
     assert "one patient, acknowledged" in told
 
 
+def test_samples_that_were_left_out_are_said(tmp_path):
+    lost = "breast is without sample S<1> (its share of the spots is not known): status 404"
+    inputs = make_inputs(tmp_path)
+    _, page = write(tmp_path, inputs, left_out=[lost])
+    assert lost in "".join(page.text)
+    _, page = write(tmp_path, inputs)
+    assert "left out" not in "".join(page.text)
+
+
 def test_disjoint_donors_are_said(tmp_path):
     _, page = write(tmp_path, make_inputs(tmp_path))
     assert "No donor stands in two of its splits." in "".join(page.text)

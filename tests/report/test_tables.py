@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from PIL import Image
 
 import show_retrieval
@@ -101,8 +102,8 @@ def written(tmp_path, rows, planned=(), name="retrieval.tsv"):
     return tabulated(tmp_path, [tmp_path / name], planned)
 
 
-def tabulated(tmp_path, paths, planned):
-    options = json.dumps({"experiment": "e", "expected": list(planned)})
+def tabulated(tmp_path, paths, planned, **more):
+    options = json.dumps({"experiment": "e", "expected": list(planned), **more})
     outputs = [tmp_path / f"t.{suffix}" for suffix in ("tsv", "md", "tex")]
     flags = ("--table", "--markdown", "--latex")
     argv = ["--scores", *map(str, paths), "--options", options]
@@ -158,6 +159,25 @@ def test_nothing_run_is_still_a_table(tmp_path):
     table, markdown, _ = written(tmp_path, [], expected())
     assert [row["seeds_run"] for row in table] == [0, 0]
     assert "0 of 3" in markdown
+
+
+def test_what_a_dataset_has_lost_stands_in_every_form_that_is_read(tmp_path):
+    retrieval.write_scores(tmp_path / "retrieval.tsv", scores())
+    lost = "breast is without sample S_1 (its share of the spots is not known): status 404"
+    tabulated(tmp_path, [tmp_path / "retrieval.tsv"], (), left_out=[lost])
+    for name in ("t", "nearby", "groups", "comparisons"):
+        assert lost.replace("_", r"\_") in (tmp_path / f"{name}.md").read_text()
+        latex = (tmp_path / f"{name}.tex").read_text()
+        assert latex.count("S\\_1") == latex.count(r"\caption")
+
+
+def test_every_table_of_data_sets_is_given_what_they_have_lost():
+    """A calibration has none: it simulates its own."""
+    shown = [*(ROOT / "scripts").glob("show_*.py"), ROOT / "scripts/compare_published.py"]
+    for path in set(shown) - {ROOT / "scripts/show_calibration.py"}:
+        text = path.read_text()
+        calls = re.findall(r"layout\.write\((.*?)\)\n", text, re.DOTALL)
+        assert all("args.options" in call for call in calls), path.name
 
 
 def test_one_seed_has_no_deviation(tmp_path):

@@ -156,6 +156,7 @@ def test_a_wrong_alignment_is_refused_in_one_line_with_both_scores_and_a_picture
     assert {path.name for path in tmp_path.iterdir()} == {
         "inverse.csv",
         "alignment.failed.json",
+        "alignment.refused.json",
         "overlay.failed.png",
     }
     report = run(tmp_path, *files, trusted=True)

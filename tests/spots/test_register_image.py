@@ -92,7 +92,8 @@ def test_the_he_of_another_section_is_refused_and_nothing_is_left_to_go_on_from(
     said = str(refused.value)
     assert "he.tif: registration: found a fit " in said
     assert said.endswith("in column he_alignment of sample S")
-    assert {path.name for path in tmp_path.iterdir()} == {"he.tif", "registration.failed.json"}
+    left = {"he.tif", "registration.failed.json", "registration.refused.json"}
+    assert {path.name for path in tmp_path.iterdir()} == left
     assert not json.loads((tmp_path / "registration.failed.json").read_text())["used"]
 
 

@@ -1,4 +1,4 @@
-"""Fetching files over HTTP, and unpacking archives, without trusting either."""
+"""Fetching files over HTTP, without trusting the servers."""
 
 import contextlib
 import errno
@@ -10,16 +10,15 @@ import os
 import re
 import shutil
 import ssl
-import stat
 import time
 import urllib.error
 import urllib.request
-import zipfile
 from collections.abc import Callable, Mapping
 from http.client import HTTPException, responses
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
+from pairscape.acquire.refusals import UnavailableError
 from pairscape.core import files
 from pairscape.core.errors import InputError
 from pairscape.core.logs import log, progress
@@ -34,10 +33,9 @@ LEAST_RATE = 1024  # bytes per second over WINDOW_S; a server below it may never
 WINDOW_S = 120.0
 SPACE_EVERY = 1 << 26  # bytes, after which it is looked at how much space is left
 FREE_BYTES = 1 << 28  # of a disk, that no download takes: other jobs write there, too
-MAX_EXPANSION = 50  # unpacked over packed bytes; images and tables in bundles stay far below
 
 
-class _TryAgainError(Exception):
+class TryAgainError(Exception):
     """A failure that may pass: the connection or the server broke."""
 
     def __init__(self, what: str, wait_s: float = 0, slow: bool = False):
@@ -46,8 +44,16 @@ class _TryAgainError(Exception):
         super().__init__(what)
 
 
-class _RefusedError(Exception):
+class PastEndError(TryAgainError):
+    """The file ends before what was asked for."""
+
+
+class RefusedError(Exception):
     """This host doesn't give this file; another one may."""
+
+    def __init__(self, what: str, status: int | None = None):
+        self.status = status
+        super().__init__(what)
 
 
 def download(
@@ -88,7 +94,7 @@ def download(
     part, mark = path.with_name(path.name + ".part"), path.with_name(path.name + ".part.json")
     begun_at = _read_mark(mark).get("url")
     hosts = sorted(addresses(url, mirrors or {}), key=lambda host: without_query(host) != begun_at)
-    said = []
+    said, kind = [], UnavailableError
     for address, following in itertools.zip_longest(hosts, hosts[1:]):
         shown = without_query(address)
         failures = reached = corrupt = 0
@@ -101,15 +107,16 @@ def download(
                 os.replace(part, path)
                 mark.unlink(missing_ok=True)
                 return path
-            except _RefusedError as error:
+            except RefusedError as error:
                 said.append((shown, str(error), by_hand))
                 break
-            except _TryAgainError as error:
+            except TryAgainError as error:
                 had, reached = reached, max(reached, part.stat().st_size if part.exists() else 0)
                 failures = 1 if reached > had and not error.slow else failures + 1
                 if failures >= TRIES:
                     remedy = f"run it again to go on from here, or {by_hand}"
                     said.append((shown, f"{error} ({TRIES} times)", remedy))
+                    kind = InputError  # it may have it yet
                     break
                 wait_s = max(FIRST_WAIT_S * 2 ** (failures - 1), error.wait_s)
                 log.warning("%s: %s; trying again in %g s", shown, error, wait_s)
@@ -118,7 +125,7 @@ def download(
             log.warning("%s: %s; going to %s", shown, said[-1][1], urlsplit(following).netloc)
     (shown, found, remedy), others = said[0], said[1:]
     found += "".join(f"; at {urlsplit(other).netloc} {what}" for other, what, _ in others)
-    raise InputError(shown, "download", found, remedy)
+    raise kind(shown, "download", found, remedy)
 
 
 def addresses(url: str, mirrors: Mapping[str, str]) -> list[str]:
@@ -210,36 +217,20 @@ def _continue(
         return
     if not known.get("version") and not verified:
         start = 0  # of an unknown version
-    headers = {"User-Agent": "pairscape", "Accept-Encoding": "identity"}
+    headers = {}
     if start:
         headers["Range"] = f"bytes={start}-"
         if not verified:
             headers["If-Range"] = known["version"]
     try:
-        request = urllib.request.Request(_with_secrets(url), headers=headers)
-        for name, value in secret_headers.items():
-            refuse_secret(value, without_query(url), f"secret in the header {name}")
-            request.add_unredirected_header(name, value)
-        response = urllib.request.urlopen(request, timeout=TIMEOUT_S)
-    except urllib.error.HTTPError as error:
-        error.close()
-        if error.code == 416:  # the file is shorter than what we have
-            files.remove(part)
-            raise _TryAgainError("the file there has changed") from None
-        said = f"status {error.code} {responses.get(error.code, '')}".strip()
-        if error.code in RETRY_STATUS:
-            asked = error.headers.get("Retry-After", "")
-            wait_s = min(int(asked), LONGEST_WAIT_S) if asked.isdecimal() else 0
-            raise _TryAgainError(said, wait_s) from None
-        raise _RefusedError(said) from None
-    except (OSError, HTTPException) as error:
-        raise _TryAgainError(what_failed(error)) from None
-    except ValueError as error:
-        raise _RefusedError(f"an address that can't be asked ({type(error).__name__})") from None
+        response = ask(url, headers, secret_headers)
+    except PastEndError:  # the file is shorter than what we have
+        files.remove(part)
+        raise
     with response:
         if response.status != 206:
             start = 0
-        total = _total_size(response, start)
+        total = total_size(response, start)
         version = response.headers.get("ETag", "")
         # A weak ETag may stand for other bytes, so it can't join two halves.
         version = response.headers.get("Last-Modified") if version[:2] in ("", "W/") else version
@@ -248,12 +239,12 @@ def _continue(
             or (version and not verified and version != known["version"])
         ):
             files.remove(part)
-            raise _TryAgainError("the file there has changed")
+            raise TryAgainError("the file there has changed")
         if size is not None and total not in (None, size):
-            raise _RefusedError(f"a file of {total} bytes where {size} are expected")
+            raise RefusedError(f"a file of {total} bytes where {size} are expected")
         needed = (total or size or 0) - start
         if needed > shutil.disk_usage(part.parent).free - FREE_BYTES:
-            raise _no_space(part.parent, needed + FREE_BYTES)
+            raise no_space(part.parent, needed + FREE_BYTES)
         files.write_json(
             mark, {"url": without_query(url), "version": version, "size": total or size}
         )
@@ -261,13 +252,14 @@ def _continue(
             _copy(response, handle, start, total or size, part.name.removesuffix(".part"))
     got, total = part.stat().st_size, total or size
     if total is not None and got < total:
-        raise _TryAgainError(f"the connection ended after {got} of {total} bytes")
+        raise TryAgainError(f"the connection ended after {got} of {total} bytes")
     if total is not None and got > total:
         files.remove(part)
-        raise _TryAgainError(f"more bytes came than the {total} that were announced", slow=True)
+        raise TryAgainError(f"more bytes came than the {total} that were announced", slow=True)
 
 
-def _no_space(folder, needed: int) -> InputError:
+def no_space(folder, needed: int) -> InputError:
+    """The refusal of what needs more bytes than a folder's disk has free."""
     remedy = "free space and run it again"
     return InputError(folder, "free space", f"less than {needed} bytes", remedy)
 
@@ -284,8 +276,8 @@ def _verify(part: Path, mark: Path, checksum: str, last: bool) -> None:
     files.remove(mark)
     what = f"a file with {kind} {found} where {expected} is expected"
     if last:
-        raise _RefusedError(what)
-    raise _TryAgainError(what)
+        raise RefusedError(what)
+    raise TryAgainError(what)
 
 
 def _copy(response, handle, start: int, total: int | None, what: str) -> None:
@@ -302,19 +294,19 @@ def _copy(response, handle, start: int, total: int | None, what: str) -> None:
             bar.update(len(chunk))
             left, came = left - len(chunk), came + len(chunk)
             if came % SPACE_EVERY < len(chunk) and shutil.disk_usage(place).free < FREE_BYTES:
-                raise _no_space(place, FREE_BYTES)
+                raise no_space(place, FREE_BYTES)
             passed = time.monotonic() - window
             if passed > WINDOW_S:
                 if came < LEAST_RATE * passed:
-                    raise _TryAgainError(f"only {came} bytes in {passed:.0f} s", slow=True)
+                    raise TryAgainError(f"only {came} bytes in {passed:.0f} s", slow=True)
                 window, came = time.monotonic(), 0
     except (TimeoutError, ConnectionError, ssl.SSLError, HTTPException) as error:
         # IncompleteRead carries what had come before the break.
         handle.write(getattr(error, "partial", b"") or b"")
-        raise _TryAgainError(f"the connection broke ({type(error).__name__})") from None
+        raise TryAgainError(f"the connection broke ({type(error).__name__})") from None
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            raise _no_space(place, FREE_BYTES) from None
+            raise no_space(place, FREE_BYTES) from None
         raise
     finally:
         bar.close()
@@ -323,77 +315,42 @@ def _copy(response, handle, start: int, total: int | None, what: str) -> None:
             os.fsync(handle.fileno())
 
 
-def _total_size(response, start: int) -> int | None:
+def ask(
+    url: str,
+    headers: Mapping[str, str],
+    secret_headers: Mapping[str, str],
+    timeout_s: float = TIMEOUT_S,
+):
+    """The answer to one request, still open; raises ``TryAgainError`` or ``RefusedError``."""
+    headers = {"User-Agent": "pairscape", "Accept-Encoding": "identity", **headers}
+    try:
+        request = urllib.request.Request(_with_secrets(url), headers=headers)
+        for name, value in secret_headers.items():
+            refuse_secret(value, without_query(url), f"secret in the header {name}")
+            request.add_unredirected_header(name, value)
+        return urllib.request.urlopen(request, timeout=timeout_s)
+    except urllib.error.HTTPError as error:
+        error.close()
+        if error.code == 416:
+            raise PastEndError("the file there has changed") from None
+        said = f"status {error.code} {responses.get(error.code, '')}".strip()
+        if error.code in RETRY_STATUS:
+            asked = error.headers.get("Retry-After", "")
+            wait_s = min(int(asked), LONGEST_WAIT_S) if asked.isdecimal() else 0
+            raise TryAgainError(said, wait_s) from None
+        raise RefusedError(said, error.code) from None
+    except (OSError, HTTPException) as error:
+        raise TryAgainError(what_failed(error)) from None
+    except ValueError as error:
+        raise RefusedError(f"an address that can't be asked ({type(error).__name__})") from None
+
+
+def total_size(response, start: int) -> int | None:
     """Bytes of the whole file, if the server says so."""
     if response.status == 206:
         match = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
         if not match or int(match[1]) != start:
-            raise _TryAgainError("the server sent another range than asked for")
+            raise TryAgainError("the server sent another range than asked for")
         return int(match[2])
     length = response.headers.get("Content-Length", "")
     return int(length) if length.isdecimal() else None
-
-
-def extract_bundle(archive, folder, wanted: Callable[[str], bool]) -> list[str]:
-    """Unpack what is wanted of a bundle's zip into ``folder``; gives the paths made, relative to it.
-
-    The bundle's root is where ``experiment.xenium`` lies, so a top folder is stripped.
-    """
-    archive, folder = Path(archive), Path(folder)
-    again = "delete it and fetch it again"
-    try:
-        with zipfile.ZipFile(archive) as packed:
-            members = [member for member in packed.infolist() if not member.is_dir()]
-            for member in members:
-                _refuse_unsafe(archive, member)
-            roots = [
-                PurePosixPath(member.filename).parent
-                for member in members
-                if PurePosixPath(member.filename).name == "experiment.xenium"
-            ]
-            if len(roots) != 1:
-                found = "none" if not roots else f"{len(roots)} times"
-                raise InputError(
-                    archive, "experiment.xenium", found, "use the archive of one Xenium bundle"
-                )
-            chosen = {}
-            for member in members:
-                path = PurePosixPath(member.filename)
-                if not path.is_relative_to(roots[0]):
-                    continue
-                name = str(path.relative_to(roots[0]))
-                if not wanted(name):
-                    continue
-                if name in chosen:
-                    raise InputError(archive, name, "it twice", again)
-                chosen[name] = member
-            size = sum(member.file_size for member in chosen.values())
-            if size > MAX_EXPANSION * archive.stat().st_size + CHUNK:
-                raise InputError(
-                    archive, "size", f"{size} bytes unpacked", "don't trust it: get it elsewhere"
-                )
-            folder.mkdir(parents=True, exist_ok=True)
-            if size > shutil.disk_usage(folder).free:
-                raise _no_space(folder, size)
-            for name, member in progress(chosen.items(), "unpacking", len(chosen), "file"):
-                target = folder / name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with packed.open(member) as source, open(target, "xb") as handle:
-                    shutil.copyfileobj(source, handle, CHUNK)
-            return sorted(chosen)
-    except (
-        *(zipfile.BadZipFile, zipfile.LargeZipFile, zipfile.zlib.error),
-        *(EOFError, NotImplementedError),
-    ) as error:
-        raise InputError(archive, "zip", str(error), again) from None
-
-
-def _refuse_unsafe(archive: Path, member: zipfile.ZipInfo) -> None:
-    path, remedy = PurePosixPath(member.filename), "don't trust it: get it elsewhere"
-    if path.is_absolute() or ".." in path.parts or "\\" in member.filename:
-        raise InputError(archive, member.filename, "a path that leaves the folder", remedy)
-    mode = member.external_attr >> 16
-    if mode and stat.S_IFMT(mode) not in (0, stat.S_IFREG):
-        raise InputError(archive, member.filename, "a link or device", remedy)
-    if member.flag_bits & 1:
-        raise InputError(archive, member.filename, "an encrypted file", remedy)

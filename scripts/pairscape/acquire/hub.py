@@ -28,6 +28,7 @@ def ask(
     page: str,
     refusal: Callable[[Exception, int | None, str | None], InputError | None],
     sleep: Callable[[float], None] = time.sleep,
+    tries: int = downloads.TRIES,
 ) -> Answer:
     """What the Hub answers to a question, which gets the token; a busy Hub is asked again.
 
@@ -50,7 +51,7 @@ def ask(
     transport = [base for base in errors.HfHubHTTPError.__bases__ if base is not OSError]
     token = huggingface_hub.get_token()
     downloads.refuse_secret(token or "", page, "HF_TOKEN")
-    for failures in range(downloads.TRIES):
+    for failures in range(tries):
         try:
             return question(token)
         except (
@@ -67,7 +68,7 @@ def ask(
             if refused is None:
                 offline = isinstance(error, errors.OfflineModeIsEnabled)
                 final = offline or (status and status not in downloads.RETRY_STATUS)
-                if final or failures + 1 == downloads.TRIES:
+                if final or failures + 1 == tries:
                     remedy = (
                         "run it where there is a network, such as a login node, and without "
                         "HF_HUB_OFFLINE; compute nodes then find the file"

@@ -115,13 +115,13 @@ def _take(path: Path, known: Mapping, asked: Mapping, place: Mapping, encoder_fi
 def _bring(path: Path, spec: Mapping, place: Mapping, encoder_file, sleep) -> dict:
     path.parent.mkdir(parents=True, exist_ok=True)
     arriving = path.with_name(f".arriving-{path.name}")  # a fixed name: a later run goes on with it
-    page = _page(place)
+    page = page_of(place)
     log.info("%s: from %s, licence: %s", path.name, page, place["licence"])
     by_hand = f"get {place['file']} from {page} ({place['licence']}) and put it at {path}"
     wanted, found = place["sha256"], {"revision": None, "verified_by": None}
     checksum = f"sha256:{wanted}" if wanted else ""
     if place["source"] == "huggingface":
-        there = _ask_hub(place, encoder_file, sleep)
+        there = ask_hub(place, encoder_file, sleep)
         if wanted and there["sha256"] not in (None, wanted):
             remedy = "name the right weights.revision there, or correct weights.sha256"
             remedy = f"{wanted} is declared in {encoder_file}: {remedy}"
@@ -139,7 +139,7 @@ def _bring(path: Path, spec: Mapping, place: Mapping, encoder_file, sleep) -> di
             sleep=sleep,
         )
     elif place["source"] == "url":
-        address = _address(place, spec, encoder_file)
+        address = address_of(place, spec, encoder_file)
         found["from"] = downloads.without_query(address)
         downloads.download(address, arriving, by_hand=by_hand, checksum=checksum, sleep=sleep)
     else:
@@ -164,7 +164,13 @@ def _bring(path: Path, spec: Mapping, place: Mapping, encoder_file, sleep) -> di
     return {**found, "sha256": sha256}
 
 
-def _ask_hub(place: Mapping, encoder_file, sleep) -> dict:
+def ask_hub(
+    place: Mapping,
+    encoder_file,
+    sleep: Callable[[float], None] = time.sleep,
+    tries: int = downloads.TRIES,
+    timeout_s: float = downloads.TIMEOUT_S,
+) -> dict:
     """Address, revision, size and checksum of a file on the Hugging Face Hub, or why not."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
@@ -173,12 +179,12 @@ def _ask_hub(place: Mapping, encoder_file, sleep) -> dict:
 
     def question(token):
         url = hf_hub_url(**what, revision=place["revision"])
-        return get_hf_file_metadata(url, token=token, endpoint=endpoint, timeout=60)
+        return get_hf_file_metadata(url, token=token, endpoint=endpoint, timeout=timeout_s)
 
     def refusal(*why):
         return _refusal_of_hub(*why, place, encoder_file)
 
-    found = hub.ask(question, _page(place), refusal, sleep)
+    found = hub.ask(question, page_of(place), refusal, sleep, tries)
     etag = found.etag or ""
     revision = found.commit_hash or place["revision"]
     return {
@@ -194,7 +200,7 @@ def _refusal_of_hub(error, status, token, place: Mapping, encoder_file) -> Input
     """Why the Hub doesn't give a file, as far as asking again won't help."""
     from huggingface_hub import errors
 
-    shown = _page(place)
+    shown = page_of(place)
     if isinstance(error, errors.HFValidationError):
         field, location = "weights.location", repr(place["location"])
         return InputError(encoder_file, field, location, "name the repository as <owner>/<name>")
@@ -212,14 +218,14 @@ def _refusal_of_hub(error, status, token, place: Mapping, encoder_file) -> Input
     return InputError(shown, "repository", f"status {status}", remedy)
 
 
-def _page(place: Mapping) -> str:
+def page_of(place: Mapping) -> str:
     """Where a person reads about the file and asks for it."""
     if place["source"] == "huggingface":
         return f"{hub.endpoint()}/{place['location']}"
     return downloads.without_query(str(place["location"]))
 
 
-def _address(place: Mapping, spec: Mapping, encoder_file) -> str:
+def address_of(place: Mapping, spec: Mapping, encoder_file) -> str:
     """The URL of a file: the location is that of the weights file, or of a folder (``.../``)."""
     location = place["location"]
     if not location:

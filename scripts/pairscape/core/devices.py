@@ -65,3 +65,16 @@ def _driver() -> str:
     except OSError:
         return "this machine has no NVIDIA driver"
     return f"the driver is {version[1] if version else 'unknown'}"
+
+
+def driver_lack(cuda: str | None) -> str | None:
+    """What this machine's driver lacks for torch with this CUDA, in words; None where it is enough."""
+    least, found = LEAST_DRIVER.get(str(cuda).split(".")[0]), _driver()
+    version = re.search(r"[\d.]+$", found)
+    if least is None or (version and _parts(version[0]) >= _parts(least)):
+        return None
+    return f"{found}, and CUDA {cuda} of torch needs {least} or later"
+
+
+def _parts(version: str) -> list[int]:
+    return [int(part) for part in version.split(".") if part]

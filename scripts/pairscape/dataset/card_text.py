@@ -24,6 +24,7 @@ class Described:
     splits: Sequence[Mapping]
     leaks: Sequence[Mapping]
     samples: Mapping[str, Mapping]  # rows of the sample table
+    left_out: Sequence[str] = ()  # a line for each sample that it has lost
 
 
 def dataset_text(dataset: Described) -> str:
@@ -39,6 +40,7 @@ def dataset_text(dataset: Described) -> str:
         f"pseudo-spot, and the raw counts of {dataset.gene_count} genes in the spot. "
         f"{sum(pairs[row['sample']] for row in splits):,} pairs; version {dataset.version}. "
         "Built by Pairscape.",
+        *_lost(dataset.left_out),
         *_findings(dataset),
         "```python\nfrom datasets import load_dataset\n\n"
         f'load_dataset("<results>/datasets", "{name}", split="{splits[0]["split"]}")\n```',
@@ -130,11 +132,11 @@ def _pair(dataset: Described) -> Iterable[str]:
     yield f"Spots: {_preset(metadata[0]['spots'])}"
 
 
-def index_text(title: str, datasets: Sequence[Mapping]) -> str:
+def index_text(title: str, datasets: Sequence[Mapping], left_out: Sequence[str] = ()) -> str:
     """The text of the card over all datasets.
 
     Of each: ``name``, ``version``, ``splits`` (split to number of shards) and ``card`` (path
-    relative to this one).
+    relative to this one). ``left_out`` are lines of samples that they have lost.
     """
     rows = [
         [
@@ -150,7 +152,13 @@ def index_text(title: str, datasets: Sequence[Mapping]) -> str:
         "```python\nfrom datasets import load_dataset\n\n"
         f'load_dataset("<this folder>", "{datasets[0]["name"]}", split="test")\n```',
         _table(["config", "version", "samples in each split"], rows),
+        *_lost(left_out),
     )
+
+
+def _lost(lines: Sequence[str]) -> Iterable[str]:
+    if lines:
+        yield "Left out:\n\n" + "\n".join(f"- {_plain(line)}" for line in lines)
 
 
 def _joined(*paragraphs: str) -> str:

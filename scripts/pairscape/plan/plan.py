@@ -12,7 +12,10 @@ from pairscape.encoders.specs import features_name, takes_stored_images
 
 @dataclass(frozen=True)
 class Dataset:
-    """A recipe: the keys of the schema, its samples, sorted, and the splits that have any of them."""
+    """A recipe: the keys of the schema, its samples, sorted, and the splits that have any of them.
+
+    ``lost`` are samples that ``missing_samples: leave_out`` left out of it, with the reason.
+    """
 
     panel: str
     spots: str | None
@@ -25,6 +28,7 @@ class Dataset:
     split: Mapping
     samples: tuple[str, ...]
     filled_splits: frozenset[str]
+    lost: Mapping[str, str]
 
     @property
     def is_imported(self) -> bool:

@@ -9,7 +9,17 @@ from pairscape.acquire.samples import read_samples
 from pairscape.core.logs import log
 from pairscape.core.options import read_schema, refuse_invalid, with_defaults
 from pairscape.encoders.specs import read_encoders
-from pairscape.plan import datasets, experiments, paths, presets, samples, scores, slides
+from pairscape.plan import (
+    dataset_reading,
+    datasets,
+    experiments,
+    missing,
+    paths,
+    presets,
+    samples,
+    scores,
+    slides,
+)
 from pairscape.plan.plan import Mutation, Plan
 
 
@@ -30,7 +40,7 @@ def resolve_config(config: Mapping, source) -> dict:
     refuse_invalid(filled, {**part, "$defs": schema["$defs"]}, source, "")
     resolved["experiments"] = filled["experiments"]
     for name in resolved["datasets"]:
-        datasets.inherit(name, resolved["datasets"], source)
+        dataset_reading.inherit(name, resolved["datasets"], source)
     return resolved
 
 
@@ -41,16 +51,20 @@ def read_plan(config: Mapping, source) -> Plan:
     encoders = read_encoders(config["encoders"])
     samples.check_samples(config, source, rows)
     presets.check_presets(config, source)
-    parts = datasets.part_rows(config, rows, source)
+    parts = dataset_reading.part_rows(config, rows, source)
+    left_out = missing.left_out(config, rows)
+    config["pool_also"] = [one for one in config["pool_also"] if one["sample"] not in left_out]
+    without = {part: left_out.get(row["part_of"]) for part, row in parts.items()}
+    left_out |= {part: reason for part, reason in without.items() if reason}
     plan_datasets = {
-        name: datasets.read_dataset(name, config, source, {**rows, **parts})
+        name: dataset_reading.read_dataset(name, config, source, {**rows, **parts}, left_out)
         for name in config["datasets"]
     }
-    chosen = {sample for dataset in plan_datasets.values() for sample in dataset.samples}
+    chosen = {sample for one in plan_datasets.values() for sample in (*one.samples, *one.lost)}
     chosen |= {parts[sample]["part_of"] for sample in chosen & parts.keys()}
     for words in (*presets.odd_fields(config), *samples.unused_samples(config, chosen, rows)):
         log.warning("%s", words)
-    datasets.check_overlay_gene(config, source)
+    dataset_reading.check_overlay_gene(config, source)
     plan_experiments = {
         name: experiments.read_experiment(name, config, source, encoders)
         for name in config["experiments"]

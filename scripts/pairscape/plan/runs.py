@@ -62,7 +62,8 @@ def leaked_in_published_fit(plan: Plan, dataset: str, gene: str) -> dict[str, li
         return {}
     fitted = (spec["builder"], plan.datasets[dataset].panel)
     rows = datasets.published_fits(plan.config)
-    return {"also_fit": [r["sample"] for r in rows if (r["encoder"], r["panel"]) == fitted]}
+    leaked = [row["sample"] for row in rows if (row["encoder"], row["panel"]) == fitted]
+    return {"also_fit": [name for name in leaked if name not in plan.datasets[dataset].lost]}
 
 
 def features_home(plan: Plan, dataset: str) -> str:

@@ -8,7 +8,7 @@ from pairscape.acquire import by_hand
 from pairscape.acquire.by_hand import TRANSCRIPTS
 from pairscape.acquire.samples import ALIGNMENT_WORDS, FROM_BUNDLE, NO_FILE, REGISTER
 from pairscape.core.errors import InputError, one_of
-from pairscape.plan import datasets
+from pairscape.plan import datasets, missing
 from pairscape.plan.plan import Plan
 
 SOURCE_FACTS = (
@@ -260,21 +260,13 @@ def absent_files(plan: Plan) -> list[str]:
         row = plan.samples[sample]
         if Path(f"{plan.results}/samples/{sample}/check.json").exists():
             continue
-        given = {"bundle": row["bundle"]}
-        given |= {"he_image": row["he_image"]} if row["he_image"] not in NO_FILE else {}
-        given |= {"he_alignment": row["he_alignment"]}
-        for column, value in given.items():
-            if value and value not in ALIGNMENT_WORDS and not _is_there(plan, sample, value):
+        if sample in plan.simulated or sample in plan.fetched:
+            continue
+        for column, path in missing.given_files(plan.config, row).items():
+            if not Path(path).exists():
                 place = f"{plan.config['samples']}: sample {sample}, column {column}"
-                path = _place(plan, value)
                 lines.append(f"{place}: found nothing at {path}; put it there or correct the path")
     return lines
-
-
-def _is_there(plan: Plan, sample: str, value: str) -> bool:
-    """Whether a path that the table gives leads to something, or a rule makes it."""
-    made = sample in plan.simulated or sample in plan.fetched
-    return made or Path(_place(plan, value)).exists()
 
 
 # ------------------------------------------------------------------------------------------ checks

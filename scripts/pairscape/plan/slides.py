@@ -185,6 +185,12 @@ def tabled(plan: Plan) -> list[str]:
     return plan.mutation_in_all or list(plan.mutation)
 
 
+def pretrained_on(plan: Plan, names: Iterable[str]) -> list[str]:
+    """The datasets that the pairs among the models of some entries were trained on."""
+    models = [model for name in names for model in plan.mutation[name].models.values()]
+    return [model.dataset for model in models if model.dataset]
+
+
 def tabled_scores(plan: Plan) -> list[str]:
     """The scores of those entries."""
     return [f"{plan.results}/scores/mutation/{name}.tsv" for name in tabled(plan)]

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 from pairscape.core import files
 
@@ -62,17 +63,29 @@ def mark_two_best(values: Mapping, highest_first: bool = True) -> dict:
 # ------------------------------------------------------------------------------- Markdown and LaTeX
 
 
-def write(table, paths: Sequence, title: str, rows: Sequence[Mapping], sections: Sequence) -> None:
-    """Write a table in its three forms: as TSV the rows, as Markdown and LaTeX their sections."""
+def write(
+    table,
+    paths: Sequence,
+    title: str,
+    rows: Sequence[Mapping],
+    sections: Sequence,
+    options: Mapping = MappingProxyType({}),
+) -> None:
+    """Write a table in its three forms: as TSV the rows, as Markdown and LaTeX their sections.
+
+    ``options`` are the program's: what ``left_out`` tells of lost samples stands in both.
+    """
     table.write(paths[0], rows)
     for path, form in zip(paths[1:], (to_markdown, to_latex), strict=True):
         with files.atomic_path(path) as temporary:
-            temporary.write_text(form(title, sections), encoding="utf-8")
+            text = form(title, sections, options.get("left_out", ()))
+            temporary.write_text(text, encoding="utf-8")
 
 
-def to_markdown(title: str, sections: Iterable[Mapping]) -> str:
-    """Sections as Markdown."""
+def to_markdown(title: str, sections: Iterable[Mapping], left_out: Sequence[str] = ()) -> str:
+    """Sections as Markdown, below what was left out of them."""
     parts = [f"# {_escape_markdown(title)}\n"]
+    parts += [*(f"- {_escape_markdown(line)}" for line in left_out), ""] if left_out else []
     sections = list(sections)
     parts += [] if sections else ["Nothing to tabulate.\n"]
     for section, following in zip(sections, [*sections[1:], None], strict=False):
@@ -124,8 +137,8 @@ def escape_latex(text: str) -> str:
     return start + "".join(_LATEX.get(character, character) for character in text[1:])
 
 
-def to_latex(title: str, sections: Iterable[Mapping]) -> str:
-    """Sections as LaTeX tables; needs ``\\usepackage{booktabs}``."""
+def to_latex(title: str, sections: Iterable[Mapping], left_out: Sequence[str] = ()) -> str:
+    """Sections as LaTeX tables; needs ``\\usepackage{booktabs}``. Captions tell what was left out."""
     parts = [r"% needs \usepackage{booktabs} and, for quotation marks, \usepackage[T1]{fontenc}"]
     for section in sections:
         right = _numeric_columns(section)
@@ -134,7 +147,7 @@ def to_latex(title: str, sections: Iterable[Mapping]) -> str:
             r"\begin{table}",
             r"\centering\small",
             f"\\caption{{{escape_latex(title)}. {escape_latex(section['title'])}. "
-            + escape_latex(" ".join(section["notes"]))
+            + escape_latex(" ".join([*section["notes"], *(f"{line}." for line in left_out)]))
             + "}",
             f"\\begin{{tabular}}{{{columns}}}",
             r"\toprule",
