@@ -10,12 +10,14 @@ PINS := envs/uv.txt envs/pipeline.txt envs/dev.txt
 NEEDS_GB := 12
 RESULTS ?= results/demo
 FAULTS ?= two
+LEAVE_OUT ?=
+CONFIG ?= config/config.yaml
 SNAKEMAKE := $(VENV)/bin/snakemake --cores $(CORES) --workflow-profile profiles/local
 export PYTHONNOUSERSITE := 1
 # Images of containers set it; then every program compiles every module that it loads.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help env lint format test test-slow test-elsewhere test-all test-slurm soak demo study inference verify real bench pins clean
+.PHONY: help env lint format test test-slow test-elsewhere test-all test-slurm soak demo study rehearsal inference verify real plan bench pins clean
 
 help:  ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1 \t\2/' | expand -t 24
@@ -91,6 +93,13 @@ study: env  ## two seeds, controls and a tuned encoder (40 minutes): results/stu
 	$(SNAKEMAKE) --configfile config/study.yaml
 	echo "study: $$((SECONDS - start)) s; open results/study/report.html" >&2
 
+rehearsal: env  ## the published benchmark on simulated tissue by small encoders (45 minutes): results/rehearsal/report.html
+# LEAVE_OUT="NCBI864 NCBI865" makes those samples ones that can't be had.
+	@start=$$SECONDS
+	targets=$$($(VENV)/bin/python tests/built/rehearsal.py results/rehearsal --leave-out $(LEAVE_OUT))
+	$(SNAKEMAKE) $$targets --configfile results/rehearsal/config.yaml
+	echo "rehearsal: $$((SECONDS - start)) s; open results/rehearsal/report.html" >&2
+
 inference: demo  ## a pair of the demo embeds an H&E image, and names the nearest gene profiles
 	$(VENV)/bin/python docs/embed_new_image.py
 
@@ -102,6 +111,9 @@ real: env  ## real H&E and counts from ../shared/data: results/real/report.html
 	$(SNAKEMAKE) --configfile tests/real/config.yaml
 	$(VENV)/bin/python tests/real/check_results.py
 	echo "real: $$((SECONDS - start)) s; open results/real/report.html" >&2
+
+plan: env  ## what the benchmark takes: jobs, hours, disk, the most expensive (20 s; CONFIG=config/config.yaml)
+	@$(VENV)/bin/python benchmarks/plan_costs.py --configfile $(CONFIG)
 
 bench: env  ## CPU time and memory against the obvious tools (10 minutes, 4 GB of disk): results/bench/
 	for what in pooling patches shards embedding loader gene_side batch_effect retrieval register; do
