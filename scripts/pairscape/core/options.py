@@ -26,7 +26,8 @@ PATTERNS = {
     r"^epoch$": "a whole number of steps, or `epoch`",
 }
 
-_TRUTHS = {"True": "true", "False": "false"}
+# As Python writes them, which is how Snakemake hands them on to the jobs of a cluster.
+_WORDS = {"True": "true", "False": "false", "None": "null"}
 
 
 def load_yaml(text: str):
@@ -45,7 +46,7 @@ def typed(value):
         return [typed(one) for one in value]
     try:
         # Not YAML: its `no` and `12:30` are a truth and a number.
-        found = json.loads(_TRUTHS.get(value, value)) if isinstance(value, str) else value
+        found = json.loads(_WORDS.get(value, value)) if isinstance(value, str) else value
     except ValueError:
         return value
     return found if found is None or isinstance(found, bool | int | float) else value
