@@ -47,6 +47,7 @@ SMALL = {
 # How an encoder names the size of its vocabulary, and what is added to the number of genes.
 VOCABULARY = {"nicheformer": "n_tokens", "scfoundation": "genes"}
 RESERVED = {"nicheformer": nicheformer.RESERVED_TOKENS, "scfoundation": 0}
+FLOOR = "tf_efficientnet_lite0_untrained"  # beside the benchmark's; it takes pictures of any size
 PATCH_PX = 32
 WIDTH_UM = 550
 MINIATURE = {
@@ -167,6 +168,9 @@ def write_encoders(folder: Path) -> None:
     """All encoders' files, those of SMALL and their variants small, and the files of their weights."""
     encoders = folder / "encoders"
     shutil.copytree(ROOT / "config/encoders", encoders, dirs_exist_ok=True)
+    floor = specs.encoder_file(encoders, "image", FLOOR)
+    small = {"input": {"resize_px": PATCH_PX, "crop_px": PATCH_PX}}
+    write(floor, as_yaml(yaml.safe_load(floor.read_text()) | small))
     for (kind, name), arguments in SMALL.items():
         spec = specs.read_encoder(encoders, kind, name)
         real_px = spec["arguments"].get("img_size")
