@@ -10,13 +10,14 @@ PINS := envs/uv.txt envs/pipeline.txt envs/dev.txt
 NEEDS_GB := 12
 RESULTS ?= results/demo
 FAULTS ?= two
+LEAVE_OUT ?=
 CONFIG ?= config/config.yaml
 SNAKEMAKE := $(VENV)/bin/snakemake --cores $(CORES) --workflow-profile profiles/local
 export PYTHONNOUSERSITE := 1
 # Images of containers set it; then every program compiles every module that it loads.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help env lint format test test-slow test-elsewhere test-all test-slurm soak demo study preflight own inference verify real bench pins clean
+.PHONY: help env lint format test test-slow test-elsewhere test-all test-slurm soak demo study rehearsal preflight own inference verify real plan bench pins clean
 
 help:  ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1 \t\2/' | expand -t 24
@@ -99,8 +100,16 @@ study: env  ## two seeds, controls and a tuned encoder (40 minutes): results/stu
 
 preflight: env  ## what CONFIG=config/config.yaml still lacks, a line each; it starts nothing
 	@$(SNAKEMAKE) --quiet all --configfile $(CONFIG) -- preflight
+
 own: demo  ## one section as a sample of one's own (2 minutes): results/own/report.html
 	$(VENV)/bin/pairscape run config/own
+
+rehearsal: env  ## the published benchmark on simulated tissue by small encoders (45 minutes): results/rehearsal/report.html
+# LEAVE_OUT="NCBI864 NCBI865" makes those samples ones that can't be had.
+	@start=$$SECONDS
+	targets=$$($(VENV)/bin/python tests/built/rehearsal.py results/rehearsal --leave-out $(LEAVE_OUT))
+	$(SNAKEMAKE) $$targets --configfile results/rehearsal/config.yaml
+	echo "rehearsal: $$((SECONDS - start)) s; open results/rehearsal/report.html" >&2
 
 inference: demo  ## a pair of the demo embeds an H&E image, and names the nearest gene profiles
 	$(VENV)/bin/python docs/embed_new_image.py
@@ -113,6 +122,9 @@ real: env  ## real H&E and counts from ../shared/data: results/real/report.html
 	$(SNAKEMAKE) --configfile tests/real/config.yaml
 	$(VENV)/bin/python tests/real/check_results.py
 	echo "real: $$((SECONDS - start)) s; open results/real/report.html" >&2
+
+plan: env  ## what the benchmark takes: jobs, hours, disk, the most expensive (20 s; CONFIG=config/config.yaml)
+	@$(VENV)/bin/python benchmarks/plan_costs.py --configfile $(CONFIG)
 
 bench: env  ## CPU time and memory against the obvious tools (10 minutes, 4 GB of disk): results/bench/
 	for what in pooling patches shards embedding loader gene_side batch_effect retrieval register; do

@@ -14,8 +14,10 @@ import sys
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
 from snakemake.exceptions import MissingRuleException
+from snakemake.utils import update_config
 
 from pairscape.core.errors import InputError
+from pairscape.core.options import typed
 from pairscape.jobs.records import program_version
 from pairscape.plan import (
     commands,
@@ -43,6 +45,7 @@ def refused(error: InputError) -> SystemExit:
 # All that has a say in the configuration, for messages.
 config_source = [*map(str, workflow.overwrite_configfiles or ["config/config.yaml"])]
 config_source += ["--config"] if workflow.config_settings.config else []
+update_config(config, typed(workflow.config_settings.config))  # its numbers as numbers
 
 try:
     plan = read_plan(config, " with ".join(config_source))

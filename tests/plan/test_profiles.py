@@ -28,6 +28,14 @@ def test_the_slurm_profile_names_only_rules_that_there_are():
     assert set(SLURM["group-components"]) <= set(SLURM["groups"].values())
 
 
+def test_the_slurm_profile_is_found_by_its_name_from_the_checkout(monkeypatch):
+    from snakemake.cli import get_profile_dir
+
+    monkeypatch.chdir(ROOT)
+    _, file = get_profile_dir("slurm")
+    assert file.resolve() == ROOT / "profiles/slurm/config.yaml"
+
+
 def test_every_rule_that_asks_for_a_gpu_goes_to_the_gpu_partition_and_no_other():
     asks = {name for name, text in rule_texts().items() if re.search(r"^\s+gpu=", text, re.M)}
     sent = {
@@ -56,12 +64,12 @@ def test_rules_name_nothing_of_a_site_and_try_again_in_the_profile_alone():
 def said(tmp_path_factory):
     """The dry run of the full benchmark through the Slurm profile, without a cluster."""
     folder = tmp_path_factory.mktemp("planned")
-    for name in ("Snakefile", "workflow", "scripts", "config", "envs", "profiles"):
+    for name in ("Snakefile", "workflow", "scripts", "config", "envs", "profiles", "slurm"):
         shutil.copytree(ROOT / name, folder / name) if (ROOT / name).is_dir() else shutil.copy(
             ROOT / name, folder
         )
     done = subprocess.run(
-        [sys.executable, "-m", "snakemake", "-n", "--nocolor", "--profile", "profiles/slurm"],
+        [sys.executable, "-m", "snakemake", "-n", "--nocolor", "--profile", "slurm"],
         cwd=folder,
         capture_output=True,
         text=True,

@@ -440,3 +440,41 @@ def test_a_misspelt_target_is_told_with_the_nearest(checkout, target, near):
     _, said = plan(checkout, target, "--configfile", "tests/tiny.yaml", ok=False)
     assert f"target: found '{target}', which no rule makes; did you mean {near}?" in said
     assert "Traceback" not in said
+
+
+def test_an_override_reaches_into_the_configuration_with_its_numbers(checkout):
+    """By Snakemake alone they would be text inside mappings, and refused."""
+    longer = "experiments={tiny: {training: {max_steps: 7, learning_rate: 1.0e-3}, seeds: [1, 2]}}"
+    names = ("calibration=null", longer)
+    run = "results/tiny/scores/tiny/tiny/retrieval.tsv"
+    tiny = ("--configfile", "tests/tiny.yaml", "--printshellcmds")
+    counts, said = plan(checkout, run, *tiny, "--config", *names)
+    assert counts["pretrain"] == 2
+    assert '"max_steps": 7,' in said
+    assert '"learning_rate": 0.001,' in said
+    assert '"batch_size": 32,' in said  # the file's own, beside it
+    words = "datasets={tiny: {split: {train: [no]}}}"
+    _, said = plan(checkout, run, *tiny, "--config", words, ok=False)
+    assert "found 'no'; allowed (samples of tests/tiny_samples.tsv): speck" in said
+
+
+@pytest.mark.parametrize("configuration", ["config/config.yaml", "config/demo.yaml"])
+def test_a_smoke_run_takes_any_pair_and_dataset(checkout, configuration):
+    dataset = "human-breast-panel" if "config.yaml" in configuration else "simulated-breast"
+    chosen = f"smoke={{dataset: {dataset}, image: uni, gene: mlp}}"
+    flags = ("--configfile", configuration, "--printshellcmds")
+    counts, said = plan(checkout, "smoke", "--config", chosen, *flags)
+    assert counts["pretrain"] == counts["score_retrieval"] == counts["embed_images"] == 1
+    assert f"runs/smoke/{dataset}/uni-mlp/seed24442/model.ckpt" in said
+    assert '"image_tuning": "frozen"' in said
+    assert '"max_steps": 200' in said
+
+
+def test_a_smoke_run_of_nothing_says_how_to_choose(checkout):
+    _, said = plan(checkout, "smoke", "--configfile", "tests/tiny.yaml", ok=False)
+    assert "smoke: found neither the key nor an experiment; choose: --config 'smoke={" in said
+    chosen = "smoke={dataset: tiyn, image: uni, gene: mlp}"
+    _, said = plan(
+        checkout, "smoke", "--configfile", "tests/tiny.yaml", "--config", chosen, ok=False
+    )
+    assert "found 'tiyn'; did you mean tiny?" in said

@@ -1,4 +1,4 @@
-"""tests/tiny.yaml through `--profile profiles/slurm` on a real Slurm: run by `make test-slurm` alone.
+"""tests/tiny.yaml through `--profile slurm` on a real Slurm: run by `make test-slurm` alone.
 
 One scheduler of one node with fake GPUs (tests/slurm/). The run is disturbed: a job exceeds its memory,
 the pretraining its time, and at the end its files are held against those of an undisturbed local run.
@@ -22,6 +22,7 @@ if not os.environ.get("PAIRSCAPE_TEST_SLURM"):
 
 GPU_RULES = {"embed_images", "pretrain"}
 STEPS = 300
+DEVICES = 2  # two processes, and two of the fake GPUs
 RUN = "runs/tiny/tiny/tf_efficientnet_lite0-mlp/seed1"
 # What differs between any two runs of one machine, and why; all else is identical.
 DIFFERS = {
@@ -43,15 +44,27 @@ def cluster():
 
 
 def checkout(folder: Path) -> Path:
-    """A folder to work in, with a longer training than tests/tiny.yaml: it can be caught at it."""
+    """A folder to work in; its training is longer than that of tests/tiny.yaml, so that it can be
+    caught at it, and takes two devices.
+    """
     folder.mkdir()
-    for name in ("Snakefile", "workflow", "scripts", "config", "envs", "tests", "profiles"):
+    for name in (
+        "Snakefile",
+        "workflow",
+        "scripts",
+        "config",
+        "envs",
+        "tests",
+        "profiles",
+        "slurm",
+    ):
         (folder / name).symlink_to(ROOT / name)
     config = yaml.safe_load((ROOT / "tests/tiny.yaml").read_text())
     training = config["experiments"]["tiny"]["training"]
     config["experiments"]["tiny"]["training"] = training | {
         "max_steps": STEPS,
         "early_stopping": None,
+        "devices": DEVICES,
     }
     (folder / "tiny.yaml").write_text(yaml.safe_dump(config))
     return folder
@@ -81,7 +94,7 @@ def on_slurm(folder: Path, *set_resources: str, more: tuple[str, ...] = ()) -> s
     ]
     return start(
         folder,
-        *("--profile", "profiles/slurm", "--latency-wait", "5"),
+        *("--profile", "slurm", "--latency-wait", "5"),
         *("--slurm-init-seconds-before-status-checks", "5"),
         *("--set-resources", *asked, *set_resources),
         *more,
@@ -103,14 +116,15 @@ def last_job() -> int:
     return max((int(job["JobId"]) for job in slurm_jobs()), default=0)
 
 
-def process_of(program: str, folder: Path) -> int | None:
-    """The process that runs a program in a folder."""
+def processes_of(program: str, folder: Path) -> list[int]:
+    """The processes that run a program in a folder."""
+    found = []
     for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             words = (path / "cmdline").read_bytes().decode(errors="replace").split("\0")
             if words[1:2] == [f"scripts/{program}.py"] and (path / "cwd").resolve() == folder:
-                return int(path.name)
-    return None
+                found.append(int(path.name))
+    return sorted(found)
 
 
 def wait_for(what, seconds: float, every: float = 0.2):
@@ -129,9 +143,9 @@ def stop_in_training(folder: Path, remote: subprocess.Popen, seconds: float = 90
 
     def training():
         assert remote.poll() is None, (folder / "said.txt").read_text()[-6000:]
-        return checkpoint.exists() and process_of("pretrain", folder)
+        return checkpoint.exists() and processes_of("pretrain", folder)
 
-    process = wait_for(training, seconds, every=0.01)
+    process = wait_for(training, seconds, every=0.01)[0]
     os.kill(process, signal.SIGSTOP)
     assert not (checkpoint.parent / "model.ckpt").exists(), "the training was over too soon"
     return process
@@ -155,6 +169,7 @@ def ran(cluster, tmp_path_factory):
         started.append(remote)
         # Halted, it can't be ready in time; Slurm wakes it to end it.
         stop_in_training(there, remote)
+        at_work = len(processes_of("pretrain", there))
         local = start(here, "--cores", "2", "--workflow-profile", "profiles/local")
         started.append(local)
         codes = local.wait(1500), remote.wait(1500)
@@ -171,6 +186,7 @@ def ran(cluster, tmp_path_factory):
         "local": here,
         "cluster": there,
         "state": cluster,
+        "at_work": at_work,
         "jobs": slurm_jobs(before),
     }
 
@@ -192,6 +208,14 @@ def test_gpu_jobs_get_a_gpu_of_the_gpu_partition_and_the_others_none(ran):
         assert job["Partition"] == ("gpu" if rule in GPU_RULES else "cpu"), job
         found.add(rule)
     assert found >= GPU_RULES
+
+
+def test_a_pretraining_on_two_devices_gets_two_gpus_at_each_attempt_and_is_two_processes(ran):
+    jobs = [job for job in ran["jobs"] if rules_of(job) == "pretrain"]
+    assert [job["JobState"] for job in jobs] == ["TIMEOUT", "COMPLETED"]
+    for job in jobs:
+        assert f"gres/gpu={DEVICES}" in job["TRES"] or f"gres:gpu:{DEVICES}" in job["TresPerJob"]
+    assert ran["at_work"] == DEVICES
 
 
 def test_a_job_out_of_memory_succeeds_with_more(ran):

@@ -1,5 +1,6 @@
 """Options by the schemas of ``workflow/schemas``: defaults filled in, unknown keys refused."""
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,10 +27,30 @@ PATTERNS = {
     r"^epoch$": "a whole number of steps, or `epoch`",
 }
 
+# As Python writes them, which is how Snakemake hands them on to the jobs of a cluster.
+_WORDS = {"True": "true", "False": "false", "None": "null"}
+
 
 def load_yaml(text: str):
     """What a YAML text says. The loader in C reads a configuration's files in a tenth of the time."""
     return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+
+
+def typed(value):
+    """A value of the command line as a configuration's file would have it.
+
+    Inside mappings and lists Snakemake leaves what ``--config`` gives as text.
+    """
+    if isinstance(value, Mapping):
+        return {key: typed(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [typed(one) for one in value]
+    try:
+        # Not YAML: its `no` and `12:30` are a truth and a number.
+        found = json.loads(_WORDS.get(value, value)) if isinstance(value, str) else value
+    except ValueError:
+        return value
+    return found if found is None or isinstance(found, bool | int | float) else value
 
 
 def read_schema(name: str) -> dict:

@@ -7,6 +7,27 @@ from pairscape.core.errors import InputError, one_of
 from pairscape.core.splits import SPLITS
 from pairscape.plan.plan import Dataset, Experiment
 
+# Of a smoke run, where no experiment named `smoke` says otherwise.
+_SMOKE_TRAINING = {
+    "image_tuning": "frozen",
+    "max_steps": 200,
+    "warmup_steps": 40,
+    "learning_rate": 5e-4,
+    "validate_every": 20,
+    "early_stopping": None,
+}
+
+
+def with_smoke(experiments: Mapping, chosen: Mapping | None, seed: int) -> dict:
+    """The experiments with `smoke` on the dataset and the pair that the key `smoke` chooses."""
+    if chosen is None:
+        return dict(experiments)
+    smoke = {"on_request": True, "seeds": [seed], "training": _SMOKE_TRAINING}
+    smoke |= experiments.get("smoke", {})
+    smoke |= {"datasets": [chosen["dataset"]]}
+    smoke |= {f"{kind}_encoders": [chosen[kind]] for kind in ("image", "gene")}
+    return {**experiments, "smoke": smoke}
+
 
 def apply_protocols(config: Mapping, audits: Mapping, default: str, source) -> dict[str, dict]:
     """The experiments of a configuration and those of its audits, each by its protocol and flags.

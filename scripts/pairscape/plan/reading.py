@@ -31,6 +31,8 @@ def resolve_config(config: Mapping, source) -> dict:
     schema = read_schema("config")
     resolved = with_defaults(config, schema, schema)
     refuse_invalid(resolved, schema, source, "")
+    named = experiments.with_smoke(config["experiments"], resolved["smoke"], resolved["seed"])
+    config = {**config, "experiments": named}
     part = {"properties": {"experiments": schema["properties"]["experiments"]}}
     by_protocol = experiments.apply_protocols(
         config, resolved["audit"], resolved["protocol"], source

@@ -137,7 +137,8 @@ def audit_files(plan: Plan, *extensions: str) -> list[str]:
 def smoke_scores(plan: Plan) -> list[str]:
     """The scores of the experiment named `smoke`."""
     if "smoke" not in plan.experiments:
-        raise InputError(plan.source, "experiments", "no smoke", "add it, as config/demo.yaml does")
+        remedy = "choose: --config 'smoke={dataset: <name>, image: <encoder>, gene: <encoder>}'"
+        raise InputError(plan.source, "smoke", "neither the key nor an experiment", remedy)
     return score_files(plan, "smoke", "retrieval.tsv")
 
 
