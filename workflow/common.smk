@@ -137,11 +137,11 @@ workflow._prepare_dag = told_nearest(workflow._prepare_dag)
 def queued_rules() -> dict:
     """By rule the Slurm partition that the profile names and, where it is a number, its minutes."""
     found = {}
-    for rule in workflow.rules:
-        raw = {name: one.raw for name, one in rule.resources.items()}
-        if rule.name not in workflow._localrules and raw.get("slurm_partition"):
+    for named in workflow.rules:
+        raw = {name: one.raw for name, one in named.resources.items()}
+        if named.name not in workflow._localrules and raw.get("slurm_partition"):
             minutes = raw.get("runtime")
-            found[rule.name] = (
+            found[named.name] = (
                 raw["slurm_partition"],
                 minutes if isinstance(minutes, int) else None,
             )
