@@ -76,6 +76,7 @@ def test_a_section_is_what_the_bundle_of_that_sample_holds(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_patch_lies_around_its_spot():
     resolved = knobs.resolve_knobs(SMALL)
     seeds = knobs.sample_seeds(1, "one", "donor")
@@ -116,6 +117,7 @@ def test_the_counts_are_the_same_for_every_signal_and_the_patches_are_not(data):
     assert (shown != hidden).mean() > 0.5
 
 
+@pytest.mark.slow
 def test_recall_tells_features_that_know_the_spot_from_noise(data):
     rows = calibration.rows_of(data, 3, "apart")
     genes = [

@@ -76,6 +76,7 @@ def test_silhouettes_equal_the_golden_values(shared):
     )
 
 
+@pytest.mark.slow
 def test_silhouette_and_bras_equal_scib_metrics():
     scib = pytest.importorskip("scib_metrics")
     # Two labels of 40 spots each: JAX compiles anew for each shape.
@@ -93,6 +94,7 @@ def test_silhouette_and_bras_equal_scib_metrics():
     )
 
 
+@pytest.mark.slow
 def test_ilisi_equals_scib_metrics():
     scib = pytest.importorskip("scib_metrics")
     from scib_metrics.nearest_neighbors import NeighborsResults
@@ -216,6 +218,7 @@ def space():
     return counts, clustering.embed_counts([counts[:40], counts[40:]], 30, options)
 
 
+@pytest.mark.slow
 def test_points_are_the_principal_components_of_scaled_log_counts(space):
     counts, found = space
     logged = np.log1p(counts / counts.sum(1, keepdims=True) * 1e4)

@@ -34,6 +34,7 @@ def test_a_program_closes_its_own_log_and_no_handler_of_a_library(tmp_path, monk
 @pytest.fixture
 def handlers():
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored behind a shell's `&`
     yield
     for number, handler in before.items():
         signal.signal(number, handler)

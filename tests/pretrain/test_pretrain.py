@@ -426,6 +426,7 @@ def tuned(patches, out, tuning="lora", **more):
     return run(patches, out, weights=patches[0] / "weights.pth", **settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tuning", ["lora", pytest.param("full", marks=pytest.mark.slow)])
 def test_a_tuned_run_that_is_killed_goes_on_to_the_same_files(
     patches, tmp_path, tuning, monkeypatch
@@ -482,6 +483,7 @@ def test_augmentation_is_of_the_train_patches_alone(patches, tmp_path, monkeypat
     assert not seen
 
 
+@pytest.mark.slow
 def test_patches_augmented_on_the_card_train_as_those_of_the_readers(
     patches, tmp_path, monkeypatch
 ):

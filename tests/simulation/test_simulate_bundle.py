@@ -348,6 +348,7 @@ def signal_between(signal):
     return np.corrcoef(sums, image)[0, 1], np.corrcoef(marker, nests)[0, 1]
 
 
+@pytest.mark.slow
 def test_image_tells_of_transcripts_as_much_as_the_signal_says():
     density, marker = zip(*(signal_between(signal) for signal in (0, 0.5, 1)), strict=True)
     # 400 tiles in domains of a few tiles: chance keeps within about 0.25.

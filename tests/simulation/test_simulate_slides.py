@@ -74,6 +74,7 @@ def test_the_truth_counts_cells_and_repeats_the_labels(made):
     assert all(int(row["cells"]) > int(row["tumour"]) + int(row["lymphocyte"]) for row in truth)
 
 
+@pytest.mark.slow
 def test_a_label_changes_the_tissue_by_its_knob():
     def lymphocytes(label, signal):
         targets = {"a": {"label_signal": signal}}

@@ -132,6 +132,7 @@ def test_undoing_the_class_weight_gives_back_the_prevalence():
     assert fitting.calibrated(logit.detach().numpy(), weight) == pytest.approx(3 / 20, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes_and_another_does_not(done, cohort, external, tmp_path):
     again = fit(tmp_path / "again", cohort, [external])
     for name in ("predictions", "training"):
@@ -231,6 +232,7 @@ def test_parts_of_a_fold_are_the_fold_the_next_and_the_rest():
     }
 
 
+@pytest.mark.slow
 def test_heat_maps_show_the_surest_of_each_label_over_the_slide(cohort, tmp_path):
     import tifffile
     from PIL import Image

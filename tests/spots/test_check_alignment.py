@@ -290,6 +290,7 @@ def simulate(tmp_path_factory):
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("seed", "mirrored"), [pytest.param(1, False, marks=pytest.mark.slow), (2, True)]
 )

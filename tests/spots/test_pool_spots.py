@@ -195,7 +195,7 @@ def show(bundle, out, he=None, **options):
         return image.info["Gene"], np.asarray(image)
 
 
-@pytest.mark.parametrize("frame", ["xenium_um", "he_pixels"])
+@pytest.mark.parametrize("frame", ["xenium_um", pytest.param("he_pixels", marks=pytest.mark.slow)])
 def test_the_figure_shows_the_gene_asked_for_else_the_one_that_varies_most(tmp_path, frame):
     bundle, he = make(tmp_path), tiny_bundle.write_he(tmp_path)
     out = tmp_path / "out"
