@@ -17,7 +17,7 @@ from pairscape.jobs import program
 from pairscape.report import chapters
 from pairscape.report import page as report
 
-RESULT_VERSION = 7
+RESULT_VERSION = 8
 
 
 def main(argv=None):

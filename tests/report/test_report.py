@@ -24,7 +24,7 @@ from pairscape.report import page as report
 
 VOID = {"meta", "img", "br", "link", "hr", "input"}
 # Those that make_inputs gives something of, and "missing", as runs of it are.
-CHAPTERS = ("about", "data", "retrieval", "missing", "provenance")
+CHAPTERS = ("found", "about", "data", "retrieval", "missing", "provenance")
 NASTY = '<script>alert("x")</script> & "quoted"'
 
 

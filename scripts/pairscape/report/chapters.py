@@ -10,6 +10,7 @@ from pairscape.report import (
     batch_effect_table,
     calibration_table,
     expression_table,
+    headline,
     hits_table,
     layout,
     mutation_table,
@@ -80,7 +81,8 @@ def caption(path) -> str:
 
 
 def read_tables(paths: Sequence) -> list[dict]:
-    """Tables for the page: ``title``, ``kind`` (their chapter's name), ``sections``, ``missing``.
+    """Tables for the page: ``title``, ``kind`` (their chapter's name), ``sections``, ``missing``, and
+    of retrieval ``found`` (see ``headline``).
 
     A table that no chapter declares stands as it is.
     """
@@ -97,6 +99,7 @@ def read_tables(paths: Sequence) -> list[dict]:
         else:
             sections = kind.sections(rows)
             lacking = dict.fromkeys(f"{title}: {words}" for words in kind.missing(rows))
-        entry = {"title": title, "kind": chapter.name, "sections": sections}
+        found = headline.sentences(rows) if kind is retrieval_sections.RETRIEVAL else []
+        entry = {"title": title, "kind": chapter.name, "sections": sections, "found": found}
         read.append({**entry, "missing": list(lacking)})
     return read

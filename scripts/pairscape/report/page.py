@@ -241,6 +241,7 @@ def render(context: Mapping) -> str:
             *((dataset["name"], dataset["donors"]) for dataset in context["datasets"]),
             ("All samples of this report", count_donors(context["samples"])),
         ],
+        found=[one for table in context["tables"] for one in table["found"]],
         missing=[text for table in context["tables"] for text in table["missing"]],
     )
 
