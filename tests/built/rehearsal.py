@@ -35,7 +35,7 @@ from pairscape.encoders.architectures import nicheformer, scfoundation  # noqa: 
 
 # Of each encoder what makes it small; the widths are what they are.
 SMALL = {
-    ("image", "ctranspath"): {"img_size": [32, 32], "depths": [1, 1, 1, 1]},
+    ("image", "ctranspath"): {"img_size": 32, "depths": [1, 1, 1, 1]},
     ("image", "conch"): {"img_size": 32, "depth": 1, "mlp_ratio": 0.25},
     ("image", "gigapath"): {"img_size": 32, "depth": 1, "mlp_ratio": 0.25},
     ("image", "h0_mini"): {"img_size": 28, "depth": 1, "mlp_ratio": 0.25},
@@ -197,7 +197,7 @@ def make_small(file: Path, real_px: int | None) -> None:
     own = yaml.safe_load(file.read_text())
     spec = specs.read_encoder(file.parents[1], kind, name)
     if kind == "image":
-        small_px, read = np.max(spec["arguments"]["img_size"]).item(), spec["input"]
+        small_px, read = spec["arguments"]["img_size"], spec["input"]
         patch, scale = 16 if small_px % 16 == 0 else 14, small_px / (real_px or read["crop_px"])
         crop = math.ceil(read["crop_px"] * scale / patch) * patch
         resize = max(crop, round(read["resize_px"] * scale))

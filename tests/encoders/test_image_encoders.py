@@ -538,3 +538,12 @@ def test_the_transform_normalises_and_resizes_as_declared():
     resized = prepare([grey])
     assert resized.shape == (1, 3, 48, 48)
     assert np.allclose(resized[0, 0], (128 / 255 - 0.1) / 0.5, atol=1e-6)
+
+
+@pytest.mark.parametrize("img_size", [32, [32, 32]])
+def test_ctranspath_takes_a_side_as_every_other_encoder_does(img_size):
+    from pairscape.encoders.architectures import ctranspath
+
+    arguments = {"architecture": "swin_tiny_patch4_window7_224", "num_classes": 0}
+    spec = {"arguments": arguments | {"img_size": img_size, "depths": [1, 1, 1, 1]}}
+    assert ctranspath.build(spec)(torch.zeros(1, 3, 32, 32)).shape == (1, 768)

@@ -7,6 +7,7 @@ written by a modified timm 0.5.4; here timm's own Swin of today gets the stem an
 import re
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -23,7 +24,7 @@ class ConvStem(nn.Module):
 
     def __init__(
         self,
-        img_size: tuple[int, int] = (224, 224),
+        img_size: int | tuple[int, int] = 224,
         patch_size: int = 4,
         in_chans: int = 3,
         embed_dim: int = 96,
@@ -33,7 +34,7 @@ class ConvStem(nn.Module):
         super().__init__()
         if patch_size != 4:
             raise ValueError(f"the stem divides by 4, not by {patch_size}")
-        self.grid_size = tuple(side // patch_size for side in img_size)
+        self.grid_size = tuple(int(side) // patch_size for side in np.broadcast_to(img_size, 2))
         layers, inputs = [], in_chans
         for outputs in (embed_dim // 8, embed_dim // 4):
             layers += [
