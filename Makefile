@@ -17,7 +17,7 @@ export PYTHONNOUSERSITE := 1
 # Images of containers set it; then every program compiles every module that it loads.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help env lint format test test-slow test-elsewhere test-all test-slurm soak demo study rehearsal preflight own inference verify real plan bench pins clean
+.PHONY: help env lint format test test-slow test-elsewhere test-rehearsal test-all test-slurm soak demo study rehearsal preflight own inference verify real plan bench pins clean
 
 help:  ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1 \t\2/' | expand -t 24
@@ -69,7 +69,7 @@ test: env  ## for before a commit: units, the tiny pipeline, the shape of the re
 	$(PYTEST) -m "not slow"
 
 test-slow: env  ## the miniature study, faults, several processes, benchmarks, more examples of each property (10 minutes)
-	$(PYTEST) -m "slow or hypothesis" --hypothesis-profile thorough
+	$(PYTEST) -m "(slow or hypothesis) and not rehearsal" --hypothesis-profile thorough
 
 test-elsewhere: env  ## the fast tests that compute, with the kernels of an old processor and four threads (5 minutes)
 # What passes here and in `make test` doesn't rely on one processor's rounding. Waiting threads sleep.
@@ -78,7 +78,10 @@ test-elsewhere: env  ## the fast tests that compute, with the kernels of an old 
 	    OMP_NUM_THREADS=4 OMP_WAIT_POLICY=PASSIVE \
 	    $(VENV)/bin/python -m pytest -m "not slow" --numprocesses $(CORES) --dist loadfile $$files
 
-test-all: test test-slow test-elsewhere  ## all tests that need no cluster
+test-rehearsal: env  ## the rehearsal of two panels (2 minutes)
+	$(VENV)/bin/python -m pytest -m rehearsal tests/whole/test_rehearsal.py
+
+test-all: test test-slow test-elsewhere test-rehearsal  ## all tests that need no cluster
 
 test-slurm: env  ## the tiny pipeline through a real Slurm, with faults (5 minutes; needs root on Debian)
 	@start=$$SECONDS

@@ -64,6 +64,7 @@ def test_what_the_rehearsal_has_of_samples_and_encoders_is_the_published(
             assert (after["parameters"] or 0) <= (before["parameters"] or 0), name
 
 
+@pytest.mark.rehearsal
 def test_a_miniature_of_the_rehearsal_ends_with_the_comparison(tmp_path, monkeypatch, capsys):
     targets = prepared(tmp_path, monkeypatch, capsys, "--miniature")
     chosen = [target for target in targets if "/tables/" in target]
