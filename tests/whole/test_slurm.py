@@ -122,7 +122,9 @@ def processes_of(program: str, folder: Path) -> list[int]:
     for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             words = (path / "cmdline").read_bytes().decode(errors="replace").split("\0")
-            if words[1:2] == [f"scripts/{program}.py"] and (path / "cwd").resolve() == folder:
+            # Further processes of a training are started by the program's whole path.
+            named = Path(*words[1:2]).name == f"{program}.py"
+            if named and (path / "cwd").resolve() == folder:
                 found.append(int(path.name))
     return sorted(found)
 
