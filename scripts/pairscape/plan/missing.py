@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from pairscape.acquire import refusals, sources
-from pairscape.acquire.samples import ALIGNMENT_WORDS, NO_FILE, REGISTER
+from pairscape.acquire.samples import ALIGNMENT_WORDS, NO_FILE
 from pairscape.plan.plan import Plan
 
 PARTS = {"bundle": "bundle", "he_image": "H&E", "he_alignment": "alignment"}
@@ -90,7 +90,7 @@ def file_of(part: str, sample: str) -> str:
 
 def given_files(config: Mapping, row: Mapping[str, str]) -> dict[str, str]:
     """The paths that a sample's row gives, by column; they start in <bundles>."""
-    words = {"bundle": (), "he_image": NO_FILE, "he_alignment": (*ALIGNMENT_WORDS, REGISTER)}
+    words = {"bundle": (), "he_image": NO_FILE, "he_alignment": ALIGNMENT_WORDS}
     return {
         column: str(Path(config["bundles"], row[column]))
         for column in PARTS

@@ -167,8 +167,8 @@ def viewer_inputs(plan: Plan, sample: str, spots: str) -> dict:
     for name in plan.datasets_in_all:
         dataset = plan.datasets[name]
         if dataset.spots == spots and named & {*dataset.samples}:
-            folder = f"{plan.results}/datasets/{datasets.shards_home(plan, name)}/shards"
-            shards = [f"{folder}/{one}.arrow" for one in dataset.samples if one in named]
+            of_sample = zip(dataset.samples, datasets.shard_files(plan, name), strict=True)
+            shards = [file for one, file in of_sample if one in named]
             scored = plan.fully_scored if plan.config["hits"]["score"] else []
             shown = [one for one in scored if name in plan.experiments[one].datasets]
             hits = [f"{plan.results}/scores/{one}/{name}/hits.parquet" for one in shown]
