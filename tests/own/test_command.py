@@ -86,14 +86,22 @@ def test_two_images_beside_a_bundle_are_not_chosen_from(bundle):
         call("check", bundle)
 
 
-def test_a_run_gives_further_words_to_snakemake_before_the_configuration(monkeypatch):
-    """`--configfile` takes all that follows it for files."""
+@pytest.fixture
+def asked(monkeypatch):
+    """The commands that are started, without being started."""
+    import snakemake.cli  # which starts some of its own  # noqa: F401
+
     asked = []
     monkeypatch.setattr(
         command.subprocess,
         "run",
         lambda given, **_: asked.append(given) or subprocess.CompletedProcess(given, 3),
     )
+    return asked
+
+
+def test_a_run_gives_further_words_to_snakemake_before_the_configuration(asked):
+    """`--configfile` takes all that follows it for files."""
     with pytest.raises(SystemExit) as end:
         call("run", "-n", "results/own/report.html")
     assert end.value.code == 3
@@ -134,3 +142,19 @@ def test_spots_and_a_report_come_of_a_bundle_without_an_he(bundle, tmp_path):
     made = folder / "results"
     assert (made / "samples/spots_only/square55/qc.png").stat().st_size > 10_000
     assert "spots_only" in (made / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("words", "targets"),
+    [
+        (["--cores", "4"], ["all", "viewers"]),
+        (["--quiet", "rules", "-n"], ["all", "viewers"]),
+        (["--cores", "4", "--", "spots"], []),
+        (["datasets"], []),
+    ],
+)
+def test_an_option_s_value_is_no_target(words, targets, asked):
+    with pytest.raises(SystemExit):
+        call("run", *words)
+    (started,) = asked
+    assert started[3 : 3 + len(targets + words)] == [*targets, *words]

@@ -258,9 +258,9 @@ def _continue(
         raise TryAgainError(f"more bytes came than the {total} that were announced", slow=True)
 
 
-def no_space(folder, needed: int) -> InputError:
+def no_space(folder, needed: int, other_way: str = "") -> InputError:
     """The refusal of what needs more bytes than a folder's disk has free."""
-    remedy = "free space and run it again"
+    remedy = f"free space and run it again{other_way}"
     return InputError(folder, "free space", f"less than {needed} bytes", remedy)
 
 
@@ -320,11 +320,12 @@ def ask(
     headers: Mapping[str, str],
     secret_headers: Mapping[str, str],
     timeout_s: float = TIMEOUT_S,
+    body: bytes | None = None,
 ):
     """The answer to one request, still open; raises ``TryAgainError`` or ``RefusedError``."""
     headers = {"User-Agent": "pairscape", "Accept-Encoding": "identity", **headers}
     try:
-        request = urllib.request.Request(_with_secrets(url), headers=headers)
+        request = urllib.request.Request(_with_secrets(url), body, headers)
         for name, value in secret_headers.items():
             refuse_secret(value, without_query(url), f"secret in the header {name}")
             request.add_unredirected_header(name, value)

@@ -45,8 +45,9 @@ def fetch(
     log.info(words, page, len(listed), panel, len(there), size / 1e9, folder)
     folder.mkdir(parents=True, exist_ok=True)
     if size > shutil.disk_usage(folder).free - downloads.FREE_BYTES:
-        remedy = "free space, or name a folder of another disk in hosted.folder"
-        raise InputError(folder, "free space", f"less than {size} bytes", remedy)
+        raise downloads.no_space(
+            folder, size, ", or name a folder of another disk in hosted.folder"
+        )
     from huggingface_hub import hf_hub_url
 
     by_hand = f"ask for access at {page} and set HF_TOKEN to a token that may read it, or "

@@ -2,11 +2,9 @@
 
 import json
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from http.client import HTTPException, responses
+from http.client import HTTPException
 from urllib.parse import quote
 
 from pairscape.acquire import downloads
@@ -46,17 +44,14 @@ class Asked:
         shown = downloads.without_query(url)
         downloads.check_address(url)
         data = None if body is None else json.dumps(body).encode()
-        headers = {"User-Agent": "pairscape", "Accept": "application/json"}
+        headers = {"Accept": "application/json"}
         headers |= {"Content-Type": "application/json"} if data else {}
         for failures in range(downloads.TRIES):
             try:
-                request = urllib.request.Request(url, data, headers)
-                with urllib.request.urlopen(request, timeout=downloads.TIMEOUT_S) as response:
+                with downloads.ask(url, headers, {}, body=data) as response:
                     return json.loads(response.read())
-            except urllib.error.HTTPError as error:
-                error.close()
-                said = f"status {error.code} {responses.get(error.code, '')}".strip()
-                final = error.code not in downloads.RETRY_STATUS
+            except (downloads.TryAgainError, downloads.RefusedError) as error:
+                said, final = str(error), isinstance(error, downloads.RefusedError)
             except (OSError, HTTPException) as error:
                 said, final = downloads.what_failed(error), False
             except ValueError:

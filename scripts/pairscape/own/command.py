@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from pairscape.acquire.sources import ENDINGS
 from pairscape.core.errors import InputError
 from pairscape.core.logs import log
 from pairscape.core.options import CHECKOUT
@@ -56,12 +57,12 @@ def _run_program(words: list[str]) -> None:
 def _sample_arguments(command: str, what: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"pairscape {command}", description=what)
     parser.add_argument(
-        "--he", help="H&E image; the only *_he_image.ome.tif of the bundle if left out"
+        "--he", help=f"H&E image; the only *{ENDINGS['he_image']} of the bundle if left out"
     )
     parser.add_argument(
         "--alignment",
-        help="alignment file, or identity, microns, register; the only *_he_imagealignment.csv of the"
-        " bundle if left out",
+        help=f"alignment file, or {', '.join(template.ALIGNMENT_WORDS)}, register; the only"
+        f" *{ENDINGS['he_alignment']} of the bundle if left out",
     )
     parser.add_argument(
         "--um-per-px", default="", help="pixel size of the H&E, if it doesn't say it"
@@ -97,7 +98,10 @@ def _run(words: list[str]) -> None:
     if not path.is_file():
         raise InputError(path, "file", "nothing", "pairscape new makes one")
     asked = words[len(own) :]
-    targets = [] if any(not word.startswith("-") for word in asked) else ["all", "viewers"]
+    from snakemake.cli import get_argument_parser
+
+    named = get_argument_parser().parse_known_args(asked)[0].targets
+    targets = [] if named else ["all", "viewers"]
     command = [sys.executable, "-m", "snakemake", *targets, *asked]
     if not {"--cores", "-c", "-j", "--jobs", "--profile"} & {word.split("=")[0] for word in words}:
         command += ["--cores", str(len(os.sched_getaffinity(0)))]
@@ -115,11 +119,10 @@ def _row(args, name: str, **facts) -> dict:
     if not args.bundle.is_dir():
         remedy = "name the folder that holds experiment.xenium (unzip the published zip)"
         raise InputError(args.bundle, "folder", "nothing", remedy)
-    he_image = template.find_beside(args.bundle, args.he, "_he_image.ome.tif")
+    he_image = template.find_beside(args.bundle, args.he, ENDINGS["he_image"])
     given = args.alignment
-    alignment = (
-        template.find_beside(args.bundle, given, "_he_imagealignment.csv") if he_image else ""
-    )
+    ending = ENDINGS["he_alignment"]
+    alignment = template.find_beside(args.bundle, given, ending) if he_image else ""
     return template.sample_row(
         name, args.bundle, he_image, alignment, um_per_px=args.um_per_px, **facts
     )

@@ -63,8 +63,5 @@ def training_mb(plan: Plan, run, attempt: int) -> int:
     # Read from the file and built, 4 bytes a number, before they go to the device.
     weights_mb = sum(2 * 4 * (spec["parameters"] or 0) / 1e6 for spec in specs)
     each = _PROCESS_MB + readers * _READER_MB + weights_mb
-    shared = 12_000 + 20 * sum(
-        thousand_spots(plan, name, plan.datasets[run.dataset].spots)
-        for name in plan.datasets[run.dataset].samples
-    )
+    shared = grows(plan, 12_000, kspots=20)({"dataset": run.dataset}, 1)
     return round((shared + training["devices"] * each) * attempt)
