@@ -6,7 +6,14 @@ SHELL := bash
 
 VENV := .venv
 CORES ?= $(shell getconf _NPROCESSORS_ONLN)
-PINS := envs/uv.txt envs/pipeline.txt envs/dev.txt
+# CUDA=12 takes a torch for GPU nodes with an older driver (docs/cluster.md); what was chosen stays.
+CUDA ?= $(if $(wildcard $(VENV)/.ready-cuda12),12,13)
+ifeq ($(filter 12 13,$(CUDA)),)
+$(error CUDA: found $(CUDA); it is 12 or 13)
+endif
+OLDER := $(if $(filter 12,$(CUDA)),-cuda12)
+READY := $(VENV)/.ready$(OLDER)
+PINS := envs/uv.txt envs/pipeline$(OLDER).txt envs/dev.txt
 NEEDS_GB := 12
 RESULTS ?= results/demo
 FAULTS ?= two
@@ -25,11 +32,11 @@ help:  ## what there is to make
 env: $(VENV)/.command  ## the software, pinned with hashes, in .venv
 
 # The command `pairscape`, and `import pairscape` in notebooks: of this checkout, not a copy of it.
-$(VENV)/.command: $(VENV)/.ready pyproject.toml
+$(VENV)/.command: $(READY) pyproject.toml
 	@$(VENV)/bin/uv pip install --quiet --offline --no-deps --no-build-isolation --python $(VENV)/bin/python --editable .
 	touch $@
 
-$(VENV)/.ready: $(PINS)
+$(READY): $(PINS)
 	@start=$$SECONDS
 	python=$$(command -v python3.11 || command -v python3)
 	$$python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || {
@@ -41,7 +48,7 @@ $(VENV)/.ready: $(PINS)
 	rm -rf $(VENV)
 	$$python -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement envs/uv.txt
-	$(VENV)/bin/uv pip install --quiet --compile-bytecode --python $(VENV)/bin/python --require-hashes --requirement envs/pipeline.txt --requirement envs/dev.txt
+	$(VENV)/bin/uv pip install --quiet --compile-bytecode --python $(VENV)/bin/python --require-hashes --requirement envs/pipeline$(OLDER).txt --requirement envs/dev.txt
 	touch $@
 	echo "installed in $$((SECONDS - start)) s (not part of what follows)" >&2
 
@@ -137,7 +144,7 @@ bench: env  ## CPU time and memory against the obvious tools (10 minutes, 4 GB o
 
 pins: env  ## resolve envs/*.in anew into envs/*.txt
 	cd envs
-	for file in pipeline dev uv; do
+	for file in pipeline pipeline-cuda12 dev uv; do
 	    ../$(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	        --no-emit-index-url --no-header $$file.in --output-file $$file.txt
 	done

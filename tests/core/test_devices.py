@@ -66,7 +66,7 @@ def test_an_empty_list_of_devices_counts_before_what_slurm_says(monkeypatch):
             "NVRM version: NVIDIA UNIX x86_64 Kernel Module  525.60.13  Wed Nov 30\nGCC version: 12",
             "13.2",
             "CUDA 13.2, and the driver is 525.60.13",
-            "driver 580.65.06 or later",
+            "driver 580.65.06 or later, install by `make env CUDA=12` (driver 525.60.13 or later)",
         ),
         ("NVRM version: new words", "12.6", "the driver is unknown", "driver 525.60.13 or later"),
         (None, None, "built for no CUDA", "install torch with CUDA"),

@@ -197,6 +197,18 @@ def test_the_conda_environment_follows_the_pins():
 
     pins = hashlib.sha256((ROOT / "envs/pipeline.txt").read_bytes()).hexdigest()
     assert pins in (ROOT / "envs/pipeline.post-deploy.sh").read_text(), "run make pins"
+
+
+def test_the_pins_of_an_older_cuda_differ_in_what_cuda_brings_alone():
+    newer, older = (
+        {*re.findall(r"^(\S+)==(\S+)", (ROOT / f"envs/{name}.txt").read_text(), re.M)}
+        for name in ("pipeline", "pipeline-cuda12")
+    )
+    with_cuda = r"(cuda-|nvidia-|torch(vision)?$|triton$)"
+    assert [name for name, _ in newer ^ older if not re.match(with_cuda, name)] == []
+    versions = dict(older)
+    assert versions["nvidia-cuda-runtime-cu12"].startswith("12.")
+    assert versions["torch"] < dict(newer)["torch"]
     for path in (ROOT / "envs").glob("*.txt"):
         for line in path.read_text().splitlines():
             if re.match(r"[a-z]", line):

@@ -44,6 +44,8 @@ def has_gpu() -> bool:
             f" is built for {built}, and {_driver()}"
         )
         remedy = f"use a node with driver {least} or later" if least else "install torch with CUDA"
+        if str(cuda).startswith("13"):
+            remedy += f", install by `make env CUDA=12` (driver {LEAST_DRIVER['12']} or later)"
         remedy += f", reserve no GPU, or set {CHOICE}=cpu to compute on the CPU"
         raise InputError("environment", variable, fault, remedy)
     return False
