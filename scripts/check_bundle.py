@@ -12,7 +12,7 @@ from pairscape.core import files, logs
 from pairscape.core.errors import InputError
 from pairscape.jobs import program
 
-RESULT_VERSION = 3
+RESULT_VERSION = 4
 
 
 def main(argv=None):

@@ -61,7 +61,9 @@ def test_a_sample_as_geo_gives_it_is_fetched_checked_and_pooled(mine, tmp_path):
     report = json.loads((tmp_path / "check.json").read_text())
     assert {finding["level"] for finding in report["findings"]} == {"warning", "note"}
     warned = [each for each in report["findings"] if each["level"] == "warning"]
-    assert [each["field"] for each in warned] == ["analysis_sw_version", "image"]
+    assert [each["field"] for each in warned] == ["analysis_sw_version"]
+    (absent,) = [each for each in report["findings"] if each["field"] == "image"]
+    assert absent["remedy"].startswith("nothing to do: GEO publishes none")
     assert report["facts"]["cells"] == 4
     assert report["facts"]["panel_from"] == "cell_feature_matrix.h5"
     names = {"spots": "spots.zarr", "audit": "audit.json", "table": "qc.tsv"}

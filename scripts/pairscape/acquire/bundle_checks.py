@@ -81,7 +81,8 @@ def check_bundle(
     attempt(_check_companions, bundle)
     cells = attempt(_check_cells, bundle, experiment) if "cells" in facts else None
     attempt(_check_matrix, bundle, genes, cells)
-    image_size = attempt(check_morphology, bundle, experiment or {})
+    from_geo = bool(sample.get("geo_accession"))
+    image_size = attempt(check_morphology, bundle, experiment or {}, from_geo)
     he_size, stated = None, (None, "")
     if he_image:
         he_size, stated = attempt(check_he_image, he_image, sample) or (he_size, stated)

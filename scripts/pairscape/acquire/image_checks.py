@@ -20,19 +20,21 @@ MORPHOLOGY_TILES_TRIED = 6
 MAX_CHUNK_BYTES = 1 << 28  # a strip beyond it isn't decoded to try it
 
 
-def check_morphology(findings, facts, bundle, experiment: dict) -> tuple[int, int] | None:
-    """Width and height of the morphology image; of each channel a few tiles are decoded."""
+def check_morphology(
+    findings, facts, bundle, experiment: dict, from_geo: bool
+) -> tuple[int, int] | None:
+    """Width and height of the morphology image; of each channel a few tiles are decoded.
+
+    A sample that is published file by file (``from_geo``) comes without it.
+    """
     paths = morphology_files(bundle, experiment)
     facts["morphology_files"] = [str(path.relative_to(bundle)) for path in paths]
     if not paths:
-        findings.add(
-            "warning",
-            Path(bundle) / "morphology_focus",
-            "image",
-            "nothing",
-            "fetch the whole bundle again",
-            "the morphology image",
-        )
+        level, remedy = "warning", "fetch the whole bundle again"
+        if from_geo:
+            level, remedy = "note", "nothing to do: GEO publishes none, and pairs don't need it"
+        place = Path(bundle) / "morphology_focus"
+        findings.add(level, place, "image", "nothing", remedy, "the morphology image")
         return None
     sizes = {}
     for path in paths:
