@@ -35,11 +35,9 @@ def main(argv=None):
     weights = find_weights(spec, name, args.weights)
 
     from pairscape.core import files
-    from pairscape.dataset import expression_counts, gene_lists, stored_features
+    from pairscape.dataset import expression_counts, gene_lists, given_embeddings, stored_features
     from pairscape.dataset.shards import Shards
     from pairscape.dataset.splits import read_splits
-    from pairscape.encoders import gene_encoders
-    from pairscape.encoders import weights as weight_files
 
     shards = Shards.open(args.shards, samples)
     genes = gene_lists.read_genes(args.genes)
@@ -59,26 +57,24 @@ def main(argv=None):
             rows = expression_counts.split_rows(shards, splits, args.splits)["train"]
             train = expression_counts.train_facts(counts, rows, args.splits)
             known["train_samples"] = sorted(r["sample"] for r in splits if r["split"] == "train")
-    tower = gene_encoders.build(spec, weights, genes, train)
+    if spec["builder"] == specs.GIVEN:
+        blocks, model = given_embeddings.read(
+            spec, weights, args.shards, Path(args.features).parent
+        )
+    else:
+        blocks, model = embed_counts(args, weights, counts, genes, train)
     index = stored_features.write_features(
         Path(args.features),
         Path(args.index),
-        gene_encoders.embed(
-            tower,
-            counts,
-            logs.progress(range(len(counts)), f"embed {name}", unit="spot"),
-            options.get("batch", gene_encoders.BATCH),
-            args.threads,
-        ),
+        blocks,
         shards.described(),
         spec["width"],
         {
             "dataset": options["dataset"],
             "encoder": name,
             "encoder_sha256": specs.spec_sha256(spec),
-            "weights_sha256": weight_files.state_sha256(tower),
-            "fingerprint": gene_encoders.fingerprint(tower, spec, genes),
             "genes_sha256": files.sha256_json(genes),
+            **model,
             **known,
         },
     )
@@ -89,6 +85,21 @@ def main(argv=None):
         name,
         index["width"],
     )
+
+
+def embed_counts(args, weights, counts, genes, train):
+    """The embeddings of all spots, block by block, and what names the encoder that makes them."""
+    from pairscape.encoders import gene_encoders
+    from pairscape.encoders import weights as weight_files
+
+    spec = args.options["encoder"]
+    tower = gene_encoders.build(spec, weights, genes, train)
+    rows = logs.progress(range(len(counts)), f"embed {args.options['encoder_name']}", unit="spot")
+    size = args.options.get("batch", gene_encoders.BATCH)
+    return gene_encoders.embed(tower, counts, rows, size, args.threads), {
+        "weights_sha256": weight_files.state_sha256(tower),
+        "fingerprint": gene_encoders.fingerprint(tower, spec, genes),
+    }
 
 
 def find_weights(spec, name: str, path):

@@ -36,7 +36,7 @@ def main(argv=None):
     augmented = check_augmentation(options) if views > 1 else {}
     weights = find_weights(spec, options["encoder_name"], args.weights)
 
-    from pairscape.dataset import stored_features
+    from pairscape.dataset import given_embeddings, stored_features
     from pairscape.dataset.shards import Shards
     from pairscape.encoders import image_encoders
 
@@ -44,6 +44,9 @@ def main(argv=None):
     if spec["builder"] == "expression":
         width, blocks = read_expression(shards)
         model = {"weights_sha256": None, "fingerprint": None}
+    elif spec["builder"] == specs.GIVEN:
+        width, place = spec["width"], Path(args.features).parent
+        blocks, model = given_embeddings.read(spec, weights, args.shards, place)
     else:
         tower = image_encoders.build(spec, weights)
         width, blocks = spec["width"], embed_patches(tower, args, views, augmented)
@@ -84,7 +87,7 @@ def check_augmentation(options) -> dict:
     if kind not in augmentation.KINDS:
         remedy = f"views after the first need one of {', '.join(augmentation.KINDS)}"
         raise InputError("--options", "augmentation", repr(kind), remedy)
-    if options["encoder"]["builder"] == "expression":
+    if not specs.sees_patches(options["encoder"]):
         remedy = f"{options['encoder_name']} sees no patches: write 1"
         raise InputError("--options", "views", str(options["views"]), remedy)
     return {"augmentation": kind, "augmentation_seed": options.get("seed", 0)}

@@ -117,8 +117,8 @@ def build_model(args):
     spec, name = options["encoder"], options["encoder_name"]
     file = f"config/encoders/image/{name}.yaml"
     specs.require_built(spec, file)
-    if spec["builder"] == "expression":
-        raise InputError(file, "builder", "expression", "it sees no patches: choose another")
+    if not specs.sees_patches(spec):
+        raise InputError(file, "builder", spec["builder"], "it sees no patches: choose another")
 
     from pairscape.encoders.weights import find_weights
     from pairscape.slides import slide_embedding

@@ -125,7 +125,7 @@ def write_failed_run(args, run, why: str, message: str) -> None:
     folder = Path(args.model).parent
     record = failures.write(folder, run_inputs.names(args.options), why, message)
     files.write_json(args.run_options, files.read_json(record), sealed=True)
-    training_curve.plot_failure(args.curve, why, run.title)
+    training_curve.plot_words(args.curve, f"no run: {why}", run.title)
     for split in SPLITS:
         for path in run_embeddings.run_files(folder, split).values():
             path.unlink(missing_ok=True)
@@ -178,8 +178,10 @@ def fit_closed_form(args, run) -> None:
     write_tables(args, run, 0, metrics, fitted.results())
     alignment.save(args.model)
     names = args.options["image_name"], args.options["gene_name"]
-    size, penalty = alignment.image_map.shape[1], alignment.about["penalty"]
-    logs.log.info("%s-%s: closed form, %d dimensions, penalty %g", *names, size, penalty)
+    size, about = alignment.image_map.shape[1], alignment.about
+    penalty = "no" if about["penalty"] is None else f"{about['penalty']:g}"
+    words = "%s-%s: nothing to train, %s, %d dimensions, penalty %s"
+    logs.log.info(words, *names, about["method"], size, penalty)
 
 
 def write_embeddings(args, run, meta, embed, *, keeps_trunk: bool = False) -> None:

@@ -174,6 +174,28 @@ rule describe_dataset:
         " --options {params.options:q} --log {log:q}"
 
 
+rule export_ids:  # asked for by name, for embeddings that another program makes
+    input:
+        shards=lambda w: datasets.shard_files(plan, w.dataset),
+        splits=f"{plan.results}/datasets/{{dataset}}/splits.tsv",
+    output:
+        ids=f"{plan.results}/datasets/{{dataset}}/ids.tsv",
+    log:
+        f"{plan.results}/logs/export_ids/{{dataset}}.log",
+    conda:
+        "../envs/pipeline.yaml"
+    threads: 1
+    resources:
+        mem_mb=grows(2000, kspots=2),
+        runtime=grows(20, kspots=0.05),
+    params:
+        program=script("export_ids"),
+        options=lambda w: options("export_ids", dataset=w.dataset),
+    shell:
+        "python {params.program:q} --shards {input.shards:q} --splits {input.splits:q}"
+        " --ids {output.ids:q} --options {params.options:q} --log {log:q}"
+
+
 rule index_datasets:
     input:
         cards=[f"{plan.results}/datasets/{dataset}/README.md" for dataset in plan.datasets_in_all],

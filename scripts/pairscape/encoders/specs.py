@@ -11,6 +11,7 @@ from pairscape.core.options import load_yaml, read_schema, refuse_invalid
 from pairscape.encoders import specs as encoders
 
 KINDS = ("image", "gene")
+GIVEN = "given"  # the builder of embeddings that another program has made
 _NAMES_OF_WEIGHTS = ("source", "location", "file")
 
 
@@ -158,8 +159,13 @@ def require_built(spec: Mapping, file) -> None:
 
 
 def sees_patches(spec: Mapping) -> bool:
-    """Whether an image encoder can embed any patch: expression in an image's place can't."""
-    return spec["builder"] != "expression"
+    """Whether an image encoder can embed any patch: expression in its place, or rows, can't."""
+    return spec["builder"] not in ("expression", GIVEN)
+
+
+def is_paired(gene: Mapping) -> bool:
+    """Whether a gene encoder's given embeddings are in the space of an image encoder's."""
+    return "paired_with" in gene["arguments"]
 
 
 def read_encoders(root) -> dict[str, dict[str, dict]]:

@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from pairscape.audit import protocols
 from pairscape.core.errors import InputError, one_of
 from pairscape.core.splits import SPLITS
+from pairscape.encoders.specs import GIVEN
 from pairscape.plan.plan import Dataset, Experiment
+from pairscape.pretrain.experiment import runs_once
 
 # Of a smoke run, where no experiment named `smoke` says otherwise.
 _SMOKE_TRAINING = {
@@ -75,3 +77,23 @@ def check_splits(
                 if split == "val":
                     remedy += ", or set training.select to last"
                 raise InputError(source, f"experiments.{name}.datasets[{i}]", fault, remedy)
+
+
+def check_given(name: str, experiment: Experiment, encoders: Mapping, source) -> None:
+    """Given embeddings are frozen, and those of one space stand in a pair."""
+    for image, gene in experiment.pairs:
+        chosen = {"image": image, "gene": gene}
+        specs = {kind: encoders[kind][one] for kind, one in chosen.items()}
+        once = runs_once(experiment.training, specs["gene"])
+        for kind, spec in specs.items():
+            if spec["builder"] == GIVEN and not once[kind]:
+                remedy = (
+                    f"{chosen[kind]} is given as embeddings, which can't be tuned: set it to frozen"
+                )
+                tuning = f"{kind}_tuning"
+                place = f"experiments.{name}.training.{tuning}"
+                raise InputError(source, place, str(experiment.training[tuning]), remedy)
+        partner = specs["gene"]["arguments"].get("paired_with", image)
+        if partner != image:
+            remedy = f"{gene} is in the space of {partner}: name that pair alone, under controls"
+            raise InputError(source, f"experiments.{name}", f"{image} with {gene}", remedy)

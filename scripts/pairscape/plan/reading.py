@@ -73,6 +73,7 @@ def read_plan(config: Mapping, source) -> Plan:
     }
     for name, experiment in plan_experiments.items():
         experiments.check_splits(name, experiment, plan_datasets, source)
+        experiments.check_given(name, experiment, encoders, source)
     scores.check_batch_effect(config, source, encoders)
     scores.check_calibration(config, source, encoders)
     scores.check_expression(config, source, encoders)

@@ -41,7 +41,7 @@ class Alignment:
     gene_mean, gene_map
         (genes,) and (genes, width) float64; of log1p of counts brought to ``library_size``.
     library_size
-        Median sum of the train split.
+        Median sum of the train split; NaN where the gene side is no counts and is taken as it is.
     about
         ``method``, ``penalty``, ``scores`` (per penalty), ``chosen_on``, ``rows``, ``strengths``.
     """
@@ -91,9 +91,21 @@ def load(path) -> Alignment:
 
 
 def prepare(counts: np.ndarray, library_size: float) -> np.ndarray:
-    """log1p of counts whose rows are brought to a sum; a spot without counts stays all zero."""
+    """log1p of counts whose rows are brought to a sum; a spot without counts stays all zero.
+
+    What is no counts has no library size (NaN) and stays as it is.
+    """
     counts = np.asarray(counts, np.float64)
+    if np.isnan(library_size):
+        return counts
     return np.log1p(counts * (library_size / np.maximum(counts.sum(1, keepdims=True), 1)))
+
+
+def identity(width: int) -> Alignment:
+    """The alignment of two sides that are in one space: both stay as they are, of unit length."""
+    mean, linear = np.zeros(width), np.eye(width)
+    about = {"method": "given as pairs", "penalty": None, "penalties": [], "scores": []}
+    return Alignment(mean, linear, mean, linear, float("nan"), about)
 
 
 def fit(

@@ -115,8 +115,9 @@ def names(options: Mapping) -> dict:
 
 
 def is_closed_form(options: Mapping) -> bool:
-    """Whether nothing is trained: the pair is two matrices (``linear_alignment``)."""
-    return options["gene_encoder"]["builder"] == "linear_alignment"
+    """Whether nothing is trained: a ``linear_alignment``, or embeddings given as pairs."""
+    gene = options["gene_encoder"]
+    return gene["builder"] == "linear_alignment" or specs.is_paired(gene)
 
 
 def read(options: Mapping, training: Training, inputs: Inputs, result_version: int) -> Run:

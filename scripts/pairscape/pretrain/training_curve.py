@@ -50,6 +50,9 @@ def plot_curve(path, metrics: Sequence[Mapping], selected_step: int, loss: str, 
 
 def plot_penalties(path, about: Mapping, title: str) -> None:
     """Draw what the penalty of a linear alignment was chosen by (``linear_alignment.Alignment``)."""
+    if about["penalty"] is None:
+        plot_words(path, f"nothing is trained: {about['method']}", title)
+        return
     with _axes(path) as axes:
         if about["scores"]:
             axes.plot(about["penalties"], about["scores"], color="#D55E00", marker="o", ms=4)
@@ -62,10 +65,10 @@ def plot_penalties(path, about: Mapping, title: str) -> None:
         )
 
 
-def plot_failure(path, why: str, title: str) -> None:
+def plot_words(path, why: str, title: str) -> None:
     """Say in the place of a curve why there is none."""
     with _axes(path) as axes:
-        axes.text(0.5, 0.5, f"no run: {why}", ha="center", va="center", transform=axes.transAxes)
+        axes.text(0.5, 0.5, why, ha="center", va="center", transform=axes.transAxes)
         axes.set(xticks=[], yticks=[], title=title)
 
 

@@ -52,11 +52,12 @@ def load_model(path, weights=None):
     for those in a Python package, and not for an encoder that was trained whole. The tower of the
     ``slide_embedding.Model`` makes what its ``project`` takes (None: embeddings).
     """
+    from pairscape.encoders import specs
     from pairscape.encoders.weights import find_weights
     from pairscape.slides import slide_embedding
 
     model = slide_embedding.pair_model(Path(path).name, path, weights)
-    if model.spec["builder"] == "expression":
+    if not specs.sees_patches(model.spec):
         raise InputError(path, "image encoder", model.spec["title"], "it sees no patches")
     if model.tower is not None:
         return model
