@@ -76,7 +76,9 @@ def test_every_link_leads_to_a_file_and_its_heading(page):
         assert not anchor or anchor in anchors(target), f"{page.name}: {link}: no such heading"
 
 
-def test_the_list_of_chapters_names_every_page_of_docs():
-    listed = re.findall(r"\]\(([^)#\s]+)\)", (ROOT / "docs/README.md").read_text())
-    kept = [page.name for page in (ROOT / "docs").glob("*.*") if page.suffix in {".md", ".py"}]
-    assert {*kept} - {"README.md"} <= {*listed}
+def test_the_list_of_chapters_names_every_page_of_docs_in_the_order_of_the_site():
+    listed = re.findall(r"\]\((\S+\.md)\)", (ROOT / "docs/README.md").read_text())
+    chapters = [page for page in listed if "/" not in page]
+    assert {*chapters, "README.md"} == {page.name for page in PAGES}
+    nav = re.findall(r"- ([\w-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.M)
+    assert nav == ["README.md", *chapters]
