@@ -46,6 +46,21 @@ def test_the_readme_cites_what_the_citation_refers_to():
     assert ", ".join(map(" ".join, zip(initials, names, strict=True))) in readme
 
 
+def test_the_readme_asks_for_the_disk_and_the_python_that_make_env_asks_for():
+    readme, makefile = ((ROOT / name).read_text() for name in ("README.md", "Makefile"))
+    disk = re.search(r"^NEEDS_GB := (\d+)$", makefile, re.M)[1]
+    assert f"- {disk} GB of disk" in readme
+    python = PROJECT["requires-python"].removeprefix(">=").split(",")[0]
+    assert f"Python {python} on the `PATH`" in readme
+    assert f"python{python}" in makefile
+
+
+def test_the_readme_shows_its_picture_with_words_for_it():
+    ((words, path),) = re.findall(r"!\[(.*?)\]\((.*?)\)", (ROOT / "README.md").read_text())
+    assert (ROOT / path).stat().st_size < 400_000
+    assert re.search(r"\d+% of the images .* chance is \d", words)
+
+
 def test_the_newest_entry_of_the_changelog_is_this_version():
     first = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.M)
     assert first[1] == pairscape.__version__
