@@ -139,7 +139,7 @@ picture: demo  ## docs/picture.png of the README, and its alt text, from the dem
 	$(VENV)/bin/python docs/make_picture.py --readme README.md
 
 docs: .venv-docs/.ready  ## the documentation as a site: results/docs/index.html
-	.venv-docs/bin/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet --strict
 	echo "docs: open results/docs/index.html" >&2
 
 .venv-docs/.ready: envs/docs.txt $(VENV)/.ready
