@@ -24,7 +24,7 @@ export PYTHONNOUSERSITE := 1
 # Images of containers set it; then every program compiles every module that it loads.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help env lint format test test-slow test-elsewhere test-rehearsal test-all test-slurm soak demo study rehearsal preflight own inference verify real plan bench pins clean
+.PHONY: help env lint format test test-slow test-elsewhere test-rehearsal test-all test-slurm soak demo study rehearsal preflight own inference verify real plan bench picture docs pins clean
 
 help:  ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1 \t\2/' | expand -t 24
@@ -142,13 +142,26 @@ bench: env  ## CPU time and memory against the obvious tools (10 minutes, 4 GB o
 	done
 	$(VENV)/bin/python benchmarks/measure.py results/bench
 
+picture: demo  ## docs/picture.png of the README, and its alt text, from the demo
+	$(VENV)/bin/python docs/make_picture.py --readme README.md
+
+docs: .venv-docs/.ready  ## the documentation as a site: results/docs/index.html
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet --strict
+	echo "docs: open results/docs/index.html" >&2
+
+.venv-docs/.ready: envs/docs.txt $(READY)
+	rm -rf .venv-docs
+	$(VENV)/bin/python -m venv --without-pip .venv-docs
+	$(VENV)/bin/uv pip install --quiet --python .venv-docs/bin/python --require-hashes --requirement envs/docs.txt
+	touch $@
+
 pins: env  ## resolve envs/*.in anew into envs/*.txt
 	cd envs
-	for file in pipeline pipeline-cuda12 dev uv; do
+	for file in pipeline pipeline-cuda12 dev uv docs; do
 	    ../$(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	        --no-emit-index-url --no-header $$file.in --output-file $$file.txt
 	done
 	sed -i "s/^# pins: .*/# pins: $$(sha256sum pipeline.txt | cut -c1-64)/" pipeline.post-deploy.sh
 
-clean:  ## delete the environment and the demo's results; bundles, weights and other results stay
-	rm -rf $(VENV) results/demo
+clean:  ## delete the environments and the demo's results; bundles, weights and other results stay
+	rm -rf $(VENV) .venv-docs results/demo

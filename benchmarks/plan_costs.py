@@ -29,7 +29,7 @@ from pairscape.plan.reading import read_plan  # noqa: E402
 BEGIN, END = "<!-- plan_costs -->", "<!-- end of plan_costs -->"
 GROUP_NAMES = {"sample": "of a sample", "dataset": "of a dataset", "report": "the report"}
 TOP = 10
-LOGIN_JOBS = 4  # `--cores 4` of the README's call that fetches on a login node
+LOGIN_JOBS = 4  # `--cores 4` of the call in docs/cluster.md that fetches on a login node
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The rule graph of the README: every rule of the workflow, in the box of its file."""
+"""The rule graph of docs/workflow.md: every rule of the workflow, in the box of its file."""
 
 import itertools
 import re
@@ -16,7 +16,8 @@ def declared(file) -> set[str]:
 
 
 def graph() -> str:
-    (drawn,) = re.findall(r"^```mermaid\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
+    text = (ROOT / "docs/workflow.md").read_text()
+    (drawn,) = re.findall(r"^```mermaid\n(.*?)^```", text, re.M | re.S)
     return drawn
 
 

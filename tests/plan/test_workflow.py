@@ -179,16 +179,17 @@ def test_no_tracked_file_names_a_machine_or_a_package_host_or_is_large():
             assert not bad.search(path.read_text()), path
 
 
-def test_the_readme_names_every_stage_program_and_built_encoder():
-    readme = (ROOT / "README.md").read_text()
+def test_the_chapters_name_every_stage_program_and_built_encoder():
+    workflow = (ROOT / "docs/workflow.md").read_text() + (ROOT / "docs/use.md").read_text()
     for path in (ROOT / "scripts").glob("*.py"):
-        assert f"`{path.stem}`" in readme, f"README.md doesn't name {path.stem}"
+        assert f"`{path.stem}`" in workflow, f"no chapter of docs/ names {path.stem}"
+    encoders = (ROOT / "docs/encoders.md").read_text()
     for kind in specs.KINDS:
         for name in specs.list_encoders(ROOT / "config/encoders", kind):
             if specs.read_encoder(ROOT / "config/encoders", kind, name)["built"]:
                 written = name if not name.endswith("_published") else "*_published"
-                assert f"`{name}`" in readme or f"`{written}`" in readme, (
-                    f"README.md doesn't name {name}"
+                assert f"`{name}`" in encoders or f"`{written}`" in encoders, (
+                    f"docs/encoders.md doesn't name {name}"
                 )
 
 

@@ -149,7 +149,7 @@ def test_the_prepared_tables_await_their_rows(name):
     path = ROOT / f"config/cohorts/{name}.tsv"
     assert cohorts.read_cohort(path, may_be_empty=True) == []
     assert path.read_text().splitlines()[0] == f"{HEAD.replace('KRAS', 'BRAF')}\tKRAS"
-    with pytest.raises(InputError, match=r"no slide; give each slide a row; README\.md"):
+    with pytest.raises(InputError, match=r"no slide; give each slide a row; docs/slides\.md"):
         cohorts.read_cohort(path)
 
 

@@ -74,7 +74,9 @@ class Asked:
                 answer = answer[key]
             except (KeyError, IndexError, TypeError):
                 shown = downloads.without_query(f"{self.address.rstrip('/')}/{path}")
-                remedy = "this version doesn't know that form: fill the table by hand (README.md)"
+                remedy = (
+                    "this version doesn't know that form: fill the table by hand (docs/slides.md)"
+                )
                 where = ".".join(map(str, keys))
                 raise InputError(shown, where, "nothing", remedy) from None
         return answer

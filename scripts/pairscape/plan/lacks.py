@@ -133,7 +133,7 @@ def of_cohorts(plan: Plan) -> list[str]:
             continue
         if not cohort.rows:
             lines.append(
-                f"cohort {name}: no row in {cohort.table}, for {used_by}; fill it (README)"
+                f"cohort {name}: no row in {cohort.table}, for {used_by}; fill it (docs/slides.md)"
             )
             continue
         absent = [row for row in cohort.rows if not cohorts.slide_file(plan.slides, row).exists()]

@@ -41,7 +41,7 @@ def read_cohort(path, may_be_empty=False) -> list[dict]:
     if not rows:
         if may_be_empty:
             return []
-        remedy = "give each slide a row; README.md says where to take them"
+        remedy = "give each slide a row; docs/slides.md says where to take them"
         raise InputError(path, "table", "no slide", remedy)
     for target in (column for column in rows[0] if column not in COLUMNS):
         if not re.fullmatch(_NAME, target):

@@ -82,7 +82,7 @@ def rows_of_folder(cohort: str, patients: Sequence[str], root) -> list[dict]:
     if not rows:
         held = f"{len(found)} slides, none of them named after one of {len(patients)} patients"
         remedy = (
-            "put the slides there, each named after its patient as in the study (see README.md)"
+            "put the slides there, each named after its patient as in the study (docs/slides.md)"
         )
         raise InputError(folder, "slides", held, remedy)
     return rows
