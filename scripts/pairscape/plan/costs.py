@@ -1,6 +1,6 @@
 """What a job needs, by the sample table: rough, but known before any bundle is there."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from pairscape.plan import runs
 from pairscape.plan.plan import Plan
@@ -36,10 +36,14 @@ def grows(plan: Plan, base: float, gb: float = 0, kspots: float = 0) -> Callable
         samples = [sample] if sample else dataset.samples if dataset else []
         preset = wildcards.get("spots") or (dataset.spots if dataset else None)
         size = gb * sum(raw_gb(plan, name) for name in samples)
-        size += kspots * sum(thousand_spots(plan, name, preset) for name in samples)
+        size += kspots * _all_spots(plan, samples, preset)
         return round((base + size) * attempt)
 
     return needed
+
+
+def _all_spots(plan: Plan, samples: Sequence[str], preset: str | None) -> float:
+    return sum(thousand_spots(plan, name, preset) for name in samples)
 
 
 # Of a process of a training, in MB: torch with CUDA; a reader of patches with what waits from it.
@@ -63,5 +67,6 @@ def training_mb(plan: Plan, run, attempt: int) -> int:
     # Read from the file and built, 4 bytes a number, before they go to the device.
     weights_mb = sum(2 * 4 * (spec["parameters"] or 0) / 1e6 for spec in specs)
     each = _PROCESS_MB + readers * _READER_MB + weights_mb
-    shared = grows(plan, 12_000, kspots=20)({"dataset": run.dataset}, 1)
+    dataset = plan.datasets[run.dataset]
+    shared = 12_000 + 20 * _all_spots(plan, dataset.samples, dataset.spots)
     return round((shared + training["devices"] * each) * attempt)
