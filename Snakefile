@@ -30,6 +30,7 @@ localrules:
     check_sources,
     fetch_all_weights,
     fetch_cohorts,
+    leaderboard,
     preflight,
     push_to_hub,
     smoke,
@@ -66,6 +67,11 @@ rule fetch_all_weights:  # on a login node, before compute nodes without a netwo
 rule viewers:  # a page of each sample to look at: spots over the H&E
     input:
         samples.spot_files(plan, "viewer.html"),
+
+
+rule leaderboard:  # the runs of several results folders in one table; never part of all
+    input:
+        f"{plan.results}/leaderboard.html",
 
 
 rule fetch_cohorts:  # fills the tables of cohorts; never part of all

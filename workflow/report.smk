@@ -303,6 +303,29 @@ rule write_viewer:
         " --geojson {output.geojson:q} --options {params.options:q} --log {log:q}"
 
 
+rule write_leaderboard:  # of what is there: it makes no table of these folders
+    input:
+        scores.finished_tables(plan),
+    output:
+        board=f"{plan.results}/leaderboard.tsv",
+        page=f"{plan.results}/leaderboard.html",
+    log:
+        f"{plan.results}/logs/write_leaderboard.log",
+    conda:
+        "../envs/pipeline.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=20,
+    params:
+        program=script("write_leaderboard"),
+        folders=scores.leaderboard_folders(plan),
+        options=options("write_leaderboard"),
+    shell:
+        "python {params.program:q} --folders {params.folders:q} --board {output.board:q}"
+        " --page {output.page:q} --options {params.options:q} --log {log:q}"
+
+
 # ---------------------------------------------------------------- the gap to the published numbers
 # {comparison}: an experiment, or the beginning of the names of an ablation's levels.
 

@@ -291,6 +291,24 @@ def gap_files(plan: Plan, *extensions: str) -> list[str]:
     return made(plan, names, extensions)
 
 
+def leaderboard_folders(plan: Plan) -> list[str]:
+    """The results folders that the leaderboard gathers: its own, where it has tables, and others."""
+    others = [*plan.config["leaderboard"]["folders"]]
+    return [plan.results, *others] if _tables_in(plan.results) or not others else others
+
+
+def finished_tables(plan: Plan) -> list[str]:
+    """The tables that they hold, whose change makes the leaderboard anew."""
+    return [table for folder in leaderboard_folders(plan) for table in _tables_in(folder)]
+
+
+def _tables_in(folder: str) -> list[str]:
+    found = Path(folder, "tables").glob("*.tsv")
+    return sorted(
+        str(path) for path in found if path.name.startswith(("retrieval_", "expression_"))
+    )
+
+
 # ------------------------------------------------------------------------------------------ checks
 
 
