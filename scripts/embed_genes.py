@@ -35,7 +35,13 @@ def main(argv=None):
     weights = find_weights(spec, name, args.weights)
 
     from pairscape.core import files
-    from pairscape.dataset import expression_counts, gene_lists, given_embeddings, stored_features
+    from pairscape.dataset import (
+        expression_counts,
+        gene_lists,
+        given_embeddings,
+        plain_features,
+        stored_features,
+    )
     from pairscape.dataset.shards import Shards
     from pairscape.dataset.splits import read_splits
 
@@ -61,6 +67,9 @@ def main(argv=None):
         blocks, model = given_embeddings.read(
             spec, weights, args.shards, Path(args.features).parent
         )
+    elif spec["builder"] in plain_features.BUILDERS:
+        _, blocks = plain_features.BUILDERS[spec["builder"]](shards, spec)
+        model = {"weights_sha256": None, "fingerprint": None}
     else:
         blocks, model = embed_counts(args, weights, counts, genes, train)
     index = stored_features.write_features(

@@ -36,13 +36,13 @@ def main(argv=None):
     augmented = check_augmentation(options) if views > 1 else {}
     weights = find_weights(spec, options["encoder_name"], args.weights)
 
-    from pairscape.dataset import given_embeddings, stored_features
+    from pairscape.dataset import given_embeddings, plain_features, stored_features
     from pairscape.dataset.shards import Shards
     from pairscape.encoders import image_encoders
 
     shards = Shards.open(args.shards, samples)
-    if spec["builder"] == "expression":
-        width, blocks = read_expression(shards)
+    if spec["builder"] in plain_features.BUILDERS:
+        width, blocks = plain_features.BUILDERS[spec["builder"]](shards, spec)
         model = {"weights_sha256": None, "fingerprint": None}
     elif spec["builder"] == specs.GIVEN:
         width, place = spec["width"], Path(args.features).parent
@@ -137,16 +137,6 @@ def embed_patches(tower, args, views: int, augmented):
         logs.progress(batches, f"embed {options['encoder_name']}", unit="batch"),
         args.threads,
     )
-
-
-def read_expression(shards):
-    """The number of genes, and log(1 + counts) block by block: a spot's own expression."""
-    from pairscape.dataset import expression_counts
-
-    genes = shards.metadata[0]["genes"]
-    counts = expression_counts.Counts(shards, genes)
-    blocks = counts.blocks(np.arange(len(counts)))
-    return len(genes), (np.log1p(block.astype(np.float32)) for block in blocks)
 
 
 if __name__ == "__main__":

@@ -85,7 +85,13 @@ def write_dataset(folder, patch_px=32, seed=0):
                 for i in range(rows)
             ),
             features,
-            {key: None for key in pair_shards.METADATA_KEYS} | {"sample": sample, "genes": GENES},
+            dict.fromkeys(pair_shards.METADATA_KEYS)
+            | {
+                "sample": sample,
+                "genes": GENES,
+                "patches": {"patch_px": patch_px, "um_per_px": 0.5},
+            }
+            | {"spots": {"preset": {"shape": "square", "size_um": 8}}},
         )
         paths.append(path)
         all_patches.append(patches)

@@ -89,9 +89,9 @@ def test_two_images_beside_a_bundle_are_not_chosen_from(bundle):
 @pytest.fixture
 def asked(monkeypatch):
     """The commands that are started, without being started."""
-    import snakemake.cli  # which starts some of its own  # noqa: F401
-
     asked = []
+    # Snakemake, once imported, writes to the terminal that pytest has taken away by then.
+    monkeypatch.setattr(command, "named_targets", lambda words: [])
     monkeypatch.setattr(
         command.subprocess,
         "run",
@@ -144,17 +144,16 @@ def test_spots_and_a_report_come_of_a_bundle_without_an_he(bundle, tmp_path):
     assert "spots_only" in (made / "report.html").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(
-    ("words", "targets"),
-    [
-        (["--cores", "4"], ["all", "viewers"]),
-        (["--quiet", "rules", "-n"], ["all", "viewers"]),
-        (["--cores", "4", "--", "spots"], []),
-        (["datasets"], []),
-    ],
-)
-def test_an_option_s_value_is_no_target(words, targets, asked):
-    with pytest.raises(SystemExit):
-        call("run", *words)
-    (started,) = asked
-    assert started[3 : 3 + len(targets + words)] == [*targets, *words]
+def test_an_option_s_value_is_no_target():
+    calls = [
+        ["--cores", "4"],
+        ["--quiet", "rules", "-n"],
+        ["--cores", "4", "--", "spots"],
+        ["datasets", "-n"],
+        ["-n", "results/own/report.html"],
+    ]
+    code = f"from pairscape.own import command; print([*map(command.named_targets, {calls})])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT / "scripts", capture_output=True, text=True
+    )
+    assert done.stdout.strip() == "[[], [], ['spots'], ['datasets'], ['results/own/report.html']]"

@@ -400,6 +400,11 @@ def test_a_model_of_slides_is_an_encoder_as_it_came_or_a_pretrained_pair():
 def test_expression_in_an_images_place_is_no_model_of_slides():
     config = slides_config(models=[{"experiment": "benchmark", "gene": "mlp", "seed": 24442}])
     config["experiments"]["benchmark"]["controls"] = [{"image": "expression", "gene": "mlp"}]
+    with pytest.raises(
+        InputError, match=r"image_tuning: found lora; frozen is what expression can"
+    ):
+        models_of(config)
+    config["experiments"]["benchmark"]["training"]["image_tuning"] = "frozen"
     assert len(models_of(config)) == 30
     config["mutation"]["mine"]["models"] = [{"image": "expression"}]
     with pytest.raises(InputError, match=r"mutation.mine.models\[0\].image: found 'expression'"):

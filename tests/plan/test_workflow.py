@@ -53,7 +53,7 @@ def test_single_files_of_geo_are_planned_as_what_they_are(checkout):
 
 def test_the_demo_plans_no_published_experiment(checkout):
     counts, said = plan(checkout, "--configfile", "config/demo.yaml")
-    assert counts["pretrain"] == 2
+    assert counts["pretrain"] == 5  # two pairs, and the three controls that need no training
     assert counts["simulate_bundle"] == 7
     assert "fetch_bundle" not in counts
     assert "benchmark" not in said

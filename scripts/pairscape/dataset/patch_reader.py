@@ -5,12 +5,16 @@ where it stays uint8 (a quarter of float32) until the last step: augmentation wo
 one fused pass makes it float32, on the CPU or on the device that it was brought to.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from pairscape.core.errors import InputError
 from pairscape.dataset import pair_shards
 from pairscape.images import encoding
+
+GREY = 128  # of a blanked spot
 
 
 class PatchReader:
@@ -24,13 +28,15 @@ class PatchReader:
     shards
         The dataset's shards in order.
     input_spec
-        An encoder's ``input``: ``resize_px``, ``crop_px``, ``interpolation``.
+        An encoder's ``input``: ``resize_px``, ``crop_px``, ``interpolation``; with ``blank_spot`` a
+        grey disc covers the spot in the middle.
     """
 
     def __init__(self, shards: Sequence, input_spec: Mapping):
         self.shards = [str(path) for path in shards]
         self.input = {key: input_spec[key] for key in encoding.SIZE_KEYS}
         self.row_counts = [pair_shards.read_shard_table(path).num_rows for path in self.shards]
+        self.blank = input_spec.get("blank_spot", False)
         self._parts = None
 
     def __len__(self) -> int:
@@ -56,6 +62,8 @@ class PatchReader:
         for place, part, at in zip(batch, of_row, rows - starts[of_row], strict=True):
             path, first, images = parts[part]
             self._decode_into(place, images[int(at)].as_buffer(), path, first + int(at))
+            if self.blank:
+                place[_spot_disc(path, **self.input)] = GREY
         return batch
 
     def _decode_into(self, place: np.ndarray, encoded, path, row: int) -> None:
@@ -73,6 +81,20 @@ class PatchReader:
                 except ValueError as error:
                     raise encoding.damaged(path, row, error) from None
         place[:] = encoding.fit(encoding.decode(encoded, path, row), **self.input)
+
+
+@functools.cache
+def _spot_disc(path, resize_px: int, crop_px: int, interpolation: str) -> np.ndarray:
+    """The pixels of a patch that its spot covers, (crop_px, crop_px): a disc around all of it."""
+    facts = pair_shards.shard_metadata(path)
+    patches, preset = facts["patches"], (facts["spots"] or {}).get("preset")
+    if preset is None:
+        remedy = "choose an encoder that needs no size of spots: this data set doesn't tell it"
+        raise InputError(path, "spots.preset", "nothing", remedy)
+    um_per_px = patches["um_per_px"] * patches["patch_px"] / resize_px
+    reach_um = preset["size_um"] / 2 * (1 if preset["shape"] == "circle" else 2**0.5)
+    middle = np.arange(crop_px) + 0.5 - crop_px / 2
+    return np.hypot(middle, middle[:, None]) * um_per_px <= reach_um
 
 
 def _map_images(shards: Sequence) -> tuple[np.ndarray, list]:

@@ -11,6 +11,12 @@ from pairscape.core.options import load_yaml, read_schema, refuse_invalid
 from pairscape.encoders import specs as encoders
 
 KINDS = ("image", "gene")
+PLAIN = (
+    "expression",
+    "coordinates",
+    "colours",
+    "library_size",
+)  # pairscape/dataset/plain_features.py
 GIVEN = "given"  # the builder of embeddings that another program has made
 _NAMES_OF_WEIGHTS = ("source", "location", "file")
 
@@ -158,9 +164,14 @@ def require_built(spec: Mapping, file) -> None:
         raise InputError(file, "built", fault, "use an encoder whose file says built: true")
 
 
+def has_network(spec: Mapping) -> bool:
+    """Whether there is a network to build and tune; else rows are given, or computed from the pairs."""
+    return spec["builder"] not in (*PLAIN, GIVEN)
+
+
 def sees_patches(spec: Mapping) -> bool:
-    """Whether an image encoder can embed any patch: expression in its place, or rows, can't."""
-    return spec["builder"] not in ("expression", GIVEN)
+    """Whether an image encoder can embed any patch, of a new image or a slide, too."""
+    return has_network(spec) and not spec["input"].get("blank_spot")
 
 
 def is_paired(gene: Mapping) -> bool:

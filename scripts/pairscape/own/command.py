@@ -98,10 +98,7 @@ def _run(words: list[str]) -> None:
     if not path.is_file():
         raise InputError(path, "file", "nothing", "pairscape new makes one")
     asked = words[len(own) :]
-    from snakemake.cli import get_argument_parser
-
-    named = get_argument_parser().parse_known_args(asked)[0].targets
-    targets = [] if named else ["all", "viewers"]
+    targets = [] if named_targets(asked) else ["all", "viewers"]
     command = [sys.executable, "-m", "snakemake", *targets, *asked]
     if not {"--cores", "-c", "-j", "--jobs", "--profile"} & {word.split("=")[0] for word in words}:
         command += ["--cores", str(len(os.sched_getaffinity(0)))]
@@ -109,6 +106,13 @@ def _run(words: list[str]) -> None:
     command += ["--directory", str(CHECKOUT), "--snakefile", str(CHECKOUT / "Snakefile")]
     done = subprocess.run([*command, "--configfile", str(path)], cwd=CHECKOUT)
     sys.exit(done.returncode)
+
+
+def named_targets(words: list[str]) -> list[str]:
+    """Those of the words for Snakemake that are targets, and no option or value of one."""
+    from snakemake.cli import get_argument_parser
+
+    return [*get_argument_parser().parse_known_args(words)[0].targets]
 
 
 def _completion(words: list[str]) -> None:

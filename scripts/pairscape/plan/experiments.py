@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pairscape.audit import protocols
 from pairscape.core.errors import InputError, one_of
 from pairscape.core.splits import SPLITS
-from pairscape.encoders.specs import GIVEN
+from pairscape.encoders.specs import has_network
 from pairscape.plan.plan import Dataset, Experiment
 from pairscape.pretrain.experiment import runs_once
 
@@ -18,6 +18,11 @@ _SMOKE_TRAINING = {
     "validate_every": 20,
     "early_stopping": None,
 }
+
+
+# Of `controls: default`: what needs no training, and what is had from place and colour alone.
+_CLOSED_FORM = "linear_alignment"
+_PLAIN_CONTROLS = ("coordinates", "colours")
 
 
 def with_smoke(experiments: Mapping, chosen: Mapping | None, seed: int) -> dict:
@@ -53,6 +58,10 @@ def apply_protocols(config: Mapping, audits: Mapping, default: str, source) -> d
 def read_experiment(name: str, config: Mapping, source, encoders: Mapping) -> Experiment:
     """An experiment whose datasets and encoders are there."""
     options, place = config["experiments"][name], f"experiments.{name}"
+    if options["controls"] == "default":
+        images = [*options["image_encoders"], *_PLAIN_CONTROLS]
+        closed = [{"image": image, "gene": _CLOSED_FORM} for image in images]
+        options = {**options, "controls": closed}
     for i, dataset in enumerate(options["datasets"]):
         one_of(dataset, config["datasets"], source, f"{place}.datasets[{i}]", "datasets")
     for kind, known in encoders.items():
@@ -80,16 +89,20 @@ def check_splits(
 
 
 def check_given(name: str, experiment: Experiment, encoders: Mapping, source) -> None:
-    """Given embeddings are frozen, and those of one space stand in a pair."""
+    """What has no network is frozen, and embeddings of one space stand in a pair."""
     for image, gene in experiment.pairs:
         chosen = {"image": image, "gene": gene}
         specs = {kind: encoders[kind][one] for kind, one in chosen.items()}
         once = runs_once(experiment.training, specs["gene"])
         for kind, spec in specs.items():
-            if spec["builder"] == GIVEN and not once[kind]:
-                remedy = (
-                    f"{chosen[kind]} is given as embeddings, which can't be tuned: set it to frozen"
+            closed = kind == "image" and specs["gene"]["builder"] == _CLOSED_FORM
+            if (closed or not has_network(spec)) and not once[kind]:
+                why = (
+                    f"{gene} is fitted to stored features"
+                    if closed
+                    else "it has no network to tune"
                 )
+                remedy = f"frozen is what {chosen[kind]} can be here: {why}"
                 tuning = f"{kind}_tuning"
                 place = f"experiments.{name}.training.{tuning}"
                 raise InputError(source, place, str(experiment.training[tuning]), remedy)
