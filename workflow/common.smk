@@ -18,6 +18,7 @@ from snakemake.utils import update_config
 
 from pairscape.core.errors import InputError
 from pairscape.core.options import typed
+from pairscape.jobs import scheduling
 from pairscape.jobs.records import program_version
 from pairscape.plan import (
     commands,
@@ -61,6 +62,9 @@ if not workflow.deployment_settings.deployment_method:
     # exec: a signal of the scheduler reaches the program and leaves no shell between that dies of it.
     place = shlex.quote(str(Path(sys.executable).parent)).replace("{", "{{").replace("}", "}}")
     shell.prefix(f"export PATH={place}:$PATH; exec ")
+
+if workflow.scheduling_settings:
+    scheduling.lift_default_limit(workflow.scheduling_settings)
 
 any_of = commands.any_of
 grows = functools.partial(costs.grows, plan)
