@@ -39,6 +39,7 @@ rule show_retrieval:
             "show_retrieval",
             experiment=plan.shown[w.experiment][0],
             expected=runs.expected_runs(plan, w.experiment),
+            titles=scores.encoder_titles(plan, w.experiment),
             **missing.told(plan, plan.shown[w.experiment][1]),
         ),
     shell:
@@ -161,6 +162,7 @@ rule show_expression:
             "show_expression",
             experiment=plan.shown[w.experiment][0],
             expected=runs.expected_runs(plan, w.experiment),
+            titles=scores.encoder_titles(plan, w.experiment),
             **missing.told(plan, plan.shown[w.experiment][1]),
         ),
     shell:

@@ -38,6 +38,17 @@ def score_files(plan: Plan, shown: str, file: str) -> list[str]:
     return [f"{plan.results}/scores/{experiment}/{dataset}/{file}" for dataset in names]
 
 
+def encoder_titles(plan: Plan, shown: str) -> dict[str, dict[str, str]]:
+    """What figures call the encoders of what is shown, by kind and name."""
+    grid = plan.experiments[plan.shown[shown][0]]
+    also = plan.config["expression"]["also"]
+    named = {"image": [*grid.image_encoders, *also], "gene": grid.gene_encoders}
+    return {
+        kind: {name: plan.encoders[kind][name]["title"] for name in names}
+        for kind, names in named.items()
+    }
+
+
 def retrieval_files(plan: Plan, *extensions: str) -> list[str]:
     """The tables and figures of retrieval of a plain run."""
     return made(plan, [f"retrieval_{experiment}" for experiment in plan.in_all], extensions)
@@ -74,10 +85,17 @@ def batch_effect_pair(plan: Plan, experiment: str) -> list[str] | None:
 
 
 def batch_effect_files(plan: Plan, *extensions: str) -> list[str]:
-    """The table and the figures of batch effects of a plain run."""
+    """The table and the figures of batch effects of a plain run.
+
+    An experiment with one panel has no figure: its points are panels.
+    """
     if not plan.config["batch_effect"]["score"] or not plan.datasets_in_all:
         return []
-    pictures = [f"batch_effect_{experiment}" for experiment in plan.fully_scored]
+    pictures = [
+        f"batch_effect_{experiment}"
+        for experiment in plan.fully_scored
+        if len({plan.datasets[name].panel for name in plan.experiments[experiment].datasets}) > 1
+    ]
     return made(plan, ["batch_effect"], extensions, pictures)
 
 
