@@ -40,13 +40,28 @@ def score_files(plan: Plan, shown: str, file: str) -> list[str]:
 
 def encoder_titles(plan: Plan, shown: str) -> dict[str, dict[str, str]]:
     """What figures call the encoders of what is shown, by kind and name."""
-    grid = plan.experiments[plan.shown[shown][0]]
-    also = plan.config["expression"]["also"]
-    named = {"image": [*grid.image_encoders, *also], "gene": grid.gene_encoders}
+    images, genes = zip(*plan.experiments[plan.shown[shown][0]].pairs, strict=True)
+    named = {"image": [*images, *plan.config["expression"]["also"]], "gene": genes}
     return {
         kind: {name: plan.encoders[kind][name]["title"] for name in names}
         for kind, names in named.items()
     }
+
+
+def control_pairs(plan: Plan, shown: str) -> list[list[str]]:
+    """The encoder pairs of what is shown in which either one is a control."""
+    images, genes = (plan.encoders[kind] for kind in ("image", "gene"))
+    return [
+        [image, gene]
+        for image, gene in plan.experiments[plan.shown[shown][0]].pairs
+        if images[image].get("control") or genes[gene].get("control")
+    ]
+
+
+def shown_shards(plan: Plan, shown: str) -> list[str]:
+    """The shards of the datasets of what is shown, each once."""
+    files = [file for name in plan.shown[shown][1] for file in datasets.shard_files(plan, name)]
+    return list(dict.fromkeys(files))
 
 
 def retrieval_files(plan: Plan, *extensions: str) -> list[str]:
@@ -55,7 +70,7 @@ def retrieval_files(plan: Plan, *extensions: str) -> list[str]:
 
 
 def hits_files(plan: Plan, *extensions: str) -> list[str]:
-    """The tables of what is retrieved, where it is told."""
+    """The tables and figures of what is retrieved, where it is told."""
     scored = plan.fully_scored if plan.config["hits"]["score"] else []
     return made(plan, [f"hits_{experiment}" for experiment in scored], extensions)
 

@@ -14,7 +14,7 @@ class Shown:
 
     Their files are ``<stem>.tsv`` or ``<stem>_<name>.tsv``; in words they are the ``title``, then
     ``named`` and the name. ``sections`` lays the rows out for a reader, ``missing`` says what they
-    lack.
+    lack; ``caption`` is that of their figures, where it isn't the chapter's.
     """
 
     stem: str
@@ -23,6 +23,7 @@ class Shown:
     sections: Callable[[Rows], list[dict]]
     missing: Callable[[Rows], list[str]] = lambda rows: []
     named: str = ", experiment "
+    caption: str = ""
 
 
 @dataclass(frozen=True)

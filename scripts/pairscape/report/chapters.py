@@ -25,7 +25,7 @@ ABLATIONS = Chapter(
     about="Experiments that change one choice of the pretraining: the projection head, the loss, which "
     "encoder is tuned. Their retrieval, read as in the chapter before, and the published "
     "ablations beside it where there are any.",
-    tables=(retrieval_sections.RETRIEVAL, published_sections.GAP),
+    tables=(retrieval_sections.RETRIEVAL, hits_table.HITS, published_sections.GAP),
     caption=retrieval_sections.CHAPTER.caption,
     experiments="ablation_",
 )
@@ -35,7 +35,6 @@ CHAPTERS = {
     for chapter in (
         retrieval_sections.CHAPTER,
         calibration_table.CHAPTER,
-        hits_table.CHAPTER,
         batch_effect_table.CHAPTER,
         expression_table.CHAPTER,
         mutation_table.CHAPTER,
@@ -76,8 +75,9 @@ def name_in_words(path) -> str:
 
 def caption(path) -> str:
     """The caption of a figure of scores."""
-    chapter, _ = chapter_of(path)
-    return chapter.caption.format(name=name_in_words(path), stem=Path(path).stem)
+    chapter, kind = chapter_of(path)
+    words = (kind and kind.caption) or chapter.caption
+    return words.format(name=name_in_words(path), stem=Path(path).stem)
 
 
 def read_tables(paths: Sequence) -> list[dict]:

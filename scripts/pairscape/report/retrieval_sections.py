@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from pairscape.report import comparisons, layout, retrieval_table
+from pairscape.report import comparisons, hits_table, layout, retrieval_table
 from pairscape.report.chapter import Chapter, Shown
 from pairscape.report.layout import NOT_RUN
 from pairscape.report.retrieval_table import GROUP_WORDS, headline, metric_names, nearby_names
@@ -264,6 +264,7 @@ CHAPTER = Chapter(
     "the numbers:",
     tables=(
         RETRIEVAL,
+        hits_table.HITS,
         Shown(
             "retrieval-nearby",
             "Retrieval, hits nearby",
