@@ -119,10 +119,10 @@ def test_figures_call_encoders_by_the_titles_of_their_files(demo):
 
 def test_controls_are_told_to_the_figure_of_hits(full, demo):
     assert scores.control_pairs(demo, "demo") == []
-    control = {name for name, spec in full.encoders["image"].items() if spec.get("control")}
-    told = {image for image, _ in scores.control_pairs(full, "benchmark")}
+    told = [pair for shown in full.shown for pair in scores.control_pairs(full, shown)]
     assert told
-    assert told <= control | {image for image, _ in full.experiments["benchmark"].pairs}
+    specs = [(full.encoders["image"][image], full.encoders["gene"][gene]) for image, gene in told]
+    assert all(image.get("control") or gene.get("control") for image, gene in specs)
 
 
 def test_every_score_of_a_plain_run_is_made_again_where_it_is_missing(demo):
