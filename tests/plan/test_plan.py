@@ -117,11 +117,12 @@ def test_figures_call_encoders_by_the_titles_of_their_files(demo):
     }
 
 
-def test_controls_are_told_to_the_figure_of_hits(full, demo):
+def test_controls_are_told_to_the_figure_of_hits(demo):
     assert scores.control_pairs(demo, "demo") == []
-    told = [pair for shown in full.shown for pair in scores.control_pairs(full, shown)]
+    study = plan_of("config/study.yaml")
+    told = [pair for shown in study.shown for pair in scores.control_pairs(study, shown)]
     assert told
-    specs = [(full.encoders["image"][image], full.encoders["gene"][gene]) for image, gene in told]
+    specs = [(study.encoders["image"][image], study.encoders["gene"][gene]) for image, gene in told]
     assert all(image.get("control") or gene.get("control") for image, gene in specs)
 
 
