@@ -116,11 +116,26 @@ def sections(rows: Sequence[Mapping]) -> list[dict]:
     return laid_out
 
 
+def says(rows: Sequence[Mapping]) -> str:
+    """How far down the median queries have their partner."""
+    parts = []
+    for dataset, of_dataset in split_by(rows, "dataset").items():
+        ranks = [row["rank"] for row in of_dataset if row["query"] == "median"]
+        low, high = min(ranks), max(ranks)
+        where = f"rank {low:g}" if low == high else f"ranks {low:g} to {high:g}"
+        parts.append(
+            f"{dataset}: the median queries have their partner at {where} of "
+            f"{of_dataset[0]['gallery_size']:.0f}."
+        )
+    return " ".join(parts)
+
+
 HITS = Shown(
     "hits",
     "What is retrieved",
     TABLE,
     sections,
+    says=says,
     caption="{name}: queries of the test split and the ten that each finds most similar, of the "
     "encoder pair with the highest Recall@5 (mean of both directions, first seed, no control). The "
     "queries are chosen by rule: put in the order of the rank of their right partner, best is the "

@@ -3,7 +3,9 @@
 import base64
 import io
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from pairscape.core import files
@@ -11,12 +13,13 @@ from pairscape.core.errors import InputError, missing_file
 from pairscape.dataset import leakage
 from pairscape.dataset.splits import as_text, read_splits, read_with_leaks
 from pairscape.pretrain import failures
-from pairscape.report import layout
+from pairscape.report import data_tables, layout
 from pairscape.report.chapters import CHAPTERS
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 IMAGE_BYTES = 6_000_000  # of all images together; base64 makes 8 MB of them
 WIDTHS_PX = (1600, 1300, 1000, 800, 640, 480, 320)
+_PLAIN_NUMBER = re.compile(r"[-+\u2212]?[\d.,]*%?( \([\d.]+%\))?|[\u2013\u2014]")
 SPLIT_COLUMNS = ("sample", "donor", "split")
 AUDIT_KEYS = ("sample", "rows_read", "pooled", "dropped", "spots")
 RUN_KEYS = ("experiment", "dataset", "image_encoder", "gene_encoder", "seed")
@@ -53,8 +56,8 @@ def read_datasets(splits: Sequence, leaks: Sequence) -> list[dict]:
     """The splits of each dataset and what leaks between them.
 
     A dataset is named after the folder of its splits.tsv. Returns mappings of ``name``, ``rows`` (of
-    splits.tsv), ``columns``, ``leaks`` (of leakage.tsv; None where it wasn't given),
-    ``leak_columns``, ``words`` (with which shared donors are admitted), ``donors`` (as
+    splits.tsv), ``leaks`` (of leakage.tsv; None where it wasn't given), ``parts`` and ``leak_parts``
+    (both laid out), ``words`` (with which shared donors are admitted), ``donors`` (as
     ``count_donors`` has them) and ``splits`` (by split: samples, donors, spots).
     """
     told = {_folder(path): path for path in leaks}
@@ -77,15 +80,21 @@ def read_datasets(splits: Sequence, leaks: Sequence) -> list[dict]:
             {
                 "name": _folder(path),
                 "rows": rows,
-                "columns": list(rows[0]) if rows else list(SPLIT_COLUMNS),
+                "parts": _as_section(rows, SPLIT_COLUMNS),
+                "leak_parts": _as_section(leaking or [], ()),
                 "donors": count_donors(rows),
                 "leaks": leaking,
-                "leak_columns": list(leaking[0]) if leaking else [],
                 "words": list(dict.fromkeys(filter(None, (r.get("shared_donors") for r in rows)))),
                 "splits": parts,
             }
         )
     return datasets
+
+
+def _as_section(rows: Sequence[Mapping], columns: Sequence[str]) -> dict:
+    names = list(rows[0]) if rows else list(columns)
+    header = [name.replace("_", " ").capitalize() for name in names]
+    return layout.section("", header, [list(row.values()) for row in rows])
 
 
 def count_donors(rows: Iterable[Mapping]) -> dict[str, int]:
@@ -208,8 +217,9 @@ def render(context: Mapping) -> str:
 
     ``context``: ``title``; ``samples`` (rows of the sample table, or what is known of them);
     ``datasets``, ``checks``, ``alignments``, ``audits``, ``runs``, ``tables``; ``overlays``,
-    ``spot_figures``, ``curves`` (mappings of ``uri``, ``alt``, ``caption``), ``chapter_figures`` (the
-    same by chapter); ``experiments``.
+    ``spot_figures``, ``curves`` (mappings of ``uri``, ``title``, ``alt``, ``caption``),
+    ``chapter_figures`` (the same by chapter); ``tissue`` (one of them to begin with, or None);
+    ``experiments``.
     """
     import jinja2
 
@@ -221,10 +231,7 @@ def render(context: Mapping) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "nice": _nice,
-        "share": lambda part, whole: f"{part / whole:.1%}" if whole else "",
-        "filled_columns": _filled_places,
-        "dictvalues": lambda row: list(row.values()),
+        "columns": shown_columns,
         "json": lambda value: json.dumps(value, indent=1, ensure_ascii=False),
     }
     runs = context["runs"]
@@ -232,8 +239,7 @@ def render(context: Mapping) -> str:
         **context,
         chapters=_asked_for(context),
         input_kind=kind_of_input(context["samples"]),
-        sample_columns=_filled_columns(context["samples"]),
-        drop_reasons=list(dict.fromkeys(r for a in context["audits"] for r in a["dropped"])),
+        data_tables=data_tables,
         versions=_over_runs(runs, "versions"),
         commits=_over_runs(runs, "git_commit"),
         donors=count_donors(context["samples"]),
@@ -253,17 +259,39 @@ def _asked_for(context: Mapping) -> dict:
     return {name: chapter for name, chapter in CHAPTERS.items() if name in filled}
 
 
-def _filled_columns(samples: Sequence[Mapping]) -> list[str]:
-    """The columns that say something, the sample's name first."""
-    names = list(dict.fromkeys(name for sample in samples for name in sample))
-    filled = [name for name in names if any(sample.get(name) for sample in samples)]
-    return sorted(filled, key=lambda name: name != "sample")
+@dataclass(frozen=True)
+class Columns:
+    """Which columns of a table are shown, which of them hold numbers, and what all rows have in
+    common, in words.
+    """
+
+    shown: list[int]
+    numbers: set[int]
+    same: list[tuple[str, str]]
 
 
-def _filled_places(rows: Sequence[Sequence], header: Sequence) -> set[int]:
-    """The columns of a table that say something in any row; all of them where there is no row."""
-    filled = {place for row in rows for place, cell in enumerate(row) if cell not in ("", None)}
-    return filled or set(range(len(header)))
+def shown_columns(section: Mapping) -> Columns:
+    """What a table shows: what says nothing is left out, what is the same in all rows said once.
+
+    Rows of chance don't count, but what they say isn't left out. A table of one row is shown whole.
+    """
+    header, rows, chance = (section[key] for key in ("header", "rows", "chance"))
+    shown, numbers, same = [], set(), []
+    for place, name in enumerate(header):
+        cells = [str(row[place]) for row in rows if row[place] is not None]
+        told = {str(row[place] or "") for line, row in enumerate(rows) if line not in chance}
+        others = {str(rows[line][place] or "") for line in chance} - {""}
+        if rows and told | others <= {""}:
+            continue
+        if len(rows) - len(chance) > 1 and len(told) == 1 and others <= told:
+            same.append((name, next(iter(told))))
+            continue
+        shown.append(place)
+        if all(_PLAIN_NUMBER.fullmatch(cell) for cell in cells):
+            numbers.add(place)
+    if not shown:
+        return Columns(list(range(len(header))), set(), [])
+    return Columns(shown, numbers, same)
 
 
 def _over_runs(runs: Sequence[Mapping], key: str) -> list[dict]:
@@ -274,12 +302,3 @@ def _over_runs(runs: Sequence[Mapping], key: str) -> list[dict]:
         entry = distinct.setdefault(files.sha256_json(value), {"value": value, "runs": 0})
         entry["runs"] += 1
     return list(distinct.values())
-
-
-def _nice(value) -> str:
-    """A number with no more digits than a reader wants; None and "" as they are not known."""
-    if value is None or value == "":
-        return layout.NOT_RUN
-    if isinstance(value, int) and not isinstance(value, bool):
-        return f"{value:,}"
-    return f"{value:,.4g}" if isinstance(value, float) else str(value)
