@@ -19,7 +19,7 @@ from pairscape.core import files, tsv
 from pairscape.core.errors import InputError
 from pairscape.dataset.leakage import LEAKAGE, find_leaks
 from pairscape.dataset.splits import SPLITS_TABLE, read_splits
-from pairscape.report import audit_table, chapters
+from pairscape.report import audit_table, chapters, layout
 from pairscape.report import page as report
 
 VOID = {"meta", "img", "br", "link", "hr", "input"}
@@ -51,7 +51,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        if not self.open or self.open[-1] != "style":
+        if not self.open or self.open[-1] not in ("style", "script"):
             self.text.append(data)
 
 
@@ -150,7 +150,10 @@ def test_the_page_is_complete_and_self_contained(tmp_path):
     outside = [link for link in page.links if not link.startswith(("#", "data:image/"))]
     assert outside == []
     assert not re.search(r"url\(|@import|https?://", text)
-    assert "script" not in page.tags
+    # Its one script asks nothing of the network, and no table waits for it.
+    assert page.tags.count("script") == 1
+    script = text.split("<script>")[1].split("</script>")[0]
+    assert not re.search(r"fetch|XMLHttpRequest|import\(|WebSocket|src", script)
     assert page.tags.count("img") == 3
     for told in ("A demo", "0.200 (0.100)", "700 (70.0%)", "EPCAM", "abc123", "torch 2.15.0"):
         assert told in "".join(page.text)
@@ -172,7 +175,7 @@ def test_the_chapters_stand_in_order_in_the_page_and_in_its_contents(tmp_path):
 def test_texts_are_escaped(tmp_path):
     inputs = make_inputs(tmp_path)
     text, page = write(tmp_path, inputs, title=NASTY, samples=[sample_row(organ=NASTY)])
-    assert "<script" not in text
+    assert text.count("<script") == 1  # the page's own
     assert "".join(page.text).count(NASTY) >= 3
 
 
@@ -238,6 +241,51 @@ def test_every_colour_of_the_page_has_a_dark_one_and_its_contents_stay_in_sight(
     assert light == dark
     assert set(re.findall(r"var\((--\w+)\)", style)) <= dark
     assert re.search(r"\nnav {[^}]*position: sticky", style)
+
+
+def test_the_page_begins_with_the_tissue_of_a_test_section(tmp_path):
+    inputs = make_inputs(tmp_path)
+    other = tmp_path / "samples/S2/square55/qc.png"
+    write_png(other, gene="KRT8")
+    inputs["spot-figures"] = [inputs["spot-figures"], other]
+    text, page = write(tmp_path, inputs)
+    first = re.search("<figure.*?</figure>", text, re.DOTALL)
+    assert "Spots of sample S2" in first[0]  # S1 is of the train split
+    assert text.index('id="found"') < first.start() < text.index('id="about"')
+    assert text.count("Transcripts of KRT8") == 1
+    assert "Figures of 1 more sample" in "".join(page.text)
+
+
+def test_alternative_texts_say_the_result(tmp_path):
+    text, _ = write(tmp_path, make_inputs(tmp_path))
+    alts = re.findall('alt="([^"]*)"', text)
+    (retrieval,) = (alt for alt in alts if alt.startswith("Retrieval, experiment e"))
+    assert "Recall@5 0.200" in retrieval
+    assert "chance is 0.010" in retrieval
+    (spots,) = (alt for alt in alts if alt.startswith("Spots of sample S1"))
+    assert spots.endswith("36 spots hold 700 of 1,000 rows of transcripts.")
+
+
+def test_what_all_rows_share_is_said_once_and_what_says_nothing_is_left_out():
+    section = layout.section(
+        "",
+        ["Dataset", "Encoder", "Note", "Recall", "Queries"],
+        [
+            ["lung", "chance", "", "0.010", "50"],
+            ["lung", "uni", "", "0.200 (0.1)", "50"],
+            ["lung", "conch", "", "0.300", "50"],
+        ],
+        chance=[0],
+    )
+    columns = report.shown_columns(section)
+    assert columns.same == [("Dataset", "lung"), ("Queries", "50")]
+    assert columns.shown == [1, 3]
+    # A column of which chance says something else stays, and a table of one row is whole.
+    section["rows"][0][4] = "60"
+    assert report.shown_columns(section).shown == [1, 3, 4]
+    one = layout.section("", ["Dataset", "Recall"], [["lung", "0.2"]])
+    assert (report.shown_columns(one).shown, report.shown_columns(one).same) == ([0, 1], [])
+    assert report.shown_columns(one).numbers == {1}
 
 
 def test_retrieval_stands_before_calibration():
