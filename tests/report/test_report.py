@@ -1,10 +1,12 @@
 """The report page: complete, self-contained, escaped, and honest about what is missing."""
 
 import base64
+import html
 import io
 import json
 import re
 import shutil
+import subprocess
 from html.parser import HTMLParser
 
 import numpy as np
@@ -284,6 +286,9 @@ def test_what_all_rows_share_is_said_once_and_what_says_nothing_is_left_out():
     section["rows"][0][4] = "60"
     assert report.shown_columns(section).shown == [1, 3, 4]
     one = layout.section("", ["Dataset", "Recall"], [["lung", "0.2"]])
+    # Neither said nor run is one thing.
+    blank = layout.section("", ["A", "B"], [["1", ""], ["2", layout.NOT_RUN]])
+    assert report.shown_columns(blank).same == [("B", layout.NOT_RUN)]
     assert (report.shown_columns(one).shown, report.shown_columns(one).same) == ([0, 1], [])
     assert report.shown_columns(one).numbers == {1}
 
@@ -470,3 +475,41 @@ def test_the_best_is_marked_and_a_run_out_of_memory_is_named(tmp_path):
     assert '<span class="second">0.200</span> (0.100)\n[' in text
     named = "Retrieval, experiment e: breast, gigapath with mlp, out of memory: 24442"
     assert named in "".join(page.text)
+
+
+@pytest.mark.slow
+def test_in_a_browser_a_click_on_a_heading_sorts_and_a_table_is_taken_along(tmp_path):
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no Chromium here")
+    samples = [sample_row(sample=name, donor=donor) for name, donor in (("S10", "9"), ("S2", "10"))]
+    text, _ = write(tmp_path, make_inputs(tmp_path), samples=[*samples, sample_row(sample="S3")])
+    click = """<script>
+    const table = [...document.querySelectorAll("table")].find((one) => one.dataset.same);
+    const told = [], read = () =>
+      told.push([...table.tBodies[0].rows].map((row) => row.cells[1].textContent).join());
+    const head = table.tHead.rows[0].cells[1].querySelector("button");
+    read(); head.click(); read(); head.click(); read();
+    URL.createObjectURL = (blob) => { window.taken = blob; return "#"; };
+    table.parentElement.nextElementSibling.click();
+    window.taken.text().then((text) => {
+      const line = document.createElement("output");
+      line.textContent = JSON.stringify([...told, text]);
+      document.body.append(line);
+    });
+    </script>"""
+    page = tmp_path / "page.html"
+    page.write_text(text.replace("</body>", click + "</body>"))
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    command = [browser, *flags, f"--user-data-dir={tmp_path}", "--virtual-time-budget=4000"]
+    done = subprocess.run(
+        [*command, "--dump-dom", f"file://{page}"], capture_output=True, text=True, timeout=120
+    )
+    output = re.search("<output>(.*?)</output>", done.stdout, re.DOTALL)[1]
+    *orders, taken = json.loads(html.unescape(output))
+    assert orders == ["9,10,D1", "9,10,D1", "10,9,D1"]  # by value; words behind numbers
+    assert taken.splitlines()[0] == "Source\tDonor known\tSample\tDonor"
+    assert sorted(taken.splitlines()[1:]) == [
+        f"simulated\tTrue\t{sample}\t{donor}"
+        for sample, donor in (("S10", "9"), ("S2", "10"), ("S3", "D1"))
+    ]

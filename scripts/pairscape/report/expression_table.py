@@ -374,5 +374,7 @@ CHAPTER = Chapter(
     tables=(Shown("expression", "Expression prediction", TABLE, sections, missing, says),),
     caption="{name}: correlation of predicted and measured expression, mean over genes, from each "
     "encoder's features as they came and after contrastive pretraining, by recipes whose "
-    "targets differ. Large marks: all test spots, mean over seeds; dots: test donors.",
+    "targets differ. Large marks: all test spots, mean over seeds, with their standard "
+    "deviation where there are several; dots: test donors, over their range; orange strokes: the "
+    "encoder as it came.",
 )

@@ -283,6 +283,8 @@ def shown_columns(section: Mapping) -> Columns:
         others = {str(rows[line][place] or "") for line in chance} - {""}
         if rows and told | others <= {""}:
             continue
+        if told == {"", layout.NOT_RUN}:
+            told = {layout.NOT_RUN}
         if len(rows) - len(chance) > 1 and len(told) == 1 and others <= told:
             same.append((name, next(iter(told))))
             continue
