@@ -19,6 +19,7 @@ from pairscape.report.chapters import CHAPTERS
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 IMAGE_BYTES = 6_000_000  # of all images together; base64 makes 8 MB of them
 WIDTHS_PX = (1600, 1300, 1000, 800, 640, 480, 320)
+PROBE_PX = 480  # where it is seen whether PNG or JPEG is the smaller
 _PLAIN_NUMBER = re.compile(r"[-+\u2212]?[\d.,]*%?( \([\d.]+%\))?|[\u2013\u2014]")
 SPLIT_COLUMNS = ("sample", "donor", "split")
 AUDIT_KEYS = ("sample", "rows_read", "pooled", "dropped", "spots")
@@ -169,15 +170,27 @@ def embed_images(
 
 
 def _scale(paths: Sequence, budget: int) -> dict[str, tuple[str, bytes]]:
-    images: dict = {}
-    for width in WIDTHS_PX if paths else ():
-        images = {str(path): _encode(path, width) for path in paths}
-        if sum(len(data) for _, data in images.values()) <= budget:
-            break
-    return images
+    """The images at the greatest of ``WIDTHS_PX`` at which they fit together, else at the least.
+
+    Each is decoded once, and a width that turns out too great is tried for none of the others.
+    """
+    tried: dict[int, dict] = {width: {} for width in WIDTHS_PX}
+    taken = dict.fromkeys(WIDTHS_PX, 0)
+    for path in paths:
+        for width, (kind, data) in _encode(path, list(tried)).items():
+            tried[width][str(path)] = kind, data
+            taken[width] += len(data)
+        for width in [width for width in tried if taken[width] > budget]:
+            if len(tried) > 1 and width > WIDTHS_PX[-1]:
+                del tried[width]
+    return tried[max(tried)]
 
 
-def _encode(path, width: int) -> tuple[str, bytes]:
+def _encode(path, widths: Sequence[int]) -> dict[int, tuple[str, bytes]]:
+    """An image at several widths, narrower ones as they are.
+
+    Lines and letters stay sharper as PNG; tissue is many times smaller as JPEG.
+    """
     from PIL import Image
 
     try:
@@ -187,18 +200,31 @@ def _encode(path, width: int) -> tuple[str, bytes]:
         raise missing_file(path) from None
     except (OSError, ValueError) as error:
         raise InputError(path, "image", str(error), "delete it and make it again") from None
-    if image.width > width:
-        height = max(1, round(image.height * width / image.width))
-        image = image.resize((width, height), Image.Resampling.LANCZOS)
-    png, jpeg = io.BytesIO(), io.BytesIO()
-    image.save(png, "PNG")
-    if len(png.getvalue()) < 150_000:
-        return "png", png.getvalue()
-    image.save(jpeg, "JPEG", quality=88)
-    # Lines and letters stay sharper as PNG; tissue is many times smaller as JPEG.
-    if 2 * len(jpeg.getvalue()) < len(png.getvalue()):
-        return "jpeg", jpeg.getvalue()
-    return "png", png.getvalue()
+    image = _narrowed(image, max(widths))
+    probe = _narrowed(image, PROBE_PX)
+    is_drawn = len(_written(probe, "PNG")) <= 2 * len(_written(probe, "JPEG"))
+    kind, images = "PNG" if is_drawn else "JPEG", {}
+    for width in sorted(widths, reverse=True):
+        if image.width > width or not images:
+            image = _narrowed(image, width)
+            last = kind.lower(), _written(image, kind)
+        images[width] = last
+    return images
+
+
+def _narrowed(image, width: int):
+    from PIL import Image
+
+    if image.width <= width:
+        return image
+    size = width, max(1, round(image.height * width / image.width))
+    return image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+
+
+def _written(image, kind: str) -> bytes:
+    written = io.BytesIO()
+    image.save(written, kind, **({"quality": 88} if kind == "JPEG" else {}))
+    return written.getvalue()
 
 
 # --------------------------------------------------------------------------------------------- page
@@ -232,7 +258,7 @@ def render(context: Mapping) -> str:
     )
     environment.filters |= {
         "columns": shown_columns,
-        "json": lambda value: json.dumps(value, indent=1, ensure_ascii=False),
+        "json": _json,
     }
     runs = context["runs"]
     return environment.get_template(TEMPLATE.name).render(
@@ -294,6 +320,14 @@ def shown_columns(section: Mapping) -> Columns:
     if not shown:
         return Columns(list(range(len(header))), set(), [])
     return Columns(shown, numbers, same)
+
+
+def _json(value):
+    """A value as JSON between tags, where quotes may stand as they are."""
+    from markupsafe import Markup
+
+    text = json.dumps(value, indent=1, ensure_ascii=False)
+    return Markup(text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"))
 
 
 def _over_runs(runs: Sequence[Mapping], key: str) -> list[dict]:
