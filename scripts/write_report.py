@@ -159,7 +159,8 @@ def _overlay_caption(path: Path) -> tuple[str, str]:
         f"Sample {sample}. Above, how dense the bundle's nuclei lie, drawn on the H&E through the "
         "alignment as given, and beside it through the best of its rivals where there is one. Below, "
         "the outlines of nuclei through the alignment as given, in two squares at full resolution "
-        "where nuclei are dense: on a right alignment each lies on a dark nucleus of the H&E.",
+        "where nuclei are dense: on a right alignment each lies on a dark nucleus of the H&E. "
+        f"In full size: {'/'.join(path.parts[-3:])}.",
     )
 
 
@@ -173,7 +174,8 @@ def _spot_caption(path: Path) -> tuple[str, str]:
         _spot_title(sample),
         f"Sample {sample}, pseudo-spots {spots}. Transcripts of {gene} per cell and per "
         "pseudo-spot, over the H&E where the sample has one, axes in µm of the Xenium frame; "
-        "and how many transcripts and genes the pseudo-spots hold.",
+        "and how many transcripts and genes the pseudo-spots hold. In full size: "
+        f"{'/'.join(path.parts[-4:])}.",
     )
 
 

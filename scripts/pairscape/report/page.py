@@ -17,8 +17,9 @@ from pairscape.report import data_tables, layout
 from pairscape.report.chapters import CHAPTERS
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
-IMAGE_BYTES = 6_000_000  # of all images together; base64 makes 8 MB of them
+IMAGE_BYTES = 8_000_000  # of all images together; base64 makes 11 MB of them
 WIDTHS_PX = (1600, 1300, 1000, 800, 640, 480, 320)
+JPEG_QUALITY = 80
 PROBE_PX = 480  # where it is seen whether PNG or JPEG is the smaller
 _PLAIN_NUMBER = re.compile(r"[-+\u2212]?[\d.,]*%?( \([\d.]+%\))?|[\u2013\u2014]")
 SPLIT_COLUMNS = ("sample", "donor", "split")
@@ -223,7 +224,7 @@ def _narrowed(image, width: int):
 
 def _written(image, kind: str) -> bytes:
     written = io.BytesIO()
-    image.save(written, kind, **({"quality": 88} if kind == "JPEG" else {}))
+    image.save(written, kind, **({"quality": JPEG_QUALITY} if kind == "JPEG" else {}))
     return written.getvalue()
 
 
