@@ -46,8 +46,6 @@ def _draw(args, firsts: dict, title: str) -> None:
     from pairscape.dataset.pair_shards import shard_metadata
 
     pairs = hits_figure.best_pair(firsts, args.options.get("controls", []))
-    if not pairs:
-        raise InputError(args.hits[0], "rows", "no hit of a pair", "score a run first")
     shards = {}
     for path in args.shards or ():
         facts = shard_metadata(path)

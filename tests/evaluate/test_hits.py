@@ -201,8 +201,11 @@ def test_the_figure_shows_the_best_pair_that_is_no_control(drawable):
     firsts = hits_table.first_runs(hits.read_hits(drawable[2]))
     assert hits_figure.best_pair(firsts) == {"d": ("copy", "mlp")}
     assert hits_figure.best_pair(firsts, [["copy", "mlp"]]) == {"d": ("uni", "mlp")}
-    left = [["copy", "mlp"], ["uni", "mlp"], ["poor", "mlp"]]
-    assert hits_figure.best_pair(firsts, left) == {}
+    # Where there is nothing but controls, the best of them.
+    all_of_them = [["copy", "mlp"], ["uni", "mlp"], ["poor", "mlp"]]
+    assert hits_figure.best_pair(firsts, all_of_them) == {"d": ("copy", "mlp")}
+    figure = hits_figure.plot_hits({}, {}, {}, "title")  # every run failed
+    assert figure.get_suptitle() == "title: no run has hits"
 
 
 def test_the_figure_marks_the_right_partner_and_names_what_stands_out_in_counts(drawable):

@@ -342,6 +342,10 @@ def test_the_audit_has_a_chapter_with_its_table_and_a_caption_that_stands_alone(
     chapter = section(text, "audit")
     told = words(chapter)
     assert "Audit lung" in told
+    says = (
+        "Audit lung. From corrected, last checkpoint changes Recall@5 of the whole split most, by "
+    )
+    assert f'alt="{says}+0.125."' in chapter
     assert "+0.125 [+0.050 to +0.200]" in told
     assert "not tried: no CONCH" in told
     (caption,) = re.findall("<figcaption>(.*?)</figcaption>", chapter, re.DOTALL)

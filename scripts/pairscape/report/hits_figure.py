@@ -68,15 +68,17 @@ class Gallery:
 
 
 def best_pair(tables: Mapping[tuple, object], controls: Sequence = ()) -> dict[str, tuple]:
-    """By dataset the image and gene encoder with the highest Recall@5; ``tables`` as of
-    ``hits_table.first_runs``, ``controls`` the pairs that are none of the candidates.
+    """By dataset the image and gene encoder with the highest Recall@5.
+
+    ``tables`` are those of ``hits_table.first_runs``; of ``controls``, pairs of encoders, one is taken
+    only where a dataset has no other.
     """
     recalls: dict[tuple, list[float]] = {}
     for (dataset, image, gene, _), table in tables.items():
-        if [image, gene] not in [list(pair) for pair in controls]:
-            recalls.setdefault((dataset, image, gene), []).append((table["rank"] <= K).mean())
+        recalls.setdefault((dataset, image, gene), []).append((table["rank"] <= K).mean())
+    left_out = {tuple(pair) for pair in controls}
     best: dict[str, tuple] = {}
-    for dataset, *pair in sorted(recalls, key=lambda key: -np.mean(recalls[key])):
+    for dataset, *pair in sorted(recalls, key=lambda k: (k[1:] in left_out, -np.mean(recalls[k]))):
         best.setdefault(dataset, tuple(pair))
     return best
 
@@ -95,6 +97,10 @@ def plot_hits(
         for direction in _ASKS
         for name, query in examples(tables[dataset, *pair, direction])
     ]
+    if not rows:
+        figure = style.new_figure(6, 1)
+        figure.suptitle(f"{title}: no run has hits", fontsize=11)
+        return figure
     count = max(len(query["hit_spots"]) for *_, query in rows)
     figure = style.new_figure(1.3 + 1.1 * count, 1.85 * len(rows) + 0.9)
     figure.set_layout_engine("none")
