@@ -43,7 +43,7 @@ rule all:
         datasets.index_files(plan),
         f"{plan.results}/report.html",
         scores.retrieval_files(plan, *scores.SHOWN),
-        scores.hits_files(plan, *scores.TABLES),
+        scores.hits_files(plan, *scores.SHOWN),
         scores.batch_effect_files(plan, *scores.SHOWN),
         scores.expression_files(plan, *scores.SHOWN),
         slides.mutation_files(plan, *scores.SHOWN),

@@ -21,7 +21,7 @@ from pairscape.images.tiff import TiffImage
 from pairscape.jobs import program
 from pairscape.spots import alignment_figure, registration, registration_maps
 
-RESULT_VERSION = 2
+RESULT_VERSION = 3
 MAX_ANISOTROPY = 1.02
 METHOD = {
     "pixel_um": registration_maps.PIXEL_UM,
@@ -96,7 +96,7 @@ def _check(args) -> None:
         "result_version": RESULT_VERSION,
     }
     overlay = _failed(args.overlay) if refused else args.overlay
-    _draw(overlay, args.he_image, name, aligned.matrix, region, pixel_size_um, verdict)
+    _draw(args, overlay, name, aligned.matrix, region, pixel_size_um, verdict)
     files.write_json(_failed(args.report) if refused else args.report, report)
     if refused:
         remedy = (
@@ -181,25 +181,60 @@ def _warnings(aligned, placed: dict, verdict: dict) -> list[str]:
     return warnings
 
 
-def _draw(path, he_image, name: str, matrix: np.ndarray, region, pixel_size_um, verdict) -> None:
+def _draw(args, path, name: str, matrix: np.ndarray, region, pixel_size_um, verdict) -> None:
     given = f": score {verdict['score']:.2f}" if "score" in verdict else ""
     panels = [(f"As given{given}", matrix)]
     if rival := verdict.get("rival"):
         words = rival["name"][:1].upper() + rival["name"][1:]
         panels.append((f"Best rival: score {rival['score']:.2f}\n{words}", rival["matrix"]))
-    with TiffImage(he_image, cache_bytes=0) as image:
+    with TiffImage(args.he_image, cache_bytes=0) as image:
         picture, scale = image.thumbnail(alignment_figure.THUMBNAIL_PX)
+        details = read_details(args.bundle, image, matrix, region, pixel_size_um)
     with files.atomic_path(path) as temporary:
         alignment_figure.draw_alignment(
             temporary,
-            title=f"{name or Path(he_image).name}: nuclei of the bundle on the H&E "
-            f"({verdict['verdict']})",
+            title=f"{name or Path(args.he_image).name}: where the alignment puts the bundle on the "
+            f"H&E ({verdict['verdict']})",
             thumbnail=picture,
             scale=scale,
             region=region,
             pixel_size_um=pixel_size_um,
             panels=panels,
+            details=details,
         )
+
+
+def read_details(bundle, image: TiffImage, matrix: np.ndarray, region, pixel_size_um) -> list:
+    """Squares of the H&E with most nuclei, and the nuclei that the alignment puts there."""
+    side_um, margin_um = alignment_figure.DETAIL_UM, alignment_figure.MARGIN_UM
+    side_px = round(side_um / alignment.decompose(matrix, pixel_size_um)["um_per_px"])
+
+    def he_px(xy_um):
+        return alignment.um_to_he_px(matrix, pixel_size_um, xy_um)
+
+    centres_um = alignment_figure.choose_details(
+        region.nuclei_um, side_um, lambda xy_um: image.holds(he_px(xy_um), side_px)
+    )
+    details = []
+    for centre_um, centre_px in zip(centres_um, he_px(centres_um), strict=True):
+        reach_um = side_um / np.sqrt(2) + margin_um  # the H&E may be turned against the bundle
+        box_um = centre_um - reach_um, centre_um + reach_um
+        try:
+            outlines_um = xenium.read_nuclei(bundle, *box_um) or []
+        except InputError as error:  # nothing but this picture is made of them
+            logs.log.info("the figure has no outlines of nuclei (%s)", error)
+            outlines_um = []
+        here = ((region.nuclei_um >= box_um[0]) & (region.nuclei_um <= box_um[1])).all(axis=1)
+        corner_px = np.round(centre_px - side_px / 2).astype(int)
+        details.append(
+            alignment_figure.Detail(
+                image.read_region(*corner_px.tolist(), side_px, side_px),
+                corner_px,
+                [he_px(outline_um) for outline_um in outlines_um],
+                he_px(region.nuclei_um[here]),
+            )
+        )
+    return details
 
 
 if __name__ == "__main__":

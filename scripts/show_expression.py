@@ -6,7 +6,7 @@ OUT  the table as TSV (numbers), Markdown and LaTeX (for reading): each image en
      the figure as PNG and SVG: before and after pretraining, donors as dots
 
 Options: experiment; expected, the planned runs (dataset, image_encoder, gene_encoder, seed each),
-so that what is missing is said.
+so that what is missing is said; titles, of encoders by kind and name.
 """
 
 from pairscape.core.errors import InputError
@@ -15,7 +15,7 @@ from pairscape.evaluate import expression
 from pairscape.jobs import program, records
 from pairscape.report import expression_figure, expression_table, layout, style, words
 
-RESULT_VERSION = 2
+RESULT_VERSION = 3
 
 
 def main(argv=None):
@@ -49,7 +49,8 @@ def main(argv=None):
     if args.png:
         if not any(row["value"] is not None for row in scores):
             raise InputError(args.scores[0], "value", "no score", "score an encoder first")
-        style.draw(lambda: expression_figure.plot_scores(scores, title), args.png, args.svg)
+        titles = args.options.get("titles", {})
+        style.draw(lambda: expression_figure.plot_scores(scores, title, titles), args.png, args.svg)
 
 
 if __name__ == "__main__":

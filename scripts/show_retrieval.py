@@ -7,7 +7,7 @@ OUT  each table as TSV (numbers), Markdown and LaTeX (for reading): how well eac
      the figure as PNG and SVG: recall of the pairs, with chance, intervals and seeds
 
 Options: experiment; expected, the planned runs (dataset, image_encoder, gene_encoder, seed each, and
-control where it is one), so that what is missing is said.
+control where it is one), so that what is missing is said; titles, of encoders by kind and name.
 """
 
 from pairscape.core.errors import InputError
@@ -24,7 +24,7 @@ from pairscape.report import (
     words,
 )
 
-RESULT_VERSION = 3
+RESULT_VERSION = 4
 COMPARED = ("split", "other_donors", "sample")  # galleries
 FORMS = ".tsv, .md and .tex to write"
 
@@ -57,7 +57,10 @@ def main(argv=None):
     if args.png:
         if not scores:
             raise InputError(args.scores[0], "rows", "no score", "score a run first")
-        style.draw(lambda: retrieval_figure.plot_recall(rows, scores, title), args.png, args.svg)
+        titles = args.options.get("titles", {})
+        style.draw(
+            lambda: retrieval_figure.plot_recall(rows, scores, title, titles), args.png, args.svg
+        )
     missing, failed = _runs(rows, "seeds_missing"), _runs(rows, "seeds_failed")
     log.info("%s: %d rows, %d runs missing, %d failed", experiment, len(rows), missing, failed)
 

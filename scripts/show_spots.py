@@ -18,7 +18,7 @@ from pairscape.jobs import program
 from pairscape.spots import lattice, spot_figure, spot_quality, spots_zarr
 from pairscape.spots.preset import SpotPreset, read_preset
 
-RESULT_VERSION = 1
+RESULT_VERSION = 2
 
 
 def main(argv=None):
@@ -47,8 +47,8 @@ def main(argv=None):
             raise InputError(args.table, f"rows, {measure}", "no number", remedy)
     median = np.median(table.obs["transcripts"])
     title = (
-        f"{attrs['sample']}: {table.n_obs:,} spots, {number['rows', 'pooled']:,.0f} of "
-        f"{number['rows', 'read']:,.0f} rows pooled, median {median:,.0f} a spot"
+        f"{attrs['sample']}: {number['rows', 'pooled']:,.0f} of {number['rows', 'read']:,.0f} rows of "
+        f"transcripts counted in {table.n_obs:,} spots, median {median:,.0f} a spot"
     )
     preset, he_matrix = read_preset(attrs["preset"]), attrs["he_matrix"]
     he = None

@@ -39,6 +39,7 @@ rule show_retrieval:
             "show_retrieval",
             experiment=plan.shown[w.experiment][0],
             expected=runs.expected_runs(plan, w.experiment),
+            titles=scores.encoder_titles(plan, w.experiment),
             **missing.told(plan, plan.shown[w.experiment][1]),
         ),
     shell:
@@ -52,10 +53,13 @@ rule show_retrieval:
 rule show_hits:
     input:
         hits=lambda w: scores.score_files(plan, w.experiment, "hits.parquet"),
+        shards=lambda w: scores.shown_shards(plan, w.experiment),
     output:
         table=f"{plan.results}/tables/hits_{{experiment}}.tsv",
         markdown=f"{plan.results}/tables/hits_{{experiment}}.md",
         latex=f"{plan.results}/tables/hits_{{experiment}}.tex",
+        png=f"{plan.results}/figures/hits_{{experiment}}.png",
+        svg=f"{plan.results}/figures/hits_{{experiment}}.svg",
     log:
         f"{plan.results}/logs/show_hits/{{experiment}}.log",
     wildcard_constraints:
@@ -71,11 +75,14 @@ rule show_hits:
         options=lambda w: options(
             "show_hits",
             experiment=plan.shown[w.experiment][0],
+            homes={name: datasets.shards_home(plan, name) for name in plan.shown[w.experiment][1]},
+            controls=scores.control_pairs(plan, w.experiment),
+            titles=scores.encoder_titles(plan, w.experiment),
             **missing.told(plan, plan.shown[w.experiment][1]),
         ),
     shell:
-        "python {params.program:q} --hits {input.hits:q} --table {output.table:q}"
-        " --markdown {output.markdown:q} --latex {output.latex:q}"
+        "python {params.program:q} --hits {input.hits:q} --shards {input.shards:q} --table {output.table:q}"
+        " --markdown {output.markdown:q} --latex {output.latex:q} --png {output.png:q} --svg {output.svg:q}"
         " --options {params.options:q} --log {log:q}"
 
 
@@ -161,6 +168,7 @@ rule show_expression:
             "show_expression",
             experiment=plan.shown[w.experiment][0],
             expected=runs.expected_runs(plan, w.experiment),
+            titles=scores.encoder_titles(plan, w.experiment),
             **missing.told(plan, plan.shown[w.experiment][1]),
         ),
     shell:
@@ -231,6 +239,7 @@ rule write_report:
         + scores.audit_files(plan, ".tsv")
         + scores.gap_files(plan, ".tsv"),
         figures=scores.retrieval_files(plan, ".png")
+        + scores.hits_files(plan, ".png")
         + scores.batch_effect_files(plan, ".png")
         + scores.expression_files(plan, ".png")
         + slides.mutation_files(plan, ".png")

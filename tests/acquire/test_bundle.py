@@ -3,6 +3,7 @@ import json
 import shutil
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -96,6 +97,23 @@ def test_real_cell_counts_add_up(shared):
         for gene in xenium.read_panel(folder)[:3]
     )
     assert 0 < total < pq.read_table(folder / "cells.parquet")["transcript_counts"].to_numpy().sum()
+
+
+def test_nuclei_are_outlines_of_those_in_the_box_several_of_a_cell_apart(tmp_path):
+    square = np.array([[0, 0], [4, 0], [4, 4], [0, 4.0]])
+    corners = ([10, 10], [20, 10], [300, 10])
+    nuclei = [
+        pd.DataFrame({"cell_id": "one", "vertex_x": x, "vertex_y": y, "label_id": label})
+        for label, corner in enumerate(corners)
+        for x, y in [(square + corner).T]
+    ]
+    pd.concat(nuclei).to_parquet(tmp_path / "nucleus_boundaries.parquet")
+    read = xenium.read_nuclei(tmp_path, [0, 0], [100, 100])
+    assert [outline.tolist() for outline in read] == [
+        (square + corner).tolist() for corner in corners[:2]
+    ]
+    (tmp_path / "nucleus_boundaries.parquet").unlink()
+    assert xenium.read_nuclei(tmp_path, [0, 0], [100, 100]) is None
 
 
 def test_the_software_that_wrote_last_gives_the_version(bundle):

@@ -22,7 +22,7 @@ from pairscape.dataset.shards import Shards
 from pairscape.evaluate import expression, ridge, targets
 from pairscape.images import encoding
 from pairscape.pretrain import failures, run_embeddings
-from pairscape.report import expression_table
+from pairscape.report import expression_figure, expression_table
 
 OPTIONS = targets.ExpressionOptions.of({"genes": 12, "components": 8})
 GENES = [f"GENE{i:02d}" for i in range(30)]
@@ -833,3 +833,29 @@ def test_tables_and_figure_are_written_and_read_back(dataset, tmp_path):
         show_expression.main([*arguments, "--options", other])
     with pytest.raises(InputError, match="experiment: found nothing"):
         show_expression.main(arguments)
+
+
+def test_the_axis_of_the_figure_fits_the_data_and_seeds_have_their_deviation():
+    after = {"1": {"all": 0.40, "D1": 0.39}, "2": {"all": 0.44, "D1": 0.41}}
+    titles = {"image": {"A": "Encoder A"}, "gene": {"mlp": "The MLP"}}
+
+    def draw(after):
+        rows = table_rows({"all": 0.38, "D1": 0.37, "D2": 0.39}, after)
+        figure = expression_figure.plot_scores(rows, "title", titles)
+        (axis,) = figure.axes
+        shown = [tuple(line.get_xdata()) for line in axis.lines]
+        legend = [text.get_text() for text in figure.legends[0].get_texts()]
+        return axis, shown, "± standard deviation over seeds" in legend
+
+    axis, shown, explained = draw(after)
+    low, high = axis.get_xlim()
+    assert 0.34 < low < 0.37
+    assert 0.44 < high < 0.48
+    assert [name.get_text() for name in axis.get_yticklabels()] == ["Encoder A", "with The MLP"]
+    spread = 0.04 / 2**0.5
+    assert explained
+    assert any(
+        ends == pytest.approx((0.42 - spread, 0.42 + spread)) for ends in shown if len(ends) == 2
+    )
+    assert (0.37, 0.39) in shown  # the range of the donors
+    assert not draw({"1": after["1"]})[2]

@@ -6,6 +6,7 @@ import tracemalloc
 import numpy as np
 import pandas as pd
 import pytest
+from tiny_pairs import GENES, write_dataset
 
 import score_hits
 import show_hits
@@ -13,7 +14,7 @@ from pairscape.core import files
 from pairscape.core.errors import InputError
 from pairscape.evaluate import hits, ranks
 from pairscape.pretrain import failures, run_embeddings
-from pairscape.report import hits_table
+from pairscape.report import hits_figure, hits_table
 
 RUN = dict(zip(hits.RUN, ("e", "d", "uni", "mlp", 1), strict=True))
 
@@ -178,3 +179,74 @@ def test_the_best_the_median_and_a_bad_query_are_shown_by_the_rule(tmp_path):
     text = made[1].read_text()
     assert "of 40" in text
     assert "µm" in text
+
+
+@pytest.fixture(scope="module")
+def drawable(tmp_path_factory):
+    """Shards, and hits of a good pair, a poor one and a perfect control of their test sample."""
+    root = tmp_path_factory.mktemp("drawable")
+    shards, _, counts, _ = write_dataset(root)
+    index = spots(24).assign(
+        sample="S3", donor="D3", spot=[f"{i // 8:03d}x{i % 8:03d}" for i in range(24)]
+    )
+    good = embedded(24) | {"index": index}
+    poor = {"images": unit(24, seed=7), "genes": unit(24, seed=8), "index": index}
+    control = {"images": unit(24), "genes": unit(24), "index": index}
+    runs = {"uni": good, "poor": poor, "copy": control}
+    paths = [write_run(root, pairs, image_encoder=name) for name, pairs in runs.items()]
+    return shards, counts[-24:], scored(root, paths)
+
+
+def test_the_figure_shows_the_best_pair_that_is_no_control(drawable):
+    firsts = hits_table.first_runs(hits.read_hits(drawable[2]))
+    assert hits_figure.best_pair(firsts) == {"d": ("copy", "mlp")}
+    assert hits_figure.best_pair(firsts, [["copy", "mlp"]]) == {"d": ("uni", "mlp")}
+    # Where there is nothing but controls, the best of them.
+    all_of_them = [["copy", "mlp"], ["uni", "mlp"], ["poor", "mlp"]]
+    assert hits_figure.best_pair(firsts, all_of_them) == {"d": ("copy", "mlp")}
+    figure = hits_figure.plot_hits({}, {}, {}, "title")  # every run failed
+    assert figure.get_suptitle() == "title: no run has hits"
+
+
+def test_the_figure_marks_the_right_partner_and_names_what_stands_out_in_counts(drawable):
+    shards, counts, out = drawable
+    firsts = hits_table.first_runs(hits.read_hits(out))
+    gallery = hits_figure.Gallery({"S3": shards[-1]})
+    logs = np.log1p(counts)
+    above = logs - logs.mean(axis=0)
+    for row in (0, 13):
+        spot = gallery.spot("S3", f"{row // 8:03d}x{row % 8:03d}")
+        leading = [i for i in np.argsort(-above[row])[:3] if counts[row, i]]
+        assert spot.genes == [GENES[i] for i in leading]
+        assert spot.patch.shape == (32, 32, 3)
+    figure = hits_figure.plot_hits(firsts, {"d": gallery}, {"d": ("uni", "mlp")}, "title")
+    marked = [panel for panel in figure.axes if "partner" in panel.get_title()]
+    ranks_of = [
+        query["rank"]
+        for direction in ("i2g", "g2i")
+        for _, query in hits_table.examples(firsts["d", "uni", "mlp", direction])
+    ]
+    numbers = [int(panel.get_title().split(":")[0]) for panel in marked]
+    assert numbers == [rank for rank in ranks_of if rank <= 10]
+    assert all(panel.spines["left"].get_linewidth() > 3 for panel in marked)
+    words = [text.get_text() for panel in figure.axes for text in panel.texts]
+    assert [f"rank {rank:g} of 24" in text for rank, text in zip(ranks_of, words, strict=True)] == [
+        True
+    ] * 6
+    assert words[0].startswith("Best query, its image looks for genes")
+
+
+def test_the_program_draws_the_same_figure_twice_and_asks_for_shards(drawable, tmp_path):
+    shards, _, out = drawable
+    options = {"experiment": "e", "homes": {"d": None}}
+
+    def draw(name, *flags):
+        made = [str(tmp_path / f"{name}.{end}") for end in ("png", "svg")]
+        pictures = ["--png", made[0], "--svg", made[1], "--options", json.dumps(options)]
+        show_hits.main(["--hits", str(out), *flags, *pictures])
+        return (tmp_path / f"{name}.png").read_bytes()
+
+    given = ["--shards", *map(str, shards)]
+    assert draw("one", *given) == draw("two", *given)
+    with pytest.raises(InputError, match="shards: files: found none of S3 in None"):
+        draw("three", *given[:2])

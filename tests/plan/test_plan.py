@@ -103,6 +103,29 @@ def test_tables_lie_in_tables_and_pictures_in_figures(demo):
     ]
 
 
+def test_batch_effects_have_a_figure_from_two_panels_on(demo, full):
+    assert scores.batch_effect_files(demo, ".tsv", ".png") == [
+        "results/demo/tables/batch_effect.tsv"
+    ]
+    assert "results/figures/batch_effect_benchmark.png" in scores.batch_effect_files(full, ".png")
+
+
+def test_figures_call_encoders_by_the_titles_of_their_files(demo):
+    assert scores.encoder_titles(demo, "demo") == {
+        "image": {"tf_efficientnet_lite0_64px": "EfficientNet-Lite0 at 64 px (ImageNet)"},
+        "gene": {"mlp": "MLP", "drvi_small": "DRVI, small"},
+    }
+
+
+def test_controls_are_told_to_the_figure_of_hits(demo):
+    assert scores.control_pairs(demo, "demo") == []
+    study = plan_of("config/study.yaml")
+    told = [pair for shown in study.shown for pair in scores.control_pairs(study, shown)]
+    assert told
+    specs = [(study.encoders["image"][image], study.encoders["gene"][gene]) for image, gene in told]
+    assert all(image.get("control") or gene.get("control") for image, gene in specs)
+
+
 def test_every_score_of_a_plain_run_is_made_again_where_it_is_missing(demo):
     kept = scores.kept_files(demo)
     for file in ("retrieval.tsv", "hits.parquet", "expression.tsv"):

@@ -410,7 +410,7 @@ def unchanged(tmp_path_factory):
                      "downloads": "elsewhere"}}, set()),
         ({"title": "Another"}, {"describe_dataset"}),
         ({"notes": "Another"}, set()),
-        ({"encoder_title": "Another"}, set()),
+        ({"encoder_title": "Another"}, {"show_retrieval"}),
     ],
     ids=["title", "bootstrap", "overlay_gene", "where from", "sample's title", "sample's notes",
          "encoder's title"],

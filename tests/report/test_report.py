@@ -1,10 +1,12 @@
 """The report page: complete, self-contained, escaped, and honest about what is missing."""
 
 import base64
+import html
 import io
 import json
 import re
 import shutil
+import subprocess
 from html.parser import HTMLParser
 
 import numpy as np
@@ -19,7 +21,7 @@ from pairscape.core import files, tsv
 from pairscape.core.errors import InputError
 from pairscape.dataset.leakage import LEAKAGE, find_leaks
 from pairscape.dataset.splits import SPLITS_TABLE, read_splits
-from pairscape.report import audit_table, chapters
+from pairscape.report import audit_table, chapters, layout
 from pairscape.report import page as report
 
 VOID = {"meta", "img", "br", "link", "hr", "input"}
@@ -51,7 +53,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        if not self.open or self.open[-1] != "style":
+        if not self.open or self.open[-1] not in ("style", "script"):
             self.text.append(data)
 
 
@@ -150,7 +152,10 @@ def test_the_page_is_complete_and_self_contained(tmp_path):
     outside = [link for link in page.links if not link.startswith(("#", "data:image/"))]
     assert outside == []
     assert not re.search(r"url\(|@import|https?://", text)
-    assert "script" not in page.tags
+    # Its one script asks nothing of the network, and no table waits for it.
+    assert page.tags.count("script") == 1
+    script = text.split("<script>")[1].split("</script>")[0]
+    assert not re.search(r"fetch|XMLHttpRequest|import\(|WebSocket|src", script)
     assert page.tags.count("img") == 3
     for told in ("A demo", "0.200 (0.100)", "700 (70.0%)", "EPCAM", "abc123", "torch 2.15.0"):
         assert told in "".join(page.text)
@@ -172,7 +177,7 @@ def test_the_chapters_stand_in_order_in_the_page_and_in_its_contents(tmp_path):
 def test_texts_are_escaped(tmp_path):
     inputs = make_inputs(tmp_path)
     text, page = write(tmp_path, inputs, title=NASTY, samples=[sample_row(organ=NASTY)])
-    assert "<script" not in text
+    assert text.count("<script") == 1  # the page's own
     assert "".join(page.text).count(NASTY) >= 3
 
 
@@ -240,6 +245,54 @@ def test_every_colour_of_the_page_has_a_dark_one_and_its_contents_stay_in_sight(
     assert re.search(r"\nnav {[^}]*position: sticky", style)
 
 
+def test_the_page_begins_with_the_tissue_of_a_test_section(tmp_path):
+    inputs = make_inputs(tmp_path)
+    other = tmp_path / "samples/S2/square55/qc.png"
+    write_png(other, gene="KRT8")
+    inputs["spot-figures"] = [inputs["spot-figures"], other]
+    text, page = write(tmp_path, inputs)
+    first = re.search("<figure.*?</figure>", text, re.DOTALL)
+    assert "Spots of sample S2" in first[0]  # S1 is of the train split
+    assert text.index('id="found"') < first.start() < text.index('id="about"')
+    assert text.count("Transcripts of KRT8") == 1
+    assert "Figures of 1 more sample" in "".join(page.text)
+
+
+def test_alternative_texts_say_the_result(tmp_path):
+    text, _ = write(tmp_path, make_inputs(tmp_path))
+    alts = re.findall('alt="([^"]*)"', text)
+    (retrieval,) = (alt for alt in alts if alt.startswith("Retrieval, experiment e"))
+    assert "Recall@5 0.200" in retrieval
+    assert "chance is 0.010" in retrieval
+    (spots,) = (alt for alt in alts if alt.startswith("Spots of sample S1"))
+    assert spots.endswith("36 spots hold 700 of 1,000 rows of transcripts.")
+
+
+def test_what_all_rows_share_is_said_once_and_what_says_nothing_is_left_out():
+    section = layout.section(
+        "",
+        ["Dataset", "Encoder", "Note", "Recall", "Queries"],
+        [
+            ["lung", "chance", "", "0.010", "50"],
+            ["lung", "uni", "", "0.200 (0.1)", "50"],
+            ["lung", "conch", "", "0.300", "50"],
+        ],
+        chance=[0],
+    )
+    columns = report.shown_columns(section)
+    assert columns.same == [("Dataset", "lung"), ("Queries", "50")]
+    assert columns.shown == [1, 3]
+    # A column of which chance says something else stays, and a table of one row is whole.
+    section["rows"][0][4] = "60"
+    assert report.shown_columns(section).shown == [1, 3, 4]
+    one = layout.section("", ["Dataset", "Recall"], [["lung", "0.2"]])
+    # Neither said nor run is one thing.
+    blank = layout.section("", ["A", "B"], [["1", ""], ["2", layout.NOT_RUN]])
+    assert report.shown_columns(blank).same == [("B", layout.NOT_RUN)]
+    assert (report.shown_columns(one).shown, report.shown_columns(one).same) == ([0, 1], [])
+    assert report.shown_columns(one).numbers == {1}
+
+
 def test_retrieval_stands_before_calibration():
     assert list(chapters.CHAPTERS)[:2] == ["retrieval", "calibration"]
 
@@ -289,6 +342,10 @@ def test_the_audit_has_a_chapter_with_its_table_and_a_caption_that_stands_alone(
     chapter = section(text, "audit")
     told = words(chapter)
     assert "Audit lung" in told
+    says = (
+        "Audit lung. From corrected, last checkpoint changes Recall@5 of the whole split most, by "
+    )
+    assert f'alt="{says}+0.125."' in chapter
     assert "+0.125 [+0.050 to +0.200]" in told
     assert "not tried: no CONCH" in told
     (caption,) = re.findall("<figcaption>(.*?)</figcaption>", chapter, re.DOTALL)
@@ -422,3 +479,41 @@ def test_the_best_is_marked_and_a_run_out_of_memory_is_named(tmp_path):
     assert '<span class="second">0.200</span> (0.100)\n[' in text
     named = "Retrieval, experiment e: breast, gigapath with mlp, out of memory: 24442"
     assert named in "".join(page.text)
+
+
+@pytest.mark.slow
+def test_in_a_browser_a_click_on_a_heading_sorts_and_a_table_is_taken_along(tmp_path):
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no Chromium here")
+    samples = [sample_row(sample=name, donor=donor) for name, donor in (("S10", "9"), ("S2", "10"))]
+    text, _ = write(tmp_path, make_inputs(tmp_path), samples=[*samples, sample_row(sample="S3")])
+    click = """<script>
+    const table = [...document.querySelectorAll("table")].find((one) => one.dataset.same);
+    const told = [], read = () =>
+      told.push([...table.tBodies[0].rows].map((row) => row.cells[1].textContent).join());
+    const head = table.tHead.rows[0].cells[1].querySelector("button");
+    read(); head.click(); read(); head.click(); read();
+    URL.createObjectURL = (blob) => { window.taken = blob; return "#"; };
+    table.parentElement.nextElementSibling.click();
+    window.taken.text().then((text) => {
+      const line = document.createElement("output");
+      line.textContent = JSON.stringify([...told, text]);
+      document.body.append(line);
+    });
+    </script>"""
+    page = tmp_path / "page.html"
+    page.write_text(text.replace("</body>", click + "</body>"))
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    command = [browser, *flags, f"--user-data-dir={tmp_path}", "--virtual-time-budget=4000"]
+    done = subprocess.run(
+        [*command, "--dump-dom", f"file://{page}"], capture_output=True, text=True, timeout=120
+    )
+    output = re.search("<output>(.*?)</output>", done.stdout, re.DOTALL)[1]
+    *orders, taken = json.loads(html.unescape(output))
+    assert orders == ["9,10,D1", "9,10,D1", "10,9,D1"]  # by value; words behind numbers
+    assert taken.splitlines()[0] == "Source\tDonor known\tSample\tDonor"
+    assert sorted(taken.splitlines()[1:]) == [
+        f"simulated\tTrue\t{sample}\t{donor}"
+        for sample, donor in (("S10", "9"), ("S2", "10"), ("S3", "D1"))
+    ]

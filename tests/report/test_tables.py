@@ -3,7 +3,9 @@
 import itertools
 import json
 import re
+from types import MappingProxyType
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from conftest import ROOT
@@ -13,7 +15,7 @@ import show_retrieval
 from pairscape.core import tsv
 from pairscape.core.errors import InputError
 from pairscape.evaluate import retrieval, statistics
-from pairscape.report import comparisons, layout, retrieval_table
+from pairscape.report import comparisons, layout, retrieval_figure, retrieval_table, style
 
 SEEDS = (24442, 422244, 42424244)
 OVER = "24 spatial blocks of 330 um within these donors (2)"
@@ -466,8 +468,6 @@ def test_names_that_are_markup_show_as_they_stand():
 
 
 def test_a_dollar_in_a_title_is_no_formula_of_a_figure(tmp_path):
-    from pairscape.report import style
-
     def plot():
         figure = style.new_figure(3, 2)
         axis = figure.subplots()
@@ -532,6 +532,49 @@ def test_the_figure_grows_with_the_pairs_and_names_what_is_not_run(tmp_path):
     with Image.open(small) as one, Image.open(large) as other:
         assert other.height > one.height
     assert svg.read_text().startswith("<?xml")
+
+
+def panels_of(rows, titles=MappingProxyType({})):
+    """The figure's panels that hold something, by heading and k."""
+    table = retrieval_table.tabulate_retrieval(rows, [])
+    with plt.rc_context(style.STYLE):
+        figure = retrieval_figure.plot_recall(table, rows, "title", titles)
+    panels, heading = {}, ""
+    for panel in figure.axes:
+        heading = panel.get_title(loc="left") or heading
+        panels[heading, panel.get_xlabel()] = panel
+    return figure, panels
+
+
+def test_the_whole_split_comes_first_and_largest_on_one_scale_per_k():
+    rows = scores() + scores(dataset="lung")
+    for row in rows:
+        row["value"] *= 0.2 if row["dataset"] == "lung" else 1
+    figure, panels = panels_of(rows)
+    figure.canvas.draw()
+    headings = list(dict.fromkeys(heading for heading, _ in panels))
+    assert ["whole split" in heading for heading in headings] == [True, True, False, False]
+    whole, batches = (panels[headings[place], "Recall@5"] for place in (0, 2))
+    assert whole.get_position().height > 1.1 * batches.get_position().height
+    for k in ("Recall@1", "Recall@5", "Recall@10"):
+        assert panels[headings[0], k].get_xlim() == panels[headings[1], k].get_xlim()
+
+
+def test_the_legend_has_seeds_only_where_there_are_several_and_encoders_their_titles():
+    def legend(figure):
+        return [text.get_text() for text in figure.legends[0].get_texts()]
+
+    figure, panels = panels_of(scores(), {"image": {"uni": "UNI"}, "gene": {"mlp": "The MLP"}})
+    assert "seed" in legend(figure)
+    names = [name.get_text() for name in next(iter(panels.values())).get_yticklabels()]
+    assert names == ["UNI\nwith The MLP"]
+    figure, panels = panels_of([row for row in scores() if row["seed"] == SEEDS[0]])
+    assert "seed" not in legend(figure)
+    # Nothing white lies on the bars: neither a dot nor an edge of the interval.
+    drawn = next(iter(panels.values()))
+    assert not drawn.collections
+    ends = {tuple(line.get_xdata()) for line in drawn.lines if line.get_color() == "white"}
+    assert ends == {(0.01, 0.01)}  # of chance alone
 
 
 def test_a_figure_of_no_scores_is_refused(tmp_path):

@@ -14,7 +14,7 @@ import check_alignment
 from pairscape.acquire import alignment
 from pairscape.core.errors import InputError
 from pairscape.images.tiff import TiffImage
-from pairscape.spots import registration, registration_maps
+from pairscape.spots import alignment_figure, registration, registration_maps
 
 PIXEL_SIZE_UM = 0.2125
 SECTIONS = ("C2", "C3", "C4", "C5")
@@ -164,6 +164,49 @@ def test_a_wrong_alignment_is_refused_in_one_line_with_both_scores_and_a_picture
     assert "listed in alignment.trusted" in report["warnings"][-1]
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"inverse.csv", "alignment.json", "overlay.png"}
+
+
+def test_the_squares_drawn_at_full_resolution_are_the_densest_apart_from_each_other():
+    rng = np.random.default_rng(0)
+    dense, denser, far = [300.0, 300.0], [420.0, 300.0], [1620.0, 1500.0]
+    sizes = ((dense, 50), (denser, 60), (far, 30))
+    nuclei_um = [rng.uniform(0, 2000, (200, 2))]
+    nuclei_um += [centre + rng.uniform(-50, 50, (size, 2)) for centre, size in sizes]
+    chosen = alignment_figure.choose_details(
+        np.concatenate(nuclei_um), 120, lambda xy: xy[:, 0] < 1700
+    )
+    np.testing.assert_allclose(chosen, [denser, far], atol=60)
+    assert not len(alignment_figure.choose_details(np.empty((0, 2)), 120, lambda xy: xy[:, 0] < 0))
+
+
+@pytest.mark.parametrize("section", ["C2", "C4"])
+def test_the_outlines_drawn_at_full_resolution_lie_on_dark_nuclei(shared, real, section):
+    """So an alignment that is 10 µm off is seen: its outlines leave the nuclei."""
+    folder = shared / "data" / "her2st-xenium" / section
+    (_, region, _), right = real(section)
+
+    def darkness(matrix):
+        """Of the H&E within the outlines, against the whole of the details."""
+        with TiffImage(folder / f"{section}_he_image.ome.tif") as image:
+            details = check_alignment.read_details(
+                folder / "outs", image, matrix, region, PIXEL_SIZE_UM
+            )
+        assert len(details) == 2
+        inside, whole = [], []
+        for detail in details:
+            centres = np.array([outline.mean(axis=0) for outline in detail.outlines])
+            x, y = np.round(centres - detail.corner_px - 0.5).astype(int).T
+            height, width = detail.picture.shape[:2]
+            here = (x >= 0) & (y >= 0) & (x < width) & (y < height)
+            assert here.sum() > 10
+            inside.append(255 - detail.picture[y[here], x[here]].mean())
+            whole.append(255 - detail.picture.mean())
+        return np.mean(inside) - np.mean(whole)
+
+    moved = right.copy()
+    moved[0, 2] += 10 / PIXEL_SIZE_UM
+    assert darkness(right) > 25
+    assert darkness(moved) < darkness(right) / 2
 
 
 @pytest.fixture(scope="module")

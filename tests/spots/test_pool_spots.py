@@ -212,6 +212,29 @@ def test_the_figure_shows_the_gene_asked_for_else_the_one_that_varies_most(tmp_p
     assert not np.array_equal(without_he, figure)
 
 
+def test_the_figure_names_every_axis_and_has_no_tick_at_half_a_transcript(tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    drawn, save = [], Figure.savefig
+
+    def keep(figure, *args, **kwargs):
+        drawn.append(figure)
+        save(figure, *args, **kwargs)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    bundle = make(tmp_path)
+    run(bundle, tmp_path / "out")
+    show(bundle, tmp_path / "out")
+    named = {(axes.get_xlabel(), axes.get_ylabel()): axes for axes in drawn[0].get_axes()}
+    assert sum(axes.get_xlabel() == "x (µm)" for axes in drawn[0].get_axes()) == 2
+    assert all(y == "y (µm)" for x, y in named if x == "x (µm)")
+    bars = [axes for (_, y), axes in named.items() if y.startswith("transcripts per")]
+    assert len(bars) == 2
+    for bar in bars:
+        assert len(ticks := bar.get_yticks())
+        assert all(tick == int(tick) for tick in ticks)
+
+
 def test_the_program_writes_what_a_reader_of_spatialdata_opens(tmp_path):
     import spatialdata
     from spatialdata.transformations import get_transformation

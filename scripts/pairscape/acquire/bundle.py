@@ -332,6 +332,28 @@ def read_cells(bundle):
     return table.select(columns[1:]).to_pandas().assign(cell_id=ids)[columns]
 
 
+def read_nuclei(bundle, low_um, high_um) -> list[np.ndarray] | None:
+    """The outlines of nuclei in a box, each as (N, 2) µm; None where the bundle has none at all.
+
+    A nucleus that reaches out of the box is cut there.
+    """
+    path = Path(bundle) / "nucleus_boundaries.parquet"
+    if not path.is_file():
+        return None
+    sides = zip(("vertex_x", "vertex_y"), low_um, high_um, strict=True)
+    inside = [(name, *bound) for name, low, high in sides for bound in ((">=", low), ("<=", high))]
+    try:
+        names = pq.read_schema(path).names
+        _require_columns(path, names, ("cell_id", "vertex_x", "vertex_y"))
+        # From 3.0 on a cell may have several nuclei, told apart by their labels.
+        keys = [name for name in ("cell_id", "label_id") if name in names]
+        table = pq.read_table(path, columns=[*keys, "vertex_x", "vertex_y"], filters=inside)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(path, "table", str(error), DAMAGED) from None
+    nuclei = table.to_pandas().groupby(keys, sort=False)[["vertex_x", "vertex_y"]]
+    return [vertices.to_numpy(np.float64) for _, vertices in nuclei]
+
+
 def read_cell_counts(bundle, gene: str, block: int = 1 << 22):
     """Counts of one gene in each cell, from ``cell_feature_matrix.h5``, in bounded memory: a pandas
     Series of int64 by the cell ids as text.

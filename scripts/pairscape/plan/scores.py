@@ -38,13 +38,39 @@ def score_files(plan: Plan, shown: str, file: str) -> list[str]:
     return [f"{plan.results}/scores/{experiment}/{dataset}/{file}" for dataset in names]
 
 
+def encoder_titles(plan: Plan, shown: str) -> dict[str, dict[str, str]]:
+    """What figures call the encoders of what is shown, by kind and name."""
+    images, genes = zip(*plan.experiments[plan.shown[shown][0]].pairs, strict=True)
+    named = {"image": [*images, *plan.config["expression"]["also"]], "gene": genes}
+    return {
+        kind: {name: plan.encoders[kind][name]["title"] for name in names}
+        for kind, names in named.items()
+    }
+
+
+def control_pairs(plan: Plan, shown: str) -> list[list[str]]:
+    """The encoder pairs of what is shown in which either one is a control."""
+    images, genes = (plan.encoders[kind] for kind in ("image", "gene"))
+    return [
+        [image, gene]
+        for image, gene in plan.experiments[plan.shown[shown][0]].pairs
+        if images[image].get("control") or genes[gene].get("control")
+    ]
+
+
+def shown_shards(plan: Plan, shown: str) -> list[str]:
+    """The shards of the datasets of what is shown, each once."""
+    files = [file for name in plan.shown[shown][1] for file in datasets.shard_files(plan, name)]
+    return list(dict.fromkeys(files))
+
+
 def retrieval_files(plan: Plan, *extensions: str) -> list[str]:
     """The tables and figures of retrieval of a plain run."""
     return made(plan, [f"retrieval_{experiment}" for experiment in plan.in_all], extensions)
 
 
 def hits_files(plan: Plan, *extensions: str) -> list[str]:
-    """The tables of what is retrieved, where it is told."""
+    """The tables and figures of what is retrieved, where it is told."""
     scored = plan.fully_scored if plan.config["hits"]["score"] else []
     return made(plan, [f"hits_{experiment}" for experiment in scored], extensions)
 
@@ -74,10 +100,17 @@ def batch_effect_pair(plan: Plan, experiment: str) -> list[str] | None:
 
 
 def batch_effect_files(plan: Plan, *extensions: str) -> list[str]:
-    """The table and the figures of batch effects of a plain run."""
+    """The table and the figures of batch effects of a plain run.
+
+    An experiment with one panel has no figure: its points are panels.
+    """
     if not plan.config["batch_effect"]["score"] or not plan.datasets_in_all:
         return []
-    pictures = [f"batch_effect_{experiment}" for experiment in plan.fully_scored]
+    pictures = [
+        f"batch_effect_{experiment}"
+        for experiment in plan.fully_scored
+        if len({plan.datasets[name].panel for name in plan.experiments[experiment].datasets}) > 1
+    ]
     return made(plan, ["batch_effect"], extensions, pictures)
 
 

@@ -160,12 +160,25 @@ def _label_words(row: Mapping) -> str:
     return f"Leiden {row['resolution']:g}" if row["label"] == "leiden" else "as given"
 
 
+def says(rows: Sequence[Mapping]) -> str:
+    """How well splits mix, over the datasets."""
+    values = [
+        row["silhouette_batch"]
+        for row in rows
+        if row["batch"] == "split" and row["silhouette_batch"] is not None
+    ]
+    if not values:
+        return ""
+    span = f"{min(values):.2f} to {max(values):.2f}"
+    return f"Silhouette-batch of the splits: {span} (1: mixed, 0: apart)."
+
+
 CHAPTER = Chapter(
     name="batch_effects",
     heading="Batch effects",
     about="Whether the expression of spots tells which split or donor they are from: silhouette-batch "
     "and its kin, 1 for well mixed, from counts alone.",
-    tables=(Shown("batch_effect", "Batch effects", TABLE, sections),),
+    tables=(Shown("batch_effect", "Batch effects", TABLE, sections, says=says),),
     caption="{name}: silhouette-batch of each panel's splits and the mean recall on that panel. V: "
     "Cramér's V of the split with organ and disease state. The numbers, for each encoder pair, "
     "batch and resolution, are in {stem}.tsv beside the figure.",

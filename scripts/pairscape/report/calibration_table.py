@@ -100,12 +100,22 @@ def _spearman_words(row: Mapping, knob: str) -> str:
     return f"{value:+.2f}" + ("" if low is None else f" ({low:+.2f} to {high:+.2f})")
 
 
+def says(rows: Sequence[Mapping]) -> str:
+    """How recall follows what is known of the tissue."""
+    return " ".join(
+        f"{score_words(row)}, donors {row['donors']}: Spearman with the morphology signal "
+        f"{row['morphology_signal_spearman']:.2f}."
+        for row in rows
+        if row["score"] == RECALL and row["morphology_signal_spearman"] is not None
+    )
+
+
 CHAPTER = Chapter(
     name="calibration",
     heading="Calibration",
     about="What the scores say of small simulated datasets, whose signal, batch effect and leaked "
     "donors are known: whether a score moves with what it is meant to measure.",
-    tables=(Shown("calibration", "Calibration", TABLE, sections),),
+    tables=(Shown("calibration", "Calibration", TABLE, sections, says=says),),
     caption="{name}: scores on small simulated datasets. Above: recall of a trained pair and "
     "expression predicted from the frozen image encoder, over the share of the image that shows the "
     "tissue of the transcripts. Below: silhouette-batch over the donors' shift of stain and "

@@ -14,7 +14,8 @@ class Shown:
 
     Their files are ``<stem>.tsv`` or ``<stem>_<name>.tsv``; in words they are the ``title``, then
     ``named`` and the name. ``sections`` lays the rows out for a reader, ``missing`` says what they
-    lack.
+    lack, ``says`` is their result in a sentence, for those who don't see the figure; ``caption`` is
+    that of their figures, where it isn't the chapter's.
     """
 
     stem: str
@@ -22,7 +23,9 @@ class Shown:
     table: tsv.Table
     sections: Callable[[Rows], list[dict]]
     missing: Callable[[Rows], list[str]] = lambda rows: []
+    says: Callable[[Rows], str] = lambda rows: ""
     named: str = ", experiment "
+    caption: str = ""
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ ABLATIONS = Chapter(
     about="Experiments that change one choice of the pretraining: the projection head, the loss, which "
     "encoder is tuned. Their retrieval, read as in the chapter before, and the published "
     "ablations beside it where there are any.",
-    tables=(retrieval_sections.RETRIEVAL, published_sections.GAP),
+    tables=(retrieval_sections.RETRIEVAL, hits_table.HITS, published_sections.GAP),
     caption=retrieval_sections.CHAPTER.caption,
     experiments="ablation_",
 )
@@ -35,7 +35,6 @@ CHAPTERS = {
     for chapter in (
         retrieval_sections.CHAPTER,
         calibration_table.CHAPTER,
-        hits_table.CHAPTER,
         batch_effect_table.CHAPTER,
         expression_table.CHAPTER,
         mutation_table.CHAPTER,
@@ -76,13 +75,14 @@ def name_in_words(path) -> str:
 
 def caption(path) -> str:
     """The caption of a figure of scores."""
-    chapter, _ = chapter_of(path)
-    return chapter.caption.format(name=name_in_words(path), stem=Path(path).stem)
+    chapter, kind = chapter_of(path)
+    words = (kind and kind.caption) or chapter.caption
+    return words.format(name=name_in_words(path), stem=Path(path).stem)
 
 
 def read_tables(paths: Sequence) -> list[dict]:
-    """Tables for the page: ``title``, ``kind`` (their chapter's name), ``sections``, ``missing``, and
-    of retrieval ``found`` (see ``headline``).
+    """Tables for the page: ``title``, ``kind`` (their chapter's name), ``sections``, ``missing``,
+    ``says`` (their result in a sentence), and of retrieval ``found`` (see ``headline``).
 
     A table that no chapter declares stands as it is.
     """
@@ -91,15 +91,15 @@ def read_tables(paths: Sequence) -> list[dict]:
         if Path(path).suffix != ".tsv":
             raise InputError(path, "name", Path(path).name, "give the tables as .tsv")
         chapter, kind = chapter_of(path)
-        title, lacking = name_in_words(path), []
+        title, lacking, says = name_in_words(path), [], ""
         rows = tsv.read_tsv(path) if kind is None else kind.table.read(path)
         if kind is None or not rows:
             header = list(rows[0]) if rows else []
             sections = [layout.section("", header, [list(row.values()) for row in rows])]
         else:
-            sections = kind.sections(rows)
+            sections, says = kind.sections(rows), kind.says(rows)
             lacking = dict.fromkeys(f"{title}: {words}" for words in kind.missing(rows))
         found = headline.sentences(rows) if kind is retrieval_sections.RETRIEVAL else []
         entry = {"title": title, "kind": chapter.name, "sections": sections, "found": found}
-        read.append({**entry, "missing": list(lacking)})
+        read.append({**entry, "missing": list(lacking), "says": says})
     return read

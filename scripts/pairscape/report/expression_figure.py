@@ -2,24 +2,35 @@
 
 import statistics
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from pairscape.evaluate.expression import AFTER, ALL, AS_IT_CAME
 from pairscape.evaluate.targets import RECIPES
 from pairscape.report import style
+from pairscape.report.rows import mean_sd
 from pairscape.report.style import BLACK, BLUE, ORANGE
+from pairscape.report.words import encoder_title
+
+_KEY = ("image_encoder", "gene_encoder", "representation")
 
 
-def plot_scores(scores: Sequence[Mapping], title: str, metric: str = "pearson"):
+def plot_scores(
+    scores: Sequence[Mapping],
+    title: str,
+    titles: Mapping = MappingProxyType({}),
+    metric: str = "pearson",
+):
     """Draw the mean over genes before (orange) and after pretraining (blue).
 
     ``scores``: rows of ``expression.read_experiment_scores``. A row of panels per dataset, a panel per
-    recipe; in each a line per encoder as it came and per pair. Large marks: all test spots, the mean
-    over seeds; small ones: test donors. A line joins before and after.
+    recipe; in each a line per encoder as it came and per pair, by their ``titles`` (see
+    ``words.encoder_title``). Large marks: all test spots, the mean over seeds, with the seeds' standard
+    deviation; small ones: test donors, over their range. A grey line joins before and after.
     """
     scores = [row for row in scores if row["metric"] == metric and not row["note"]]
     datasets = list(dict.fromkeys(row["dataset"] for row in scores))
     recipes = [name for name in RECIPES if any(row["recipe"] == name for row in scores)]
-    lines = {name: _lines([r for r in scores if r["dataset"] == name]) for name in datasets}
+    lines = {name: _lines([r for r in scores if r["dataset"] == name], titles) for name in datasets}
     heights = [max(1.1, 0.34 * len(lines[name]) + 0.3) for name in datasets]
     figure = style.new_figure(9.5, sum(heights) + 0.8 * len(heights) + 0.9)
     panels = style.panel_grid(figure, len(datasets), len(recipes), heights)
@@ -30,30 +41,45 @@ def plot_scores(scores: Sequence[Mapping], title: str, metric: str = "pearson"):
                 _draw(axis, place, drawn, key)
             axis.set_yticks(range(len(lines[dataset])), [name for name, _ in lines[dataset]])
             axis.set_ylim(len(lines[dataset]) - 0.5, -0.5)
-            axis.axvline(0, color="#BBBBBB", linewidth=0.8, zorder=1)
+            axis.margins(x=0.08)
+            if axis.get_xlim()[0] < 0 < axis.get_xlim()[1]:
+                axis.axvline(0, color="#BBBBBB", linewidth=0.8, zorder=1)
             axis.grid(axis="x", color="#EEEEEE", zorder=0)
             axis.set_title(f"{dataset}: {recipe} recipe", loc="left")
             axis.set_xlabel(f"mean {metric.capitalize()} over genes")
     mark = {"linestyle": "", "marker": "o", "markersize": 7, "markeredgecolor": BLACK}
-    donor = {"linestyle": "", "marker": "o", "markersize": 3, "color": "#888888"}
+    donor = {"linestyle": "-", "linewidth": 0.8, "marker": "o", "markersize": 3, "color": "#888888"}
     handles = [
         style.handle(AS_IT_CAME, color=ORANGE, **mark),
         style.handle(f"{AFTER}, mean of seeds", color=BLUE, **mark),
-        style.handle("a donor", **donor),
+        style.handle("donors, and their range", **donor),
     ]
-    figure.legend(handles=handles, loc="outside lower left", ncols=3, frameon=False)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+    if any(_deviation(cell) for cell in _cells(scores)):
+        handles.insert(2, style.handle("± standard deviation over seeds", color=BLACK))
+    style.legend_above(figure, handles, title)
     return figure
 
 
-def _lines(rows: Sequence[Mapping]) -> list[tuple[str, tuple]]:
+def _cells(scores: Sequence[Mapping]) -> list[Mapping]:
+    """All test spots by seed, of each pair, dataset and recipe."""
+    cells: dict[tuple, dict] = {}
+    for row in scores:
+        if row["group"] == ALL:
+            key = tuple(row[name] for name in ("dataset", "recipe", *_KEY))
+            cells.setdefault(key, {})[row["seed"]] = row
+    return list(cells.values())
+
+
+def _lines(rows: Sequence[Mapping], titles: Mapping) -> list[tuple[str, tuple]]:
     """The label and key of each line: encoders as they came, each with its pairs below it."""
     lines: dict[str, dict] = {}
     for row in rows:
-        key = (row["image_encoder"], row["gene_encoder"], row["representation"])
-        label = row["image_encoder"] if not row["gene_encoder"] else f"  with {row['gene_encoder']}"
+        key = tuple(row[name] for name in _KEY)
+        label = image = encoder_title(titles, "image", row["image_encoder"])
+        if row["gene_encoder"]:
+            label = f"with {encoder_title(titles, 'gene', row['gene_encoder'])}"
         if row["gene_encoder"] and row["image_encoder"] != row["features_of"]:
-            label = f"  {row['image_encoder']} with {row['gene_encoder']}"
+            label = f"{image}\n{label}"
         if row["gene_encoder"] and row["representation"] != "shared space":
             label += f", {row['representation']}"
         if row["control"] and not row["gene_encoder"]:
@@ -67,8 +93,7 @@ def _lines(rows: Sequence[Mapping]) -> list[tuple[str, tuple]]:
 
 
 def _draw(axis, place: int, rows: Sequence[Mapping], key: tuple) -> None:
-    names = ("image_encoder", "gene_encoder", "representation")
-    shown = [row for row in rows if tuple(row[name] for name in names) == key]
+    shown = [row for row in rows if tuple(row[name] for name in _KEY) == key]
     if not shown:
         return
     base = [
@@ -91,10 +116,12 @@ def _marks(axis, place: int, rows: Sequence[Mapping], colour: str) -> None:
     groups = _groups(rows)
     values = {group: _mean(seeds) for group, seeds in groups.items()}
     donors = [value for group, value in values.items() if group != ALL and value is not None]
-    axis.plot(
-        donors, [place + 0.22] * len(donors), "o", color=colour, markersize=3, alpha=0.8, zorder=4
-    )
+    looks = {"color": colour, "markersize": 3, "alpha": 0.8, "zorder": 4}
+    axis.plot(sorted(donors), [place + 0.25] * len(donors), "o-", linewidth=0.8, **looks)
     if values.get(ALL) is not None:
+        if spread := _deviation(groups[ALL]):
+            ends = [values[ALL] - spread, values[ALL] + spread]
+            axis.plot(ends, [place] * 2, "|-", color=BLACK, linewidth=1.2, markersize=6, zorder=4)
         axis.plot(
             values[ALL], place, "o", color=colour, markersize=7, markeredgecolor=BLACK, zorder=5
         )
@@ -105,6 +132,10 @@ def _groups(rows: Sequence[Mapping]) -> dict:
     for row in rows:
         groups.setdefault(row["group"], {})[row["seed"]] = row
     return groups
+
+
+def _deviation(seeds: Mapping) -> float | None:
+    return mean_sd([row["value"] for row in seeds.values() if row["value"] is not None])[1]
 
 
 def _mean(seeds: Mapping) -> float | None:

@@ -348,13 +348,33 @@ def missing(rows: Sequence[Mapping]) -> list[str]:
     ]
 
 
+def says(rows: Sequence[Mapping]) -> str:
+    """The best pair of each dataset and recipe beside its encoder as it came."""
+    parts = []
+    scored = [
+        row
+        for row in rows
+        if row["metric"] == "pearson" and row["after"] is not None and not row["control"]
+    ]
+    for (dataset, recipe), pairs in split_by(scored, "dataset", "recipe").items():
+        best = max(pairs, key=lambda row: row["after"])
+        came = f" ({best['before']:.3f} as it came)" if best["before"] is not None else ""
+        parts.append(
+            f"{dataset}, {recipe} recipe: best is {words.pair_words(best)}, mean Pearson "
+            f"{best['after']:.3f}{came}."
+        )
+    return " ".join(parts)
+
+
 CHAPTER = Chapter(
     name="expression",
     heading="Expression prediction",
     about="Genes of a spot predicted from its image by a linear model on frozen features, before and "
     "after contrastive pretraining.",
-    tables=(Shown("expression", "Expression prediction", TABLE, sections, missing),),
+    tables=(Shown("expression", "Expression prediction", TABLE, sections, missing, says),),
     caption="{name}: correlation of predicted and measured expression, mean over genes, from each "
     "encoder's features as they came and after contrastive pretraining, by recipes whose "
-    "targets differ. Large marks: all test spots, mean over seeds; dots: test donors.",
+    "targets differ. Large marks: all test spots, mean over seeds, with their standard "
+    "deviation where there are several; dots: test donors, over their range; orange strokes: the "
+    "encoder as it came.",
 )

@@ -36,6 +36,11 @@ def sentences(rows: Sequence[Mapping]) -> list[dict]:
     return told
 
 
+def says(rows: Sequence[Mapping]) -> str:
+    """The best pair of each dataset, as one text."""
+    return " ".join(one["best"] for one in sentences(rows))
+
+
 def _mean(rows: Iterable[Mapping], score: str) -> float:
     values = [row[score] for row in rows]
     return sum(values) / len(values)

@@ -12,7 +12,7 @@ import numpy as np
 from pairscape.core import tsv
 from pairscape.evaluate.hits import RUN
 from pairscape.report import layout, words
-from pairscape.report.chapter import Chapter, Shown
+from pairscape.report.chapter import Shown
 from pairscape.report.columns import columns
 from pairscape.report.rows import split_by
 
@@ -41,32 +41,46 @@ TABLE = tsv.Table(
 )
 
 
-def tabulate(tables: Iterable) -> list[dict]:
-    """The example queries of each pair's first seed, of tables as ``hits.read_hits`` yields them."""
+def first_runs(tables: Iterable) -> dict[tuple, object]:
+    """By dataset, image and gene encoder and direction the table of the first seed, of tables as
+    ``hits.read_hits`` yields them.
+    """
     firsts: dict[tuple, object] = {}
     for table in tables:
         first = table.iloc[0]
         key = (first["dataset"], first["image_encoder"], first["gene_encoder"], first["direction"])
         if key not in firsts or first["seed"] < firsts[key].iloc[0]["seed"]:
             firsts[key] = table
-    return [row for table in firsts.values() for row in _examples(table)]
+    return firsts
 
 
-def _examples(table) -> list[dict]:
+def examples(table) -> list[tuple[str, Mapping]]:
+    """The queries of a table that are shown, by their names of ``SHARES``."""
     ordered = table.sort_values(["rank", "sample", "spot"], kind="stable")
+    last = len(ordered) - 1
+    return [
+        (name, ordered.iloc[min(int(share * len(ordered)), last)]) for name, share in SHARES.items()
+    ]
+
+
+def tabulate(firsts: Mapping[tuple, object]) -> list[dict]:
+    """The example queries of each pair and direction, of ``first_runs``."""
     rows = []
-    for name, share in SHARES.items():
-        query = ordered.iloc[min(int(share * len(ordered)), len(ordered) - 1)]
-        away = np.asarray(query["distances_um"], float)
-        near = away[np.isfinite(away)]
-        row = {key: str(query[key]) for key in (*RUN[1:], "direction", "sample", "spot")}
-        row |= {"query": name, "rank": float(query["rank"])}
-        row |= {"gallery_size": float(query["gallery_size"]), "hits": len(away)}
-        row |= {"same_sample": len(near), "nearest_um": float(near.min()) if len(near) else None}
-        hits = zip(
-            query["hit_samples"], query["hit_spots"], query["similarities"], away, strict=True
-        )
-        rows.append(row | {"retrieved": "; ".join(_hit(*hit) for hit in hits)})
+    for table in firsts.values():
+        for name, query in examples(table):
+            away = np.asarray(query["distances_um"], float)
+            near = away[np.isfinite(away)]
+            row = {key: str(query[key]) for key in (*RUN[1:], "direction", "sample", "spot")}
+            row |= {"query": name, "rank": float(query["rank"])}
+            row |= {"gallery_size": float(query["gallery_size"]), "hits": len(away)}
+            row |= {
+                "same_sample": len(near),
+                "nearest_um": float(near.min()) if len(near) else None,
+            }
+            hits = zip(
+                query["hit_samples"], query["hit_spots"], query["similarities"], away, strict=True
+            )
+            rows.append(row | {"retrieved": "; ".join(_hit(*hit) for hit in hits)})
     return rows
 
 
@@ -78,12 +92,12 @@ def _hit(sample: str, spot: str, similarity: float, away_um: float) -> str:
 def sections(rows: Sequence[Mapping]) -> list[dict]:
     """Lay the table out for a reader: a section per dataset."""
     header = ["Image encoder", "Gene encoder", "Direction", "Query", "Spot", "Rank of its partner"]
-    header += ["Hits in its sample", "Nearest of those", "Hits"]
+    header += ["Hits in its sample", "Nearest of those"]
     note = (
         "Queries of each pair's first seed in the whole test split, in the order of the rank of their "
         "right partner: best is the first, median the one in the middle, bad the one behind which the "
-        "last tenth begins. Hits, nearest first: similarity, and within the query's sample the "
-        "distance from the right partner."
+        "last tenth begins. Nearest: of the hits in the query's sample, how far it lies from the right "
+        "partner. The .tsv names each hit."
     )
     laid_out = []
     for dataset, of_dataset in split_by(rows, "dataset").items():
@@ -94,7 +108,6 @@ def sections(rows: Sequence[Mapping]) -> list[dict]:
                 f"{row['rank']:g} of {row['gallery_size']:.0f}",
                 f"{row['same_sample']:.0f} of {row['hits']:.0f}",
                 layout.NOT_RUN if row["nearest_um"] is None else f"{row['nearest_um']:.0f} µm",
-                row["retrieved"],
             ]
             for row in of_dataset
         ]
@@ -102,10 +115,31 @@ def sections(rows: Sequence[Mapping]) -> list[dict]:
     return laid_out
 
 
-CHAPTER = Chapter(
-    name="hits",
-    heading="What is retrieved",
-    about="What a good, a median and a bad query of each encoder pair find in place of their partner, "
-    "and how far off it lies.",
-    tables=(Shown("hits", "What is retrieved", TABLE, sections),),
+def says(rows: Sequence[Mapping]) -> str:
+    """How far down the median queries have their partner."""
+    parts = []
+    for dataset, of_dataset in split_by(rows, "dataset").items():
+        ranks = [row["rank"] for row in of_dataset if row["query"] == "median"]
+        low, high = min(ranks), max(ranks)
+        where = f"rank {low:g}" if low == high else f"ranks {low:g} to {high:g}"
+        parts.append(
+            f"{dataset}: the median queries have their partner at {where} of "
+            f"{of_dataset[0]['gallery_size']:.0f}."
+        )
+    return " ".join(parts)
+
+
+HITS = Shown(
+    "hits",
+    "What is retrieved",
+    TABLE,
+    sections,
+    says=says,
+    caption="{name}: queries of the test split and the ten that each finds most similar, of the "
+    "encoder pair with the highest Recall@5 (mean of both directions, first seed, no control). The "
+    "queries are chosen by rule: put in the order of the rank of their right partner, best is the "
+    "first, median the one in the middle, bad the one behind which the last tenth begins. Below "
+    "each patch stand its three leading genes: those whose log counts exceed their mean over the "
+    "test samples most. Green: the right partner. Above a hit of the query's own sample: how far off "
+    "it lies; of another one: that sample.",
 )

@@ -266,11 +266,23 @@ def short_model(name: str) -> str:
     return f"{pair}\n{experiment}, {dataset}, {seed}"
 
 
+def says(rows: Sequence[Mapping]) -> str:
+    """The best model of each entry, cohort and target."""
+    parts = []
+    scored = [row for row in rows if row["auroc"] is not None]
+    for (entry, cohort, target), models in split_by(scored, "mutation", "cohort", "target").items():
+        best = max(models, key=lambda row: row["auroc"])
+        parts.append(
+            f"{entry}, {target} in {cohort}: best is {best['model']}, AUROC {best['auroc']:.3f}."
+        )
+    return " ".join(parts)
+
+
 CHAPTER = Chapter(
     name="mutation",
     heading="Mutation prediction",
     about="Labels of whole slides predicted from frozen patch embeddings, by folds that share no site.",
-    tables=(Shown("mutation", "Mutation prediction", TABLE, mutation_sections),),
+    tables=(Shown("mutation", "Mutation prediction", TABLE, mutation_sections, says=says),),
     caption="{name}: AUROC of a slide's label from frozen patch embeddings, mean over folds with its "
     "interval over patients; dots: folds.",
 )

@@ -3,7 +3,9 @@
 import base64
 import io
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from pairscape.core import files
@@ -11,12 +13,15 @@ from pairscape.core.errors import InputError, missing_file
 from pairscape.dataset import leakage
 from pairscape.dataset.splits import as_text, read_splits, read_with_leaks
 from pairscape.pretrain import failures
-from pairscape.report import layout
+from pairscape.report import data_tables, layout
 from pairscape.report.chapters import CHAPTERS
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
-IMAGE_BYTES = 6_000_000  # of all images together; base64 makes 8 MB of them
+IMAGE_BYTES = 8_000_000  # of all images together; base64 makes 11 MB of them
 WIDTHS_PX = (1600, 1300, 1000, 800, 640, 480, 320)
+JPEG_QUALITY = 80
+PROBE_PX = 480  # where it is seen whether PNG or JPEG is the smaller
+_PLAIN_NUMBER = re.compile(r"[-+\u2212]?[\d.,]*%?( \([\d.]+%\))?|[\u2013\u2014]")
 SPLIT_COLUMNS = ("sample", "donor", "split")
 AUDIT_KEYS = ("sample", "rows_read", "pooled", "dropped", "spots")
 RUN_KEYS = ("experiment", "dataset", "image_encoder", "gene_encoder", "seed")
@@ -53,8 +58,8 @@ def read_datasets(splits: Sequence, leaks: Sequence) -> list[dict]:
     """The splits of each dataset and what leaks between them.
 
     A dataset is named after the folder of its splits.tsv. Returns mappings of ``name``, ``rows`` (of
-    splits.tsv), ``columns``, ``leaks`` (of leakage.tsv; None where it wasn't given),
-    ``leak_columns``, ``words`` (with which shared donors are admitted), ``donors`` (as
+    splits.tsv), ``leaks`` (of leakage.tsv; None where it wasn't given), ``parts`` and ``leak_parts``
+    (both laid out), ``words`` (with which shared donors are admitted), ``donors`` (as
     ``count_donors`` has them) and ``splits`` (by split: samples, donors, spots).
     """
     told = {_folder(path): path for path in leaks}
@@ -77,15 +82,21 @@ def read_datasets(splits: Sequence, leaks: Sequence) -> list[dict]:
             {
                 "name": _folder(path),
                 "rows": rows,
-                "columns": list(rows[0]) if rows else list(SPLIT_COLUMNS),
+                "parts": _as_section(rows, SPLIT_COLUMNS),
+                "leak_parts": _as_section(leaking or [], ()),
                 "donors": count_donors(rows),
                 "leaks": leaking,
-                "leak_columns": list(leaking[0]) if leaking else [],
                 "words": list(dict.fromkeys(filter(None, (r.get("shared_donors") for r in rows)))),
                 "splits": parts,
             }
         )
     return datasets
+
+
+def _as_section(rows: Sequence[Mapping], columns: Sequence[str]) -> dict:
+    names = list(rows[0]) if rows else list(columns)
+    header = [name.replace("_", " ").capitalize() for name in names]
+    return layout.section("", header, [list(row.values()) for row in rows])
 
 
 def count_donors(rows: Iterable[Mapping]) -> dict[str, int]:
@@ -160,15 +171,27 @@ def embed_images(
 
 
 def _scale(paths: Sequence, budget: int) -> dict[str, tuple[str, bytes]]:
-    images: dict = {}
-    for width in WIDTHS_PX if paths else ():
-        images = {str(path): _encode(path, width) for path in paths}
-        if sum(len(data) for _, data in images.values()) <= budget:
-            break
-    return images
+    """The images at the greatest of ``WIDTHS_PX`` at which they fit together, else at the least.
+
+    Each is decoded once, and a width that turns out too great is tried for none of the others.
+    """
+    tried: dict[int, dict] = {width: {} for width in WIDTHS_PX}
+    taken = dict.fromkeys(WIDTHS_PX, 0)
+    for path in paths:
+        for width, (kind, data) in _encode(path, list(tried)).items():
+            tried[width][str(path)] = kind, data
+            taken[width] += len(data)
+        for width in [width for width in tried if taken[width] > budget]:
+            if len(tried) > 1 and width > WIDTHS_PX[-1]:
+                del tried[width]
+    return tried[max(tried)]
 
 
-def _encode(path, width: int) -> tuple[str, bytes]:
+def _encode(path, widths: Sequence[int]) -> dict[int, tuple[str, bytes]]:
+    """An image at several widths, narrower ones as they are.
+
+    Lines and letters stay sharper as PNG; tissue is many times smaller as JPEG.
+    """
     from PIL import Image
 
     try:
@@ -178,18 +201,31 @@ def _encode(path, width: int) -> tuple[str, bytes]:
         raise missing_file(path) from None
     except (OSError, ValueError) as error:
         raise InputError(path, "image", str(error), "delete it and make it again") from None
-    if image.width > width:
-        height = max(1, round(image.height * width / image.width))
-        image = image.resize((width, height), Image.Resampling.LANCZOS)
-    png, jpeg = io.BytesIO(), io.BytesIO()
-    image.save(png, "PNG")
-    if len(png.getvalue()) < 150_000:
-        return "png", png.getvalue()
-    image.save(jpeg, "JPEG", quality=88)
-    # Lines and letters stay sharper as PNG; tissue is many times smaller as JPEG.
-    if 2 * len(jpeg.getvalue()) < len(png.getvalue()):
-        return "jpeg", jpeg.getvalue()
-    return "png", png.getvalue()
+    image = _narrowed(image, max(widths))
+    probe = _narrowed(image, PROBE_PX)
+    is_drawn = len(_written(probe, "PNG")) <= 2 * len(_written(probe, "JPEG"))
+    kind, images = "PNG" if is_drawn else "JPEG", {}
+    for width in sorted(widths, reverse=True):
+        if image.width > width or not images:
+            image = _narrowed(image, width)
+            last = kind.lower(), _written(image, kind)
+        images[width] = last
+    return images
+
+
+def _narrowed(image, width: int):
+    from PIL import Image
+
+    if image.width <= width:
+        return image
+    size = width, max(1, round(image.height * width / image.width))
+    return image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+
+
+def _written(image, kind: str) -> bytes:
+    written = io.BytesIO()
+    image.save(written, kind, **({"quality": JPEG_QUALITY} if kind == "JPEG" else {}))
+    return written.getvalue()
 
 
 # --------------------------------------------------------------------------------------------- page
@@ -208,8 +244,9 @@ def render(context: Mapping) -> str:
 
     ``context``: ``title``; ``samples`` (rows of the sample table, or what is known of them);
     ``datasets``, ``checks``, ``alignments``, ``audits``, ``runs``, ``tables``; ``overlays``,
-    ``spot_figures``, ``curves`` (mappings of ``uri``, ``alt``, ``caption``), ``chapter_figures`` (the
-    same by chapter); ``experiments``.
+    ``spot_figures``, ``curves`` (mappings of ``uri``, ``title``, ``alt``, ``caption``),
+    ``chapter_figures`` (the same by chapter); ``tissue`` (one of them to begin with, or None);
+    ``experiments``.
     """
     import jinja2
 
@@ -221,19 +258,15 @@ def render(context: Mapping) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "nice": _nice,
-        "share": lambda part, whole: f"{part / whole:.1%}" if whole else "",
-        "filled_columns": _filled_places,
-        "dictvalues": lambda row: list(row.values()),
-        "json": lambda value: json.dumps(value, indent=1, ensure_ascii=False),
+        "columns": shown_columns,
+        "json": _json,
     }
     runs = context["runs"]
     return environment.get_template(TEMPLATE.name).render(
         **context,
         chapters=_asked_for(context),
         input_kind=kind_of_input(context["samples"]),
-        sample_columns=_filled_columns(context["samples"]),
-        drop_reasons=list(dict.fromkeys(r for a in context["audits"] for r in a["dropped"])),
+        data_tables=data_tables,
         versions=_over_runs(runs, "versions"),
         commits=_over_runs(runs, "git_commit"),
         donors=count_donors(context["samples"]),
@@ -253,17 +286,49 @@ def _asked_for(context: Mapping) -> dict:
     return {name: chapter for name, chapter in CHAPTERS.items() if name in filled}
 
 
-def _filled_columns(samples: Sequence[Mapping]) -> list[str]:
-    """The columns that say something, the sample's name first."""
-    names = list(dict.fromkeys(name for sample in samples for name in sample))
-    filled = [name for name in names if any(sample.get(name) for sample in samples)]
-    return sorted(filled, key=lambda name: name != "sample")
+@dataclass(frozen=True)
+class Columns:
+    """Which columns of a table are shown, which of them hold numbers, and what all rows have in
+    common, in words.
+    """
+
+    shown: list[int]
+    numbers: set[int]
+    same: list[tuple[str, str]]
 
 
-def _filled_places(rows: Sequence[Sequence], header: Sequence) -> set[int]:
-    """The columns of a table that say something in any row; all of them where there is no row."""
-    filled = {place for row in rows for place, cell in enumerate(row) if cell not in ("", None)}
-    return filled or set(range(len(header)))
+def shown_columns(section: Mapping) -> Columns:
+    """What a table shows: what says nothing is left out, what is the same in all rows said once.
+
+    Rows of chance don't count, but what they say isn't left out. A table of one row is shown whole.
+    """
+    header, rows, chance = (section[key] for key in ("header", "rows", "chance"))
+    shown, numbers, same = [], set(), []
+    for place, name in enumerate(header):
+        cells = [str(row[place]) for row in rows if row[place] is not None]
+        told = {str(row[place] or "") for line, row in enumerate(rows) if line not in chance}
+        others = {str(rows[line][place] or "") for line in chance} - {""}
+        if rows and told | others <= {""}:
+            continue
+        if told == {"", layout.NOT_RUN}:
+            told = {layout.NOT_RUN}
+        if len(rows) - len(chance) > 1 and len(told) == 1 and others <= told:
+            same.append((name, next(iter(told))))
+            continue
+        shown.append(place)
+        if all(_PLAIN_NUMBER.fullmatch(cell) for cell in cells):
+            numbers.add(place)
+    if not shown:
+        return Columns(list(range(len(header))), set(), [])
+    return Columns(shown, numbers, same)
+
+
+def _json(value):
+    """A value as JSON between tags, where quotes may stand as they are."""
+    from markupsafe import Markup
+
+    text = json.dumps(value, indent=1, ensure_ascii=False)
+    return Markup(text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"))
 
 
 def _over_runs(runs: Sequence[Mapping], key: str) -> list[dict]:
@@ -274,12 +339,3 @@ def _over_runs(runs: Sequence[Mapping], key: str) -> list[dict]:
         entry = distinct.setdefault(files.sha256_json(value), {"value": value, "runs": 0})
         entry["runs"] += 1
     return list(distinct.values())
-
-
-def _nice(value) -> str:
-    """A number with no more digits than a reader wants; None and "" as they are not known."""
-    if value is None or value == "":
-        return layout.NOT_RUN
-    if isinstance(value, int) and not isinstance(value, bool):
-        return f"{value:,}"
-    return f"{value:,.4g}" if isinstance(value, float) else str(value)

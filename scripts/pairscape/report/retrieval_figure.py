@@ -1,20 +1,28 @@
 """The figure of retrieval: recall of every encoder pair, with chance, intervals and seeds."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from pairscape.report import retrieval_table, style
 from pairscape.report.rows import split_by
 from pairscape.report.style import BLACK, DIRECTION_COLOURS, DIRECTION_WORDS, VERMILION
-from pairscape.report.words import DIRECTIONS, gallery_words
+from pairscape.report.words import DIRECTIONS, encoder_title, gallery_words, metric_words
 
 _BAR = 0.38
+_LINES = {True: 0.46, False: 0.32}  # inches per encoder pair: in the whole split, in batches
 
 
-def plot_recall(table: Sequence[Mapping], scores: Sequence[Mapping], title: str):
+def plot_recall(
+    table: Sequence[Mapping],
+    scores: Sequence[Mapping],
+    title: str,
+    titles: Mapping = MappingProxyType({}),
+):
     """Draw the rows of ``retrieval_table.tabulate_retrieval``; the scores are for the seeds.
 
-    A matplotlib figure: a row of panels per dataset, a panel per k; in each the encoder pairs,
-    first in the whole split, then in batches as published.
+    A matplotlib figure: a row of panels per dataset in the whole split, then in batches as published;
+    a panel per k; in each the encoder pairs, by their ``titles`` (see ``words.encoder_title``). The
+    panels of a k and gallery have one scale.
     """
     from matplotlib.patches import Patch
 
@@ -25,24 +33,49 @@ def plot_recall(table: Sequence[Mapping], scores: Sequence[Mapping], title: str)
             seeds.setdefault(key, []).append(row["value"])
     shown = _shown(table)
     recall = [name for name in retrieval_table.metric_names(shown[0]) if name.startswith("recall@")]
-    layouts = {name: _lay_out(rows) for name, rows in split_by(shown, "dataset").items()}
-    heights = [max(1.2, 0.42 * layout["height"]) for layout in layouts.values()]
+    lines = sorted(
+        split_by(shown, "gallery", "dataset").items(), key=lambda one: _is_batch(one[0][0])
+    )
+    pairs = [split_by(rows, "image_encoder", "gene_encoder") for _, rows in lines]
+    heights = [
+        0.3 + _LINES[not _is_batch(gallery)] * len(of_line)
+        for ((gallery, _), _), of_line in zip(lines, pairs, strict=True)
+    ]
     figure = style.new_figure(9.5, sum(heights) + 0.75 * len(heights) + 0.9)
-    panels = style.panel_grid(figure, len(layouts), len(recall) or 1, heights)
-    for line, (dataset, layout) in zip(panels, layouts.items(), strict=True):
-        for panel, metric in zip(line, recall, strict=False):
-            _draw_panel(panel, layout, metric, seeds)
-            panel.set_title(f"{dataset}: Recall@{metric.removeprefix('recall@')}", loc="left")
-            panel.set_xlabel("recall")
-    hollow = {"color": "white", "markeredgecolor": BLACK, "linestyle": "", "markersize": 4}
+    panels = style.panel_grid(figure, len(lines), len(recall) or 1, heights)
+    for axes, ((gallery, dataset), rows), of_line in zip(panels, lines, pairs, strict=True):
+        for panel, metric in zip(axes, recall, strict=False):
+            _draw_panel(panel, of_line, metric, seeds, titles)
+            panel.set_xlabel(metric_words(metric))
+        axes[0].set_title(_heading(dataset, gallery, rows), loc="left", fontweight="bold")
+    for gallery in dict.fromkeys(gallery for (gallery, _), _ in lines):
+        of_gallery = [
+            axes for axes, line in zip(panels, lines, strict=True) if line[0][0] == gallery
+        ]
+        for column in zip(*of_gallery, strict=True):
+            top = max(panel.get_xlim()[1] for panel in column)
+            for panel in column:
+                panel.set_xlim(0, top)
     handles = [
         *(Patch(color=DIRECTION_COLOURS[d], label=DIRECTION_WORDS[d]) for d in DIRECTIONS),
         style.handle("chance", color=VERMILION, linewidth=2),
         style.handle(f"95 % interval, {_over(shown)}", color=BLACK, linewidth=1.2),
-        style.handle("seed", marker="o", **hollow),
     ]
-    style.legend_above(figure, handles, title, columns=5)
+    if any(len(values) > 1 for values in seeds.values()):
+        hollow = {"color": "white", "markeredgecolor": BLACK, "linestyle": "", "markersize": 4}
+        handles.append(style.handle("seed", marker="o", **hollow))
+    style.legend_above(figure, handles, title, columns=len(handles))
     return figure
+
+
+def _is_batch(gallery: str) -> bool:
+    return gallery.startswith("in_batch")
+
+
+def _heading(dataset: str, gallery: str, rows: Sequence[Mapping]) -> str:
+    sizes = {row["gallery_size"] for row in rows if row["gallery_size"]}
+    among = f" ({min(sizes):,.0f} pairs)" if sizes and not _is_batch(gallery) else ""
+    return f"{dataset}, {gallery_words(gallery)}{among}"
 
 
 def _shown(table: Sequence[Mapping]) -> list[Mapping]:
@@ -62,51 +95,21 @@ def _over(rows: Sequence[Mapping]) -> str:
     return " or ".join(words for words, used in kinds.items() if used) or "none"
 
 
-def _lay_out(rows: Sequence[Mapping]) -> dict:
-    """Where each bar of a dataset lies: from the top down, galleries, and in them encoder pairs."""
-    bars, labels, headings, y = [], [], [], 0.0
-    galleries = split_by(rows, "gallery")
-    for gallery in sorted(galleries, key=lambda name: name != "split"):
-        of_gallery = galleries[gallery]
-        sizes = {row["gallery_size"] for row in of_gallery if row["gallery_size"]}
-        among = f" ({min(sizes):.4g} pairs)" if sizes and gallery == "split" else ""
-        headings.append((y, gallery_words(gallery).capitalize() + among))
-        y += 0.9
-        pairs = split_by(of_gallery, "image_encoder", "gene_encoder")
-        for pair, directions in pairs.items():
-            of_pair = {row["direction"]: row for row in directions}
-            for number, direction in enumerate(DIRECTIONS):
-                if direction in of_pair:
-                    bars.append((y + (number - 0.5) * _BAR, direction, of_pair[direction]))
-            labels.append((y, f"{pair[0]}\nwith {pair[1]}"))
-            y += 1.05
-        y += 0.15
-    return {"bars": bars, "labels": labels, "headings": headings, "height": y}
-
-
-def _draw_panel(panel, layout: Mapping, metric: str, seeds: Mapping) -> None:
-    for y, direction, row in layout["bars"]:
-        _draw_bar(panel, y, direction, row, metric, seeds)
-    for y, text in layout["headings"]:
-        if y:
-            panel.axhline(y - 0.45, color="#DDDDDD", linewidth=0.8, zorder=0)
-        if panel.get_subplotspec().is_first_col():
-            panel.annotate(
-                text,
-                (0, y + 0.15),
-                xycoords=("axes fraction", "data"),
-                xytext=(3, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=8.5,
-                fontweight="bold",
-                color="#333333",
-                annotation_clip=False,
-            ).set_in_layout(False)  # a long one runs on above the next panel, where nothing is
-    panel.set_yticks(*zip(*layout["labels"], strict=True))
+def _draw_panel(panel, pairs: Mapping, metric: str, seeds: Mapping, titles: Mapping) -> None:
+    for y, rows in enumerate(pairs.values()):
+        of_pair = {row["direction"]: row for row in rows}
+        for number, direction in enumerate(DIRECTIONS):
+            if direction in of_pair:
+                place = y + (number - 0.5) * _BAR
+                _draw_bar(panel, place, direction, of_pair[direction], metric, seeds)
+    names = [
+        f"{encoder_title(titles, 'image', image)}\nwith {encoder_title(titles, 'gene', gene)}"
+        for image, gene in pairs
+    ]
+    panel.set_yticks(range(len(pairs)), names)
     style.plain_rows(panel)
-    panel.set_ylim(layout["height"] - 0.4, -0.3)
-    panel.set_xlim(0, panel.get_xlim()[1] * 1.12)
+    panel.set_ylim(len(pairs) - 0.5, -0.5)
+    panel.set_xlim(0, panel.get_xlim()[1] * 1.2)  # the last number stands behind its bar
     panel.locator_params(axis="x", nbins=5)
 
 
@@ -119,11 +122,7 @@ def _draw_bar(panel, y: float, direction: str, row: Mapping, metric: str, seeds:
     panel.barh(y, value, _BAR, color=DIRECTION_COLOURS[direction], zorder=2)
     low, high = row[metric + "_ci_low"], row[metric + "_ci_high"]
     if low is not None:
-        # A white edge keeps it in sight on dark bars.
-        for colour, width in (("white", 3), (BLACK, 1.2)):
-            panel.plot([low, high], [y, y], color=colour, linewidth=width, zorder=4)
-        for bound in (low, high):
-            panel.plot([bound] * 2, [y - 0.07, y + 0.07], color=BLACK, linewidth=1.2, zorder=4)
+        panel.plot([low, high], [y, y], "|-", color=BLACK, linewidth=1.2, markersize=4, zorder=4)
     chance, ends = row[metric + "_chance"], [y - _BAR / 2, y + _BAR / 2]
     for colour, width in (("white", 4), (VERMILION, 2)):
         looks = {"color": colour, "linewidth": width, "solid_capstyle": "butt"}

@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
-from pairscape.report import comparisons, layout, retrieval_table
+from pairscape.report import comparisons, headline, hits_table, layout, retrieval_table
 from pairscape.report.chapter import Chapter, Shown
 from pairscape.report.layout import NOT_RUN
-from pairscape.report.retrieval_table import GROUP_WORDS, headline, metric_names, nearby_names
+from pairscape.report.retrieval_table import GROUP_WORDS, metric_names, nearby_names
 from pairscape.report.rows import split_by
 from pairscape.report.words import (
     DIRECTIONS,
@@ -22,7 +22,7 @@ def retrieval_sections(rows: Sequence[Mapping]) -> list[dict]:
     letters = word_letters(row["donors_shared"] for row in rows)
     nearby = nearby_names(rows[0])
     metrics = nearby or [name for name in metric_names(rows[0]) if name != "mean_rank"]
-    shown = headline(metrics)
+    shown = retrieval_table.headline(metrics)
     header = ["Dataset", "Note", "Image encoder", "Gene encoder", "Direction"]
     header += [metric_words(metric) for metric in metrics]
     header += [f"Donors ({metric_words(shown)})" if shown else "Donors"]
@@ -256,7 +256,14 @@ def missing(rows: Sequence[Mapping]) -> list[str]:
     ]
 
 
-RETRIEVAL = Shown("retrieval", "Retrieval", retrieval_table.TABLE, retrieval_sections, missing)
+RETRIEVAL = Shown(
+    "retrieval",
+    "Retrieval",
+    retrieval_table.TABLE,
+    retrieval_sections,
+    missing,
+    headline.says,
+)
 CHAPTER = Chapter(
     name="retrieval",
     heading="Retrieval",
@@ -264,6 +271,7 @@ CHAPTER = Chapter(
     "the numbers:",
     tables=(
         RETRIEVAL,
+        hits_table.HITS,
         Shown(
             "retrieval-nearby",
             "Retrieval, hits nearby",

@@ -32,6 +32,11 @@ def pair_words(row: Mapping) -> str:
     return f"{row['image_encoder']} with {row['gene_encoder']}"
 
 
+def encoder_title(titles: Mapping, kind: str, name: str) -> str:
+    """An encoder's title, of ``titles`` by kind (image, gene) and name; else its name."""
+    return titles.get(kind, {}).get(name, name)
+
+
 def seeds_missing_words(row: Mapping) -> str:
     """The seeds that a row lacks, in words; empty where it lacks none."""
     return f"seed {row['seeds_missing'].replace(' ', ', ')}" if row["seeds_missing"] else ""

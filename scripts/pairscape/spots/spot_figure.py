@@ -84,9 +84,9 @@ def draw_spots(
     for axes in (per_cell, per_spot):
         if he is not None:
             _draw_he(axes, he)
-        axes.set(xlim=(low[0], high[0]), ylim=(high[1], low[1]), aspect="equal", xlabel="x (µm)")
+        axes.set(xlim=(low[0], high[0]), ylim=(high[1], low[1]), aspect="equal")
+        axes.set(xlabel="x (µm)", ylabel="y (µm)")
         axes.tick_params(labelsize=8, colors=INK)
-    per_cell.set_ylabel("y (µm)")
     per_spot.tick_params(labelleft=True)
     points_per_um = 72 * min(5.4 / width, map_height / height)
     _map_cells(maps, per_cell, gene, cells, width * height, points_per_um)
@@ -176,8 +176,20 @@ def _draw_he(axes, he: He) -> None:
 
 
 def _colour_bar(figure, mappable, axes, label: str, counts: np.ndarray) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     extend = "max" if len(counts) and counts.max() > _top(counts) else "neither"
-    bar = figure.colorbar(mappable, ax=axes, shrink=0.8, aspect=30, pad=0.015, extend=extend)
+    bar = figure.colorbar(
+        mappable,
+        ax=axes,
+        shrink=0.8,
+        aspect=30,
+        pad=0.015,
+        extend=extend,
+        ticks=MaxNLocator(
+            6, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1
+        ),  # there are no half transcripts
+    )
     bar.set_label(label, fontsize=9, color=INK)
     bar.ax.tick_params(labelsize=8, colors=INK)
     bar.outline.set_visible(False)
@@ -194,9 +206,10 @@ def _draw_distributions(axes, what: str, per_spot, per_cell, distances: Mapping)
     # Edges between whole numbers, so that no bar holds more of them than its width tells.
     edges = np.unique(np.round(2 ** np.arange(0, np.log2(top + 1) + 0.25, 0.25))) - 0.5
     edges = np.append(edges, top + 0.5) if edges[-1] < top else edges
+    medians = {}
     for name, values, colour, fill in groups:
         share = np.histogram(values, edges)[0] / len(values) / np.diff(np.log2(edges))
-        median = float(np.median(values))
+        medians[name] = median = float(np.median(values))
         axes.stairs(
             share,
             edges,
@@ -204,17 +217,22 @@ def _draw_distributions(axes, what: str, per_spot, per_cell, distances: Mapping)
             color=colour,
             alpha=0.55 if fill else 1,
             linewidth=1.5,
-            label=f"per {name}: median {median:,.4g}, n = {len(values):,}",
+            label=f"{len(values):,} {name}s, median {median:,.4g}",
         )
         axes.axvline(median, color=colour, linewidth=1.2, linestyle="--")
-    ks, moved = (distances.get(f"{what}_{name}") for name in ("ks", "wasserstein_log2_centred"))
-    if ks is not None and moved is not None:
-        text = f"spots against cells: KS {ks:.2f}; {moved:.2f} doublings apart once centred"
+    moved = distances.get(f"{what}_wasserstein_log2_centred")
+    if len(medians) == 2 and moved is not None:
+        text = (
+            f"The median spot holds {medians['spot'] / medians['cell']:.3g} times the {what} of the "
+            f"median cell.\nWith one median laid on the other, the two differ by {moved:.2f} doublings "
+            "on average."
+        )
         axes.set_title(text, fontsize=9, color=INK)
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 1 else "")
-    axes.set(xlabel=f"{what} (of those with any)", ylabel="share per doubling", xlim=(0.5, None))
-    axes.legend(fontsize=8, frameon=False, loc="upper left")
+    axes.set(xlabel=f"{what} in a spot or cell (empty ones left out)", xlim=(0.5, None))
+    axes.set_ylabel("share of all per factor of 2")
+    axes.legend(fontsize=8, edgecolor="none", framealpha=0.85, loc="upper left")
     axes.margins(y=0.35)
     axes.set_ylim(0, None)
     axes.tick_params(labelsize=8, colors=INK)
