@@ -63,9 +63,10 @@ rule fetch_all_weights:  # on a login node, before compute nodes without a netwo
         runs.all_weights(plan),
 
 
-rule viewers:  # a page of each sample to look at: spots over the H&E
+rule viewers:  # each sample to look at: a page of spots over the H&E, and the same as SpatialData
     input:
         samples.spot_files(plan, "viewer.html"),
+        samples.spot_files(plan, "sample.zarr"),
 
 
 rule fetch_cohorts:  # fills the tables of cohorts; never part of all
