@@ -8,6 +8,7 @@ import difflib
 import functools
 import json
 import os
+import re
 import shlex
 import sys
 
@@ -81,6 +82,18 @@ def script(name: str) -> str:
     """Path of a program, relative where it can be: a moved checkout reruns nothing."""
     path = Path(workflow.basedir, "scripts", f"{name}.py")
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def shown(path: str, chapter: str):
+    """An output that `snakemake --report` holds, in the chapter of that name and with its caption."""
+    kinds = {".png": "figure", ".tsv": "table", ".html": "page"}
+    names = re.findall(r"\{\w+\}", path.removeprefix(plan.results))
+    return report(
+        path,
+        caption=f"report/{chapter}.rst",
+        category=chapter.replace("_", " ").capitalize(),
+        labels={"what": kinds[Path(path).suffix], "of": ", ".join(names) or "all"},
+    )
 
 
 def told_nearest(build):

@@ -46,7 +46,7 @@ rule check_alignment:
         check=f"{plan.results}/samples/{{sample}}/check.json",
     output:
         report=f"{plan.results}/samples/{{sample}}/alignment.json",
-        overlay=f"{plan.results}/samples/{{sample}}/overlay.png",
+        overlay=shown(f"{plan.results}/samples/{{sample}}/overlay.png", "alignment"),
     log:
         f"{plan.results}/logs/check_alignment/{{sample}}.log",
     wildcard_constraints:
@@ -113,7 +113,7 @@ rule show_spots:
         spots=rules.pool_spots.output.spots,
         table=rules.pool_spots.output.table,
     output:
-        figure=f"{plan.results}/samples/{{sample}}/{{spots}}/qc.png",
+        figure=shown(f"{plan.results}/samples/{{sample}}/{{spots}}/qc.png", "spots"),
     log:
         f"{plan.results}/logs/show_spots/{{sample}}_{{spots}}.log",
     priority: 1

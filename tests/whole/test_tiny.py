@@ -6,6 +6,8 @@ import os
 import re
 import subprocess
 import sys
+import zipfile
+from pathlib import PurePath
 
 import faults
 import numpy as np
@@ -134,3 +136,21 @@ def test_a_missing_output_is_made_again_alone(tiny):
     said = done.stdout + done.stderr
     assert re.search(r"^show_retrieval +1$", said, re.MULTILINE)
     assert "pretrain " not in said
+
+
+@pytest.mark.slow
+def test_snakemakes_own_report_holds_tables_and_figures_with_captions(tiny):
+    """And after it there is nothing to do: what it holds is no reason to make anything anew."""
+    made = snakemake(tiny[0], "--report", "own.zip")
+    assert made.returncode == 0, made.stderr
+    with zipfile.ZipFile(tiny[0] / "own.zip") as packed:
+        held = {PurePath(name).name for name in packed.namelist()}
+        page = packed.read("own/report.html").decode()
+    shown = {path.name for path in (results(tiny) / "figures").glob("*_tiny.png")}
+    shown |= {"retrieval_tiny.tsv", "overlay.png", "qc.png"}
+    assert len(shown) >= 4
+    assert shown <= held
+    assert "each encoder pair beside chance" in page
+    assert "The H&amp;E of sample speck where its alignment lays it" in page
+    again = snakemake(tiny[0], "--dry-run")
+    assert "Nothing to be done" in again.stdout + again.stderr
