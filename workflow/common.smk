@@ -19,6 +19,7 @@ from snakemake.utils import update_config
 
 from pairscape.core.errors import InputError
 from pairscape.core.options import typed
+from pairscape.jobs import console
 from pairscape.jobs.records import program_version
 from pairscape.plan import (
     commands,
@@ -56,6 +57,9 @@ except InputError as error:
 if workflow.is_main_process:
     for warning in (*samples.absent_files(plan), *missing.warnings(plan)):
         logger.warning(warning)
+
+if workflow.is_main_process:
+    console.be_brief(logger, workflow.output_settings.quiet or (), workflow.dryrun)
 
 # Jobs run the Python of this Snakemake, unless conda or a container brings its own.
 if not workflow.deployment_settings.deployment_method:

@@ -44,6 +44,19 @@ def test_the_whole_pipeline_takes_at_most_16_jobs(tiny):
     assert jobs - 1 <= 16  # `all` runs nothing
 
 
+def test_a_run_says_a_line_as_a_step_starts_and_one_as_it_ends(tiny):
+    """By the local profile; what the programs say stands between them."""
+    lines = tiny[1].splitlines()
+    started = [line for line in lines if line.endswith(": started")]
+    ended = [line for line in lines if ": done in " in line]
+    assert len(started) == len(ended) - 1 == 15  # `all` runs nothing
+    assert "pool_spots speck_square55: started" in started
+    assert any(re.match("all: done in [0-9]+ s; 16 of 16$", line) for line in ended)
+    assert any(line.startswith("pool_spots: info: speck: ") for line in lines)
+    assert len(lines) < 90
+    assert "Finished jobid" not in tiny[1]
+
+
 def test_a_second_run_has_nothing_to_do(tiny):
     again = snakemake(tiny[0])
     assert again.returncode == 0
