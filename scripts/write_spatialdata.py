@@ -41,10 +41,12 @@ def main(argv=None):
     with contextlib.ExitStack() as opened, dask.config.set(scheduler="synchronous"):
         if args.he_image and attrs["he_matrix"] is not None:
             image = opened.enter_context(tiff.TiffImage(args.he_image))
-            whole = args.options.get("he") == "full"
-            data.images["he"] = spatial_elements.he_element(image, whole, *placing)
+            thumbnail = image.thumbnail(spatial_elements.THUMBNAIL_PX)
+            shown = None if args.options.get("he") == "full" else thumbnail
+            data.images["he"] = spatial_elements.he_element(image, shown, *placing)
             table = data.tables["counts"]
-            flat, per_um = spatial_elements.flat_picture(image, *placing, table.obsm["spatial"])
+            places = table.obsm["spatial"]
+            flat, per_um = spatial_elements.flat_picture(thumbnail, *placing, places)
             # Where squidpy and scanpy look for a picture, in the words of Visium.
             size_um = attrs["preset"]["size_um"]
             scales = {"tissue_hires_scalef": per_um, "spot_diameter_fullres": size_um}

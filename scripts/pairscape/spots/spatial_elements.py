@@ -23,23 +23,19 @@ CELLS = "cell_boundaries.parquet"
 _VERTICES = ("cell_id", "vertex_x", "vertex_y")
 
 
-def he_element(image: HEImage, whole: bool, he_matrix: np.ndarray, pixel_size_um: float):
-    """The H&E as a multiscale image of spatialdata: a thumbnail, or ``whole`` at full resolution.
+def he_element(image: HEImage, thumbnail, he_matrix: np.ndarray, pixel_size_um: float):
+    """The H&E as a multiscale image of spatialdata: of its ``thumbnail`` and the scale of that.
 
-    The full resolution is read in pieces of ``CHUNK_PX`` when it is written, not here: the image has
-    to be open until then. Pixels are those of ``HEImage``, as spatialdata's own: the corner of the
-    first one is (0, 0).
+    Where that is None of all its pixels, which are read in pieces of ``CHUNK_PX`` when they are
+    written, not here: the image has to be open until then. Pixels are those of ``HEImage``, as
+    spatialdata's own: the corner of the first one is (0, 0).
     """
     import dask.array
     from spatialdata.models import Image2DModel
     from spatialdata.transformations import Affine
 
-    scale, chunks = 1.0, (CHUNK_PX, CHUNK_PX, 3)
-    if whole:
-        pixels = dask.array.from_array(_Pixels(image), chunks=chunks, asarray=False)
-    else:
-        picture, scale = image.thumbnail(THUMBNAIL_PX)
-        pixels = dask.array.from_array(picture, chunks=chunks)
+    pixels, scale = thumbnail or (_Pixels(image), 1.0)
+    pixels = dask.array.from_array(pixels, chunks=(CHUNK_PX, CHUNK_PX, 3), asarray=False)
     to_he = np.diag([scale, scale, 1.0])
     to_um = np.linalg.inv(um_to_he_matrix(he_matrix, pixel_size_um)) @ to_he
     maps = {
@@ -79,7 +75,7 @@ class _Pixels:
         return region[:, :, colours]
 
 
-def flat_picture(image: HEImage, he_matrix: np.ndarray, pixel_size_um: float, xy_um: np.ndarray):
+def flat_picture(thumbnail, he_matrix: np.ndarray, pixel_size_um: float, xy_um: np.ndarray):
     """The H&E as it lies below the spots, uint8 (h, w, 3), and its pixels per µm.
 
     The corner of the picture is (0, 0) µm: squidpy and scanpy scale the places of spots, and turn
@@ -89,7 +85,7 @@ def flat_picture(image: HEImage, he_matrix: np.ndarray, pixel_size_um: float, xy
 
     far_um = np.max(xy_um, axis=0) + 100
     per_um = THUMBNAIL_PX / far_um.max()
-    picture, scale = image.thumbnail(THUMBNAIL_PX)
+    picture, scale = thumbnail
     to_he = um_to_he_matrix(he_matrix, pixel_size_um)
     to_picture = np.diag([1 / scale, 1 / scale, 1]) @ to_he @ np.diag([1 / per_um, 1 / per_um, 1])
     flat = Image.fromarray(picture).transform(
