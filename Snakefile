@@ -64,9 +64,10 @@ rule fetch_all_weights:  # on a login node, before compute nodes without a netwo
         runs.all_weights(plan),
 
 
-rule viewers:  # a page of each sample to look at: spots over the H&E
+rule viewers:  # each sample to look at: a page of spots over the H&E, and the same as SpatialData
     input:
         samples.spot_files(plan, "viewer.html"),
+        samples.spot_files(plan, "sample.zarr"),
 
 
 rule leaderboard:  # the runs of several results folders in one table; never part of all

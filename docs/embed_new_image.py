@@ -9,7 +9,11 @@
 # defaults, what `make demo` makes. Any further flag goes to `scripts/embed_image.py`, which does the
 # work: `--um-per-px` for a PNG or JPEG, `--image-weights` for an encoder whose weights were fetched.
 #
-# As a notebook: Jupyter with Jupytext, VS Code and PyCharm open this file as cells.
+# As a notebook: [embed_new_image.ipynb](embed_new_image.ipynb), made from this file.
+#
+# **What the demo's pair is worth**: nothing for a real image. It learned from seven small sections of
+# simulated tissue, with an encoder of photographs: it shows the way, on a section of its test split.
+# For your own images name a run of your own data.
 
 # %%
 import argparse
@@ -28,11 +32,14 @@ sys.path.insert(
     ),
 )
 
+import matplotlib.pyplot as plt
 import numpy as np
+from scipy import stats
 
 import embed_image
 from pairscape.core import errors, tsv
 from pairscape.dataset import pair_shards
+from pairscape.images import any_image
 from pairscape.slides import new_image
 
 DEMO = Path(sys.path[0]).parent / "results" / "demo"
@@ -47,9 +54,11 @@ parser.add_argument(
 parser.add_argument(
     "--image",
     type=Path,
-    default=DEMO / "bundles/demo1/demo1_he_image.ome.tif",
+    default=DEMO / "bundles/demo5/demo5_he_image.ome.tif",  # a section of the test split
     help="H&E: PNG, JPEG, TIFF, OME-TIFF, SVS",
 )
+parser.add_argument("--um-per-px", type=float, help="µm per pixel, where the image doesn't say")
+parser.add_argument("--gene", help="gene of the picture; by default the one that varies most")
 parser.add_argument("--split", default="test", help="whose gene profiles are looked through")
 parser.add_argument("--out", type=Path, help="folder to keep the embeddings and tables in")
 parser.add_argument("--show", type=int, default=3, help="how many patches to print")
@@ -80,6 +89,16 @@ print(
     f"pair: {facts['image_encoder']} with {facts['gene_encoder']}, trained on {facts['dataset']}, "
     f"seed {facts['seed']}"
 )
+scores = args.run.resolve().parents[4] / "scores" / args.run.resolve().parents[2].name
+scores = scores / facts["dataset"] / "retrieval.tsv"
+for row in tsv.read_tsv(scores, ["metric"]) if scores.is_file() else ():
+    wanted = (args.split, "i2g", "split", "all", "recall@5", facts["gene_encoder"])
+    columns = ("split", "direction", "gallery", "group_by", "metric", "gene_encoder")
+    if tuple(row[column] for column in columns) == wanted and row["seed"] == str(facts["seed"]):
+        print(
+            f"in its {args.split} split the right spot is among the first 5 of {row['gallery_size']} "
+            f"for {float(row['value']):.1%} of the patches; by chance {float(row['chance']):.1%}"
+        )
 
 # %% [markdown]
 # ## The image
@@ -97,6 +116,7 @@ embed_image.main(
         *("--gallery", str(args.run / "embeddings" / f"{args.split}_genes.npy")),
         *("--embeddings", str(out / "embeddings.npy"), "--index", str(out / "patches.tsv")),
         *("--nearest", str(out / "nearest.tsv"), *further),
+        *(("--um-per-px", str(args.um_per_px)) if args.um_per_px else ()),
     ]
 )
 embeddings = np.load(out / "embeddings.npy")
@@ -113,18 +133,17 @@ print(f"image: {args.image.name}, {len(embeddings)} patches, {embeddings.shape[1
 
 
 # %%
+def section_file(sample):
+    """The pairs of a section, if they lie beside the run."""
+    datasets = args.run.resolve().parents[4] / "datasets"
+    names = (facts["dataset"], "*")
+    return next((p for name in names for p in datasets.glob(f"{name}/shards/{sample}.arrow")), None)
+
+
 @functools.cache
 def read_section(sample):
     """Counts of a section's spots, names of spots and genes, genes' shares; None without pairs."""
-    datasets = args.run.resolve().parents[4] / "datasets"
-    shard = next(
-        (
-            p
-            for name in (facts["dataset"], "*")
-            for p in datasets.glob(f"{name}/shards/{sample}.arrow")
-        ),
-        None,
-    )
+    shard = section_file(sample)
     if shard is None:
         return None
     counts = pair_shards.read_expression(shard)
@@ -157,4 +176,57 @@ for patch in patches[: args.show]:
                 f"  {row['place']}. similarity {float(row['similarity']):.3f}: spot {row['spot']} of "
                 f"{row['sample']}; most {leading_genes(row['sample'], row['spot'])}"
             )
+
+# %% [markdown]
+# ## A picture of it
+#
+# On the left a gene as the image tells it: the mean count in the five spots whose profiles lie nearest
+# to each patch. On the right, for a section whose pairs lie beside the run, what was measured there,
+# and how well the two agree: Spearman's correlation over the patches, each with the spots whose centres
+# it holds.
+
+
+# %%
+def counts_of(sample, spot):
+    """The counts of a spot, (genes,), or None without its pairs."""
+    section = read_section(sample)
+    return None if section is None else section[0][section[1].index(spot)]
+
+
+told = [[] for _ in patches]
+for row in nearest:
+    if (counts := counts_of(row["sample"], row["spot"])) is not None:
+        told[int(row["patch"])].append(counts)
+if all(told):
+    told = np.array([np.mean(counts, axis=0) for counts in told])
+    genes = read_section(nearest[0]["sample"])[2]
+    gene = genes.index(args.gene) if args.gene else int(told.std(axis=0).argmax())
+    centres = np.array([[patch["x_px"], patch["y_px"]] for patch in patches])
+    side_px = patches[0]["side_px"]
+    shown = [("told by the image", centres, told[:, gene], side_px)]
+    measured = read_section(args.image.name.removesuffix("_he_image.ome.tif"))
+    if measured is not None and measured[2] == genes:
+        name = args.image.name.removesuffix("_he_image.ome.tif")
+        index = pair_shards.read_index(section_file(name))
+        places = np.array(index["cell_coords"].to_pylist())
+        shown.append(("measured", places, measured[0][:, gene], side_px / 2))
+        inside = np.abs(centres[:, None] - places).max(axis=2) <= side_px / 2
+        held = inside.any(axis=1)
+        mean = (inside @ measured[0][:, gene])[held] / inside[held].sum(axis=1)
+        agreement = stats.spearmanr(told[held, gene], mean).statistic
+        print(f"{genes[gene]}: Spearman's correlation {agreement:.2f} over {held.sum()} patches")
+    with any_image.open_image(args.image, args.um_per_px) as image:
+        picture, scale = image.thumbnail(1200)
+    figure, axes = plt.subplots(
+        1, len(shown), figsize=(5.5 * len(shown), 5), squeeze=False, layout="constrained"
+    )
+    for axis, (title, xy, values, px) in zip(axes[0], shown, strict=True):
+        axis.imshow(picture)
+        points = axis.scatter(*(xy / scale).T, c=values, marker="s", alpha=0.75)
+        figure.canvas.draw()
+        per_px = axis.transData.transform([(1, 0), (0, 0)])[:, 0] @ [1, -1] * 72 / figure.dpi
+        points.set_sizes([(px / scale * per_px) ** 2])
+        axis.set(title=f"{genes[gene]}, {title}", xticks=[], yticks=[])
+        figure.colorbar(points, ax=axis, label="transcripts a spot", shrink=0.8)
+    figure.savefig(out / "found.png", dpi=120)
 print(f"\nall {len(patches)} patches: {out}")

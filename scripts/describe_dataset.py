@@ -2,7 +2,8 @@
 
 IN   shards (in the order of options.samples), genes.tsv, splits.tsv, leakage.tsv
 OUT  README.md of the dataset, with a config of its splits and one in the layout of the published
-     data set; the split files that go with the latter; patch_leakage.tsv: near-identical patches of
+     data set; preview.jpg on it, patches of each split; the split files that go with the latter;
+     patch_leakage.tsv: near-identical patches of
      two splits, in the columns of leakage.tsv
 
 Options: dataset, config_name, samples (rows of the sample table), shared_donors (words), left_out (a
@@ -18,12 +19,20 @@ from pairscape.core import logs
 from pairscape.core.errors import InputError
 from pairscape.core.files import atomic_path
 from pairscape.core.logs import log
-from pairscape.dataset import card, card_text, gene_lists, leakage, pair_shards, patch_hashes
+from pairscape.dataset import (
+    card,
+    card_text,
+    gene_lists,
+    leakage,
+    pair_shards,
+    patch_hashes,
+    preview,
+)
 from pairscape.dataset.shards import Shards
 from pairscape.dataset.splits import SPLITS, read_with_leaks
 from pairscape.jobs import program
 
-RESULT_VERSION = 4
+RESULT_VERSION = 5
 
 
 def main(argv=None):
@@ -39,6 +48,7 @@ def main(argv=None):
         layout=program.OutputMany(
             "train.csv, val.csv and test.csv to write, in data/<config in the published layout>/"
         ),
+        preview=program.Output("preview.jpg to write, beside the card"),
         card=program.Output("README.md to write"),
     )
     options = args.options
@@ -80,13 +90,19 @@ def main(argv=None):
     if warning := card.layout_warning(metadata["patches"] for metadata in shards.metadata):
         log.warning("%s: %s", config + card.LAYOUT_SUFFIX, warning)
     licences = [row.get("license", "") for row in samples.values()]
-    head = card.front_matter(name, licences, _configs(config, dataset, paths, args.card))
+    pairs = sum(
+        dict(zip(shards.samples, shards.row_counts, strict=True))[row["sample"]] for row in splits
+    )
+    head = card.front_matter(name, licences, _configs(config, dataset, paths, args.card), pairs)
+    with atomic_path(args.preview) as temporary:
+        preview.draw(paths, splits).save(temporary, "JPEG", quality=preview.QUALITY)
     leakage.LEAKAGE.write(args.patch_leakage, patch_leaks)
     card.write_layout(Path(args.layout[0]).parent, splits, samples)
     with atomic_path(args.card) as temporary:
         temporary.write_text(head + "\n" + card_text.dataset_text(dataset), encoding="utf-8")
-    pairs = sum(shards.row_counts)
-    log.info("%s: %d pairs in %d shards, version %s", name, pairs, len(paths), version)
+    log.info(
+        "%s: %d pairs in %d shards, version %s", name, sum(shards.row_counts), len(paths), version
+    )
     log.info(
         "%s: %d of %d patches that aren't blank nearly equal one of an earlier split; %d are blank",
         name,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pairscape.core import logs
 from pairscape.core.errors import InputError, one_each
-from pairscape.encoders import specs
+from pairscape.encoders import specs, user_code
 from pairscape.jobs import program
 
 RESULT_VERSION = 1
@@ -31,6 +31,7 @@ def main(argv=None):
     options = args.options
     spec, name, samples = options["encoder"], options["encoder_name"], options["samples"]
     specs.require_built(spec, f"config/encoders/gene/{name}.yaml")
+    user_code.allow(spec)
     one_each(args.shards, samples, "--shards")
     weights = find_weights(spec, name, args.weights)
 

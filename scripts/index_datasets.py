@@ -14,7 +14,7 @@ from pairscape.core.logs import log
 from pairscape.dataset import card, card_text
 from pairscape.jobs import program
 
-RESULT_VERSION = 2
+RESULT_VERSION = 3
 
 
 def main(argv=None):
@@ -26,10 +26,11 @@ def main(argv=None):
         card=program.Output("README.md to write"),
     )
     title = args.options.get("title", "Image-gene pairs")
-    entries, licences, datasets, places = [], [], [], {}
+    entries, licences, datasets, places, pairs = [], [], [], {}, 0
     for path in args.cards:
         head = card.read_front_matter(path)
-        licences += str(head.get("license_name", "")).split("; ")
+        licences += card.licences_of(head)
+        pairs += int(head.get("pairs", 0))
         for entry in card.move_configs(head, path, args.card):
             config = entry["config"]
             name, files = config["config_name"], config["data_files"]
@@ -46,7 +47,7 @@ def main(argv=None):
                     "card": card.relative(Path(path).resolve(), args.card),
                 }
             )
-    head = card.front_matter(title, licences, entries)
+    head = card.front_matter(title, licences, entries, pairs)
     with atomic_path(args.card) as temporary:
         text = card_text.index_text(title, datasets, args.options.get("left_out", ()))
         temporary.write_text(head + "\n" + text, encoding="utf-8")

@@ -13,7 +13,7 @@ from pathlib import Path
 from pairscape.core import files, logs
 from pairscape.core.errors import InputError, one_each, one_of
 from pairscape.core.splits import SPLITS
-from pairscape.encoders import specs
+from pairscape.encoders import specs, user_code
 from pairscape.jobs import program
 from pairscape.jobs.records import git_commit
 from pairscape.pretrain import experiment, failures
@@ -44,6 +44,7 @@ def main(argv=None):
     )
     args.options["training"] = args.options["training"] | read_machine(args.machine)
     check_options(args.options, args.shards)
+    user_code.allow(args.options["gene_encoder"])
 
     import torch
 

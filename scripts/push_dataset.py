@@ -6,8 +6,8 @@ OUT  pushed.json: repository, commit, and the configs with their versions
 Options: repo, private, samples (sample and license of each).
 
 The token comes from HF_TOKEN or the Hugging Face login, the Hub's address from HF_ENDPOINT; neither
-is an option, and neither is written anywhere. Only what load_dataset needs goes up: cards, tables and
-the shards that a config names.
+is an option, and neither is written anywhere. Only what load_dataset needs goes up: cards, their
+pictures, tables and the shards that a config names.
 """
 
 import os
@@ -21,8 +21,15 @@ from pairscape.dataset import card
 from pairscape.dataset.splits import SPLITS, read_with_leaks
 from pairscape.jobs import program
 
-RESULT_VERSION = 1
-TABLES = ("*.md", "*/genes.tsv", "*/splits.tsv", "*/leakage.tsv", "*/patch_leakage.tsv")
+RESULT_VERSION = 2
+TABLES = (
+    "*.md",
+    "*/genes.tsv",
+    "*/splits.tsv",
+    "*/leakage.tsv",
+    "*/patch_leakage.tsv",
+    "*/preview.jpg",
+)
 REMEDIES = {
     401: "log in (`hf auth login`) or set HF_TOKEN",
     403: "use a token that may write to this repository",

@@ -41,10 +41,10 @@ rule show_audit:
     input:
         scores=f"{plan.results}/scores/audit/{{audit}}.tsv",
     output:
-        table=f"{plan.results}/tables/audit_{{audit}}.tsv",
+        table=shown(f"{plan.results}/tables/audit_{{audit}}.tsv", "audit"),
         markdown=f"{plan.results}/tables/audit_{{audit}}.md",
         latex=f"{plan.results}/tables/audit_{{audit}}.tex",
-        png=f"{plan.results}/figures/audit_{{audit}}.png",
+        png=shown(f"{plan.results}/figures/audit_{{audit}}.png", "audit"),
         svg=f"{plan.results}/figures/audit_{{audit}}.svg",
     log:
         f"{plan.results}/logs/show_audit/{{audit}}.log",

@@ -50,10 +50,10 @@ rule show_calibration:
     input:
         scores=scores.calibration_scores(plan),
     output:
-        table=f"{plan.results}/tables/calibration.tsv",
+        table=shown(f"{plan.results}/tables/calibration.tsv", "calibration"),
         markdown=f"{plan.results}/tables/calibration.md",
         latex=f"{plan.results}/tables/calibration.tex",
-        png=f"{plan.results}/figures/calibration.png",
+        png=shown(f"{plan.results}/figures/calibration.png", "calibration"),
         svg=f"{plan.results}/figures/calibration.svg",
     log:
         f"{plan.results}/logs/show_calibration.log",

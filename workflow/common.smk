@@ -8,6 +8,7 @@ import difflib
 import functools
 import json
 import os
+import re
 import shlex
 import sys
 
@@ -18,7 +19,7 @@ from snakemake.utils import update_config
 
 from pairscape.core.errors import InputError
 from pairscape.core.options import typed
-from pairscape.jobs import scheduling
+from pairscape.jobs import console, scheduling
 from pairscape.jobs.records import program_version
 from pairscape.plan import (
     commands,
@@ -57,6 +58,9 @@ if workflow.is_main_process:
     for warning in (*samples.absent_files(plan), *missing.warnings(plan)):
         logger.warning(warning)
 
+if workflow.is_main_process:
+    console.be_brief(logger, workflow.output_settings.quiet or (), workflow.dryrun)
+
 # Jobs run the Python of this Snakemake, unless conda or a container brings its own.
 if not workflow.deployment_settings.deployment_method:
     # exec: a signal of the scheduler reaches the program and leaves no shell between that dies of it.
@@ -85,6 +89,18 @@ def script(name: str) -> str:
     """Path of a program, relative where it can be: a moved checkout reruns nothing."""
     path = Path(workflow.basedir, "scripts", f"{name}.py")
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def shown(path: str, chapter: str):
+    """An output that `snakemake --report` holds, in the chapter of that name and with its caption."""
+    kinds = {".png": "figure", ".tsv": "table", ".html": "page"}
+    names = re.findall(r"\{\w+\}", path.removeprefix(plan.results))
+    return report(
+        path,
+        caption=f"report/{chapter}.rst",
+        category=chapter.replace("_", " ").capitalize(),
+        labels={"what": kinds[Path(path).suffix], "of": ", ".join(names) or "all"},
+    )
 
 
 def told_nearest(build):

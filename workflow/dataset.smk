@@ -101,7 +101,7 @@ rule export_pairs:
             sample=datasets.pair_facts(plan, w.sample),
             dataset=w.dataset,
             patches=plan.config["patches"][plan.datasets[w.dataset].patches],
-            labels=plan.label_names,
+            labels=datasets.label_names(plan, w.dataset),
             **datasets.block_options(plan, w.dataset, w.sample),
         ),
     shell:
@@ -132,7 +132,7 @@ rule import_pairs:
             "import_pairs",
             sample=datasets.import_facts(plan, w.sample),
             dataset=w.dataset,
-            labels=plan.label_names,
+            labels=datasets.label_names(plan, w.dataset),
         ),
     shell:
         "python {params.program:q} --published-data {params.folder:q} --genes {input.genes:q}"
@@ -148,6 +148,7 @@ rule describe_dataset:
     output:
         patch_leakage=f"{plan.results}/datasets/{{dataset}}/patch_leakage.tsv",
         layout=datasets.layout_files(plan, "{dataset}"),
+        preview=f"{plan.results}/datasets/{{dataset}}/preview.jpg",
         card=f"{plan.results}/datasets/{{dataset}}/README.md",
     log:
         f"{plan.results}/logs/describe_dataset/{{dataset}}.log",
@@ -170,7 +171,8 @@ rule describe_dataset:
     shell:
         "python {params.program:q} --shards {input.shards:q} --genes {input.genes:q}"
         " --splits {input.splits:q} --leakage {input.leakage:q}"
-        " --patch-leakage {output.patch_leakage:q} --layout {output.layout:q} --card {output.card:q}"
+        " --patch-leakage {output.patch_leakage:q} --layout {output.layout:q}"
+        " --preview {output.preview:q} --card {output.card:q}"
         " --options {params.options:q} --log {log:q}"
 
 
@@ -201,6 +203,9 @@ rule index_datasets:
         cards=[f"{plan.results}/datasets/{dataset}/README.md" for dataset in plan.datasets_in_all],
         # Not read, but named by the cards: results of before they lay here get them, too.
         layout=[f for name in plan.datasets_in_all for f in datasets.layout_files(plan, name)],
+        preview=[
+            f"{plan.results}/datasets/{dataset}/preview.jpg" for dataset in plan.datasets_in_all
+        ],
     output:
         card=f"{plan.results}/datasets/README.md",
     log:

@@ -9,7 +9,7 @@ rule show_retrieval:
     input:
         scores=lambda w: scores.score_files(plan, w.experiment, "retrieval.tsv"),
     output:
-        table=f"{plan.results}/tables/retrieval_{{experiment}}.tsv",
+        table=shown(f"{plan.results}/tables/retrieval_{{experiment}}.tsv", "retrieval"),
         markdown=f"{plan.results}/tables/retrieval_{{experiment}}.md",
         latex=f"{plan.results}/tables/retrieval_{{experiment}}.tex",
         nearby=multiext(
@@ -21,7 +21,7 @@ rule show_retrieval:
         comparisons=multiext(
             f"{plan.results}/tables/retrieval-comparisons_{{experiment}}", ".tsv", ".md", ".tex"
         ),
-        png=f"{plan.results}/figures/retrieval_{{experiment}}.png",
+        png=shown(f"{plan.results}/figures/retrieval_{{experiment}}.png", "retrieval"),
         svg=f"{plan.results}/figures/retrieval_{{experiment}}.svg",
     log:
         f"{plan.results}/logs/show_retrieval/{{experiment}}.log",
@@ -55,7 +55,7 @@ rule show_hits:
         hits=lambda w: scores.score_files(plan, w.experiment, "hits.parquet"),
         shards=lambda w: scores.shown_shards(plan, w.experiment),
     output:
-        table=f"{plan.results}/tables/hits_{{experiment}}.tsv",
+        table=shown(f"{plan.results}/tables/hits_{{experiment}}.tsv", "hits"),
         markdown=f"{plan.results}/tables/hits_{{experiment}}.md",
         latex=f"{plan.results}/tables/hits_{{experiment}}.tex",
         png=f"{plan.results}/figures/hits_{{experiment}}.png",
@@ -91,7 +91,7 @@ rule show_batch_effect:
         scores=lambda w: scores.batch_effect_scores(plan, plan.shown[w.experiment][1]),
         retrieval=lambda w: scores.score_files(plan, w.experiment, "retrieval.tsv"),
     output:
-        png=f"{plan.results}/figures/batch_effect_{{experiment}}.png",
+        png=shown(f"{plan.results}/figures/batch_effect_{{experiment}}.png", "batch_effect"),
         svg=f"{plan.results}/figures/batch_effect_{{experiment}}.svg",
         numbers=f"{plan.results}/figures/batch_effect_{{experiment}}.tsv",
     log:
@@ -127,7 +127,7 @@ use rule show_batch_effect as show_batch_effects with:
     input:
         scores=scores.batch_effect_scores(plan, plan.datasets_in_all),
     output:
-        table=f"{plan.results}/tables/batch_effect.tsv",
+        table=shown(f"{plan.results}/tables/batch_effect.tsv", "batch_effect"),
         markdown=f"{plan.results}/tables/batch_effect.md",
         latex=f"{plan.results}/tables/batch_effect.tex",
     log:
@@ -147,10 +147,10 @@ rule show_expression:
     input:
         scores=lambda w: scores.score_files(plan, w.experiment, "expression.tsv"),
     output:
-        table=f"{plan.results}/tables/expression_{{experiment}}.tsv",
+        table=shown(f"{plan.results}/tables/expression_{{experiment}}.tsv", "expression"),
         markdown=f"{plan.results}/tables/expression_{{experiment}}.md",
         latex=f"{plan.results}/tables/expression_{{experiment}}.tex",
-        png=f"{plan.results}/figures/expression_{{experiment}}.png",
+        png=shown(f"{plan.results}/figures/expression_{{experiment}}.png", "expression"),
         svg=f"{plan.results}/figures/expression_{{experiment}}.svg",
     log:
         f"{plan.results}/logs/show_expression/{{experiment}}.log",
@@ -182,7 +182,7 @@ rule show_mutation:
     input:
         scores=f"{plan.results}/scores/mutation/{{mutation}}.tsv",
     output:
-        png=f"{plan.results}/figures/mutation_{{mutation}}.png",
+        png=shown(f"{plan.results}/figures/mutation_{{mutation}}.png", "mutation"),
         svg=f"{plan.results}/figures/mutation_{{mutation}}.svg",
     log:
         f"{plan.results}/logs/show_mutation/{{mutation}}.log",
@@ -212,7 +212,7 @@ use rule show_mutation as show_mutations with:
         scores=slides.tabled_scores(plan),
         balance=slides.balances(plan),
     output:
-        table=f"{plan.results}/tables/mutation.tsv",
+        table=shown(f"{plan.results}/tables/mutation.tsv", "mutation"),
         markdown=f"{plan.results}/tables/mutation.md",
         latex=f"{plan.results}/tables/mutation.tex",
     log:
@@ -256,7 +256,7 @@ rule write_report:
         splits=datasets.reported_files(plan, "splits.tsv"),
         leakage=datasets.reported_files(plan, "leakage.tsv"),
     output:
-        report=f"{plan.results}/report.html",
+        report=shown(f"{plan.results}/report.html", "report"),
     log:
         f"{plan.results}/logs/write_report.log",
     conda:
@@ -345,7 +345,7 @@ rule compare_published:
         published="config/published/retrieval.tsv",
         ablations="config/published/ablations.tsv",
     output:
-        table=f"{plan.results}/tables/published-gap_{{comparison}}.tsv",
+        table=shown(f"{plan.results}/tables/published-gap_{{comparison}}.tsv", "published_gap"),
         markdown=f"{plan.results}/tables/published-gap_{{comparison}}.md",
         latex=f"{plan.results}/tables/published-gap_{{comparison}}.tex",
         ranks=f"{plan.results}/tables/published-ranks_{{comparison}}.tsv",
@@ -380,7 +380,9 @@ use rule compare_published as compare_published_so_far with:
         published="config/published/retrieval.tsv",
         ablations="config/published/ablations.tsv",
     output:
-        table=f"{plan.results}/tables/published-gap-so-far_{{comparison}}.tsv",
+        table=shown(
+            f"{plan.results}/tables/published-gap-so-far_{{comparison}}.tsv", "published_gap"
+        ),
         markdown=f"{plan.results}/tables/published-gap-so-far_{{comparison}}.md",
         latex=f"{plan.results}/tables/published-gap-so-far_{{comparison}}.tex",
         ranks=f"{plan.results}/tables/published-ranks-so-far_{{comparison}}.tsv",

@@ -3,7 +3,7 @@
 IN   <bundles>/<sample>/, <results>/samples/<sample>/check.json
 OUT  <results>/samples/<sample>/{he_registered.csv,registration.json,registration.png},
      <results>/samples/<sample>/{alignment.json,overlay.png},
-     <results>/samples/<sample>/<spots>/{spots.zarr,audit.json,qc.tsv,qc.png}
+     <results>/samples/<sample>/<spots>/{spots.zarr,audit.json,qc.tsv,qc.png,sample.zarr}
 """
 
 
@@ -46,7 +46,7 @@ rule check_alignment:
         check=f"{plan.results}/samples/{{sample}}/check.json",
     output:
         report=f"{plan.results}/samples/{{sample}}/alignment.json",
-        overlay=f"{plan.results}/samples/{{sample}}/overlay.png",
+        overlay=shown(f"{plan.results}/samples/{{sample}}/overlay.png", "alignment"),
     log:
         f"{plan.results}/logs/check_alignment/{{sample}}.log",
     wildcard_constraints:
@@ -113,7 +113,7 @@ rule show_spots:
         spots=rules.pool_spots.output.spots,
         table=rules.pool_spots.output.table,
     output:
-        figure=f"{plan.results}/samples/{{sample}}/{{spots}}/qc.png",
+        figure=shown(f"{plan.results}/samples/{{sample}}/{{spots}}/qc.png", "spots"),
     log:
         f"{plan.results}/logs/show_spots/{{sample}}_{{spots}}.log",
     priority: 1
@@ -137,3 +137,29 @@ rule show_spots:
         "python {params.program:q} --bundle {params.bundle:q} {params.he} --spots {input.spots:q}"
         " --table {input.table:q} --figure {output.figure:q}"
         " --options {params.options:q} --log {log:q}"
+
+
+rule write_spatialdata:  # the spots with the H&E and the cells, for other programs; nothing goes on from it
+    input:
+        unpack(lambda w: samples.bundle_inputs(plan, w.sample)),
+        spots=rules.pool_spots.output.spots,
+    output:
+        spatialdata=directory(f"{plan.results}/samples/{{sample}}/{{spots}}/sample.zarr"),
+    log:
+        f"{plan.results}/logs/write_spatialdata/{{sample}}_{{spots}}.log",
+    conda:
+        "../envs/pipeline.yaml"
+    threads: 1
+    resources:
+        mem_mb=grows(6000, kspots=60),
+        runtime=grows(30, gb=5),
+    params:
+        program=script("write_spatialdata"),
+        bundle=lambda w: samples.bundle_folder(plan, w.sample),
+        he=lambda w: commands.flags(samples.he_files(plan, w.sample), "he_image"),
+        options=lambda w: options(
+            "write_spatialdata", sample=w.sample, he=plan.config["spatialdata_he"]
+        ),
+    shell:
+        "python {params.program:q} --bundle {params.bundle:q} {params.he} --spots {input.spots:q}"
+        " --spatialdata {output.spatialdata:q} --options {params.options:q} --log {log:q}"

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import small_pairs
 import yaml
+from PIL import Image
 from small_pairs import GENES, PATCHES, export_sample, sample_row, tissue_image
 
 import describe_dataset
 import index_datasets
 from pairscape.core.errors import InputError
 from pairscape.dataset import card as hf_card
-from pairscape.dataset import pair_shards
+from pairscape.dataset import pair_shards, preview
 from pairscape.dataset.leakage import LEAKAGE, find_leaks
 from pairscape.dataset.splits import SPLITS_TABLE, make_splits
 
@@ -57,6 +58,8 @@ def describe(
                 str(folder / "data" / f"{name}-published-layout" / f"{split}.csv")
                 for split in ("train", "val", "test")
             ),
+            "--preview",
+            str(folder / "preview.jpg"),
             "--card",
             str(folder / "README.md"),
             "--options",
@@ -349,5 +352,54 @@ def test_the_front_matter_is_plain_yaml(folder):
     describe(folder)
     _, head, _ = (folder.parent / "README.md").read_text().split("---\n", 2)
     head = yaml.safe_load(head)
-    assert head["license_name"] == "CC BY 4.0"
+    assert head["license"] == "cc-by-4.0"
+    assert "license_name" not in head
+    assert head["size_categories"] == ["n<1K"]
+    assert head["pairs"] == 27
+    assert head["task_categories"] == ["image-feature-extraction"]
     assert head["configs"][0]["data_files"][2]["path"] == ["tiny/shards/S3.arrow"]
+
+
+@pytest.mark.parametrize(
+    ("texts", "stated"),
+    [
+        (["CC BY 4.0", "cc-by-4.0"], {"license": "cc-by-4.0"}),
+        (["CC BY 4.0", "MIT"], {"license": ["cc-by-4.0", "mit"]}),
+        (["CC BY 4.0", ""], {"license": "other", "license_name": "CC BY 4.0; not stated"}),
+        (["by request"], {"license": "other", "license_name": "by request"}),
+    ],
+)
+def test_the_head_states_the_licences_as_the_hub_names_them(texts, stated):
+    head = yaml.safe_load(hf_card.front_matter("A", texts, [], 1).split("---\n")[1])
+    assert {key: head[key] for key in ("license", "license_name") if key in head} == stated
+    again = hf_card.front_matter("A", hf_card.licences_of(head), [], 1)
+    assert yaml.safe_load(again.split("---\n")[1]) == head
+
+
+@pytest.mark.parametrize(
+    ("pairs", "word"),
+    [(0, "n<1K"), (999, "n<1K"), (1000, "1K<n<10K"), (9_999_999, "1M<n<10M"), (10**7, "n>10M")],
+)
+def test_a_number_of_pairs_has_the_word_of_the_hub(pairs, word):
+    assert hf_card.size_category(pairs) == word
+
+
+def test_the_picture_shows_patches_of_each_split_in_their_order(tmp_path):
+    """Each sample's patches are of one grey: its split's row of the picture is of that grey."""
+    folder = tmp_path / "datasets" / "tiny"
+    greys = {"S1": 40, "S2": 120, "S3": 200}
+    for sample, grey in greys.items():
+        counts = np.full((9, 4), grey, np.int32)
+        export_sample(folder, sample, counts=counts, image=np.full_like(tissue_image(), grey))
+    describe(folder)
+    picture = np.asarray(Image.open(folder / "preview.jpg"), int)
+    step = preview.PATCH_PX + preview.GAP_PX
+    for row, sample in enumerate(greys):
+        band = picture[row * step + 4 : row * step + preview.PATCH_PX - 4]
+        assert abs(np.median(band) - greys[sample]) < 4
+    card = (folder / "README.md").read_text()
+    assert "from top to bottom: train, val, test](preview.jpg)" in card
+    index_card = (folder.parent / "README.md").read_text()
+    assert "](tiny/preview.jpg)" in index_card
+    assert "arXiv" in card
+    assert "arXiv" in index_card

@@ -122,12 +122,13 @@ def test_cards_tables_and_named_shards_go_up_and_nothing_else(datasets, hub):
             "README.md",
             "tiny/README.md",
             "tiny/*.tsv",
+            "tiny/preview.jpg",
             "tiny/data/tiny-published-layout/*.csv",
             "tiny/shards/*.arrow",
         )
         for path in datasets.glob(pattern)
     }
-    assert len(expected) == 12
+    assert len(expected) == 13
     assert Hub.files == expected
     pushed = json.loads((datasets / "pushed.json").read_text())
     assert (pushed["repo"], pushed["commit"]) == ("me/pairs", "c0ffee")

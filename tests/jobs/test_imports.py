@@ -25,6 +25,7 @@ AT_START = {
     "show_calibration": TABLES,
     "show_spots": KERNELS,
     "write_report": TABLES,
+    "write_spatialdata": TABLES,
     "write_viewer": KERNELS,
 }
 

@@ -7,6 +7,8 @@ from plans import plan, snakemake
 
 from pairscape.core.tsv import read_tsv
 from pairscape.dataset.leakage import read_leaks
+from pairscape.plan.datasets import label_names
+from pairscape.plan.reading import read_plan
 
 LUNG = "human-lung-healthy-panel"
 
@@ -87,3 +89,16 @@ def test_all_uploads_nothing(checkout, full_plan):
     assert not {"push_dataset", "push_to_hub", "audit_splits"} & set(counts)
     counts, _ = plan(checkout, "push_to_hub")
     assert counts["push_dataset"] == 1
+
+
+def test_pairs_have_label_names_of_their_own_samples_alone(monkeypatch):
+    """And of those whose datasets use the same shards."""
+    monkeypatch.chdir(ROOT)
+    config = yaml.safe_load((ROOT / "config/config.yaml").read_text())
+    config["datasets"]["fold"] = {"shards_of": LUNG, "split": {"method": "leave_one_donor_out"}}
+    config["datasets"]["fold"]["split"]["fold"] = 1
+    made = read_plan(config, "config/config.yaml")
+    names = label_names(made, LUNG)
+    assert names == label_names(made, "fold")
+    assert names["name"] == sorted(made.datasets[LUNG].samples)
+    assert names["tissue"] == ["lung"]

@@ -42,7 +42,7 @@ def test_blocks_share_the_files_of_their_section_and_have_its_facts(config):
         "results/own/samples/my_sample/square55"
     }
     assert samples.used_samples(made) == [("my_sample", "square55")]
-    assert made.label_names["name"] == ["my_sample", *parts]
+    assert datasets.label_names(made, "mine")["name"] == parts
     assert {row["donor"] for row in datasets.split_facts(made, "mine")} == {"donor1"}
     assert datasets.audited_splits(made) == []
 

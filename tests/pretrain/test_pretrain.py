@@ -17,7 +17,7 @@ from pairscape.core.errors import InputError
 from pairscape.core.options import read_schema, resolve_part
 from pairscape.dataset import patch_reader, stored_features
 from pairscape.dataset.shards import Shards
-from pairscape.encoders import image_encoders, specs
+from pairscape.encoders import image_encoders, specs, user_code
 from pairscape.images import encoding
 from pairscape.pretrain import (
     batches,
@@ -771,3 +771,39 @@ def test_a_setting_that_wandb_does_not_know_is_refused_by_its_name(tmp_path, mon
     monkeypatch.setenv("WANDB_MODE", "")
     with pytest.raises(InputError, match=r"WANDB_MODE: found ''; input should be .*offline"):
         MetricLoggers(["wandb"], tmp_path, "0" * 64, {}, 0)
+
+
+def test_a_gene_encoder_of_the_users_own_file_is_trained_as_its_job_allows(
+    dataset, tmp_path, monkeypatch
+):
+    """And a saved pair of it runs no code by itself."""
+    monkeypatch.setattr(user_code, "_allowed", set())
+    root = tmp_path / "encoders"
+    (root / "gene").mkdir(parents=True)
+    (root / "gene" / "own.py").write_text(
+        "from torch import nn\n"
+        "from pairscape.encoders import towers\n"
+        "class Own(towers.GeneTower):\n"
+        "    def prepare(self, counts):\n"
+        "        return counts.float().log1p()\n"
+        "def build(spec, weights, genes, train=None):\n"
+        "    return Own(nn.Linear(len(genes), spec['width']), spec['width'])\n"
+    )
+    spec = MLP | {
+        "title": "own",
+        "builder": "module",
+        "arguments": {"architecture": "own.py"},
+        "width": 16,
+        "parameters": 16,
+        "parameters_per_gene": 16,
+    }
+    own = user_code.with_code(spec, root, root)
+    out = run(
+        dataset, tmp_path / "run", options={"gene_encoder": own, "gene_name": "own"}, max_steps=20
+    )
+    module, _ = stored_pair.load_pair(out / "model.ckpt")
+    assert module.description["gene_encoder"]["code"] == own["code"]
+    assert module.genes.tower.model.weight.shape == (16, len(GENES))
+    user_code._allowed.clear()
+    with pytest.raises(InputError, match="code that nobody has allowed here"):
+        stored_pair.load_pair(out / "model.ckpt")

@@ -95,7 +95,7 @@ def copy_results(source: Path, folder: Path) -> None:
 def jobs_done(folder: Path) -> int:
     """How many jobs Snakemake has said are finished, over all calls in this folder."""
     said = folder / "said.txt"
-    return said.read_text(errors="replace").count("Finished jobid") if said.exists() else 0
+    return said.read_text(errors="replace").count(": done in ") if said.exists() else 0
 
 
 def kill_at(folder: Path, jobs: int, wait_s: float) -> None:

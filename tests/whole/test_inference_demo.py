@@ -5,10 +5,12 @@ import subprocess
 import sys
 import types
 
+import notebook
 import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from PIL import Image
 from test_embed_image import SPEC, save_png, save_run, tell_patches
 from tiny_pairs import GENES, write_dataset
 
@@ -63,6 +65,7 @@ def test_the_demo_embeds_an_image_and_names_the_nearest_gene_profiles(made, done
     assert [line[2] for line in lines] == stored["index"]["spot"].iloc[best].tolist()
     assert [float(line[1]) for line in lines] == pytest.approx(similarity[best].tolist(), abs=2e-3)
     assert {line[3] for line in lines} == {"S3"}
+    assert Image.open(out / "found.png").size[0] > 400
     saved = np.load(out / "embeddings.npy")
     np.testing.assert_allclose(saved[0], stored["images"][3], atol=1e-5)
 
@@ -105,3 +108,8 @@ def test_its_cells_run_in_a_notebook_of_the_checkout(monkeypatch, folder):
     namespace["args"].run = ROOT / "results" / "no demo was made"
     with pytest.raises(InputError, match=r"no demo was made/model\.ckpt: file: found nothing"):
         exec(cells[2], namespace)
+
+
+def test_the_notebook_holds_the_cells_of_the_script():
+    path = SCRIPT.with_suffix(".ipynb")
+    assert path.read_text() == notebook.made(), "run python tests/built/notebook.py"

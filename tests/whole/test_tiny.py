@@ -6,6 +6,8 @@ import os
 import re
 import subprocess
 import sys
+import zipfile
+from pathlib import PurePath
 
 import faults
 import numpy as np
@@ -40,6 +42,19 @@ def results(tiny):
 def test_the_whole_pipeline_takes_at_most_16_jobs(tiny):
     jobs = int(re.search(r"^total +(\d+)$", tiny[1], re.MULTILINE).group(1))
     assert jobs - 1 <= 16  # `all` runs nothing
+
+
+def test_a_run_says_a_line_as_a_step_starts_and_one_as_it_ends(tiny):
+    """By the local profile; what the programs say stands between them."""
+    lines = tiny[1].splitlines()
+    started = [line for line in lines if line.endswith(": started")]
+    ended = [line for line in lines if ": done in " in line]
+    assert len(started) == len(ended) - 1 == 15  # `all` runs nothing
+    assert "pool_spots speck_square55: started" in started
+    assert any(re.match("all: done in [0-9]+ s; 16 of 16$", line) for line in ended)
+    assert any(line.startswith("pool_spots: info: speck: ") for line in lines)
+    assert len(lines) < 90
+    assert "Finished jobid" not in tiny[1]
 
 
 def test_a_second_run_has_nothing_to_do(tiny):
@@ -134,3 +149,21 @@ def test_a_missing_output_is_made_again_alone(tiny):
     said = done.stdout + done.stderr
     assert re.search(r"^show_retrieval +1$", said, re.MULTILINE)
     assert "pretrain " not in said
+
+
+@pytest.mark.slow
+def test_snakemakes_own_report_holds_tables_and_figures_with_captions(tiny):
+    """And after it there is nothing to do: what it holds is no reason to make anything anew."""
+    made = snakemake(tiny[0], "--report", "own.zip")
+    assert made.returncode == 0, made.stderr
+    with zipfile.ZipFile(tiny[0] / "own.zip") as packed:
+        held = {PurePath(name).name for name in packed.namelist()}
+        page = packed.read("own/report.html").decode()
+    shown = {path.name for path in (results(tiny) / "figures").glob("*_tiny.png")}
+    shown |= {"retrieval_tiny.tsv", "overlay.png", "qc.png"}
+    assert len(shown) >= 4
+    assert shown <= held
+    assert "each encoder pair beside chance" in page
+    assert "The H&amp;E of sample speck where its alignment lays it" in page
+    again = snakemake(tiny[0], "--dry-run")
+    assert "Nothing to be done" in again.stdout + again.stderr

@@ -20,6 +20,18 @@ from pairscape.core.splits import SPLITS
 
 FENCE = "---\n"
 LAYOUT_SUFFIX = "-published-layout"
+# The Hub's names of licences as sample tables write them; of the others it shows the text.
+LICENCES = {
+    "bsd-3-clause": "bsd-3-clause",
+    "cc0": "cc0-1.0",
+    "cc0 1.0": "cc0-1.0",
+    "cc by 4.0": "cc-by-4.0",
+    "creative commons attribution 4.0 international": "cc-by-4.0",
+    "creative commons attribution": "cc",  # as 10x Genomics states it: without its version
+    "mit": "mit",
+}
+NOT_STATED = "not stated"
+SIZES = ((1_000, "1K"), (10_000, "10K"), (100_000, "100K"), (1_000_000, "1M"), (10_000_000, "10M"))
 LAYOUT_PX = 512  # the centre crop of the code written for the published data set
 # The columns of the split files that stand beside the published data set, and those of the sample
 # table that they are filled from.
@@ -104,18 +116,58 @@ def layout_warning(patches: Iterable[Mapping]) -> str:
     )
 
 
-def front_matter(title: str, licences: Iterable[str], entries: Iterable[Mapping]) -> str:
-    """The YAML head of a card. ``entries`` come from ``dataset_config``."""
+def front_matter(
+    title: str, licences: Iterable[str], entries: Iterable[Mapping], pairs: int
+) -> str:
+    """The YAML head of a card, as the Hub reads it.
+
+    ``licences`` are those of the samples, as the sample table or another card (see ``licences_of``)
+    names them; ``entries`` come from ``dataset_config``; ``pairs`` are those of all their splits.
+    """
     entries = list(entries)
     head = {
         "pretty_name": title,
-        "license": "other",
-        "license_name": "; ".join(sorted({text for text in licences if text})) or "not stated",
-        "tags": ["biology", "spatial-transcriptomics", "histopathology", "xenium"],
+        **_licence(licences),
+        "task_categories": ["image-feature-extraction"],
+        "size_categories": [size_category(pairs)],
+        "tags": [
+            *("biology", "spatial-transcriptomics", "histopathology", "xenium"),
+            *("gene-expression", "cross-modal-retrieval"),
+        ],
+        "pairs": pairs,
         "configs": [entry["config"] for entry in entries],
         "dataset_info": [entry["info"] for entry in entries],
     }
     return FENCE + yaml.safe_dump(head, sort_keys=False, allow_unicode=True, width=100) + FENCE
+
+
+def _licence(licences: Iterable[str]) -> dict:
+    """What the head says of licences: the Hub's names where all have one, else their texts."""
+    texts = sorted({text.strip() or NOT_STATED for text in licences}) or [NOT_STATED]
+    known = {*LICENCES.values()}
+    names = [text if text in known else LICENCES.get(text.casefold(), "") for text in texts]
+    if all(names):
+        names = sorted(set(names))
+        return {"license": names[0] if len(names) == 1 else names}
+    return {"license": "other", "license_name": "; ".join(texts)}
+
+
+def licences_of(head: Mapping) -> list[str]:
+    """The licences that the head of a card states, one by one."""
+    stated = head.get("license", "other")
+    if stated == "other":
+        return str(head.get("license_name", NOT_STATED)).split("; ")
+    return [stated] if isinstance(stated, str) else list(stated)
+
+
+def size_category(pairs: int) -> str:
+    """The Hub's word for a number of pairs."""
+    low = "n"
+    for bound, name in SIZES:
+        if pairs < bound:
+            return f"n<{name}" if low == "n" else f"{low}<n<{name}"
+        low = name
+    return f"n>{low}"
 
 
 def read_front_matter(path) -> dict:

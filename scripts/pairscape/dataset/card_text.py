@@ -5,10 +5,26 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from pairscape.dataset import leakage
+from pairscape.dataset import leakage, preview
 from pairscape.dataset.card import LAYOUT_SUFFIX, layout_warning
 from pairscape.dataset.shards import Shards
+from pairscape.dataset.splits import SPLITS
 
+CITATION = """## Citation
+
+Please cite the sources of the samples you use, and the benchmark whose form the pairs have:
+
+```bibtex
+@misc{gindra2025largescale,
+  title = {A Large-Scale Benchmark of Cross-Modal Learning for Histology and Gene Expression in
+           Spatial Transcriptomics},
+  author = {Gindra, Rushin H. and Palla, Giovanni and Nguyen, Mathias and Wagner, Sophia J. and
+            Tran, Manuel and Theis, Fabian J. and Saur, Dieter and Crawford, Lorin and Peng, Tingying},
+  year = {2025},
+  eprint = {2508.01490},
+  archivePrefix = {arXiv}
+}
+```"""
 _OF_ADDRESSES = ":/?&=#%+,;@~!$'*"  # what stands in addresses as it is
 
 
@@ -41,6 +57,7 @@ def dataset_text(dataset: Described) -> str:
         f"{sum(pairs[row['sample']] for row in splits):,} pairs; version {dataset.version}. "
         "Built by Pairscape.",
         *_lost(dataset.left_out),
+        picture_text(name, [row["split"] for row in splits], preview.NAME),
         *_findings(dataset),
         "```python\nfrom datasets import load_dataset\n\n"
         f'load_dataset("<results>/datasets", "{name}", split="{splits[0]["split"]}")\n```',
@@ -83,7 +100,15 @@ def dataset_text(dataset: Described) -> str:
                 for fact in [dataset.samples[sample]]
             ],
         ),
+        CITATION,
     )
+
+
+def picture_text(name: str, splits: Iterable[str], path: str) -> str:
+    """The picture of ``preview.draw`` in a card, with what its rows are."""
+    used = set(splits)
+    rows = ", ".join(split for split in SPLITS if split in used)
+    return f"![H&E patches of {name}, from top to bottom: {rows}]({path})"
 
 
 def _findings(dataset: Described) -> Iterable[str]:
@@ -121,7 +146,8 @@ def _pair(dataset: Described) -> Iterable[str]:
         f"- `image`: {_patches([facts['patches'] for facts in metadata])}, "
         "centred on the spot, axes of the H&E\n"
         f"- `gexp`: (1, {dataset.gene_count}) raw counts, in the order of `{dataset.genes_path}` "
-        "(by symbol)\n"
+        "(by symbol); in Python "
+        f'`pd.read_csv("{dataset.genes_path}", sep="\\t")["gene_symbol"]`\n'
         "- `cell_coords`: centre in full-resolution H&E pixels; `x_um`, `y_um`: in "
         f"{'µm of the H&E' if imported else 'Xenium µm'}\n"
         "- `name`, `source`, `tissue`: labels\n"
@@ -153,6 +179,12 @@ def index_text(title: str, datasets: Sequence[Mapping], left_out: Sequence[str] 
         f'load_dataset("<this folder>", "{datasets[0]["name"]}", split="test")\n```',
         _table(["config", "version", "samples in each split"], rows),
         *_lost(left_out),
+        picture_text(
+            datasets[0]["name"],
+            datasets[0]["splits"],
+            f"{datasets[0]['card'].rpartition('/')[0]}/{preview.NAME}",
+        ),
+        CITATION,
     )
 
 

@@ -62,8 +62,8 @@ def plan_cut(preset: PatchPreset, centres_px: np.ndarray, um_per_px: float) -> C
 def pair_features(gene_count: int, labels: Mapping[str, Sequence[str]]):
     """The Hugging Face features (datasets.Features) of a shard.
 
-    ``labels`` are the class names of ``name``, ``source`` and ``tissue``: those of the whole sample
-    table, since shards whose names differ load silently wrong.
+    ``labels`` are the class names of ``name``, ``source`` and ``tissue``: those of all samples of
+    the dataset, since shards whose names differ load silently wrong.
     """
     from datasets import ClassLabel, Features, Image, List, Value
 

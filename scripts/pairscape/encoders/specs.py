@@ -123,7 +123,10 @@ def spec_sha256(spec: Mapping) -> str:
     """A checksum of what decides an encoder's output: its file without titles and notes."""
     words = {"title", "citation", "notes", "built", "finetuning", "control", "shuffle_pairs"}
     words |= {"variant_of", "weights_of"}
-    return files.sha256_json({key: value for key, value in spec.items() if key not in words})
+    facts = {key: value for key, value in spec.items() if key not in words}
+    if "code" in facts:
+        facts["code"] = facts["code"]["sha256"]  # wherever the file lies
+    return files.sha256_json(facts)
 
 
 def _read_file(root, kind: str, name: str) -> dict:

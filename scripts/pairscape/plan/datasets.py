@@ -33,6 +33,22 @@ def shard_files(plan: Plan, name: str) -> list[str]:
     return [f"{folder}/{sample}.arrow" for sample in plan.datasets[name].samples]
 
 
+def label_names(plan: Plan, name: str) -> dict[str, list[str]]:
+    """All names that the labels of pairs may have, so that the shards of one folder agree.
+
+    They are those of the samples of all datasets that use its shards, and no others; samples that
+    were left out keep theirs, so that one that is lost on the way makes no other shard anew.
+    """
+    home = shards_home(plan, name)
+    using = [plan.datasets[one] for one in plan.datasets if shards_home(plan, one) == home]
+    names = sorted({sample for one in using for sample in (*one.samples, *one.lost)})
+    return {
+        "name": names,
+        "source": sorted({plan.label_source(sample) for sample in names}),
+        "tissue": sorted({plan.row(sample)["organ"].lower() for sample in names}),
+    }
+
+
 def genes_file(plan: Plan, name: str) -> str:
     """The gene list of a dataset."""
     return f"{plan.results}/datasets/{shards_home(plan, name)}/genes.tsv"

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pairscape.audit import protocols
 from pairscape.core.errors import InputError, one_of
 from pairscape.core.splits import SPLITS
+from pairscape.encoders import user_code
 from pairscape.encoders.specs import has_network
 from pairscape.plan.plan import Dataset, Experiment
 from pairscape.pretrain.experiment import runs_once
@@ -67,9 +68,13 @@ def read_experiment(name: str, config: Mapping, source, encoders: Mapping) -> Ex
     for kind, known in encoders.items():
         what = f"{kind} encoders"
         for i, encoder in enumerate(options[f"{kind}_encoders"]):
-            one_of(encoder, known, source, f"{place}.{kind}_encoders[{i}]", what)
+            at = f"{place}.{kind}_encoders[{i}]"
+            one_of(encoder, known, source, at, what)
+            user_code.require_allowed(known[encoder], encoder, source, at)
         for i, control in enumerate(options["controls"]):
-            one_of(control[kind], known, source, f"{place}.controls[{i}].{kind}", what)
+            at = f"{place}.controls[{i}].{kind}"
+            one_of(control[kind], known, source, at, what)
+            user_code.require_allowed(known[control[kind]], control[kind], source, at)
     return Experiment(**options)
 
 

@@ -11,6 +11,7 @@ from pairscape.plan.plan import Plan
 LOGS = {
     "pool_spots": "{sample}_{spots}",
     "show_spots": "{sample}_{spots}",
+    "write_spatialdata": "{sample}_{spots}",
     "write_viewer": "{sample}_{spots}",
     "export_pairs": "{dataset}_{sample}",
     "fit_gene_encoder": "{dataset}_{gene}",

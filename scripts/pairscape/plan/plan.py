@@ -194,15 +194,6 @@ class Plan:
         """The `source` of a pair: that of the published data set for the samples it holds."""
         return "hest" if sample in self.published_samples else self.row(sample)["source"]
 
-    @cached_property
-    def label_names(self) -> dict[str, list[str]]:
-        """All names that the labels of pairs may have: of the whole table, so that shards agree."""
-        return {
-            "name": sorted([*self.samples, *self.parts]),
-            "source": sorted({self.label_source(sample) for sample in self.samples}),
-            "tissue": sorted({row["organ"].lower() for row in self.samples.values()}),
-        }
-
     def facts(self, sample: str, *columns: str) -> dict[str, str]:
         """The named columns of a sample's row: a step depends on no more of it than it uses."""
         return {column: self.row(sample)[column] for column in ("sample", *columns)}

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pairscape.acquire.samples import read_samples
 from pairscape.core.logs import log
 from pairscape.core.options import read_schema, refuse_invalid, with_defaults
+from pairscape.encoders import user_code
 from pairscape.encoders.specs import read_encoders
 from pairscape.plan import (
     dataset_reading,
@@ -51,6 +52,10 @@ def read_plan(config: Mapping, source) -> Plan:
     config = resolve_config(config, source)
     rows = read_samples(config["samples"])
     encoders = read_encoders(config["encoders"])
+    encoders["gene"] = {
+        name: user_code.with_code(spec, config["encoders"], config["allow_code_in"])
+        for name, spec in encoders["gene"].items()
+    }
     samples.check_samples(config, source, rows)
     presets.check_presets(config, source)
     parts = dataset_reading.part_rows(config, rows, source)

@@ -44,30 +44,42 @@ def write_spots(
     """
     import spatialdata
     from spatialdata.models import ShapesModel, TableModel
-    from spatialdata.transformations import Affine, Identity, Scale
 
-    transforms = {
-        "xenium_um": Identity(),
-        "global": Scale([1 / pixel_size_um] * 2, axes=("x", "y")),
-    }
-    if he_matrix is not None:
-        to_he = um_to_he_matrix(he_matrix, pixel_size_um)
-        transforms["he_px"] = Affine(to_he, input_axes=("x", "y"), output_axes=("x", "y"))
+    placed = transformations(pixel_size_um, he_matrix)
     outlines = _outlines(pooled.layout, size_um, corners_um)
     table = _table(pooled.counts, pooled.layout, genes)
     # One JSON text: what comes out is what went in, None and nested lists included.
     table.uns[ATTRS] = json.dumps(attrs, sort_keys=True, allow_nan=False)
     keys = {"region": "spots", "region_key": "region", "instance_key": "spot_id"}
     data = spatialdata.SpatialData(
-        shapes={"spots": ShapesModel.parse(outlines, transformations=transforms)},
+        shapes={"spots": ShapesModel.parse(outlines, transformations=placed)},
         tables={"counts": TableModel.parse(table, **keys)},
     )
+    write_data(data, path)
+
+
+def write_data(data, path) -> None:
+    """Write a SpatialData, atomically, and the checksums of its files beside it."""
     sums_path(path).unlink(missing_ok=True)
     with atomic_path(path) as temporary, warnings.catch_warnings():
         # Said once for each array, of a default of zarr's that we leave to zarr.
         warnings.filterwarnings("ignore", message="zarr v3 autosharding")
         data.write(temporary)
     write_sums(path)
+
+
+def transformations(pixel_size_um: float, he_matrix: np.ndarray | None) -> dict:
+    """The coordinate systems of what lies in Xenium micrometres, as spatialdata's transformations."""
+    from spatialdata.transformations import Affine, Identity, Scale
+
+    placed = {
+        "xenium_um": Identity(),
+        "global": Scale([1 / pixel_size_um] * 2, axes=("x", "y")),
+    }
+    if he_matrix is not None:
+        to_he = um_to_he_matrix(he_matrix, pixel_size_um)
+        placed["he_px"] = Affine(to_he, input_axes=("x", "y"), output_axes=("x", "y"))
+    return placed
 
 
 def _outlines(layout: dict, size_um: float, corners_um: np.ndarray | None):
