@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 
 from pairscape.core import files
@@ -12,6 +13,19 @@ BEST, SECOND = "best", "second"
 
 
 # ----------------------------------------------------------------------------------------- sections
+
+
+def templates():
+    """Where pages are made of the templates of this folder (a ``jinja2.Environment``)."""
+    import jinja2
+
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
 
 
 def section(title: str, header: Sequence[str], rows: Sequence, notes: Iterable[str] = (), **more):

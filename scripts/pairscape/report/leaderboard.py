@@ -14,11 +14,10 @@ from pairscape.core.errors import InputError, missing_file
 from pairscape.pretrain import runs
 from pairscape.report import expression_table, retrieval_table
 from pairscape.report.columns import columns
-from pairscape.report.layout import interval, number
+from pairscape.report.layout import interval, number, templates
 from pairscape.report.rows import mean_sd, split_by
 from pairscape.report.words import DIRECTIONS, KEYS
 
-TEMPLATE = Path(__file__).with_name("leaderboard.html.j2")
 SCORE = "recall@5"
 FULL, PUBLISHED = "split", "in_batch_64"  # galleries: all pairs of the split, and the paper's
 RECIPE, METRIC = "corrected", "pearson"  # of expression prediction
@@ -163,11 +162,6 @@ def _run_facts(folder: Path, experiment: str, dataset: str, image: str, gene: st
 
 def write_page(path, rows: Sequence[Mapping]) -> None:
     """Write the board as a page: a table for each data set, sorted by a click on a heading."""
-    import jinja2
-    from markupsafe import Markup
-
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     tables = [
         {
             "dataset": name,
@@ -176,12 +170,9 @@ def write_page(path, rows: Sequence[Mapping]) -> None:
         }
         for name, group in split_by(rows, "dataset").items()
     ]
-    parts = {
-        name: Markup(TEMPLATE.with_name(file).read_text(encoding="utf-8"))
-        for name, file in (("style", "page.css"), ("script", "tables.js"))
-    }
+    page = templates().get_template("leaderboard.html.j2").render(tables=tables)
     with files.atomic_path(path) as temporary:
-        temporary.write_text(template.render(tables=tables, **parts), encoding="utf-8")
+        temporary.write_text(page, encoding="utf-8")
 
 
 def _shown(row: Mapping, page: Path) -> dict:

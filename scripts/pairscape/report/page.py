@@ -248,15 +248,7 @@ def render(context: Mapping) -> str:
     ``chapter_figures`` (the same by chapter); ``tissue`` (one of them to begin with, or None);
     ``experiments``.
     """
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATE.parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = layout.templates()
     environment.filters |= {
         "columns": shown_columns,
         "json": _json,
