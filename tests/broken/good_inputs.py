@@ -185,6 +185,7 @@ def _describe_dataset(folder: Path) -> dict:
             "leakage": place / "leakage.tsv",
             "patch_leakage": folder / "out" / "patch_leakage.tsv",
             "layout": [folder / "out" / f"{split}.csv" for split in ("train", "val", "test")],
+            "preview": folder / "out" / "preview.jpg",
             "card": folder / "out" / "README.md",
         },
         "options": {"dataset": "tiny", "config_name": "tiny", "samples": rows()},
@@ -196,6 +197,7 @@ def _index_datasets(folder: Path) -> dict:
     call = _describe_dataset(folder)
     call["flags"] |= {"card": place / "README.md", "patch_leakage": place / "patch_leakage.tsv"}
     call["flags"]["layout"] = [place / f"{split}.csv" for split in ("train", "val", "test")]
+    call["flags"]["preview"] = place / "preview.jpg"
     run("describe_dataset", call)
     return {
         "flags": {"cards": [place / "README.md"], "card": folder / "out" / "README.md"},

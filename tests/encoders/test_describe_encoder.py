@@ -1,6 +1,7 @@
 """The file of an encoder that describe_encoder writes builds that encoder, and no other."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import timm
@@ -95,3 +96,30 @@ def test_a_wrong_model_is_refused_in_one_line(tmp_path, words, told):
     assert told in str(refusal.value)
     assert "\n" not in str(refusal.value)
     assert not (tmp_path / "encoders").exists()
+
+
+def test_a_repository_of_the_hub_tells_architecture_licence_and_gate(tmp_path, monkeypatch):
+    import huggingface_hub
+
+    class Api:
+        def model_info(self, repo):
+            assert repo == "someone/pathology"
+            names = ["config.json", "pytorch_model.bin"]
+            return SimpleNamespace(
+                siblings=[SimpleNamespace(rfilename=name) for name in names],
+                card_data={"license": "cc-by-nc-nd-4.0"},
+                gated="manual",
+            )
+
+    config = tmp_path / "config.json"
+    cfg = {"input_size": [3, 160, 160], "mean": [0.1] * 3, "std": [0.2] * 3, "num_classes": 0}
+    told = {"architecture": "test_vit", "model_args": {"init_values": 1e-5}, "pretrained_cfg": cfg}
+    config.write_text(json.dumps(told))
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda repo, name: str(config))
+    call(tmp_path, "hf-hub:someone/pathology", "--weights", "none")
+    found = specs.read_encoder(tmp_path / "encoders", "image", "pathology")
+    place = {"source": "huggingface", "location": "someone/pathology", "file": "pytorch_model.bin"}
+    expected = place | {"gated": True, "licence": "cc-by-nc-nd-4.0", "layout": "same"}
+    assert {key: found["weights"][key] for key in expected} == expected
+    assert found["arguments"] == {"architecture": "test_vit", "init_values": 1e-5, "num_classes": 0}
