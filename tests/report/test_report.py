@@ -17,6 +17,7 @@ from test_tables import expected, scores, written
 from tiny_pairs import write_splits
 
 import write_report
+from pairscape.calibrate import calibration
 from pairscape.core import files, tsv
 from pairscape.core.errors import InputError
 from pairscape.dataset.leakage import LEAKAGE, find_leaks
@@ -266,6 +267,68 @@ def test_alternative_texts_say_the_result(tmp_path):
     assert "chance is 0.010" in retrieval
     (spots,) = (alt for alt in alts if alt.startswith("Spots of sample S1"))
     assert spots.endswith("36 spots hold 700 of 1,000 rows of transcripts.")
+
+
+PAIR = {"dataset": "lung", "image_encoder": "uni", "gene_encoder": "mlp", "control": ""}
+
+
+@pytest.mark.parametrize(
+    ("stem", "rows", "said"),
+    [
+        (
+            "expression",
+            [
+                {**PAIR, "metric": "pearson", "recipe": "corrected", "before": 0.2, "after": after}
+                | {"control": control}
+                for after, control in ((0.3, ""), (0.4, "ceiling"), (None, ""), (0.1, ""))
+            ],
+            "lung, corrected recipe: best is uni with mlp, mean Pearson 0.300 (0.200 as it came).",
+        ),
+        (
+            "mutation",
+            [
+                {"mutation": "m", "cohort": "c", "target": "TP53", "model": model, "auroc": auroc}
+                for model, auroc in (("a", 0.6), ("b", 0.7), ("c", None))
+            ],
+            "m, TP53 in c: best is b, AUROC 0.700.",
+        ),
+        (
+            "batch_effect",
+            [
+                {"batch": batch, "silhouette_batch": score}
+                for batch, score in (
+                    ("split", 0.9),
+                    ("split", 0.5),
+                    ("donor", 0.1),
+                    ("split", None),
+                )
+            ],
+            "Silhouette-batch of the splits: 0.50 to 0.90 (1: mixed, 0: apart).",
+        ),
+        (
+            "calibration",
+            [
+                {"score": score, "of": "", "gallery": "split", "donors": "apart"}
+                | {"morphology_signal_spearman": 0.91}
+                for score in (calibration.RECALL, calibration.PEARSON)
+            ],
+            "Recall@5, the whole split, donors apart: Spearman with the morphology signal 0.91.",
+        ),
+        (
+            "hits",
+            [
+                {**PAIR, "query": query, "rank": rank, "gallery_size": 50.0}
+                for query, rank in (("best", 1.0), ("median", 7.0), ("bad", 40.0), ("median", 9.0))
+            ],
+            "lung: the median queries have their partner at ranks 7 to 9 of 50.",
+        ),
+    ],
+)
+def test_a_table_says_its_result_in_a_sentence(stem, rows, said):
+    tables = [one for chapter in chapters.CHAPTERS.values() for one in chapter.tables]
+    kind = next(one for one in tables if one.stem == stem)
+    assert kind.says(rows) == said
+    assert kind.says([]) == ""
 
 
 def test_what_all_rows_share_is_said_once_and_what_says_nothing_is_left_out():
