@@ -465,6 +465,10 @@ def test_the_page_prints_how_many_samples_and_donors_there_are(tmp_path):
     ]
 
 
+def image_of(uris, path):
+    return Image.open(io.BytesIO(base64.b64decode(uris[str(path)].partition(",")[2])))
+
+
 def test_large_images_are_scaled_to_fit_the_page(tmp_path):
     paths = [write_png(tmp_path / f"{i}.png", (1700, 900), True) for i in range(2)]
     uris = report.embed_images(paths, budget=300_000)
@@ -475,14 +479,43 @@ def test_large_images_are_scaled_to_fit_the_page(tmp_path):
 @pytest.mark.slow
 def test_figures_are_scaled_less_than_what_is_only_looked_through(tmp_path):
     def widths(uris, paths):
-        data = (uris[str(path)].partition(",")[2] for path in paths)
-        return [Image.open(io.BytesIO(base64.b64decode(one))).width for one in data]
+        return [image_of(uris, path).width for path in paths]
 
     few = [write_png(tmp_path / "figure.png", (1700, 900), True)]
     many = [write_png(tmp_path / f"{i}.png", (1700, 900), True) for i in range(6)]
     uris = report.embed_images(few, many, budget=1_500_000)
     assert widths(uris, few)[0] > max(widths(uris, many))
     assert sum(len(uri) * 3 / 4 for uri in uris.values()) <= 1_500_500
+
+
+def test_each_image_is_decoded_once_and_the_budget_is_kept_by_the_greatest_width(
+    tmp_path, monkeypatch
+):
+    opened = []
+    open_image = Image.open
+    monkeypatch.setattr(Image, "open", lambda path: opened.append(path) or open_image(path))
+    paths = [write_png(tmp_path / f"{i}.png", (700, 400), True) for i in range(4)]
+    kept = report.embed_images(paths, budget=400_000)
+    assert opened == paths
+    assert sum(len(uri) * 3 / 4 for uri in kept.values()) <= 400_400
+    width = image_of(kept, paths[0]).width
+    assert width in report.WIDTHS_PX
+    wider = min(one for one in report.WIDTHS_PX if one > width)
+    size = sum(len(data) for path in paths for _, data in report._encode(path, [wider]).values())
+    assert size > 400_000
+
+
+def test_lines_stay_sharp_and_tissue_is_small(tmp_path):
+    from PIL import ImageDraw
+
+    drawing = Image.new("RGB", (600, 400), "white")
+    for i in range(0, 400, 20):
+        ImageDraw.Draw(drawing).line([(0, i), (600, 399 - i)], "blue", 2)
+    drawing.save(tmp_path / "lines.png")
+    tissue = write_png(tmp_path / "tissue.png", (600, 400), True)
+    uris = report.embed_images([tmp_path / "lines.png", tissue])
+    assert uris[str(tmp_path / "lines.png")].startswith("data:image/png")
+    assert uris[str(tissue)].startswith("data:image/jpeg")
 
 
 def test_a_small_image_stays_as_it_is(tmp_path):
