@@ -17,6 +17,7 @@ from test_tables import expected, scores, written
 from tiny_pairs import write_splits
 
 import write_report
+from pairscape.calibrate import calibration
 from pairscape.core import files, tsv
 from pairscape.core.errors import InputError
 from pairscape.dataset.leakage import LEAKAGE, find_leaks
@@ -268,6 +269,68 @@ def test_alternative_texts_say_the_result(tmp_path):
     assert spots.endswith("36 spots hold 700 of 1,000 rows of transcripts.")
 
 
+PAIR = {"dataset": "lung", "image_encoder": "uni", "gene_encoder": "mlp", "control": ""}
+
+
+@pytest.mark.parametrize(
+    ("stem", "rows", "said"),
+    [
+        (
+            "expression",
+            [
+                {**PAIR, "metric": "pearson", "recipe": "corrected", "before": 0.2, "after": after}
+                | {"control": control}
+                for after, control in ((0.3, ""), (0.4, "ceiling"), (None, ""), (0.1, ""))
+            ],
+            "lung, corrected recipe: best is uni with mlp, mean Pearson 0.300 (0.200 as it came).",
+        ),
+        (
+            "mutation",
+            [
+                {"mutation": "m", "cohort": "c", "target": "TP53", "model": model, "auroc": auroc}
+                for model, auroc in (("a", 0.6), ("b", 0.7), ("c", None))
+            ],
+            "m, TP53 in c: best is b, AUROC 0.700.",
+        ),
+        (
+            "batch_effect",
+            [
+                {"batch": batch, "silhouette_batch": score}
+                for batch, score in (
+                    ("split", 0.9),
+                    ("split", 0.5),
+                    ("donor", 0.1),
+                    ("split", None),
+                )
+            ],
+            "Silhouette-batch of the splits: 0.50 to 0.90 (1: mixed, 0: apart).",
+        ),
+        (
+            "calibration",
+            [
+                {"score": score, "of": "", "gallery": "split", "donors": "apart"}
+                | {"morphology_signal_spearman": 0.91}
+                for score in (calibration.RECALL, calibration.PEARSON)
+            ],
+            "Recall@5, the whole split, donors apart: Spearman with the morphology signal 0.91.",
+        ),
+        (
+            "hits",
+            [
+                {**PAIR, "query": query, "rank": rank, "gallery_size": 50.0}
+                for query, rank in (("best", 1.0), ("median", 7.0), ("bad", 40.0), ("median", 9.0))
+            ],
+            "lung: the median queries have their partner at ranks 7 to 9 of 50.",
+        ),
+    ],
+)
+def test_a_table_says_its_result_in_a_sentence(stem, rows, said):
+    tables = [one for chapter in chapters.CHAPTERS.values() for one in chapter.tables]
+    kind = next(one for one in tables if one.stem == stem)
+    assert kind.says(rows) == said
+    assert kind.says([]) == ""
+
+
 def test_what_all_rows_share_is_said_once_and_what_says_nothing_is_left_out():
     section = layout.section(
         "",
@@ -402,6 +465,10 @@ def test_the_page_prints_how_many_samples_and_donors_there_are(tmp_path):
     ]
 
 
+def image_of(uris, path):
+    return Image.open(io.BytesIO(base64.b64decode(uris[str(path)].partition(",")[2])))
+
+
 def test_large_images_are_scaled_to_fit_the_page(tmp_path):
     paths = [write_png(tmp_path / f"{i}.png", (1700, 900), True) for i in range(2)]
     uris = report.embed_images(paths, budget=300_000)
@@ -412,14 +479,43 @@ def test_large_images_are_scaled_to_fit_the_page(tmp_path):
 @pytest.mark.slow
 def test_figures_are_scaled_less_than_what_is_only_looked_through(tmp_path):
     def widths(uris, paths):
-        data = (uris[str(path)].partition(",")[2] for path in paths)
-        return [Image.open(io.BytesIO(base64.b64decode(one))).width for one in data]
+        return [image_of(uris, path).width for path in paths]
 
     few = [write_png(tmp_path / "figure.png", (1700, 900), True)]
     many = [write_png(tmp_path / f"{i}.png", (1700, 900), True) for i in range(6)]
     uris = report.embed_images(few, many, budget=1_500_000)
     assert widths(uris, few)[0] > max(widths(uris, many))
     assert sum(len(uri) * 3 / 4 for uri in uris.values()) <= 1_500_500
+
+
+def test_each_image_is_decoded_once_and_the_budget_is_kept_by_the_greatest_width(
+    tmp_path, monkeypatch
+):
+    opened = []
+    open_image = Image.open
+    monkeypatch.setattr(Image, "open", lambda path: opened.append(path) or open_image(path))
+    paths = [write_png(tmp_path / f"{i}.png", (700, 400), True) for i in range(4)]
+    kept = report.embed_images(paths, budget=400_000)
+    assert opened == paths
+    assert sum(len(uri) * 3 / 4 for uri in kept.values()) <= 400_400
+    width = image_of(kept, paths[0]).width
+    assert width in report.WIDTHS_PX
+    wider = min(one for one in report.WIDTHS_PX if one > width)
+    size = sum(len(data) for path in paths for _, data in report._encode(path, [wider]).values())
+    assert size > 400_000
+
+
+def test_lines_stay_sharp_and_tissue_is_small(tmp_path):
+    from PIL import ImageDraw
+
+    drawing = Image.new("RGB", (600, 400), "white")
+    for i in range(0, 400, 20):
+        ImageDraw.Draw(drawing).line([(0, i), (600, 399 - i)], "blue", 2)
+    drawing.save(tmp_path / "lines.png")
+    tissue = write_png(tmp_path / "tissue.png", (600, 400), True)
+    uris = report.embed_images([tmp_path / "lines.png", tissue])
+    assert uris[str(tmp_path / "lines.png")].startswith("data:image/png")
+    assert uris[str(tissue)].startswith("data:image/jpeg")
 
 
 def test_a_small_image_stays_as_it_is(tmp_path):

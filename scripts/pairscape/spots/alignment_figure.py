@@ -93,7 +93,7 @@ def draw_alignment(
         first = rows[0].axes[0]
         for detail, letter in zip(details, "AB", strict=False):
             _mark(first, detail, letter, width * scale)
-    figure.legend(
+    rows[-1].legend(
         handles=_handles(region, details),
         loc="outside lower center",
         ncols=4,
