@@ -147,7 +147,7 @@ def test_an_odd_variant_is_refused_with_one_line(folder, content, said):
     assert "odd.yaml" in str(error.value)
 
 
-def test_image_controls_say_whether_they_are_floor_or_ceiling():
+def test_image_controls_say_what_they_are():
     controls = {
         name: spec["control"]
         for name, spec in specs.read_encoders(CONFIG)["image"].items()
@@ -157,8 +157,12 @@ def test_image_controls_say_whether_they_are_floor_or_ceiling():
         "expression",
         "tf_efficientnet_lite0_untrained",
         "tf_efficientnet_lite0_shuffled",
+        "tf_efficientnet_lite0_surroundings",
+        "coordinates",
+        "colours",
     }
-    assert all(words.startswith(("floor: ", "ceiling: ")) for words in controls.values())
+    kinds = ("floor: ", "ceiling: ", "coordinates: ", "colours: ", "surroundings: ")
+    assert all(words.startswith(kinds) for words in controls.values())
 
 
 def test_no_image_encoder_but_a_control_runs_without_weights():

@@ -224,6 +224,7 @@ def official_entries(spec) -> dict:
 # Per family: a name in the official file, of a floating-point entry that the encoder uses.
 FAMILIES = {
     "tf_efficientnet_lite0": "_blocks.3._bn1.weight",
+    "tf_efficientnet_lite0_surroundings": "_blocks.3._bn1.weight",
     "tf_efficientnet_lite0_64px": "_blocks.3._bn1.weight",
     "tf_efficientnet_lite1": "_blocks.3._bn1.weight",
     "uni": "blocks.0.norm1.weight",
