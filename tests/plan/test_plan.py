@@ -112,13 +112,23 @@ def test_batch_effects_have_a_figure_from_two_panels_on(demo, full):
 
 def test_figures_call_encoders_by_the_titles_of_their_files(demo):
     assert scores.encoder_titles(demo, "demo") == {
-        "image": {"tf_efficientnet_lite0_64px": "EfficientNet-Lite0 at 64 px (ImageNet)"},
-        "gene": {"mlp": "MLP", "drvi_small": "DRVI, small"},
+        "image": {
+            "tf_efficientnet_lite0_64px": "EfficientNet-Lite0 at 64 px (ImageNet)",
+            "coordinates": "Coordinates alone",
+            "colours": "Colours and nuclei alone",
+        },
+        "gene": {
+            "mlp": "MLP",
+            "drvi_small": "DRVI, small",
+            "linear_alignment": "Linear alignment (CCA)",
+        },
     }
 
 
 def test_controls_are_told_to_the_figure_of_hits(demo):
-    assert scores.control_pairs(demo, "demo") == []
+    closed = ["tf_efficientnet_lite0_64px", "coordinates", "colours"]
+    assert scores.control_pairs(demo, "demo") == [[one, "linear_alignment"] for one in closed]
+    assert scores.control_pairs(demo, "smoke") == []
     study = plan_of("config/study.yaml")
     told = [pair for shown in study.shown for pair in scores.control_pairs(study, shown)]
     assert told
