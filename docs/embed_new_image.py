@@ -38,7 +38,7 @@ from scipy import stats
 
 import embed_image
 from pairscape.core import errors, tsv
-from pairscape.dataset import pair_shards
+from pairscape.dataset import expression_counts, pair_shards
 from pairscape.images import any_image
 from pairscape.slides import new_image
 
@@ -161,11 +161,8 @@ def leading_genes(sample, spot, count=4):
         return "its pairs aren't beside the run"
     counts, spots, genes, share = section
     held = counts[spots.index(spot)]
-    expected = share * held.sum()
-    # In standard deviations of a count; the 1 keeps single transcripts of rare genes from leading.
-    excess = (held - expected) / np.sqrt(expected + 1)
-    leading = np.argsort(-excess)[:count]
-    return ", ".join(f"{genes[i]} {held[i]} ({expected[i]:.1f})" for i in leading)
+    leading = zip(*expression_counts.leading_genes(held, share, count), strict=True)
+    return ", ".join(f"{genes[i]} {held[i]} ({expected:.1f})" for i, expected in leading)
 
 
 for patch in patches[: args.show]:

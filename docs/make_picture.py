@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
 from pairscape.core import files  # noqa: E402
-from pairscape.dataset import pair_shards  # noqa: E402
+from pairscape.dataset import expression_counts, pair_shards  # noqa: E402
 from pairscape.encoders import specs  # noqa: E402
 from pairscape.images.any_image import open_image  # noqa: E402
 from pairscape.jobs import program  # noqa: E402
@@ -136,10 +136,9 @@ def read_outlines(path: Path) -> dict[str, np.ndarray]:
 def leading_genes(counts: np.ndarray, spot: int, genes: Sequence[str]) -> list[tuple]:
     """The genes that a spot holds most of beyond its section's share: symbol, count, expected."""
     held = counts[spot]
-    expected = held.sum() * counts.sum(axis=0) / counts.sum()
-    # In standard deviations of a count; the 1 keeps single transcripts of rare genes from leading.
-    leading = np.argsort(-(held - expected) / np.sqrt(expected + 1), kind="stable")[:GENES]
-    return [(genes[i], int(held[i]), float(expected[i])) for i in leading]
+    share = counts.sum(axis=0) / counts.sum()
+    leading = zip(*expression_counts.leading_genes(held, share, GENES), strict=True)
+    return [(genes[i], int(held[i]), float(expected)) for i, expected in leading]
 
 
 def draw(path: Path, spot: Spot, rows: Sequence[Mapping]) -> None:

@@ -90,9 +90,8 @@ def main(argv=None):
     if warning := card.layout_warning(metadata["patches"] for metadata in shards.metadata):
         log.warning("%s: %s", config + card.LAYOUT_SUFFIX, warning)
     licences = [row.get("license", "") for row in samples.values()]
-    pairs = sum(
-        dict(zip(shards.samples, shards.row_counts, strict=True))[row["sample"]] for row in splits
-    )
+    row_counts = dict(zip(shards.samples, shards.row_counts, strict=True))
+    pairs = sum(row_counts[row["sample"]] for row in splits)
     head = card.front_matter(name, licences, _configs(config, dataset, paths, args.card), pairs)
     with atomic_path(args.preview) as temporary:
         preview.draw(paths, splits).save(temporary, "JPEG", quality=preview.QUALITY)

@@ -50,10 +50,10 @@ def main(argv=None):
 
     import timm
 
-    from pairscape.acquire import weight_downloads
+    from pairscape.acquire import hub, weight_downloads
     from pairscape.encoders import described, image_encoders
 
-    source = described.find_source(args.model, args.architecture, timm)
+    source = described.find_source(args.model, args.architecture, timm, hub.model_config)
     spec, pool = described.describe(source, args.title or shown, timm)
     log.info(
         "%s: width %d, %d parameters, input of %d px (%s), mean %s, std %s, pool %s",

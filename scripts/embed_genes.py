@@ -36,13 +36,7 @@ def main(argv=None):
     weights = find_weights(spec, name, args.weights)
 
     from pairscape.core import files
-    from pairscape.dataset import (
-        expression_counts,
-        gene_lists,
-        given_embeddings,
-        plain_features,
-        stored_features,
-    )
+    from pairscape.dataset import expression_counts, gene_lists, plain_features, stored_features
     from pairscape.dataset.shards import Shards
     from pairscape.dataset.splits import read_splits
 
@@ -64,15 +58,10 @@ def main(argv=None):
             rows = expression_counts.split_rows(shards, splits, args.splits)["train"]
             train = expression_counts.train_facts(counts, rows, args.splits)
             known["train_samples"] = sorted(r["sample"] for r in splits if r["split"] == "train")
-    if spec["builder"] == specs.GIVEN:
-        blocks, model = given_embeddings.read(
-            spec, weights, args.shards, Path(args.features).parent
-        )
-    elif spec["builder"] in plain_features.BUILDERS:
-        _, blocks = plain_features.BUILDERS[spec["builder"]](shards, spec)
-        model = {"weights_sha256": None, "fingerprint": None}
-    else:
+    if specs.has_network(spec):
         blocks, model = embed_counts(args, weights, counts, genes, train)
+    else:
+        _, blocks, model = plain_features.read(spec, weights, shards, Path(args.features).parent)
     index = stored_features.write_features(
         Path(args.features),
         Path(args.index),

@@ -36,24 +36,16 @@ def main(argv=None):
     augmented = check_augmentation(options) if views > 1 else {}
     weights = find_weights(spec, options["encoder_name"], args.weights)
 
-    from pairscape.dataset import given_embeddings, plain_features, stored_features
+    from pairscape.dataset import plain_features, stored_features
     from pairscape.dataset.shards import Shards
-    from pairscape.encoders import image_encoders
 
     shards = Shards.open(args.shards, samples)
-    if spec["builder"] in plain_features.BUILDERS:
-        width, blocks = plain_features.BUILDERS[spec["builder"]](shards, spec)
-        model = {"weights_sha256": None, "fingerprint": None}
-    elif spec["builder"] == specs.GIVEN:
-        width, place = spec["width"], Path(args.features).parent
-        blocks, model = given_embeddings.read(spec, weights, args.shards, place)
+    if specs.has_network(spec):
+        width, blocks, model = embed_patches(args, weights, views, augmented)
     else:
-        tower = image_encoders.build(spec, weights)
-        width, blocks = spec["width"], embed_patches(tower, args, views, augmented)
-        model = {
-            "weights_sha256": image_encoders.tower_sha256(tower),
-            "fingerprint": image_encoders.fingerprint(tower, spec),
-        }
+        width, blocks, model = plain_features.read(
+            spec, weights, shards, Path(args.features).parent
+        )
     index = stored_features.write_features(
         Path(args.features),
         Path(args.index),
@@ -107,8 +99,8 @@ def find_weights(spec, name: str, path):
     return None
 
 
-def embed_patches(tower, args, views: int, augmented):
-    """Yield the embeddings of all views, of all patches in each, batch by batch."""
+def embed_patches(args, weights, views: int, augmented):
+    """Build the encoder: its width, the embeddings of all views of all patches, and what names it."""
     from pairscape.dataset import patch_reader
     from pairscape.encoders import image_encoders
     from pairscape.pretrain import augmentation
@@ -130,13 +122,14 @@ def embed_patches(tower, args, views: int, augmented):
         kind, seed = augmented["augmentation"], augmented["augmentation_seed"]
         return augmentation.augment(patches, seed, view, rows, kind)
 
-    return image_encoders.embed(
-        tower,
-        options["encoder"],
-        read,
-        logs.progress(batches, f"embed {options['encoder_name']}", unit="batch"),
-        args.threads,
-    )
+    spec = options["encoder"]
+    tower = image_encoders.build(spec, weights)
+    steps = logs.progress(batches, f"embed {options['encoder_name']}", unit="batch")
+    model = {
+        "weights_sha256": image_encoders.tower_sha256(tower),
+        "fingerprint": image_encoders.fingerprint(tower, spec),
+    }
+    return spec["width"], image_encoders.embed(tower, spec, read, steps, args.threads), model
 
 
 if __name__ == "__main__":

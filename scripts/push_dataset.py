@@ -28,7 +28,7 @@ TABLES = (
     "*/splits.tsv",
     "*/leakage.tsv",
     "*/patch_leakage.tsv",
-    "*/preview.jpg",
+    f"*/{card.PREVIEW}",
 )
 REMEDIES = {
     401: "log in (`hf auth login`) or set HF_TOKEN",

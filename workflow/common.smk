@@ -57,8 +57,6 @@ except InputError as error:
 if workflow.is_main_process:
     for warning in (*samples.absent_files(plan), *missing.warnings(plan)):
         logger.warning(warning)
-
-if workflow.is_main_process:
     console.be_brief(logger, workflow.output_settings.quiet or (), workflow.dryrun)
 
 # Jobs run the Python of this Snakemake, unless conda or a container brings its own.

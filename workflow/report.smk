@@ -314,7 +314,7 @@ rule write_viewer:
 
 rule write_leaderboard:  # of what is there: it makes no table of these folders
     input:
-        scores.finished_tables(plan),
+        lambda w: scores.finished_tables(plan),
     output:
         board=f"{plan.results}/leaderboard.tsv",
         page=f"{plan.results}/leaderboard.html",
@@ -328,8 +328,8 @@ rule write_leaderboard:  # of what is there: it makes no table of these folders
         runtime=20,
     params:
         program=script("write_leaderboard"),
-        folders=scores.leaderboard_folders(plan),
-        options=options("write_leaderboard"),
+        folders=lambda w: scores.leaderboard_folders(plan),
+        options=lambda w: options("write_leaderboard"),
     shell:
         "python {params.program:q} --folders {params.folders:q} --board {output.board:q}"
         " --page {output.page:q} --options {params.options:q} --log {log:q}"

@@ -7,6 +7,7 @@ from tiny_pairs import SAMPLES, write_dataset
 from pairscape.core.errors import InputError
 from pairscape.dataset import pair_shards, patch_reader, plain_features
 from pairscape.dataset.shards import Shards
+from pairscape.encoders import specs
 
 SPEC = {"input": {"resize_px": 32, "crop_px": 32, "interpolation": "bilinear"}}
 
@@ -23,6 +24,10 @@ def features(name, shards, spec=SPEC):
     assert rows.shape == (sum(shards.row_counts), width)
     assert rows.dtype == np.float32
     return rows
+
+
+def test_the_builders_are_those_that_are_known_to_have_no_network():
+    assert set(plain_features.BUILDERS) == set(specs.PLAIN)
 
 
 def test_coordinates_are_waves_along_each_section_and_nothing_else(dataset):

@@ -102,6 +102,9 @@ def test_a_repository_of_the_hub_tells_architecture_licence_and_gate(tmp_path, m
     import huggingface_hub
 
     class Api:
+        def __init__(self, endpoint, token):
+            pass
+
         def model_info(self, repo):
             assert repo == "someone/pathology"
             names = ["config.json", "pytorch_model.bin"]
@@ -116,7 +119,7 @@ def test_a_repository_of_the_hub_tells_architecture_licence_and_gate(tmp_path, m
     told = {"architecture": "test_vit", "model_args": {"init_values": 1e-5}, "pretrained_cfg": cfg}
     config.write_text(json.dumps(told))
     monkeypatch.setattr(huggingface_hub, "HfApi", Api)
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda repo, name: str(config))
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda repo, name, **_: str(config))
     call(tmp_path, "hf-hub:someone/pathology", "--weights", "none")
     found = specs.read_encoder(tmp_path / "encoders", "image", "pathology")
     place = {"source": "huggingface", "location": "someone/pathology", "file": "pytorch_model.bin"}

@@ -7,6 +7,7 @@ import yaml
 from conftest import ROOT
 
 import pairscape
+from pairscape.dataset import card_text
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 CITATION = yaml.safe_load((ROOT / "CITATION.cff").read_text())
@@ -38,6 +39,9 @@ def test_the_readme_cites_what_the_citation_refers_to():
     assert reference["url"] in readme
     (number,) = (entry["value"] for entry in reference["identifiers"])
     assert number in readme
+    card = " ".join(card_text.CITATION.split())  # of every data set's card
+    assert number.removeprefix("arXiv:") in card
+    assert reference["title"] in card
     initials = [
         " ".join(name[0] + "." for name in author["given-names"].split())
         for author in reference["authors"]

@@ -332,6 +332,21 @@ def read_cells(bundle):
     return table.select(columns[1:]).to_pandas().assign(cell_id=ids)[columns]
 
 
+def read_outlines(path, filters=None) -> pa.Table:
+    """The vertices of the outlines of cells or nuclei, in order: cell_id, vertex_x, vertex_y (µm).
+
+    With label_id where the file has it: from 3.0 on several outlines may be of one cell.
+    """
+    needed = ("cell_id", "vertex_x", "vertex_y")
+    try:
+        names = pq.read_schema(path).names
+        _require_columns(path, names, needed)
+        columns = [*needed, *(name for name in ("label_id",) if name in names)]
+        return pq.read_table(path, columns=columns, filters=filters)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(path, "table", str(error), DAMAGED) from None
+
+
 def read_nuclei(bundle, low_um, high_um) -> list[np.ndarray] | None:
     """The outlines of nuclei in a box, each as (N, 2) µm; None where the bundle has none at all.
 
@@ -342,14 +357,8 @@ def read_nuclei(bundle, low_um, high_um) -> list[np.ndarray] | None:
         return None
     sides = zip(("vertex_x", "vertex_y"), low_um, high_um, strict=True)
     inside = [(name, *bound) for name, low, high in sides for bound in ((">=", low), ("<=", high))]
-    try:
-        names = pq.read_schema(path).names
-        _require_columns(path, names, ("cell_id", "vertex_x", "vertex_y"))
-        # From 3.0 on a cell may have several nuclei, told apart by their labels.
-        keys = [name for name in ("cell_id", "label_id") if name in names]
-        table = pq.read_table(path, columns=[*keys, "vertex_x", "vertex_y"], filters=inside)
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(path, "table", str(error), DAMAGED) from None
+    table = read_outlines(path, inside)
+    keys = [name for name in ("cell_id", "label_id") if name in table.column_names]
     nuclei = table.to_pandas().groupby(keys, sort=False)[["vertex_x", "vertex_y"]]
     return [vertices.to_numpy(np.float64) for _, vertices in nuclei]
 

@@ -82,6 +82,24 @@ def ask(
     raise AssertionError("unreachable")
 
 
+def model_config(repo: str) -> tuple[str, object]:
+    """The path of a model's fetched ``config.json``, and what the Hub says of its repository."""
+    from huggingface_hub import HfApi, hf_hub_download
+
+    def question(token):
+        info = HfApi(endpoint=endpoint(), token=token).model_info(repo)
+        return hf_hub_download(repo, "config.json", endpoint=endpoint(), token=token), info
+
+    def refusal(error, status, token):
+        if status in (401, 403, 404) or not isinstance(error, OSError):
+            told = f"status {status}" if status else type(error).__name__
+            remedy = "check the name and HF_TOKEN, or give a file of weights with --architecture"
+            return InputError(repo, "config.json of the Hub", told, remedy)
+        return None
+
+    return ask(question, f"{endpoint()}/{repo}", refusal)
+
+
 def headers() -> dict[str, str]:
     """The headers that show the token to the Hub, and to nobody else."""
     import huggingface_hub

@@ -20,6 +20,7 @@ from pairscape.core.splits import SPLITS
 
 FENCE = "---\n"
 LAYOUT_SUFFIX = "-published-layout"
+PREVIEW = "preview.jpg"  # the picture beside a card
 # The Hub's names of licences as sample tables write them; of the others it shows the text.
 LICENCES = {
     "bsd-3-clause": "bsd-3-clause",

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from pairscape.dataset import leakage, preview
-from pairscape.dataset.card import LAYOUT_SUFFIX, layout_warning
+from pairscape.dataset import leakage
+from pairscape.dataset.card import LAYOUT_SUFFIX, PREVIEW, layout_warning
 from pairscape.dataset.shards import Shards
 from pairscape.dataset.splits import SPLITS
 
@@ -57,7 +57,7 @@ def dataset_text(dataset: Described) -> str:
         f"{sum(pairs[row['sample']] for row in splits):,} pairs; version {dataset.version}. "
         "Built by Pairscape.",
         *_lost(dataset.left_out),
-        picture_text(name, [row["split"] for row in splits], preview.NAME),
+        picture_text(name, [row["split"] for row in splits], PREVIEW),
         *_findings(dataset),
         "```python\nfrom datasets import load_dataset\n\n"
         f'load_dataset("<results>/datasets", "{name}", split="{splits[0]["split"]}")\n```',
@@ -182,7 +182,7 @@ def index_text(title: str, datasets: Sequence[Mapping], left_out: Sequence[str] 
         picture_text(
             datasets[0]["name"],
             datasets[0]["splits"],
-            f"{datasets[0]['card'].rpartition('/')[0]}/{preview.NAME}",
+            f"{datasets[0]['card'].rpartition('/')[0]}/{PREVIEW}",
         ),
         CITATION,
     )

@@ -107,6 +107,17 @@ def split_rows(shards: Shards, splits: Sequence[Mapping], path) -> dict[str, np.
     return rows
 
 
+def leading_genes(held: np.ndarray, share: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The genes that a spot holds most of beyond what is expected: their places, and that.
+
+    ``held`` (genes,) are its counts, ``share`` (genes,) those of its section's counts. In standard
+    deviations of a count; a 1 keeps single transcripts of rare genes from leading.
+    """
+    expected = share * held.sum()
+    leading = np.argsort(-(held - expected) / np.sqrt(expected + 1), kind="stable")[:count]
+    return leading, expected[leading]
+
+
 def run_index(shards: Sequence, splits: Sequence[Mapping], rows: np.ndarray) -> list[dict]:
     """The index of embedded pairs (``stored_features.INDEX_COLUMNS``) for rows of the dataset."""
     facts = {row["sample"]: row for row in splits}

@@ -8,9 +8,10 @@ from itertools import product
 
 import numpy as np
 
-from pairscape.dataset import pair_shards
+from pairscape.dataset import given_embeddings, pair_shards
 from pairscape.dataset.patch_reader import PatchReader
 from pairscape.dataset.shards import Shards
+from pairscape.encoders import specs
 
 WAVES = 6  # of a section's side that its smoothest functions have
 COLOUR_FEATURES = 12
@@ -18,6 +19,18 @@ _BLOCK = 256
 # Of haematoxylin's optical density: what is above it is taken for a nucleus.
 _NUCLEUS_DENSITY = 0.12
 Features = tuple[int, Iterator[np.ndarray]]
+
+
+def read(spec, weights, shards: Shards, folder) -> tuple[int, Iterator[np.ndarray], dict]:
+    """The features of an encoder that has no network (``specs.has_network``): given, or computed here.
+
+    Their width, blocks of rows, and what names them in their index. ``weights`` is the file of given
+    embeddings; a scratch file of those lies in ``folder``.
+    """
+    if spec["builder"] == specs.GIVEN:
+        return spec["width"], *given_embeddings.read(spec, weights, shards.paths, folder)
+    width, blocks = BUILDERS[spec["builder"]](shards, spec)
+    return width, blocks, {"weights_sha256": None, "fingerprint": None}
 
 
 def expression(shards: Shards, spec) -> Features:

@@ -8,7 +8,6 @@ import numpy as np
 from pairscape.dataset import pair_shards
 from pairscape.dataset.splits import SPLITS
 
-NAME = "preview.jpg"  # beside the card
 COLUMNS = 8
 PATCH_PX = 96
 GAP_PX = 4

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,10 +31,12 @@ class Source:
     weights: dict  # source, location, file, gated
 
 
-def find_source(model: str, architecture: str | None, timm) -> Source:
+def find_source(model: str, architecture: str | None, timm, ask_hub: Callable) -> Source:
     """What a timm name, ``owner/name`` of the Hub, or a weights file tells.
 
-    A weights file has a ``config.json`` of timm beside it, or the ``architecture`` is given.
+    ``ask_hub`` gives of a repository the path of its config.json, and what the Hub says of it
+    (``acquire.hub.model_config``). A weights file has a ``config.json`` of timm beside it, or the
+    ``architecture`` is given.
     """
     path = Path(model)
     if path.is_file():
@@ -42,7 +45,7 @@ def find_source(model: str, architecture: str | None, timm) -> Source:
         told.setdefault("architecture", architecture)
         weights = {"source": "path", "location": str(path.resolve()), "file": path.name}
     elif match := _HUB.fullmatch(model):
-        told, weights = _ask_hub(match[1])
+        told, weights = _hub_source(match[1], *ask_hub(match[1]))
     else:
         told = {"architecture": model}
         weights = {"source": "huggingface", "location": None, "file": _WEIGHTS[0]}
@@ -71,20 +74,10 @@ def _read_config(path: Path) -> dict:
         raise InputError(path, "architecture", f"no timm model ({error})", "correct it") from None
 
 
-def _ask_hub(repo: str) -> tuple[dict, dict]:
+def _hub_source(repo: str, config, info) -> tuple[dict, dict]:
     """``config.json`` of a repository, and where its weights are."""
-    from huggingface_hub import HfApi, hf_hub_download
-
-    try:
-        info = HfApi().model_info(repo)
-        files = {one.rfilename for one in info.siblings or ()}
-        told = _read_config(Path(hf_hub_download(repo, "config.json")))
-    except InputError:
-        raise
-    except Exception as error:  # each of the library's transports has errors of its own
-        fault = f"{type(error).__name__} {str(error).splitlines()[0] if str(error) else ''}".strip()
-        remedy = "check the name, the connection and HF_TOKEN, or give a file with --architecture"
-        raise InputError(repo, "config.json of the Hub", fault, remedy) from None
+    told = _read_config(Path(config))
+    files = {one.rfilename for one in info.siblings or ()}
     file = next((name for name in _WEIGHTS if name in files), _WEIGHTS[0])
     licence = (info.card_data or {}).get("license")
     told["pretrained_cfg"] = {"license": licence, **told.get("pretrained_cfg", {})}

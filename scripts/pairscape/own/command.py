@@ -110,6 +110,8 @@ def _run(words: list[str]) -> None:
 
 def named_targets(words: list[str]) -> list[str]:
     """Those of the words for Snakemake that are targets, and no option or value of one."""
+    if all(word.startswith("-") for word in words):
+        return []  # without a second to import it
     from snakemake.cli import get_argument_parser
 
     return [*get_argument_parser().parse_known_args(words)[0].targets]

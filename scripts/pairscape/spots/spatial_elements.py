@@ -8,19 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pairscape.acquire.alignment import um_to_he_matrix
-from pairscape.acquire.bundle import AS_WRITTEN, DAMAGED
+from pairscape.acquire.bundle import read_outlines
 from pairscape.acquire.columns import ids_as_text
-from pairscape.core.errors import InputError
 from pairscape.images.he_image import HEImage
 
 THUMBNAIL_PX = 2048
 LAST_PX = 512  # the longer side of the least level of the pyramid, or up to twice that
 CHUNK_PX = 2048
 CELLS = "cell_boundaries.parquet"
-_VERTICES = ("cell_id", "vertex_x", "vertex_y")
 
 
 def he_element(image: HEImage, thumbnail, he_matrix: np.ndarray, pixel_size_um: float):
@@ -112,19 +109,12 @@ def cell_element(bundle, pixel_size_um: float, he_matrix: np.ndarray | None):
     path = Path(bundle) / CELLS
     if not path.is_file():
         return None
-    try:
-        names = pq.read_schema(path).names
-        if lacking := [name for name in _VERTICES if name not in names]:
-            raise InputError(path, f"column {lacking[0]}", f"only {', '.join(names)}", AS_WRITTEN)
-        columns = [*_VERTICES, *(name for name in ("label_id",) if name in names)]
-        table = pq.read_table(path, columns=columns)
-        parts = table[columns[-1] if len(columns) > 3 else "cell_id"].combine_chunks()
-        parts = parts if pa.types.is_dictionary(parts.type) else parts.dictionary_encode()
-        part = parts.indices.to_numpy(zero_copy_only=False)
-        starts = np.flatnonzero(np.diff(part, prepend=-1))
-        ids = ids_as_text(table["cell_id"].take(pa.array(starts)), path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(path, "rows", str(error), DAMAGED) from None
+    table = read_outlines(path)
+    parts = table["label_id" if "label_id" in table.column_names else "cell_id"].combine_chunks()
+    parts = parts if pa.types.is_dictionary(parts.type) else parts.dictionary_encode()
+    part = parts.indices.to_numpy(zero_copy_only=False)
+    starts = np.flatnonzero(np.diff(part, prepend=-1))
+    ids = ids_as_text(table["cell_id"].take(pa.array(starts)), path)
     xy_um = np.column_stack([table["vertex_x"].to_numpy(), table["vertex_y"].to_numpy()])
     sizes = np.diff([*starts, len(part)])
     kept = sizes >= 4  # a ring's last vertex is its first
