@@ -184,8 +184,8 @@ def _curve_caption(path: Path) -> tuple[str, str]:
     seed = seed.removeprefix("seed")
     return (
         f"Training curve of {pair}, seed {seed}",
-        f"{pair} on {dataset}, seed {seed} (experiment {experiment}): loss over the steps of "
-        "training, on training and on validation pairs.",
+        f"{pair} on {dataset}, seed {seed} (experiment {experiment}): of a training its loss over the "
+        "steps, on training and on validation pairs; of a closed form its score by penalty.",
     )
 
 
