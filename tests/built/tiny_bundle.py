@@ -78,8 +78,13 @@ def write_bundle(bundle, transcripts: pd.DataFrame | None = None) -> Path:
         }
     )
     cells.to_parquet(bundle / "cells.parquet")
-    for name in ("cell_boundaries", "nucleus_boundaries"):
-        cells[["cell_id"]].to_parquet(bundle / f"{name}.parquet")
+    corners = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1), (-1, -1)], float)
+    for name, reach_um in (("cell_boundaries", 5), ("nucleus_boundaries", 3)):
+        outlines = cells.loc[cells.index.repeat(len(corners)), ["cell_id"]]
+        centres = np.repeat(cells[["x_centroid", "y_centroid"]].to_numpy(), len(corners), axis=0)
+        vertices = centres + reach_um * np.tile(corners, (len(cells), 1))
+        outlines[["vertex_x", "vertex_y"]] = vertices
+        outlines.to_parquet(bundle / f"{name}.parquet", index=False)
     with zipfile.ZipFile(bundle / "cells.zarr.zip", "w") as packed:
         packed.writestr(".zgroup", '{"zarr_format": 2}')
     write_matrix(bundle, cells["cell_id"], np.array([[0, 2, 0, 5], [1, 0, 0, 0]]))
